@@ -1,0 +1,72 @@
+"""What there is, by name: dict literals name -> "module:attribute"; nothing is imported until it is used.
+
+A new model, data source, method, transform or attack is one file (or function), one line here and one test file.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from unlearn_audit.errors import UsageError, unknown_name
+
+__all__ = [
+    "ATTACKS",
+    "DATA_SOURCES",
+    "METHODS",
+    "MODELS",
+    "RECIPES",
+    "WEIGHT_TRANSFORMS",
+    "load",
+]
+
+MODELS: Mapping[str, str] = {
+    "small-cnn": "unlearn_audit.models.small:small_cnn",
+    "resnet20": "unlearn_audit.models.cifar:resnet20",
+    "resnet32": "unlearn_audit.models.cifar:resnet32",
+    "resnet44": "unlearn_audit.models.cifar:resnet44",
+    "resnet56": "unlearn_audit.models.cifar:resnet56",
+    "cifar-resnet18": "unlearn_audit.models.cifar:cifar_resnet18",
+    "cifar-resnet50": "unlearn_audit.models.cifar:cifar_resnet50",
+}
+
+DATA_SOURCES: Mapping[str, str] = {
+    "digits": "unlearn_audit.data.sources:digits",
+    "idx": "unlearn_audit.data.sources:idx",
+    "npz": "unlearn_audit.data.sources:npz",
+    "folder": "unlearn_audit.data.sources:folder",
+    "torchvision": "unlearn_audit.data.sources:torchvision_dataset",
+}
+
+RECIPES: Mapping[str, str] = {
+    "small": "unlearn_audit.recipes:SMALL",
+    "resnet": "unlearn_audit.recipes:RESNET",
+}
+
+METHODS: Mapping[str, str] = {
+    "ieu": "unlearn_audit.methods.ieu:IEU",
+}
+
+WEIGHT_TRANSFORMS: Mapping[str, str] = {
+    "reinit": "unlearn_audit.methods.reinit:Reinit",
+}
+
+ATTACKS: Mapping[str, str] = {
+    "loss": "unlearn_audit.attacks.population:loss",
+}
+
+
+def load(kind: str, table: Mapping[str, str], name: str) -> Any:
+    """Import and return what `table` has under `name`.
+
+    Args:
+        kind: what the table holds, for the message ("model", "attack").
+        table: one of the dict literals of this module.
+        name: the key asked for.
+
+    Raises:
+        UsageError: the name is not in the table; the message has the nearest match and the list.
+    """
+    if name not in table:
+        raise UsageError(unknown_name(kind, name, table))
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,83 @@
+"""What can go wrong, sorted by whose move it is.
+
+::
+
+    AuditError                  anything this package raises on purpose; exit code 3
+    ├── UsageError              the request is wrong; exit code 2
+    │   ├── ConfigError         a configuration or policy is wrong; carries every problem found
+    │   ├── DataError           a data spec, an index file or a split cannot be used as asked
+    │   └── OutputError         the output exists, is not writable, or is of the wrong kind
+    └── MeasurementError        the request is fine, but nothing could be measured; exit code 3
+        ├── CheckpointError     a checkpoint is missing, unreadable, refused or does not fit the model
+        └── ReportError         a report is missing, invalid or altered
+
+A message says what, where, and what to do.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+__all__ = [
+    "AuditError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MeasurementError",
+    "OutputError",
+    "ReportError",
+    "UsageError",
+    "unknown_name",
+]
+
+
+class AuditError(Exception):
+    """Anything raised on purpose; `exit_code` is what the command line answers with."""
+
+    exit_code = 3
+
+
+class UsageError(AuditError):
+    """The request is wrong: the user's move."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration or policy is wrong; `problems` holds every one found."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        super().__init__(f"{source}: " + "; ".join(self.problems))
+
+
+class DataError(UsageError):
+    """A data spec, an index file or a split cannot be used as asked."""
+
+
+class OutputError(UsageError):
+    """The output exists, is not writable, or is of the wrong kind."""
+
+
+class MeasurementError(AuditError):
+    """The request is fine, but nothing could be measured."""
+
+
+class CheckpointError(MeasurementError):
+    """A checkpoint is missing, unreadable, refused or does not fit the model."""
+
+
+class ReportError(MeasurementError):
+    """A report is missing, invalid or altered."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
+    """Return a message that names the nearest match and lists what is known.
+
+    >>> unknown_name("method", "ieo", ["ieu", "ssd"])
+    "unknown method 'ieo'; did you mean 'ieu'? Known: ieu, ssd"
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    guess = f"; did you mean '{near[0]}'?" if near else "."
+    return f"unknown {kind} '{name}'{guess} Known: {', '.join(names)}" + (f". {hint}" if hint else "")

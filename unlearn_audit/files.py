@@ -1,0 +1,134 @@
+"""Reading and writing files safely: digests, outputs that are whole or absent."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unlearn_audit.errors import AuditError, OutputError
+
+__all__ = ["atomic_write", "check_input", "check_output", "check_output_folder", "sha256_of_bytes", "sha256_of_file"]
+
+
+def sha256_of_bytes(*parts: bytes) -> str:
+    """Return the hex SHA-256 of the parts, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file, as `sha256sum` prints it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_input(path: Path, kind: str, error: type[AuditError]) -> Path:
+    """Return `path` if it is a readable, non-empty file.
+
+    Args:
+        path: the file asked for.
+        kind: what it should be, for the message ("checkpoint", "index file").
+        error: the error to raise.
+
+    Raises:
+        AuditError: `error`, when the file is missing, a directory, empty or unreadable.
+    """
+    try:
+        if not path.exists():
+            raise error(f"{kind} not found: {path}")
+        if path.is_dir():
+            raise error(f"{path} is a directory; a {kind} file is needed")
+        if path.stat().st_size == 0:
+            raise error(f"{kind} is empty (0 bytes): {path}")
+        with path.open("rb"):
+            return path
+    except OSError as problem:
+        raise error(f"cannot read {kind} {path}: {problem.strerror or problem}") from problem
+
+
+def check_output(path: Path, *, force: bool) -> Path:
+    """Return `path` if a file may be written there; called before any work is done.
+
+    Raises:
+        OutputError: it exists (without `force`), is a directory, or its folder is missing or not writable.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a directory; name a file to write")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists already; use --force to replace it")
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: folder {folder} does not exist; create it first")
+    _probe(folder, path)
+    return path
+
+
+def check_output_folder(folder: Path, *, force: bool, owned: tuple[str, ...]) -> Path:
+    """Create `folder` where it is missing and return it, if the files in `owned` may be written into it.
+
+    Raises:
+        OutputError: it is a file, not writable, or holds one of `owned` already (without `force`).
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; --out needs a folder")
+    taken = [name for name in owned if (folder / name).exists()]
+    if taken and not force:
+        raise OutputError(f"{folder / taken[0]} exists already; use --force to replace it, or another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise OutputError(f"cannot create {folder}: {problem.strerror or problem}") from problem
+    _probe(folder, folder)
+    return folder
+
+
+def _probe(folder: Path, target: Path) -> None:
+    """Create and remove a temporary file, since permission bits alone do not tell (read-only mounts, root)."""
+    try:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".unlearn-audit-")
+    except OSError as problem:
+        raise OutputError(f"cannot write {target}: {problem.strerror or problem}") from problem
+    os.close(handle)
+    os.unlink(name)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; on success rename it over `path`, else (Ctrl-C included) remove it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, write: Callable[[Path], object] | bytes) -> None:
+    """Write a file that is whole or absent.
+
+    Args:
+        path: the file to make or replace.
+        write: the bytes, or a function that writes the file at the path it is given.
+
+    Raises:
+        OutputError: no space, no permission.
+    """
+    try:
+        with _temporary(path) as temporary:
+            if isinstance(write, bytes):
+                temporary.write_bytes(write)
+            else:
+                write(temporary)
+    except OSError as problem:
+        raise OutputError(f"cannot write {path}: {problem.strerror or problem}") from problem
