@@ -1,0 +1,331 @@
+"""What to audit and how: a frozen, typed configuration, merged from flags, environment and files.
+
+Precedence, highest first: flag, `UNLEARN_AUDIT_*`, the config named by `--config`, the checkpoint's own metadata
+(filled in by the audit, for `data`, `model`, `mean` and `std`), a config found here or in a parent, the default.
+Unknown keys are refused and every problem is reported at once.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from unlearn_audit.catalogue import ATTACKS
+from unlearn_audit.errors import ConfigError, unknown_name
+from unlearn_audit.files import check_input
+
+__all__ = [
+    "CONFIG_NAME",
+    "AuditConfig",
+    "CheckpointEntry",
+    "GapSettings",
+    "Layer",
+    "MiaSettings",
+    "RcdSettings",
+    "Resolved",
+    "code_is_allowed",
+    "environment_layer",
+    "file_layer",
+    "find_config",
+    "outranks_metadata",
+    "resolve",
+]
+
+CONFIG_NAME = "unlearn-audit.toml"
+ENVIRONMENT_PREFIX = "UNLEARN_AUDIT_"
+FLAG, ENVIRONMENT, NAMED, METADATA, FOUND, DEFAULT = "flag", "environment", "config", "metadata", "found", "default"
+ROLES = ("original", "retrained", "unlearned", "subject")
+
+
+def _tuple_of_numbers(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Channels = Annotated[tuple[float, ...], BeforeValidator(_tuple_of_numbers), Field(min_length=1)]
+Positive = Annotated[int, Field(gt=0, strict=True)]
+
+
+class Part(BaseModel):
+    """A part of a configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CheckpointEntry(Part):
+    """One checkpoint: where it is and what it is; a role not given comes from its metadata, else it is `subject`."""
+
+    path: str
+    role: Literal["original", "retrained", "unlearned", "subject"] | None = None
+    label: str | None = None
+    model: str | None = None
+
+
+class GapSettings(Part):
+    """Accuracy and loss on every split, and the gaps to retrained models."""
+
+
+class RcdSettings(Part):
+    """The relearning convergence delay; see `relearning`."""
+
+    optimizer: Literal["gd", "adam"] = "gd"
+    steps: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 100
+    step_size: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    floor: Literal["zero", "best"] | float = "zero"
+    controls: bool = True
+    resamples: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 2000
+
+
+class MiaSettings(Part):
+    """Which membership-inference attacks to run."""
+
+    attacks: tuple[str, ...] = ("loss",)
+
+    @field_validator("attacks")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in ATTACKS and ":" not in name:
+                raise ValueError(unknown_name("attack", name, ATTACKS))
+        return names
+
+
+class AuditConfig(Part):
+    """Everything an audit needs to know; a measurement runs when its section is there."""
+
+    schema_version: Literal[1] = 1
+    checkpoint: tuple[CheckpointEntry, ...] = ()
+    data: str | None = None
+    model: str | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+    forget: str | None = None
+    retain: str | None = None
+    unseen: str | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    batch_size: Positive | None = None
+    sample: Positive | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
+    download: bool = False
+    gaps: GapSettings | None = None
+    rcd: RcdSettings | None = None
+    mia: MiaSettings | None = None
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, name: str) -> str:
+        kind, _, index = name.partition(":")
+        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
+            raise ValueError(unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps")))
+        return name
+
+    @field_validator("std")
+    @classmethod
+    def _std_is_positive(cls, std: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if std is not None and min(std) <= 0:
+            raise ValueError("every std must be greater than 0")
+        return std
+
+
+class Layer(NamedTuple):
+    """One place that settings come from; `values` is nested like the TOML file."""
+
+    origin: str
+    values: Mapping[str, Any]
+    source: str = ""
+
+
+class Resolved(NamedTuple):
+    """The merged configuration, and where each dotted key came from."""
+
+    config: AuditConfig
+    origins: Mapping[str, str]
+
+
+def outranks_metadata(origin: str) -> bool:
+    """Whether a value of that origin wins over the checkpoint's own metadata."""
+    return origin in (FLAG, ENVIRONMENT, NAMED)
+
+
+def code_is_allowed(origin: str) -> bool:
+    """Whether a `package.module:callable` of that origin may be run: only a flag or a config named with `--config`."""
+    return origin in (FLAG, NAMED)
+
+
+def find_config(start: Path) -> Path | None:
+    """Return the nearest `unlearn-audit.toml`, or `pyproject.toml` with `[tool.unlearn-audit]`, here or above."""
+    for folder in (start, *start.parents):
+        if (folder / CONFIG_NAME).is_file():
+            return folder / CONFIG_NAME
+        project = folder / "pyproject.toml"
+        if project.is_file() and b"[tool.unlearn-audit" in project.read_bytes():
+            return project
+    return None
+
+
+def file_layer(path: Path, *, origin: str) -> Layer:
+    """Read a TOML config; relative paths in it are taken from its folder.
+
+    Args:
+        path: `unlearn-audit.toml`, or a `pyproject.toml` whose `[tool.unlearn-audit]` is read.
+        origin: "config" when the user named it, "found" when it was come across.
+
+    Raises:
+        ConfigError: missing, not TOML, or not UTF-8.
+    """
+    check_input(path, "config", _MissingConfig)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise ConfigError(str(path), [f"not readable TOML: {problem}"]) from problem
+    if path.name == "pyproject.toml":
+        values = values.get("tool", {}).get("unlearn-audit", {})
+    return Layer(origin, _anchored(values, path.resolve().parent), str(path))
+
+
+class _MissingConfig(ConfigError):
+    """A config that cannot be opened, with `check_input`'s one-argument message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("config", [message])
+
+
+def environment_layer(variables: Mapping[str, str]) -> Layer:
+    """Take `UNLEARN_AUDIT_DEVICE`, `_PRECISION`, `_DATA`, `_FORGET`, `_MODEL`, `_SEED`, `_BATCH_SIZE` and `_SAMPLE`."""
+    names = {"device": str, "precision": str, "data": str, "forget": str, "model": str}
+    counts = ("seed", "batch_size", "sample")
+    found: dict[str, Any] = {}
+    for name in (*names, *counts):
+        text = variables.get(ENVIRONMENT_PREFIX + name.upper())
+        if text:
+            found[name] = int(text) if name in counts and text.isdigit() else text
+    return Layer(ENVIRONMENT, found, "environment")
+
+
+INDEX_KEYWORDS = ("class:", "random:", "range:", "mislabelled")
+
+
+def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the values of a config file with its relative paths made absolute."""
+    found = dict(values)
+    for key in ("forget", "retain", "unseen"):
+        if isinstance(found.get(key), str) and not found[key].startswith(INDEX_KEYWORDS):
+            found[key] = str(folder / found[key])
+    if isinstance(found.get("data"), str):
+        found["data"] = anchored_data_spec(found["data"], folder)
+    if isinstance(found.get("checkpoint"), list):
+        found["checkpoint"] = [
+            entry | {"path": str(folder / entry["path"])}
+            if isinstance(entry, dict) and isinstance(entry.get("path"), str)
+            else entry
+            for entry in found["checkpoint"]
+        ]
+    return found
+
+
+def anchored_data_spec(spec: str, folder: Path) -> str:
+    """Return a data spec whose paths are absolute, taken from `folder` where they were relative.
+
+    >>> anchored_data_spec("idx:fashion?train=100", Path("/data"))
+    'idx:/data/fashion?train=100'
+    """
+    place, mark, options = spec.partition("?")
+    source, colon, path = place.partition(":")
+    if source in ("idx", "npz", "folder"):
+        place = f"{source}{colon}{folder / path}"
+    pairs = [option.partition("=") for option in options.split("&")] if mark else []
+    parts = [f"{key}={folder / value}" if key in ("labels", "root") else key + eq + value for key, eq, value in pairs]
+    return place + mark + "&".join(parts)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as dotted keys; an empty table keeps its name, since a section's presence has meaning."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found[f"{prefix}{key}"] = {}
+            found.update(_flat(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `_flat`."""
+    found: dict[str, Any] = {}
+    for key, value in flat.items():
+        *tables, last = key.split(".")
+        place = found
+        for table in tables:
+            place = place.setdefault(table, {})
+        if value == {} and isinstance(value, dict):
+            place.setdefault(last, {})
+        else:
+            place[last] = value
+    return found
+
+
+def resolve(layers: Sequence[Layer]) -> Resolved:
+    """Merge layers, the first one winning key by key, and validate what comes out.
+
+    Args:
+        layers: highest precedence first.
+
+    Returns:
+        The configuration and the origin of every dotted key that some layer gave.
+
+    Raises:
+        ConfigError: with every problem of every key, and where that key came from.
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        for key, value in _flat(layer.values).items():
+            if key not in merged:
+                merged[key], origins[key], sources[key] = value, layer.origin, layer.source or layer.origin
+    try:
+        return Resolved(AuditConfig.model_validate(_nested(merged)), origins)
+    except ValidationError as problem:
+        raise ConfigError(_where(problem, sources), [_explain(error) for error in problem.errors()]) from problem
+
+
+def _where(problem: ValidationError, sources: Mapping[str, str]) -> str:
+    """Name the sources of the keys that are wrong."""
+    named = {
+        source
+        for error in problem.errors()
+        for key, source in sources.items()
+        if ".".join(str(part) for part in error["loc"] if isinstance(part, str)).startswith(key)
+        or key == str(error["loc"][0])
+    }
+    return ", ".join(sorted(named)) or "configuration"
+
+
+def _explain(error: Any) -> str:
+    """Turn one pydantic error into `key: what is wrong`."""
+    place = [str(part) for part in error["loc"] if part not in ("literal['auto']", "constrained-float", "float")]
+    key = ".".join(place)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(place[:-1])
+        near = get_close_matches(place[-1], known, n=1, cutoff=0.5)
+        return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}")
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" + ("" if error["type"] == "value_error" else f" (got {error.get('input')!r})")
+
+
+SECTIONS: Mapping[str, type[Part]] = {
+    "checkpoint": CheckpointEntry,
+    "gaps": GapSettings,
+    "rcd": RcdSettings,
+    "mia": MiaSettings,
+}
+
+
+def _known_keys(tables: Sequence[str]) -> list[str]:
+    """Return the keys that may stand in that table."""
+    section = SECTIONS.get(tables[0]) if tables else AuditConfig
+    return sorted((section or AuditConfig).model_fields)

@@ -1,0 +1,251 @@
+"""The numbers of an audit: pure functions of logits, labels and scores, with their intervals.
+
+Fractions are in [0, 1], losses in nats. Nothing undefined comes back as a number: functions that may have no answer
+return None, and their callers say why.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Bounds",
+    "Difference",
+    "accuracy",
+    "auc",
+    "auc_interval",
+    "bootstrap_ratio",
+    "cross_entropy",
+    "difference_from_references",
+    "mean_and_spread",
+    "ratio_of_medians",
+    "student_interval",
+    "tail_share",
+    "wilson_interval",
+]
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class Bounds(NamedTuple):
+    """The two ends of an interval."""
+
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """A value minus the mean of reference values: its interval and whether zero lies outside of it."""
+
+    value: float
+    standard_error: float
+    degrees_of_freedom: float
+    low: float
+    high: float
+
+    @property
+    def seen(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+def cross_entropy(logits: Floats, labels: Integers) -> Floats:
+    """Return the cross-entropy of each example, -log softmax(z)[y].
+
+    Args:
+        logits: [N, C], any float type; computed in float64.
+        labels: [N], integers in [0, C).
+
+    Returns:
+        Losses [N] in nats, lower is better.
+
+    >>> cross_entropy(np.zeros((1, 2)), np.array([0])).round(4).tolist()
+    [0.6931]
+    """
+    z = logits.astype(np.float64)
+    top = z.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(z - top).sum(axis=1)) + top[:, 0]
+    return np.asarray(log_sum - z[np.arange(len(labels)), labels])
+
+
+def accuracy(logits: Floats, labels: Integers) -> float | None:
+    """Return the share of examples whose largest logit is their label's; None for an empty set."""
+    return float((logits.argmax(axis=1) == labels).mean()) if len(labels) else None
+
+
+def _normal_quantile(level: float) -> float:
+    from scipy.special import ndtri
+
+    return float(ndtri(0.5 + level / 2))
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> Bounds | None:
+    """Return Wilson's score interval of a proportion (Wilson 1927); None when n is 0.
+
+    >>> bounds = wilson_interval(8, 10)
+    >>> round(bounds.low, 3), round(bounds.high, 3)
+    (0.49, 0.943)
+    """
+    if n == 0:
+        return None
+    z = _normal_quantile(level)
+    p = successes / n
+    scale = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
+    return Bounds(max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the sample standard deviation (n - 1); the latter is None below two values."""
+    found = np.asarray(values, dtype=np.float64)
+    return float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None
+
+
+def student_interval(value: float, standard_error: float, degrees_of_freedom: float, level: float = 0.95) -> Bounds:
+    """Return value ± t·s.e. with Student's t at the given degrees of freedom (may be infinite)."""
+    from scipy.special import stdtrit
+
+    t = _normal_quantile(level) if np.isinf(degrees_of_freedom) else float(stdtrit(degrees_of_freedom, 0.5 + level / 2))
+    return Bounds(value - t * standard_error, value + t * standard_error)
+
+
+def difference_from_references(
+    value: float, references: Sequence[float], example_variance: float, *, level: float = 0.95
+) -> Difference | None:
+    """Return value - mean(references) with an interval that knows examples and training seeds.
+
+    Two sources of chance add up: the examples (`example_variance`, paired over all models) and the seed of a
+    retrained model, s²·(1 + 1/R) with s the spread of the R references, because the value is asked whether it could
+    be one more of them. Degrees of freedom by Satterthwaite; a paired bootstrap over examples alone would reject
+    true retrained models far too often.
+
+    Args:
+        value: the subject's value.
+        references: the same measurement of the retrained models.
+        example_variance: variance of the difference due to the choice of examples.
+        level: coverage of the interval.
+
+    Returns:
+        The difference, or None below two references: one retrained model has no spread.
+    """
+    mean, spread = mean_and_spread(references)
+    if spread is None:
+        return None
+    seed_variance = spread**2 * (1 + 1 / len(references))
+    total = seed_variance + example_variance
+    freedom = float("inf") if seed_variance == 0 else total**2 * (len(references) - 1) / seed_variance**2
+    error = float(np.sqrt(total))
+    bounds = student_interval(value - mean, error, freedom, level)
+    return Difference(value - mean, error, freedom, bounds.low, bounds.high)
+
+
+def auc(members: Floats, non_members: Floats) -> float | None:
+    """Return the area under the ROC curve, P(member's score > non-member's) + ½·P(equal) (Mann-Whitney, with ties).
+
+    Args:
+        members: scores [M], higher says "member".
+        non_members: scores [N].
+
+    Returns:
+        A number in [0, 1], .5 when they cannot be told apart; None when a side is empty.
+
+    >>> auc(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
+    0.875
+    """
+    if not len(members) or not len(non_members):
+        return None
+    ordered = np.sort(non_members)
+    below = np.searchsorted(ordered, members, side="left")
+    not_above = np.searchsorted(ordered, members, side="right")
+    return float((below + not_above).mean() / (2 * len(ordered)))
+
+
+def auc_interval(members: Floats, non_members: Floats, level: float = 0.95) -> Bounds | None:
+    """Return DeLong's interval of the AUC (DeLong et al. 1988), cut to [0, 1]; None below two scores on a side.
+
+    At an AUC of exactly 0 or 1 DeLong's variance is zero; Hanley and McNeil's upper bound of the variance at the
+    nearest attainable value below 1 is used instead, so that the interval never has no width.
+    """
+    area = auc(members, non_members)
+    if area is None or min(len(members), len(non_members)) < 2:
+        return None
+    variance = auc_variance(members, non_members)
+    if variance == 0:
+        edge = 1 - 0.5 / (len(members) * len(non_members))
+        variance = edge * (1 - edge) * (1 / len(members) + 1 / len(non_members))
+    bounds = student_interval(area, float(np.sqrt(variance)), float("inf"), level)
+    return Bounds(max(0.0, bounds.low), min(1.0, bounds.high))
+
+
+def auc_components(members: Floats, non_members: Floats) -> tuple[Floats, Floats]:
+    """Return DeLong's structural components: each member's and each non-member's mean rank comparison, [M] and [N]."""
+
+    def placed(scores: Floats, others: Floats) -> Floats:
+        ordered = np.sort(others)
+        both = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+        return np.asarray(both / (2 * len(ordered)))
+
+    return placed(members, non_members), 1 - placed(non_members, members)
+
+
+def auc_variance(members: Floats, non_members: Floats) -> float:
+    """Return DeLong's variance of the AUC; both sides need two scores."""
+    ours, theirs = auc_components(members, non_members)
+    return float(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs))
+
+
+def bootstrap_ratio(
+    numerators: Floats, denominators: Floats, *, seed: int, resamples: int = 2000, chunk: int = 250
+) -> Floats | None:
+    """Resample examples of two sets and return the ratio of their means, for several models at once.
+
+    The same resampled examples are used for every model, so that differences between models are paired.
+
+    Args:
+        numerators: [models, N] per-example values on the first set.
+        denominators: [models, M] on the second.
+        seed: of the resampling.
+        resamples: how many.
+        chunk: resamples drawn together, to bound memory.
+
+    Returns:
+        Ratios [resamples, models]; None when a set is empty or a resampled denominator is not positive.
+    """
+    if not numerators.shape[1] or not denominators.shape[1]:
+        return None
+    generator = np.random.default_rng(seed)
+    found = []
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        above, below = (
+            values[:, generator.integers(0, values.shape[1], (size, values.shape[1]))].mean(axis=2)
+            for values in (numerators, denominators)
+        )
+        found.append((above, below))
+    above, below = (np.concatenate([pair[side] for pair in found], axis=1).T for side in (0, 1))
+    return None if (below <= 0).any() else above / below
+
+
+def tail_share(values: Floats, fraction: float = 0.05) -> float | None:
+    """Return the share of the sum that the largest `fraction` of the values carries; None if the sum is not positive.
+
+    >>> tail_share(np.array([1.0] * 19 + [19.0]))
+    0.5
+    """
+    total = values.sum()
+    if not len(values) or total <= 0:
+        return None
+    largest = np.sort(values)[::-1][: max(1, round(fraction * len(values)))]
+    return float(largest.sum() / total)
+
+
+def ratio_of_medians(numerators: Floats, denominators: Floats) -> float | None:
+    """Return median / median, which a few extreme examples cannot move; None where it is undefined."""
+    if not len(numerators) or not len(denominators):
+        return None
+    below = float(np.median(denominators))
+    return float(np.median(numerators)) / below if below > 0 else None

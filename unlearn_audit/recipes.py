@@ -1,0 +1,156 @@
+"""Named training recipes: how an original or a retrained model comes to be, the same way each time."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearn_audit import models, tasks
+from unlearn_audit.data import Dataset
+from unlearn_audit.engine import Batches, Compute, derive_seed, descend
+from unlearn_audit.progress import Progress, silent
+
+__all__ = ["RESNET", "SMALL", "Recipe", "crop_and_flip", "default_recipe", "new_model", "train"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with momentum and a cosine schedule after a short linear warm-up.
+
+    Attributes:
+        name: how it is asked for.
+        epochs: passes over the training set.
+        batch_size: examples per step.
+        step_size: peak learning rate.
+        momentum: of SGD (Nesterov).
+        weight_decay: on every parameter of two or more dimensions.
+        augment: random crops (padding of an eighth) and horizontal flips.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    step_size: float
+    momentum: float
+    weight_decay: float
+    augment: bool
+
+    def settings(self) -> dict[str, Any]:
+        """Return the recipe as plain values, for a checkpoint's metadata."""
+        return asdict(self)
+
+
+# Ours: enough passes without regularisation that a small network fits every label, wrong ones included.
+SMALL = Recipe("small", 40, 64, 0.1, 0.9, 0.0, augment=False)
+# He et al. 2016, section 4.2 (step .1, momentum .9, crops and flips); cosine schedule and 5e-4 as is usual since.
+RESNET = Recipe("resnet", 30, 128, 0.1, 0.9, 5e-4, augment=True)
+
+WARM_UP = 0.05
+
+
+def default_recipe(model: str) -> str:
+    """Return the recipe's name for a model spec: "small" for our small networks, "resnet" for the rest."""
+    return "small" if model.startswith("small") else "resnet"
+
+
+def new_model(spec: str, dataset: Dataset, seed: int, *, allow_code: bool = False) -> nn.Module:
+    """Return a freshly initialised model for the data; the initialisation depends on the seed alone."""
+    channels, height, width = dataset.train.images.shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initialisation"))
+        return models.build(
+            spec, classes=dataset.classes, channels=channels, image_size=(height, width), allow_code=allow_code
+        )
+
+
+def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to an eighth of its size (zeros come in) and mirror every other one, at random.
+
+    Args:
+        images: [B, C, H, W], already normalised.
+        generator: on the CPU, so that every device sees the same augmentation.
+
+    Returns:
+        [B, C, H, W].
+    """
+    count, _, height, width = images.shape
+    pad = max(1, height // 8)
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    shifts = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator).to(images.device)
+    rows = shifts[0] + torch.arange(height, device=images.device)
+    columns = shifts[1] + torch.arange(width, device=images.device)
+    mirrored = (torch.rand(count, 1, generator=generator) < 0.5).to(images.device)
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    index = torch.arange(count, device=images.device)
+    return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def train(
+    spec: str,
+    dataset: Dataset,
+    indices: NDArray[np.int64],
+    recipe: Recipe,
+    *,
+    seed: int,
+    compute: Compute,
+    allow_code: bool = False,
+    progress: Progress = silent,
+    task: str = "training",
+) -> nn.Module:
+    """Train a model from scratch on the given training examples.
+
+    Args:
+        spec: model spec.
+        dataset: where the examples are.
+        indices: training examples to use, [n].
+        recipe: how.
+        seed: of initialisation and order.
+        compute: where.
+        allow_code: whether the spec may name user code.
+        progress: told along the way.
+        task: its name in the progress.
+
+    Returns:
+        The trained model, on the device, in evaluation mode.
+
+    Raises:
+        MeasurementError: training diverged.
+    """
+    model = compute.place(new_model(spec, dataset, seed, allow_code=allow_code))
+    batches = Batches(
+        dataset.train.subset(indices),
+        dataset.transform,
+        recipe.batch_size,
+        seed,
+        "train",
+        compute,
+        crop_and_flip if recipe.augment else None,
+    )
+    steps = recipe.epochs * batches.per_epoch
+
+    def terms(step: int) -> dict[str, Tensor]:
+        images, labels = batches.at(step)
+        with compute.autocast():
+            logits = model(images)
+        return {"loss": tasks.losses(logits, labels).mean()}
+
+    def schedule(step: int) -> float:
+        warm = min(1.0, (step + 1) / (WARM_UP * steps))
+        return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+    descend(model, terms, _optimizer(model, recipe), steps=steps, schedule=schedule, progress=progress, task=task)
+    return model.eval()
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]], lr=recipe.step_size, momentum=recipe.momentum, nesterov=True
+    )

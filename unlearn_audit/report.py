@@ -1,0 +1,242 @@
+"""The contract: what an audit found, as one JSON document that `gate` and `show` read without torch.
+
+A report is refused, never repaired: another schema version, an unknown field, a non-finite number, a duplicated
+measurement or a body that does not match its digest each raise `ReportError`.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from unlearn_audit.errors import ReportError
+from unlearn_audit.files import atomic_write, check_input
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AuditReport",
+    "Data",
+    "Interval",
+    "Measurement",
+    "Reference",
+    "SetSummary",
+    "Subject",
+    "Tool",
+    "dump_report",
+    "read_report",
+    "report_schema",
+    "write_report",
+]
+
+SCHEMA_VERSION = 1
+MAX_REPORT_BYTES = 256 * 1024 * 1024
+
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Direction = Literal["higher is better", "lower is better", "compare to retrained", "zero is best", "none"]
+
+
+class Part(BaseModel):
+    """A part of the contract: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class Interval(Part):
+    """Where the value may lie: both ends, the level, and how the interval was made."""
+
+    low: Number
+    high: Number
+    level: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.95
+    method: str
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Interval":
+        if self.low > self.high:
+            raise ValueError(f"interval is upside down: low {self.low} > high {self.high}")
+        return self
+
+
+class Reference(Part):
+    """What a value is to be read against; `spread` is the standard deviation over `n` models, null for fewer than 2."""
+
+    role: str
+    value: Number
+    spread: Number | None = None
+    n: Count = 1
+
+
+class Measurement(Part):
+    """One number about one subject with everything needed to read it; `value` null comes with a `reason`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.|-]*$")]
+    subject: str
+    role: str
+    value: Number | Annotated[str, Field(strict=True)] | None
+    reason: str | None = None
+    unit: str
+    direction: Direction
+    n: Count
+    interval: Interval | None = None
+    reference: Reference | None = None
+    method: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _null_has_a_reason(self) -> "Measurement":
+        if self.value is None and not self.reason:
+            raise ValueError(f"{self.name} of {self.subject} is null without a reason")
+        return self
+
+
+class Subject(Part):
+    """One checkpoint under audit; `flop_per_image` counts one forward pass (2 per multiply-add)."""
+
+    label: str
+    role: str
+    path: str
+    sha256: Digest
+    model: str
+    parameters: Count
+    flop_per_image: Count
+    notes: tuple[str, ...] = ()
+
+
+class SetSummary(Part):
+    """A set of examples: how it was named, the digest of its resolved indices, how many."""
+
+    spec: str
+    sha256: Digest
+    n: Count
+
+
+class Data(Part):
+    """The data that everything was measured on."""
+
+    source: str
+    sha256: Digest
+    forget: SetSummary
+    retain: SetSummary
+    test: SetSummary
+    unseen: SetSummary | None = None
+
+
+class Tool(Part):
+    """What wrote the report."""
+
+    name: str = "unlearn-audit"
+    version: str
+
+
+class AuditReport(Part):
+    """One audit. `body_sha256` covers every other field in canonical JSON."""
+
+    schema_version: Annotated[Literal[1], Field(strict=True)] = SCHEMA_VERSION
+    body_sha256: Digest | None = None
+    tool: Tool
+    created_at: str
+    subjects: tuple[Subject, ...]
+    data: Data
+    measurements: tuple[Measurement, ...]
+    conclusion: tuple[str, ...] = ()
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    limitations: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique(self) -> "AuditReport":
+        labels = [subject.label for subject in self.subjects]
+        keys = [(measurement.name, measurement.subject) for measurement in self.measurements]
+        for what, items in (("subject", labels), ("measurement", keys)):
+            twice = next((item for item in items if items.count(item) > 1), None) if len(set(items)) < len(items) else None
+            if twice is not None:
+                raise ValueError(f"{what} appears twice: {twice}")
+        return self
+
+    def find(self, name: str, subject: str) -> Measurement | None:
+        """Return the measurement of that name and subject label, or None."""
+        return next((m for m in self.measurements if m.name == name and m.subject == subject), None)
+
+    def with_role(self, role: str) -> tuple[Subject, ...]:
+        """Return the subjects of that role in their order."""
+        return tuple(subject for subject in self.subjects if subject.role == role)
+
+
+def canonical_digest(body: dict[str, Any]) -> str:
+    """Return the SHA-256 of a report's body: sorted keys, no spaces, UTF-8, without `body_sha256`."""
+    rest = {key: value for key, value in body.items() if key != "body_sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def dump_report(report: AuditReport) -> str:
+    """Return the report as JSON text with its digest filled in.
+
+    Raises:
+        ReportError: a value cannot be written as strict JSON (NaN or infinity in details).
+    """
+    body = report.model_dump(mode="json")
+    try:
+        body["body_sha256"] = canonical_digest(body)
+        return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as problem:
+        raise ReportError(f"the report holds a number that JSON cannot carry: {problem}") from problem
+
+
+def write_report(report: AuditReport, path: Path) -> None:
+    """Write the report so that the file is whole or absent."""
+    atomic_write(path, dump_report(report).encode())
+
+
+def read_report(path: Path) -> AuditReport:
+    """Read and check a report.
+
+    Raises:
+        ReportError: missing, truncated, not strict JSON, another schema version, an unknown or malformed field,
+            or a body that does not match its digest.
+    """
+    check_input(path, "report", ReportError)
+    if path.stat().st_size > MAX_REPORT_BYTES:
+        raise ReportError(f"{path} is larger than {MAX_REPORT_BYTES >> 20} MiB; this is no report of this tool")
+    body = _parse(path)
+    version = body.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise ReportError(f"{path}: schema_version is {version!r}; this tool reads {SCHEMA_VERSION}; write it again")
+    if body.get("body_sha256") != canonical_digest(body):
+        raise ReportError(f"{path}: the body does not match its body_sha256: altered or damaged; write it again")
+    try:
+        return AuditReport.model_validate_json(json.dumps(body, allow_nan=False))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ReportError(f"{path}: not a valid report: {place}: {first['msg']}") from problem
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; NaN, infinities and repeated keys are refused."""
+    try:
+        body = json.loads(path.read_bytes(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as problem:
+        raise ReportError(f"{path}: not a readable report (strict JSON): {problem}") from problem
+    if not isinstance(body, dict):
+        raise ReportError(f"{path}: a report is a JSON object, this is a {type(body).__name__}")
+    return body
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} where a number belongs")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
+def report_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a written report."""
+    return AuditReport.model_json_schema(mode="serialization")

@@ -1,0 +1,26 @@
+"""What a checkpoint is for: the per-example loss and error of its task."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["errors", "losses"]
+
+
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each example in nats.
+
+    Args:
+        logits: [N, C], any float type; computed in float32 at least.
+        labels: [N] int64.
+
+    Returns:
+        [N], lower is better, differentiable.
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return functional.cross_entropy(wide, labels, reduction="none")
+
+
+def errors(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1.0 where the largest logit is not the label's, else 0.0: [N], lower is better, not differentiable."""
+    return (logits.argmax(dim=1) != labels).to(torch.float32)
