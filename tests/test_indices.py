@@ -1,0 +1,225 @@
+"""Index files and words: what they name, and each thing that they may not be."""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unlearn_audit.data import Examples, IndexSet, load_data, read_indices
+from unlearn_audit.errors import DataError
+
+SIZE = 40
+WANTED = [2, 3, 5, 7, 11]
+
+
+def examples() -> Examples:
+    labels = torch.arange(SIZE) % 4
+    return Examples(torch.zeros(SIZE, 1, 2, 2, dtype=torch.uint8), labels, labels)
+
+
+def read(spec: str, base: Path, **options: object) -> IndexSet:
+    return read_indices(spec, examples=examples(), name="toy", base=base, **options)  # type: ignore[arg-type]
+
+
+def refusal(spec: str, base: Path, **options: object) -> str:
+    with pytest.raises(DataError) as caught:
+        read(spec, base, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def mask() -> np.ndarray:
+    return np.isin(np.arange(SIZE), WANTED)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "int64.npy": lambda path: np.save(path, np.array(WANTED[::-1])),
+    "uint8.npy": lambda path: np.save(path, np.array(WANTED, dtype=np.uint8)),
+    "mask.npy": lambda path: np.save(path, mask()),
+    "plain.txt": lambda path: path.write_text("# to be forgotten\n" + "\n".join(map(str, WANTED)) + "\n\n"),
+    "one.csv": lambda path: path.write_text("\n".join(map(str, WANTED))),
+    "header.csv": lambda path: path.write_text("row\n" + "\n".join(map(str, WANTED))),
+    "named.csv": lambda path: path.write_text("name,unlearn_idx\r\n" + "".join(f"a,{row}\r\n" for row in WANTED)),
+    "list.json": lambda path: path.write_text(json.dumps(WANTED)),
+    "tensor.pt": lambda path: torch.save(torch.tensor(WANTED), path),
+    "mask.pt": lambda path: torch.save(torch.from_numpy(mask()), path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_file_names_the_same_examples(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name)
+    result = read(name, tmp_path)
+    assert result.indices.tolist() == WANTED
+    assert result.indices.dtype == np.int64
+    assert result.spec == name
+    assert result.sha256 == hashlib.sha256(np.array(WANTED, dtype="<i8").tobytes()).hexdigest()
+
+
+def test_words_name_examples() -> None:
+    here = Path(".")
+    assert read("class:1,3", here).indices.tolist() == list(range(1, SIZE, 2))
+    assert read("range:4-6", here).indices.tolist() == [4, 5, 6]
+    assert len(read("random:0.25", here)) == 10
+    assert len(read("random:7:5", here)) == 7
+    assert read("random:0.25", here).sha256 == read("random:0.25:0", here).sha256
+    assert read("random:0.25", here).sha256 != read("random:0.25:1", here).sha256
+    assert read("mislabelled", here, changed=np.array([3, 9])).indices.tolist() == [3, 9]
+    assert len(read("range:0-39", here, whole=True)) == SIZE
+
+
+def test_mislabelled_names_every_changed_label() -> None:
+    data = load_data("digits?mislabel=0.1")
+    result = read_indices("mislabelled", examples=data.train, name=data.spec, base=Path("."), changed=data.changed)
+    np.testing.assert_array_equal(result.indices, data.changed)
+
+
+def test_files_of_a_folder_can_be_named_by_path(tmp_path: Path) -> None:
+    origin = tuple(f"c{row % 4}/{row}.png" for row in range(SIZE))
+    (tmp_path / "a.txt").write_text("c3/7.png\ntrain/c1/5.png\n11\n")
+    (tmp_path / "a.csv").write_text("c3/7.png\nc1/5.png\n11\n")
+    (tmp_path / "a.json").write_text('["c3/7.png", "c1/5.png", 11]')
+    for name in ("a.txt", "a.csv", "a.json"):
+        assert read(name, tmp_path, origin=origin).indices.tolist() == [5, 7, 11]
+    (tmp_path / "a.txt").write_text("c3/8.png\n")
+    assert "a.txt, line 1: 'c3/8.png' is neither an integer nor a training file" in refusal(
+        "a.txt", tmp_path, origin=origin
+    )
+    assert "not an integer index" in refusal("a.txt", tmp_path)
+    (tmp_path / "a.txt").write_text("c3/7.png\n7\n")
+    assert "is there twice: a.txt, line 1 and line 2" in refusal("a.txt", tmp_path, origin=origin)
+
+
+def test_out_of_range_says_what_and_where(tmp_path: Path) -> None:
+    data = load_data("digits")
+    np.save(tmp_path / "idx.npy", np.array([*range(12), 50231]))
+    with pytest.raises(DataError) as caught:
+        read_indices("idx.npy", examples=data.train, name=data.spec, base=tmp_path)
+    expected = "forget index 50231 is out of range for 'digits' (1437 training examples): idx.npy, entry 12"
+    assert str(caught.value) == expected
+
+
+BAD_FILES: dict[str, tuple[str, object, str]] = {
+    "negative": ("a.npy", np.array([1, -2]), "forget index -2 is negative"),
+    "twice": ("a.npy", np.array([4, 1, 4]), "forget index 4 is there twice: a.npy, entry 0 and entry 2"),
+    "empty": ("a.npy", np.array([], dtype=np.int64), "is empty; it must name at least one of 'toy' (40 training"),
+    "empty mask": ("a.npy", np.zeros(SIZE, bool), "is empty"),
+    "everything": ("a.npy", np.arange(SIZE), "is everything: all of 'toy' (40 training examples)"),
+    "all of a mask": ("a.npy", np.ones(SIZE, bool), "is everything"),
+    "floats": ("a.npy", np.array([1.0, 2.0]), "holds float64, not integers"),
+    "objects": ("a.npy", np.array([1, None], dtype=object), "Object arrays cannot be loaded"),
+    "texts": ("a.npy", np.array(["1"]), "not integers"),
+    "another mask": ("a.npy", np.ones(SIZE - 1, bool), "a mask of 39 entries, but there are 40 examples"),
+    "a table": ("a.npy", np.ones((2, 2), int), "has 2 dimensions"),
+    "a number": ("a.npy", np.array(3), "has 0 dimensions"),
+    "beyond int64": ("a.npy", np.array([2**63], dtype=np.uint64), "9223372036854775808 is not an index"),
+    "no array": ("a.npy", b"nothing of the kind", "cannot read index file"),
+    "truncated": ("a.npy", b"\x93NUMPY\x01\x00", "cannot read index file"),
+    "no bytes": ("a.npy", b"", "empty (0 bytes)"),
+    "words": ("a.txt", b"1\ntwo\n", "a.txt, line 2: 'two' is not an integer index"),
+    "decimals": ("a.txt", b"1.0\n", "'1.0' is not an integer index"),
+    "many digits": ("a.txt", b"9" * 5000, "is not an integer index"),
+    "no text": ("a.txt", b"\xff\xfe\x00", "cannot read index file"),
+    "only a remark": ("a.txt", b"# nothing\n", "is empty"),
+    "line out of range": (
+        "a.txt",
+        b"1\n\n40\n",
+        "forget index 40 is out of range for 'toy' (40 training examples): a.txt, line 3",
+    ),
+    "two columns": ("a.csv", b"a,b\n1,2\n", "a.csv has 2 columns, none named unlearn_idx"),
+    "a short row": ("a.csv", b"a,unlearn_idx\n1\n", "a.csv, line 2: 1 columns instead of 2"),
+    "a word below": ("a.csv", b"unlearn_idx\n1\nx\n", "a.csv, line 3: 'x' is not an integer index"),
+    "an open quote": ("a.csv", b'unlearn_idx\n"1\n', "cannot read index file"),
+    "a decimal first": ("a.csv", b"1.5\n2\n", "'1.5' is not an integer index"),
+    "a dictionary": ("a.json", b'{"a": 1}', "holds a JSON dict"),
+    "a truth": ("a.json", b"[1, true]", "a.json, entry 1: true is not an integer index"),
+    "a float": ("a.json", b"[1.0]", "a.json, entry 0: 1.0 is not an integer index"),
+    "nested": ("a.json", b"[[1]]", "is not an integer index"),
+    "beyond 64 bits": ("a.json", b"[" + b"9" * 30 + b"]", "is not an integer index"),
+    "no JSON": ("a.json", b"[1,", "cannot read index file"),
+    "too deep": ("a.json", b"[" * 200_000, "cannot read index file"),
+    "float tensor": ("a.pt", torch.ones(3), "holds float32, not integers"),
+    "half tensor": ("a.pt", torch.ones(3, dtype=torch.bfloat16), "holds torch.bfloat16"),
+    "sparse tensor": ("a.pt", torch.ones(3).to_sparse(), "one dense integer or boolean tensor"),
+    "dictionary": ("a.pt", {"a": torch.ones(3)}, "holds dict"),
+    "no tensor file": ("a.pt", b"nothing of the kind", "as a plain tensor"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_unfit_files_are_refused(tmp_path: Path, case: str) -> None:
+    name, content, expected = BAD_FILES[case]
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, np.ndarray):
+        np.save(path, content, allow_pickle=True)
+    else:
+        torch.save(content, path)
+    assert expected in refusal(name, tmp_path)
+
+
+class Touch:
+    """Executed by an unpickler, it leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.pt"])
+def test_a_pickle_in_place_of_indices_is_not_executed(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps(Touch(tmp_path / "executed")))
+    assert "cannot read index file" in refusal(name, tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("class:", "it is written class:3,5"),
+        ("class", "is incomplete; it is written class:3,5"),
+        ("class:a", "names no classes"),
+        ("class:4", "class 4 is not in 'toy' (40 training examples): classes 0-3"),
+        ("class:1,1", "names class 1 twice"),
+        ("class:0,1,2,3", "is everything"),
+        ("random:", "is malformed"),
+        ("random:1.5", "is malformed"),
+        ("random:-3", "is malformed"),
+        ("random:0", "is empty"),
+        ("random:0.001", "is empty"),
+        ("random:40", "is everything"),
+        ("random:41", "asks for 41"),
+        ("random:0.1:x", "is malformed"),
+        ("range:5", "is malformed; it is written range:0-999"),
+        ("range:9-5", "is malformed"),
+        ("range:0-40", "forget index 40 is out of range"),
+        ("range:0-39", "is everything"),
+        ("mislabelled", "no label of 'toy' (40 training examples) was changed"),
+        ("mislabeled", "did you mean 'mislabelled'?"),
+        ("clas:3", "did you mean 'class'?"),
+        ("something", "unknown index word 'something'"),
+        ("a.npz", "did you mean '.npy'?"),
+        ("a.tar.gz", "unknown kind of index file '.gz'"),
+        ("absent.npy", "index file not found"),
+        ("", "is a directory"),
+        (".", "is a directory"),
+        ("folder.npy", "is a directory"),
+    ],
+)
+def test_malformed_specs_are_refused(tmp_path: Path, spec: str, expected: str) -> None:
+    (tmp_path / "folder.npy").mkdir()
+    assert expected in refusal(spec, tmp_path)
+
+
+def test_messages_name_the_role_and_the_split(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([99]))
+    expected = "unseen index 99 is out of range for 'toy' (40 test examples): a.npy, entry 0"
+    assert refusal("a.npy", tmp_path, role="unseen", split="test") == expected

@@ -1,0 +1,21 @@
+"""Where examples come from, which of them are to be forgotten, and which held-out ones they are compared with."""
+
+from unlearn_audit.data.examples import Dataset, Examples, Transform
+from unlearn_audit.data.indices import IndexSet, read_indices
+from unlearn_audit.data.loading import load_data
+from unlearn_audit.data.spec import is_code
+from unlearn_audit.data.splits import Splits, make_splits
+from unlearn_audit.data.twin import Twin
+
+__all__ = [
+    "Dataset",
+    "Examples",
+    "IndexSet",
+    "Splits",
+    "Transform",
+    "Twin",
+    "is_code",
+    "load_data",
+    "make_splits",
+    "read_indices",
+]

@@ -1,0 +1,110 @@
+"""Reading `train/CLASS/**/image` folders into one array, in an order that can be named again."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from unlearn_audit.data.examples import Examples
+from unlearn_audit.errors import DataError
+
+__all__ = ["ImageSplit", "class_names", "read_split"]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+MOST_PIXELS = 2**25  # of one image, before it is decoded
+
+
+class ImageSplit(NamedTuple):
+    """One split with the files it was read from, relative to the split's folder."""
+
+    examples: Examples
+    paths: tuple[str, ...]
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """Return the sorted names of the class folders in `folder`.
+
+    Raises:
+        DataError: the folder is missing, not a folder, or holds no class folders.
+    """
+    if not folder.is_dir():
+        raise DataError(f"folder not found: {folder}; folder: data has train/ and test/, each with a folder per class")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise DataError(f"{folder} holds no class folders")
+    return tuple(names)
+
+
+def read_split(folder: Path, classes: tuple[str, ...]) -> ImageSplit:
+    """Return all images below the class folders of `folder` as RGB uint8.
+
+    Index order is that of the sorted relative paths, compared part by part (class folder first), which is the order of
+    torchvision's ImageFolder where classes hold no further folders. Files with other endings are no images.
+
+    Args:
+        folder: the split's folder.
+        classes: class names in label order; `folder` may hold no others.
+
+    Raises:
+        DataError: an unknown or empty class folder, a file that is no 8-bit image, or images of several sizes.
+    """
+    unknown = [name for name in class_names(folder) if name not in classes]
+    if unknown:
+        raise DataError(f"{folder / unknown[0]} is not a class of the training folder ({', '.join(classes)})")
+    paths = [path for name in class_names(folder) for path in _images_below(folder / name)]
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = torch.tensor([numbers[path.relative_to(folder).parts[0]] for path in paths], dtype=torch.int64)
+    relative = tuple(path.relative_to(folder).as_posix() for path in paths)
+    return ImageSplit(Examples(_decode_all(paths), labels, labels), relative)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Return the image files below one class folder, sorted part by part."""
+    found = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    ]
+    if not found:
+        raise DataError(f"{folder} holds no images ({' '.join(sorted(SUFFIXES))})")
+    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def _decode_all(paths: list[Path]) -> torch.Tensor:
+    """Return uint8 [N, 3, H, W]; every image must have the first one's size."""
+    first = _decode(paths[0], None)
+    images = np.empty((len(paths), 3, *first.shape[:2]), dtype=np.uint8)
+    for row, path in enumerate(paths):
+        images[row] = _decode(path, (first.shape[1], first.shape[0])).transpose(2, 0, 1)
+    return torch.from_numpy(images)
+
+
+def _decode(path: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """Return [H, W, 3] uint8; size and mode are checked on the header, before anything is decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # held by the check of the size below
+            with Image.open(path, formats=FORMATS) as image:
+                _check_header(path, image, size)
+                return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as problem:
+        raise DataError(f"cannot read image {path}: {problem}") from problem
+
+
+def _check_header(path: Path, image: Image.Image, size: tuple[int, int] | None) -> None:
+    """Refuse another size than the first image's, an enormous size, and more than 8 bits per channel."""
+    width, height = image.size
+    if size is not None and image.size != size:
+        raise DataError(f"{path} is {width}x{height}, but the first image is {size[0]}x{size[1]}; resize to one size")
+    if width * height > MOST_PIXELS:
+        raise DataError(f"{path} announces {width}x{height} pixels, more than {MOST_PIXELS}; resize it")
+    if image.mode not in EIGHT_BIT:
+        raise DataError(f"{path} has pixel type {image.mode}; 8 bits per channel are needed")

@@ -1,0 +1,157 @@
+"""Forget, retain, test and the unseen twin of one audit, checked against each other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit.data.examples import Dataset, Examples
+from unlearn_audit.data.indices import IndexSet, read_indices
+from unlearn_audit.data.twin import Twin, make_twin, shared_images
+from unlearn_audit.errors import DataError
+
+__all__ = ["Splits", "make_splits"]
+
+TOLERATED = 0.01  # share of the forget set that may stand in the test set as well
+SAMPLE, TWIN = 0, 1  # streams of the seed
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The sets that an audit compares.
+
+    Attributes:
+        dataset: the data.
+        forget: the whole forget set.
+        measured: [m] training indices, sorted: the forget set, or the seeded sample of it that is measured.
+        retain: [r] training indices, sorted; disjoint from `forget`.
+        unseen: the twin of `measured`; its `forget` are those of `measured` that have a partner.
+        limitations: sentences that a report must carry.
+    """
+
+    dataset: Dataset
+    forget: IndexSet
+    measured: NDArray[np.int64]
+    retain: NDArray[np.int64]
+    unseen: Twin
+    limitations: tuple[str, ...] = ()
+
+    @property
+    def forget_examples(self) -> Examples:
+        """The whole forget set, with observed labels: what a method unlearns."""
+        return self.dataset.train.subset(self.forget.indices)
+
+    @property
+    def measured_examples(self) -> Examples:
+        """The forget examples that are measured."""
+        return self.dataset.train.subset(self.measured)
+
+    @property
+    def paired_examples(self) -> Examples:
+        """The forget examples that have a partner in the twin, in the order of `unseen.examples`."""
+        return self.dataset.train.subset(self.unseen.forget)
+
+    @property
+    def retain_examples(self) -> Examples:
+        """The retain set."""
+        return self.dataset.train.subset(self.retain)
+
+    @property
+    def test_examples(self) -> Examples:
+        """The whole test set, with its own labels."""
+        return self.dataset.test
+
+
+def make_splits(
+    dataset: Dataset,
+    forget: str,
+    *,
+    unseen: str | None = None,
+    retain: str | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    base: Path = Path("."),
+) -> Splits:
+    """Return the sets of an audit.
+
+    Args:
+        dataset: the data.
+        forget: index spec into the training set.
+        unseen: index spec into the test set that the twin is drawn from; default: the whole test set.
+        retain: index spec into the training set; default: all that is not forgotten.
+        sample: measure at most this many forget examples, chosen by `seed`; default: all.
+        seed: decides the sample and the twin.
+        base: the folder that relative files start at.
+
+    Raises:
+        DataError: a spec is unfit, forget and retain set overlap, more than 1 % of the forget images stand in the test
+            set, or no forget example has an unseen partner.
+    """
+    name, train = dataset.spec, dataset.train
+    changed, origin = dataset.changed, dataset.origin
+    chosen = read_indices(forget, examples=train, name=name, base=base, changed=changed, origin=origin)
+    rest = np.setdiff1d(np.arange(len(train)), chosen.indices)
+    if retain is not None:
+        given = read_indices(
+            retain, examples=train, name=name, base=base, changed=changed, origin=origin, role="retain"
+        )
+        rest = _disjoint(given, chosen)
+    copies, limitations = _check_overlap(dataset, chosen)
+    pool = np.setdiff1d(_pool(dataset, unseen, base), copies)
+    measured = _sample(chosen.indices, sample, seed)
+    twin = make_twin(dataset, measured, pool, np.random.default_rng([seed, TWIN]))
+    if not twin.complete:
+        limitations += (_incomplete(dataset, measured, twin),)
+    return Splits(dataset, chosen, measured, rest, twin, limitations)
+
+
+def _disjoint(retain: IndexSet, forget: IndexSet) -> NDArray[np.int64]:
+    """Return the retain indices, if none of them is to be forgotten."""
+    common = np.intersect1d(retain.indices, forget.indices)
+    if len(common):
+        raise DataError(
+            f"retain set '{retain.spec}' overlaps the forget set '{forget.spec}': "
+            f"{len(common)} examples, first {common[0]}"
+        )
+    return retain.indices
+
+
+def _pool(dataset: Dataset, unseen: str | None, base: Path) -> NDArray[np.int64]:
+    """Return the test indices that the twin may be drawn from."""
+    if unseen is None:
+        return np.arange(len(dataset.test))
+    spec = dataset.spec
+    return read_indices(
+        unseen, examples=dataset.test, name=spec, base=base, role="unseen", split="test", whole=True
+    ).indices
+
+
+def _check_overlap(dataset: Dataset, forget: IndexSet) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the test images that are forget images too, with the sentence to report; refuse more than 1 %."""
+    in_train, in_test = shared_images(dataset, forget.indices)
+    if len(in_train) == 0:
+        return in_test, ()
+    first = int(in_train[0])
+    partner = int(in_test[(dataset.test.images[in_test] == dataset.train.images[first]).flatten(1).all(dim=1)][0])
+    found = f"{len(in_train)} of {len(forget)} images, first train {first} = test {partner}"
+    if len(in_train) > TOLERATED * len(forget):
+        raise DataError(f"forget set overlaps the test set: {found}")
+    return in_test, (f"forget images stand in the test set as well and are kept out of the unseen twin: {found}",)
+
+
+def _sample(forget: NDArray[np.int64], size: int | None, seed: int) -> NDArray[np.int64]:
+    """Return a sorted random choice of at most `size` indices."""
+    if size is not None and size < 1:
+        raise DataError(f"a sample of {size} forget examples cannot be measured; --sample needs at least 1")
+    if size is None or size >= len(forget):
+        return forget
+    return np.sort(np.random.default_rng([seed, SAMPLE]).choice(forget, size=size, replace=False))
+
+
+def _incomplete(dataset: Dataset, measured: NDArray[np.int64], twin: Twin) -> str:
+    """Say how many examples have a partner, and which classes are short of them."""
+    labels = dataset.train.true_labels.numpy()
+    wanted, got = (np.bincount(labels[rows], minlength=dataset.classes) for rows in (measured, twin.forget))
+    short = ", ".join(f"class {number}: {got[number]} of {wanted[number]}" for number in np.flatnonzero(got < wanted))
+    return f"the unseen twin has partners for {len(twin)} of {len(measured)} measured forget examples ({short})"

@@ -1,0 +1,98 @@
+"""The unseen twin: held-out examples that went through the same process as the forget set."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unlearn_audit.data.examples import Dataset, Examples
+from unlearn_audit.errors import DataError
+
+__all__ = ["Twin", "make_twin", "shared_images"]
+
+
+@dataclass(frozen=True, eq=False)
+class Twin:
+    """Forget examples and held-out examples in pairs: entry i of one belongs to entry i of the other.
+
+    Both sides have the same size, the same true classes and the same observed labels, pair by pair.
+
+    Attributes:
+        forget: [n] training indices, sorted: the measured forget examples that have a partner.
+        unseen: [n] test indices, unique: their partners.
+        examples: [n] the partners, with their own images and true labels, and the observed labels of `forget`.
+        complete: whether every measured forget example has a partner.
+    """
+
+    forget: NDArray[np.int64]
+    unseen: NDArray[np.int64]
+    examples: Examples
+    complete: bool
+
+    def __len__(self) -> int:
+        return len(self.forget)
+
+
+def make_twin(dataset: Dataset, measured: NDArray[np.int64], pool: NDArray[np.int64], rng: np.random.Generator) -> Twin:
+    """Return a random twin.
+
+    An example with true class t and observed label y is paired with a distinct held-out example of true class t, which
+    is then labelled y. A class with fewer held-out than forget examples is subsampled on the forget side, at random.
+
+    Args:
+        dataset: the data.
+        measured: [m] training indices of the forget examples to be measured, sorted.
+        pool: [p] test indices that partners may be drawn from.
+        rng: decides the pairing.
+
+    Raises:
+        DataError: no example has a partner.
+    """
+    classes = dataset.train.true_labels.numpy()[measured]
+    pool_classes = dataset.test.true_labels.numpy()[pool]
+    members, partners = [], []
+    for number in np.unique(classes):
+        mine, theirs = rng.permutation(measured[classes == number]), rng.permutation(pool[pool_classes == number])
+        count = min(len(mine), len(theirs))
+        members.append(mine[:count])
+        partners.append(theirs[:count])
+    forget, unseen = np.concatenate(members), np.concatenate(partners)
+    if len(forget) == 0:
+        raise DataError(
+            f"no unseen twin: none of the {len(pool)} held-out examples is of a class of the forget set; "
+            "name others with --unseen"
+        )
+    order = np.argsort(forget)
+    return _paired(dataset, forget[order], unseen[order], complete=len(forget) == len(measured))
+
+
+def _paired(dataset: Dataset, forget: NDArray[np.int64], unseen: NDArray[np.int64], *, complete: bool) -> Twin:
+    """Give the held-out examples the observed labels of their partners."""
+    labels = dataset.train.labels[torch.from_numpy(forget)]
+    return Twin(forget, unseen, replace(dataset.test.subset(unseen), labels=labels), complete)
+
+
+def shared_images(dataset: Dataset, forget: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which forget images stand in the test set byte for byte.
+
+    Args:
+        dataset: the data.
+        forget: [n] training indices.
+
+    Returns:
+        The training indices with a copy in the test set, and the test indices that are such copies.
+    """
+    wanted = _image_digests(dataset.train.subset(forget))
+    held_out = _image_digests(dataset.test)
+    common = set(wanted) & set(held_out)
+    in_train = [int(index) for index, digest in zip(forget, wanted, strict=True) if digest in common]
+    in_test = [row for row, digest in enumerate(held_out) if digest in common]
+    return np.array(in_train, dtype=np.int64), np.array(in_test, dtype=np.int64)
+
+
+def _image_digests(examples: Examples) -> list[bytes]:
+    """Return a 16-byte digest per image."""
+    images = np.ascontiguousarray(examples.images.numpy())
+    return [hashlib.blake2b(memoryview(image), digest_size=16).digest() for image in images]
