@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,14 +56,18 @@ def check_output(path: Path, *, force: bool) -> Path:
     Raises:
         OutputError: it exists (without `force`), is a directory, or its folder is missing or not writable.
     """
-    if path.is_dir():
-        raise OutputError(f"{path} is a directory; name a file to write")
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists already; use --force to replace it")
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"cannot write {path}: folder {folder} does not exist; create it first")
-    _probe(folder, path)
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a directory; name a file to write")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path} is a device or a pipe; name a file to write")
+        if path.exists() and not force:
+            raise OutputError(f"{path} exists already; use --force to replace it")
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write {path}: folder {path.parent} does not exist; create it first")
+        _probe(path.parent)
+    except OSError as problem:
+        raise OutputError(f"cannot write {path}: {problem.strerror or problem}") from problem
     return path
 
 
@@ -73,43 +77,33 @@ def check_output_folder(folder: Path, *, force: bool, owned: tuple[str, ...]) ->
     Raises:
         OutputError: it is a file, not writable, or holds one of `owned` already (without `force`).
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; --out needs a folder")
-    taken = [name for name in owned if (folder / name).exists()]
-    if taken and not force:
-        raise OutputError(f"{folder / taken[0]} exists already; use --force to replace it, or another --out")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file; --out needs a folder")
+        taken = [name for name in owned if (folder / name).exists()]
+        if taken and not force:
+            raise OutputError(f"{folder / taken[0]} exists already; use --force to replace it, or another --out")
         folder.mkdir(parents=True, exist_ok=True)
+        _probe(folder)
     except OSError as problem:
-        raise OutputError(f"cannot create {folder}: {problem.strerror or problem}") from problem
-    _probe(folder, folder)
+        raise OutputError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
     return folder
 
 
-def _probe(folder: Path, target: Path) -> None:
+def _probe(folder: Path) -> None:
     """Create and remove a temporary file, since permission bits alone do not tell (read-only mounts, root)."""
-    try:
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".unlearn-audit-")
-    except OSError as problem:
-        raise OutputError(f"cannot write {target}: {problem.strerror or problem}") from problem
-    os.close(handle)
-    os.unlink(name)
+    with _new_file(folder):
+        pass
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; on success rename it over `path`, else (Ctrl-C included) remove it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+def _new_file(folder: Path) -> Iterator[Path]:
+    """Yield a new empty file with the permissions of the day; whatever happens (Ctrl-C included), it goes away."""
+    # The name is chosen before there is a file, so that no interrupt can fall between making it and knowing it.
+    temporary = folder / f".unlearn-audit-{secrets.token_hex(8)}.tmp"
     try:
+        temporary.touch(mode=0o666, exist_ok=False)
         yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -125,10 +119,13 @@ def atomic_write(path: Path, write: Callable[[Path], object] | bytes) -> None:
         OutputError: no space, no permission.
     """
     try:
-        with _temporary(path) as temporary:
+        with _new_file(path.parent) as temporary:
             if isinstance(write, bytes):
                 temporary.write_bytes(write)
             else:
                 write(temporary)
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
     except OSError as problem:
         raise OutputError(f"cannot write {path}: {problem.strerror or problem}") from problem

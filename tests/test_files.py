@@ -1,0 +1,204 @@
+"""Outputs are whole or absent, whatever happens while they are written; digests are those of sha256sum."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from unlearn_audit.errors import CheckpointError, DataError, OutputError
+from unlearn_audit.files import (
+    atomic_write,
+    check_input,
+    check_output,
+    check_output_folder,
+    sha256_of_bytes,
+    sha256_of_file,
+)
+
+unless_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; permission bits do not bind it")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_digests_are_those_of_sha256(tmp_path: Path) -> None:
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    (tmp_path / "f").write_bytes(b"abc")
+    assert sha256_of_file(tmp_path / "f") == hashlib.sha256(b"abc").hexdigest() == sha256_of_bytes(b"a", b"bc")
+    assert sha256_of_bytes() == empty
+
+
+def test_a_good_input_is_returned(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"x")
+    assert check_input(path, "index file", DataError) == path
+
+
+def test_a_missing_input(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"index file not found: .*nowhere"):
+        check_input(tmp_path / "nowhere", "index file", DataError)
+
+
+def test_a_folder_for_an_input(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a directory; a checkpoint file is needed"):
+        check_input(tmp_path, "checkpoint", CheckpointError)
+
+
+def test_an_empty_input(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    with pytest.raises(DataError, match="is empty"):
+        check_input(tmp_path / "f", "index file", DataError)
+
+
+def test_a_name_that_no_file_can_have_as_input(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read index file"):
+        check_input(tmp_path / ("n" * 300), "index file", DataError)
+
+
+@unless_root
+def test_an_unreadable_input(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    (tmp_path / "f").chmod(0)
+    with pytest.raises(DataError, match="cannot read index file"):
+        check_input(tmp_path / "f", "index file", DataError)
+
+
+def test_a_free_output_is_returned_and_nothing_is_left_by_the_check(tmp_path: Path) -> None:
+    assert check_output(tmp_path / "out", force=False) == tmp_path / "out"
+    assert names(tmp_path) == []
+
+
+def test_an_existing_output_needs_force(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"exists already; use --force"):
+        check_output(tmp_path / "out", force=False)
+    assert check_output(tmp_path / "out", force=True).read_bytes() == b"old"
+
+
+def test_a_folder_for_an_output(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is a directory"):
+        check_output(tmp_path, force=True)
+
+
+def test_an_output_in_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="does not exist; create it first"):
+        check_output(tmp_path / "nowhere" / "out", force=False)
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="a device or a pipe"):
+        check_output(tmp_path / "pipe", force=True)
+
+
+def test_a_name_that_no_file_can_have_as_output(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        check_output(tmp_path / ("n" * 300), force=False)
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    atomic_write(check_output(path, force=False), b"x")
+    assert path.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    "check", [lambda f: check_output(f / "out", force=False), lambda f: atomic_write(f / "o", b"")]
+)
+def test_a_folder_that_refuses_new_files(
+    check: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, mode: int = 0o666, exist_ok: bool = True) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(OutputError, match="cannot write .*: Permission denied"):
+        check(tmp_path)
+
+
+@unless_root
+def test_a_folder_without_write_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(OutputError, match="Permission denied"):
+        check_output(tmp_path / "out", force=False)
+    with pytest.raises(OutputError, match="Permission denied"):
+        check_output_folder(tmp_path / "new", force=False, owned=())
+
+
+def test_an_output_folder_is_made(tmp_path: Path) -> None:
+    folder = check_output_folder(tmp_path / "a" / "b", force=False, owned=("report.json",))
+    assert folder.is_dir()
+    assert names(folder) == []
+
+
+def test_an_output_folder_with_an_owned_file_needs_force(tmp_path: Path) -> None:
+    (tmp_path / "report.json").touch()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(OutputError, match=r"report\.json exists already; use --force"):
+        check_output_folder(tmp_path, force=False, owned=("report.json",))
+    assert check_output_folder(tmp_path, force=True, owned=("report.json",)) == tmp_path
+    assert check_output_folder(tmp_path, force=False, owned=("arrays.npz",)) == tmp_path
+
+
+def test_a_file_for_an_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    with pytest.raises(OutputError, match="is a file"):
+        check_output_folder(tmp_path / "f", force=True, owned=())
+    with pytest.raises(OutputError, match="cannot write into"):
+        check_output_folder(tmp_path / "f" / "below", force=True, owned=())
+
+
+def test_bytes_and_writers_write_and_leave_nothing_else(tmp_path: Path) -> None:
+    atomic_write(tmp_path / "a", b"one")
+    atomic_write(tmp_path / "b", lambda path: path.write_text("two"))
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert (tmp_path / "b").read_bytes() == b"two"
+    assert names(tmp_path) == ["a", "b"]
+
+
+def test_permissions_are_those_of_an_ordinary_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    atomic_write(tmp_path / "ours", b"x")
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "ours")}
+    assert len(modes) == 1
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, SystemExit, MemoryError, ValueError])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_interrupted_while_writing(problem: type[BaseException], before: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    if before is not None:
+        path.write_bytes(before)
+
+    def write(target: Path) -> None:
+        target.write_bytes(b"half")
+        raise problem
+
+    with pytest.raises(problem):
+        atomic_write(path, write)
+    assert (path.read_bytes() if path.exists() else None) == before
+    assert names(tmp_path) == ([] if before is None else ["out"])
+
+
+def test_interrupted_while_renaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(tmp_path / "out", b"x")
+    assert names(tmp_path) == []
+
+
+def test_no_space_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> None:
+    def write(target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="cannot write .*out: No space left on device"):
+        atomic_write(tmp_path / "out", write)
+    assert names(tmp_path) == []
