@@ -1,0 +1,20 @@
+"""Checkpoints: read safely from anywhere, written so that they describe themselves, told apart by content.
+
+A file is recognised by what is in it, never by its ending, and no pickle is executed: safetensors, or torch files
+through torch's weights-only reader; anything else is refused with the way out.
+"""
+
+from unlearn_audit.checkpoints.metadata import Metadata
+from unlearn_audit.checkpoints.reading import Checkpoint, check_finite, read_checkpoint
+from unlearn_audit.checkpoints.states import digest_of_state, nonfinite
+from unlearn_audit.checkpoints.writing import write_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "Metadata",
+    "check_finite",
+    "digest_of_state",
+    "nonfinite",
+    "read_checkpoint",
+    "write_checkpoint",
+]

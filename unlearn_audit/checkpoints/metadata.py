@@ -1,0 +1,178 @@
+"""What a checkpoint says about itself: one safetensors metadata entry of JSON, checked strictly on the way in."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from unlearn_audit.errors import CheckpointError
+
+__all__ = ["ENTRY", "SCHEMA", "Entry", "Metadata", "decode_entry", "encode_entry"]
+
+ENTRY = "unlearn_audit"
+SCHEMA = 1
+_LONGEST = 1_000_000  # characters
+_WAY_OUT = "strip the entry (re-save the tensors alone) and pass --model and --data instead"
+
+Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Role = Annotated[str, Field(pattern=r"^[a-z]+(-[a-z]+)*$", max_length=40)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1)]
+Deviation = Annotated[float, Field(gt=0)]
+
+
+class Metadata(BaseModel):
+    """Where a checkpoint comes from and how it is to be fed; immutable, strictly typed, all optional except `model`.
+
+    Attributes:
+        model: model spec, as `--model` takes it.
+        role: "original", "retrained", "unlearned" or another word of a-z and hyphens.
+        classes: number of classes.
+        channels: number of input channels.
+        image_size: height and width of the input, in pixels.
+        data: data spec of the training set, as `--data` takes it.
+        data_sha256: digest of the resolved data.
+        mean: per channel (or one for all), of inputs scaled to [0, 1].
+        std: likewise, positive.
+        recipe: the training recipe, resolved.
+        seed: seed of the run that made the checkpoint.
+        method: unlearning method, for an unlearned model.
+        settings: the method's settings, resolved.
+        parent_sha256: digest of the checkpoint file that the method started from.
+        forget: forget set spec, as `--forget` takes it.
+        forget_sha256: digest of the resolved indices.
+        forget_n: number of forget examples.
+        steps: optimizer steps taken.
+        gradient_evaluations: per-example gradients computed.
+        tool_version: version of this package that wrote the file.
+        torch_version: version of torch that wrote the file.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+
+    model: Name
+    role: Role | None = None
+    classes: Size | None = None
+    channels: Size | None = None
+    image_size: tuple[Size, Size] | None = None
+    data: Name | None = None
+    data_sha256: Digest | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[Deviation, ...] | None = None
+    recipe: Mapping[str, JsonValue] = Field(default_factory=dict)
+    seed: int | None = None
+    method: Name | None = None
+    settings: Mapping[str, JsonValue] = Field(default_factory=dict)
+    parent_sha256: Digest | None = None
+    forget: Name | None = None
+    forget_sha256: Digest | None = None
+    forget_n: Count | None = None
+    steps: Count | None = None
+    gradient_evaluations: Count | None = None
+    tool_version: Name | None = None
+    torch_version: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Metadata":
+        """Refuse a mean and a std of different lengths."""
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std has {len(self.std)}")
+        return self
+
+
+class Entry(NamedTuple):
+    """A decoded entry: the metadata, which names share a tensor with which stored one, and what was passed over."""
+
+    metadata: Metadata
+    tied: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def encode_entry(path: Path, metadata: Metadata, tied: Mapping[str, str]) -> str:
+    """Return the entry's JSON: sorted keys, no NaN, the same text for the same content.
+
+    Args:
+        path: the file it is for, named in errors.
+        metadata: what the checkpoint says about itself.
+        tied: name -> name of the stored tensor that it shares.
+
+    Raises:
+        CheckpointError: a value is not JSON (NaN included), or the whole is too long to be read back.
+    """
+    content = {key: value for key, value in metadata.model_dump().items() if value is not None}
+    content |= {"schema": SCHEMA} | ({"tied": dict(tied)} if tied else {})
+    try:
+        text = json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as problem:
+        raise CheckpointError(f"cannot describe {path} in its metadata: {problem}") from problem
+    if len(text) > _LONGEST:
+        raise CheckpointError(f"the metadata for {path} has {len(text)} characters; at most {_LONGEST} are kept")
+    return text
+
+
+def decode_entry(path: Path, text: str) -> Entry:
+    """Return what `encode_entry` wrote, checked.
+
+    Args:
+        path: the file it comes from, named in errors.
+        text: the value of the metadata entry.
+
+    Raises:
+        CheckpointError: not JSON, another schema, a value of the wrong type, too long; never silently ignored.
+    """
+    content = _parse(path, text)
+    schema = content.pop("schema", None)
+    if type(schema) is not int or schema != SCHEMA:
+        raise _malformed(path, f"schema {schema!r:.40} where this version reads {SCHEMA}")
+    tied = content.pop("tied", {})
+    if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
+        raise _malformed(path, "'tied' must map names to names")
+    try:
+        metadata = Metadata.model_validate_json(json.dumps(content, allow_nan=False))
+    except ValidationError as problem:
+        raise _malformed(path, _first_problem(problem)) from problem
+    except ValueError as problem:  # 1e999 is JSON, and infinite
+        raise _malformed(path, str(problem)) from problem
+    unknown = sorted(set(content) - set(Metadata.model_fields))
+    return Entry(
+        metadata, tied, tuple(f"metadata key {key!r:.60} is not known here and was ignored" for key in unknown)
+    )
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    """Return the JSON object in `text`, refusing NaN and repeated keys."""
+    if len(text) > _LONGEST:
+        raise _malformed(path, f"{len(text)} characters long; at most {_LONGEST} are read")
+    try:
+        content = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as problem:
+        raise _malformed(path, f"not JSON ({problem})") from problem
+    if not isinstance(content, dict):
+        raise _malformed(path, f"a JSON object is needed, not {type(content).__name__}")
+    return content
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return content
+
+
+def _first_problem(problem: ValidationError) -> str:
+    """Return where the first wrong value is and what is wrong with it."""
+    first = problem.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"][:3]) or "the whole"
+    more = problem.error_count() - 1
+    return f"{where[:80]}: {first['msg']}" + (f" (and {more} more)" if more else "")
+
+
+def _malformed(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"unreadable '{ENTRY}' metadata in {path}: {what}; {_WAY_OUT}")
