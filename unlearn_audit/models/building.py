@@ -1,0 +1,242 @@
+"""From a model spec to a freshly initialised network: our own names, torchvision, timm, or the user's code."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from unlearn_audit import catalogue
+from unlearn_audit.errors import UsageError, unknown_name
+
+__all__ = ["Shapes", "build", "is_code", "library_names", "shapes_of", "skeleton"]
+
+RGB = 3
+TORCHVISION = "torchvision"
+TIMM = "timm"
+
+Shapes = dict[str, tuple[int, ...]]
+ImageSize = tuple[int, int] | None
+
+
+def is_code(spec: str) -> bool:
+    """Return whether a spec names a callable of the user's (`package.module:callable`) and not a known model.
+
+    >>> is_code("my_project.models:make"), is_code("torchvision:resnet18"), is_code("resnet20")
+    (True, False, False)
+    """
+    prefix, colon, _ = spec.partition(":")
+    return bool(colon) and prefix not in {TORCHVISION, TIMM}
+
+
+def build(
+    spec: str,
+    *,
+    classes: int,
+    channels: int = RGB,
+    image_size: ImageSize = None,
+    allow_code: bool = False,
+) -> nn.Module:
+    """Return a freshly initialised model; nothing is downloaded.
+
+    Args:
+        spec: a name of `catalogue.MODELS`, `torchvision:NAME`, `timm:NAME`, or `package.module:callable`, which is
+            called without arguments, so that classes, channels and size are its own affair.
+        classes: outputs of the last layer, at least 1.
+        channels: channels of the images; torchvision's models take 3 only.
+        image_size: height and width of the images, for the architectures that are built for one size (vision
+            transformers); None keeps the size they were published with, which weights from elsewhere need.
+        allow_code: whether the spec comes from a flag or a named config, and may therefore choose code to run.
+
+    Returns:
+        The model in training mode, on the default device.
+
+    Raises:
+        UsageError: unknown name, timm not installed, code where it is not allowed or cannot be used, or an
+            architecture that does not exist for these classes, channels and image size.
+    """
+    if classes < 1 or channels < 1:
+        raise UsageError(f"model '{spec}' needs at least 1 class and 1 channel, not {classes} and {channels}")
+    if is_code(spec):
+        return _from_code(spec, allowed=allow_code)
+    library, colon, name = spec.partition(":")
+    if not colon:
+        return _own(spec, classes, channels)
+    make = _from_torchvision if library == TORCHVISION else _from_timm
+    return make(name, classes, channels, image_size)
+
+
+def _own(name: str, classes: int, channels: int) -> nn.Module:
+    """Build a model of the catalogue."""
+    if name not in catalogue.MODELS:
+        raise UsageError(unknown_name("model", name, catalogue.MODELS, hint=_elsewhere(name)))
+    model: nn.Module = catalogue.load("model", catalogue.MODELS, name)(classes=classes, channels=channels)
+    return model
+
+
+def _elsewhere(name: str) -> str:
+    """Tell which other kinds of spec there are, and whether torchvision has the name."""
+    found = f"torchvision has it: 'torchvision:{name}'. " if name in library_names(TORCHVISION) else ""
+    return f"{found}Other specs: torchvision:NAME, timm:NAME, package.module:callable"
+
+
+def library_names(library: str) -> tuple[str, ...]:
+    """Return the image classifiers that `torchvision` or `timm` can build, sorted.
+
+    Raises:
+        UsageError: timm is not installed.
+    """
+    if library == TIMM:
+        return tuple(sorted(_timm().list_models()))
+    from torchvision import models
+
+    return tuple(sorted(models.list_models(module=models)))
+
+
+def _timm() -> Any:
+    """Import timm, which is optional."""
+    try:
+        return import_module(TIMM)
+    except ModuleNotFoundError as missing:
+        raise UsageError("a timm model needs timm: pip install 'unlearn-audit[timm]'") from missing
+
+
+def _from_torchvision(name: str, classes: int, channels: int, image_size: ImageSize) -> nn.Module:
+    """Build one of torchvision's classifiers."""
+    from torchvision import models
+
+    names = library_names(TORCHVISION)
+    if name not in names:
+        raise UsageError(_unknown(TORCHVISION, name, names))
+    if channels != RGB:
+        raise UsageError(
+            f"'torchvision:{name}' takes images of {RGB} channels, the data has {channels}; "
+            "choose one of our own models (small-cnn, resnet20, cifar-resnet18), timm:NAME, or data in colour"
+        )
+    # Both would otherwise warn that their default initialisation is about to change.
+    extra: dict[str, Any] = {"init_weights": True} if name in {"googlenet", "inception_v3"} else {}
+    if name.startswith("vit_") and image_size is not None:
+        height, width = image_size
+        if height != width:
+            raise UsageError(f"'torchvision:{name}' takes square images, the data is {height} x {width}")
+        extra = {"image_size": height}
+    return _call(
+        f"torchvision:{name}", lambda: models.get_model(name, weights=None, num_classes=classes, **extra), image_size
+    )
+
+
+def _from_timm(name: str, classes: int, channels: int, image_size: ImageSize) -> nn.Module:
+    """Build one of timm's models; names of other schemes (`hf-hub:`) would reach for the network and are unknown."""
+    timm = _timm()
+    if not timm.is_model(name):
+        raise UsageError(_unknown(TIMM, name, library_names(TIMM)))
+    extra: dict[str, Any] = {} if channels == RGB else {"in_chans": channels}
+    config = timm.get_pretrained_cfg(name)
+    if image_size is not None and config is not None and config.fixed_input_size:
+        extra["img_size"] = image_size
+    return _call(
+        f"timm:{name}", lambda: timm.create_model(name, pretrained=False, num_classes=classes, **extra), image_size
+    )
+
+
+def _unknown(library: str, name: str, names: tuple[str, ...]) -> str:
+    """Say that a library has no such model, with its nearest names; the whole list would fill the screen."""
+    near = get_close_matches(name, names, n=4, cutoff=0.5)
+    guess = f"did you mean {', '.join(near)}?" if near else f"it has, for example, {', '.join(names[:4])}"
+    return f"{library} has no image classifier '{name}' (of {len(names)}); {guess}"
+
+
+def _call(spec: str, make: Callable[[], Any], image_size: ImageSize) -> nn.Module:
+    """Build, turning a constructor's refusal into one line."""
+    size = "" if image_size is None else f" for images of {image_size[0]} x {image_size[1]}"
+    try:
+        model: nn.Module = make()
+    except (
+        ArithmeticError,
+        LookupError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AssertionError,
+    ) as no:
+        raise UsageError(f"'{spec}' cannot be built{size}: {first_line(no)}; choose another --model") from no
+    return model
+
+
+def first_line(problem: BaseException) -> str:
+    """Return the kind and the first line of an exception's message."""
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0]}" if lines else type(problem).__name__
+
+
+def _from_code(spec: str, *, allowed: bool) -> nn.Module:
+    """Import and call the user's callable."""
+    if not allowed:
+        raise UsageError(
+            f"model '{spec}' is code to run, and a checkpoint's metadata or a config that was merely found may not "
+            "choose it; if you trust it, name it yourself with --model SPEC or --config FILE"
+        )
+    make = _imported(spec)
+    try:
+        model = make()
+    except Exception as problem:
+        raise UsageError(f"model '{spec}' failed when called without arguments: {first_line(problem)}") from problem
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model '{spec}' returned {type(model).__name__}; it must return a torch.nn.Module")
+    return model
+
+
+def _imported(spec: str) -> Callable[[], object]:
+    """Return the callable of a spec, with the current folder importable."""
+    module, _, attribute = spec.partition(":")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        made: object = import_module(module)
+        for part in attribute.split("."):
+            made = getattr(made, part)
+    except Exception as problem:
+        raise UsageError(
+            f"model '{spec}' cannot be imported (from {folder} or as installed): {first_line(problem)}"
+        ) from problem
+    if not callable(made):
+        raise UsageError(f"model '{spec}' is a {type(made).__name__}, not a callable that returns a torch.nn.Module")
+    return made
+
+
+class _WithoutWeights(TorchFunctionMode):
+    """Put what `torch.empty` makes, which is where layers keep their weights, on the meta device."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def skeleton(spec: str, *, classes: int, channels: int = RGB) -> Shapes:
+    """Return names and shapes of a model's state dict without taking memory for its weights.
+
+    Raises:
+        UsageError: as `build` does; code is refused.
+    """
+    try:
+        with _WithoutWeights():
+            return shapes_of(build(spec, classes=classes, channels=channels).state_dict())
+    except UsageError:  # models that try an image in their constructor need everything on one device
+        with torch.device("meta"):
+            return shapes_of(build(spec, classes=classes, channels=channels).state_dict())
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
+    """Return the shape of each tensor of a state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

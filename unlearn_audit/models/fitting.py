@@ -1,0 +1,184 @@
+"""Weights into a model, images into a model: strict, and with one line where either does not fit."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from unlearn_audit.errors import CheckpointError, MeasurementError
+from unlearn_audit.models.building import Shapes, first_line, shapes_of
+
+__all__ = ["check_input", "differences", "flops_per_image", "is_counter", "load_state", "parameter_count"]
+
+SHOWN = 3  # differing keys named per kind; the rest is counted
+
+
+def is_counter(name: str) -> bool:
+    """Return whether a tensor is BatchNorm's count of batches, which old checkpoints lack and no prediction uses."""
+    return name.rpartition(".")[2] == "num_batches_tracked"
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy a state dict into a model, in place; every name and every shape has to agree.
+
+    The one thing that may be absent is BatchNorm's `num_batches_tracked`, which PyTorch before 0.4.1 did not write.
+
+    Args:
+        model: the model to fill; its own precision is kept.
+        state: names and tensors, without wrappers' prefixes.
+        where: the checkpoint's name, for the message.
+
+    Raises:
+        CheckpointError: the first differing names and shapes, or both class counts where only the head differs.
+    """
+    own = model.state_dict()
+    counters = {name: tensor for name, tensor in own.items() if is_counter(name) and name not in state}
+    needed, found = shapes_of(own), shapes_of({**counters, **state})
+    if needed != found:
+        raise CheckpointError(f"{where}: {_misfit(needed, found)}")
+    entries = OrderedDict({**counters, **state})
+    # Modules that changed their layout (MNASNet) ask for the version of the layout, which safetensors does not carry.
+    entries._metadata = getattr(own, "_metadata", None)  # type: ignore[attr-defined]
+    try:
+        model.load_state_dict(entries, strict=True)
+    except (RuntimeError, ValueError) as problem:
+        raise CheckpointError(f"{where}: the weights do not fit the model: {first_line(problem)}") from problem
+
+
+def _misfit(needed: Shapes, found: Shapes) -> str:
+    """Tell two class counts where that is all, else the differing keys."""
+    counts = _class_counts(needed, found)
+    if counts is None:
+        return f"the weights do not fit the model; {differences(needed, found)}. Name the architecture with --model"
+    return (
+        f"checkpoint has {counts[0]} classes, data has {counts[1]}; "
+        "name the data that it was trained on with --data, or another checkpoint"
+    )
+
+
+def _class_counts(needed: Shapes, found: Shapes) -> tuple[int, int] | None:
+    """Return the class counts (found, needed) if the shapes differ in the first dimension of the head alone.
+
+    Another layer's outputs are a later layer's inputs, its second dimension, so only the head can differ like this.
+    """
+    if needed.keys() != found.keys():
+        return None
+    pairs = [(found[name], needed[name]) for name in needed if found[name] != needed[name]]
+    if any(not has or not wants or has[1:] != wants[1:] for has, wants in pairs):
+        return None
+    counts = {(has[0], wants[0]) for has, wants in pairs}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def differences(needed: Shapes, found: Shapes) -> str:
+    """Return the first names that are missing, unexpected or of another shape, in words.
+
+    >>> differences({"fc.weight": (10, 64), "fc.bias": (10,)}, {"fc.weight": (10, 32), "linear.bias": (10,)})
+    "missing: 'fc.bias'; unexpected: 'linear.bias'; other shape: 'fc.weight' is [10, 32] where [10, 64] is needed"
+    """
+    kinds = {
+        "missing": [f"'{name}'" for name in needed if name not in found and not is_counter(name)],
+        "unexpected": [f"'{name}'" for name in found if name not in needed and not is_counter(name)],
+        "other shape": [
+            f"'{name}' is {list(found[name])} where {list(shape)} is needed"
+            for name, shape in needed.items()
+            if found.get(name, shape) != shape
+        ],
+    }
+    return "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+
+
+def _some(names: list[str]) -> str:
+    """Join the first few and count the rest."""
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def check_input(model: nn.Module, images: Tensor, *, spec: str, classes: int | None = None) -> None:
+    """Make sure that a model turns such images into one row of logits each, before anything long is started.
+
+    Args:
+        model: the model; its training mode is put back afterwards.
+        images: normalised images [N, C, H, W] on the model's device; two of them are used.
+        spec: the model's name, for the message.
+        classes: the columns that the output must have; None accepts any number.
+
+    Raises:
+        MeasurementError: the model cannot take them, or answers with something other than [N, classes].
+    """
+    given = f"{images.shape[1]} channels, {images.shape[2]} x {images.shape[3]} pixels" if images.ndim == 4 else ""
+    given = given or f"shape {list(images.shape)}, not [N, C, H, W]"
+    try:
+        with _evaluating(model), torch.inference_mode():
+            output: object = model(images[:2])
+    except Exception as problem:
+        raise MeasurementError(
+            f"model '{spec}' cannot take these images ({given}): {first_line(problem)}; "
+            "give it data of the size and channels that it was trained on (--data), or another --model"
+        ) from problem
+    complaint = _wrong_output(output, len(images[:2]), classes)
+    if complaint:
+        raise MeasurementError(
+            f"model '{spec}' answers images ({given}) with {complaint}; "
+            "a classifier with one row of logits per image is needed"
+        )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to eval mode, and leave every module in the mode that it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _wrong_output(output: object, rows: int, classes: int | None) -> str:
+    """Return what an output is instead of logits [rows, classes], or nothing."""
+    columns = "classes" if classes is None else str(classes)
+    if not isinstance(output, Tensor):
+        return f"a {type(output).__name__} instead of a tensor [{rows}, {columns}]"
+    fits = output.ndim == 2 and output.shape[0] == rows and (classes is None or output.shape[1] == classes)
+    if not fits or not output.is_floating_point():
+        return f"a tensor {list(output.shape)} of {output.dtype} instead of logits [{rows}, {columns}]"
+    return ""
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Return the number of learnable parameters, shared ones once; buffers are not counted.
+
+    >>> parameter_count(nn.Linear(3, 2))
+    8
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops_per_image(model: nn.Module, image: Tensor) -> int:
+    """Return the floating-point operations of one forward pass over one image, in eval mode.
+
+    A multiplication with its addition counts as two; matrix products, convolutions and attention are counted,
+    element-wise operations are not (the convention of `torch.utils.flop_counter`).
+
+    Args:
+        model: the model; its training mode is put back afterwards.
+        image: one normalised image, [C, H, W] or [1, C, H, W], on the model's device.
+
+    Raises:
+        MeasurementError: the model cannot take the image.
+    """
+    batch = image.unsqueeze(0) if image.ndim == 3 else image
+    counter = FlopCounterMode(display=False)
+    try:
+        with _evaluating(model), torch.no_grad(), counter:
+            model(batch)
+    except Exception as problem:
+        raise MeasurementError(
+            f"the model cannot take an image {list(batch.shape)}: {first_line(problem)}"
+        ) from problem
+    return counter.get_total_flops()
