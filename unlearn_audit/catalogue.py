@@ -13,6 +13,7 @@ __all__ = [
     "ATTACKS",
     "DATA_SOURCES",
     "METHODS",
+    "METRICS",
     "MODELS",
     "RECIPES",
     "WEIGHT_TRANSFORMS",
@@ -52,6 +53,25 @@ WEIGHT_TRANSFORMS: Mapping[str, str] = {
 
 ATTACKS: Mapping[str, str] = {
     "loss": "unlearn_audit.attacks.population:loss",
+}
+
+# Name of a measurement -> what it is; a policy that names anything else is refused.
+METRICS: Mapping[str, str] = {
+    "accuracy.retain": "share of correct predictions on the retain set",
+    "accuracy.forget": "share of correct predictions on the forget set",
+    "accuracy.test": "share of correct predictions on the test set",
+    "accuracy.unseen": "share of correct predictions on the forget set's unseen twin",
+    "loss.retain": "mean cross-entropy on the retain set",
+    "loss.forget": "mean cross-entropy on the forget set",
+    "loss.test": "mean cross-entropy on the test set",
+    "loss.unseen": "mean cross-entropy on the forget set's unseen twin",
+    "gap.retain": "accuracy on retain minus the retrained models' mean",
+    "gap.forget": "accuracy on forget minus the retrained models' mean",
+    "gap.test": "accuracy on test minus the retrained models' mean",
+    "gap.average": "mean of the absolute gaps",
+    "rcd.raw": "area under the relearning curve on the forget set",
+    "rcd.ratio_to_unseen": "RCD on the forget set / RCD on its unseen twin",
+    "mia.loss.auc": "AUC of the loss attack, forget set against its unseen twin",
 }
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "MiaSettings",
     "RcdSettings",
     "Resolved",
+    "check_files",
     "code_is_allowed",
     "environment_layer",
     "file_layer",
@@ -329,3 +330,25 @@ def _known_keys(tables: Sequence[str]) -> list[str]:
     """Return the keys that may stand in that table."""
     section = SECTIONS.get(tables[0]) if tables else AuditConfig
     return sorted((section or AuditConfig).model_fields)
+
+
+def check_files(config: AuditConfig, source: str) -> None:
+    """Check that the files a configuration names are there and that it asks for something.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    problems = []
+    for index, entry in enumerate(config.checkpoint):
+        if not Path(entry.path).is_file():
+            problems.append(f"checkpoint.{index}.path: no such file: {entry.path}")
+    for key in ("forget", "retain", "unseen"):
+        spec = getattr(config, key)
+        if spec and not spec.startswith(INDEX_KEYWORDS) and not Path(spec).is_file():
+            problems.append(f"{key}: no such file: {spec}")
+    if not config.checkpoint:
+        problems.append("checkpoint: none given; add [[checkpoint]] with a path")
+    if not any(getattr(config, name) is not None for name in ("gaps", "rcd", "mia")):
+        problems.append("nothing to measure: add [gaps], [rcd] or [mia]")
+    if problems:
+        raise ConfigError(source, problems)

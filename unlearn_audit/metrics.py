@@ -114,30 +114,26 @@ def student_interval(value: float, standard_error: float, degrees_of_freedom: fl
 
 
 def difference_from_references(
-    value: float, references: Sequence[float], example_variance: float, *, level: float = 0.95
-) -> Difference | None:
+    value: float, mean: float, spread: float, references: int, example_variance: float, *, level: float = 0.95
+) -> Difference:
     """Return value - mean(references) with an interval that knows examples and training seeds.
 
     Two sources of chance add up: the examples (`example_variance`, paired over all models) and the seed of a
-    retrained model, s²·(1 + 1/R) with s the spread of the R references, because the value is asked whether it could
-    be one more of them. Degrees of freedom by Satterthwaite; a paired bootstrap over examples alone would reject
-    true retrained models far too often.
+    retrained model, spread²·(1 + 1/R), because the value is asked whether it could be one more of the R references.
+    Degrees of freedom by Satterthwaite; a paired bootstrap over examples alone would reject true retrained models far
+    too often.
 
     Args:
         value: the subject's value.
-        references: the same measurement of the retrained models.
+        mean: of the same measurement of the retrained models.
+        spread: their sample standard deviation.
+        references: R >= 2, how many there are.
         example_variance: variance of the difference due to the choice of examples.
         level: coverage of the interval.
-
-    Returns:
-        The difference, or None below two references: one retrained model has no spread.
     """
-    mean, spread = mean_and_spread(references)
-    if spread is None:
-        return None
-    seed_variance = spread**2 * (1 + 1 / len(references))
+    seed_variance = spread**2 * (1 + 1 / references)
     total = seed_variance + example_variance
-    freedom = float("inf") if seed_variance == 0 else total**2 * (len(references) - 1) / seed_variance**2
+    freedom = float("inf") if seed_variance == 0 else total**2 * (references - 1) / seed_variance**2
     error = float(np.sqrt(total))
     bounds = student_interval(value - mean, error, freedom, level)
     return Difference(value - mean, error, freedom, bounds.low, bounds.high)

@@ -1,7 +1,8 @@
 """Named training recipes: how an original or a retrained model comes to be, the same way each time."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlearn_audit import models, tasks
-from unlearn_audit.data import Dataset
+from unlearn_audit import __version__, catalogue, models, tasks
+from unlearn_audit.checkpoints import Metadata, write_checkpoint
+from unlearn_audit.data import Dataset, IndexSet
 from unlearn_audit.engine import Batches, Compute, derive_seed, descend
+from unlearn_audit.files import check_output
 from unlearn_audit.progress import Progress, silent
 
-__all__ = ["RESNET", "SMALL", "Recipe", "crop_and_flip", "default_recipe", "new_model", "train"]
+__all__ = [
+    "RESNET",
+    "SMALL",
+    "Recipe",
+    "crop_and_flip",
+    "describe",
+    "new_model",
+    "pick_recipe",
+    "train",
+    "train_checkpoint",
+]
 
 
 @dataclass(frozen=True)
@@ -46,16 +59,27 @@ class Recipe:
 
 
 # Ours: enough passes without regularisation that a small network fits every label, wrong ones included.
-SMALL = Recipe("small", 40, 64, 0.1, 0.9, 0.0, augment=False)
+SMALL = Recipe("small", 30, 64, 0.1, 0.9, 0.0, augment=False)
 # He et al. 2016, section 4.2 (step .1, momentum .9, crops and flips); cosine schedule and 5e-4 as is usual since.
 RESNET = Recipe("resnet", 30, 128, 0.1, 0.9, 5e-4, augment=True)
 
 WARM_UP = 0.05
 
 
-def default_recipe(model: str) -> str:
-    """Return the recipe's name for a model spec: "small" for our small networks, "resnet" for the rest."""
-    return "small" if model.startswith("small") else "resnet"
+def pick_recipe(name: str | None, model: str, *, epochs: int | None = None) -> Recipe:
+    """Return a recipe: the one named, else "small" for our small networks and "resnet" for all other models.
+
+    Args:
+        name: of the catalogue, or None.
+        model: the model spec that decides where no name is given.
+        epochs: instead of the recipe's own.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    chosen = name or ("small" if model.startswith("small") else "resnet")
+    recipe: Recipe = catalogue.load("recipe", catalogue.RECIPES, chosen)
+    return replace(recipe, epochs=epochs) if epochs else recipe
 
 
 def new_model(spec: str, dataset: Dataset, seed: int, *, allow_code: bool = False) -> nn.Module:
@@ -153,4 +177,80 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.SGD(
         [group for group in groups if group["params"]], lr=recipe.step_size, momentum=recipe.momentum, nesterov=True
+    )
+
+
+def train_checkpoint(
+    out: Path,
+    spec: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    without: IndexSet | None = None,
+    seed: int,
+    compute: Compute,
+    allow_code: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+    task: str = "training",
+) -> str:
+    """Train on the data, without a set to be forgotten where one is given, and write a self-describing checkpoint.
+
+    Args:
+        out: the file to write.
+        spec: model spec.
+        dataset: what to train on.
+        recipe: how.
+        without: training examples to leave out; the model is then recorded as retrained, else as original.
+        seed: of initialisation and order.
+        compute: where.
+        allow_code: whether the spec may name user code.
+        force: replace an existing file.
+        progress: told along the way.
+        task: its name in the progress.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        OutputError: the file exists or cannot be written; found out before training.
+        MeasurementError: training diverged.
+    """
+    check_output(out, force=force)
+    indices = np.arange(len(dataset.train))
+    if without is not None:
+        indices = np.setdiff1d(indices, without.indices)
+    model = train(
+        spec, dataset, indices, recipe, seed=seed, compute=compute, allow_code=allow_code, progress=progress, task=task
+    )
+    steps = recipe.epochs * math.ceil(len(indices) / recipe.batch_size)
+    metadata = describe(spec, dataset).model_copy(
+        update={
+            "role": "original" if without is None else "retrained",
+            "recipe": recipe.settings(),
+            "seed": seed,
+            "forget": without.spec if without else None,
+            "forget_sha256": without.sha256 if without else None,
+            "forget_n": len(without.indices) if without else None,
+            "steps": steps,
+            "gradient_evaluations": recipe.epochs * len(indices),
+        }
+    )
+    return write_checkpoint(out, model.state_dict(), metadata, force=force)
+
+
+def describe(spec: str, dataset: Dataset) -> Metadata:
+    """Return what any checkpoint made here says about its model, its data and its transform."""
+    channels, height, width = dataset.train.images.shape[1:]
+    return Metadata(
+        model=spec,
+        classes=dataset.classes,
+        channels=channels,
+        image_size=(height, width),
+        data=dataset.spec,
+        data_sha256=dataset.sha256,
+        mean=tuple(dataset.mean),
+        std=tuple(dataset.std),
+        tool_version=__version__,
+        torch_version=torch.__version__,
     )

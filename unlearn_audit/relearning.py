@@ -59,10 +59,11 @@ class Curve:
 
 
 class Run(NamedTuple):
-    """One trajectory to take: a model and the set that it relearns."""
+    """One trajectory to take: a model, the set that it relearns, and the model's evaluation transform."""
 
     model: nn.Module
     examples: Examples
+    transform: Transform
 
 
 class StepSearch(NamedTuple):
@@ -84,7 +85,6 @@ class Relearned(NamedTuple):
 
 def relearn(
     run: Run,
-    transform: Transform,
     *,
     steps: int,
     step_size: float,
@@ -100,8 +100,7 @@ def relearn(
     passes over the set, and nothing more.
 
     Args:
-        run: the model (left as it is) and the set.
-        transform: the evaluation transform.
+        run: the model (left as it is), the set and the transform.
         steps: K >= 0.
         step_size: of gradient descent or Adam.
         compute: where, and how many images at once.
@@ -114,7 +113,7 @@ def relearn(
         The curve, cut where it diverged.
     """
     model = compute.place(copy.deepcopy(run.model)).eval()
-    batch = FullBatch(run.examples, transform, compute=compute)
+    batch = FullBatch(run.examples, run.transform, compute=compute)
     parameters = list(trainable(model).values())
     kinds = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
     stepper = kinds[optimizer](parameters, lr=step_size)
@@ -151,7 +150,6 @@ def _norm(parameters: Sequence[nn.Parameter]) -> float:
 
 def relearn_all(
     runs: Sequence[Run],
-    transform: Transform,
     *,
     steps: int,
     step_size: float | Literal["auto"],
@@ -167,7 +165,6 @@ def relearn_all(
 
     Args:
         runs: trajectories that will be compared.
-        transform: the evaluation transform.
         steps: K.
         step_size: a number, or "auto".
         compute: where.
@@ -180,7 +177,7 @@ def relearn_all(
     search = StepSearch(None, 0, 0, 0)
     chosen = step_size if step_size != "auto" else ADAM_STEP
     if step_size == "auto" and optimizer == "gd":
-        search = _start(runs, transform, compute, progress)
+        search = _start(runs, compute, progress)
         flat = search.lambda_max is None or search.lambda_max <= 1 / (4 * LARGEST_AUTO_STEP)
         chosen = LARGEST_AUTO_STEP if flat else 1 / (4 * float(search.lambda_max or 1))
     while True:
@@ -190,7 +187,6 @@ def relearn_all(
             curves.append(
                 relearn(
                     run,
-                    transform,
                     steps=steps,
                     step_size=chosen,
                     compute=compute,
@@ -216,12 +212,12 @@ def _unsafe(curve: Curve, optimizer: Optimizer) -> bool:
     return curve.diverged_at is not None or (optimizer == "gd" and curve.rises_from is not None)
 
 
-def _start(runs: Sequence[Run], transform: Transform, compute: Compute, progress: Progress) -> StepSearch:
+def _start(runs: Sequence[Run], compute: Compute, progress: Progress) -> StepSearch:
     """Measure lambda_max at the start of every run; a product with the Hessian is one forward, two backward passes."""
     largest, products = 0.0, 0
     for index, run in enumerate(runs):
         model = compute.place(copy.deepcopy(run.model)).eval()
-        found = lambda_max(model, FullBatch(run.examples, transform, compute=compute))
+        found = lambda_max(model, FullBatch(run.examples, run.transform, compute=compute))
         largest, products = max(largest, found.value), products + found.products
         progress("curvature at the start", index + 1, len(runs), f"lambda_max {largest:.3g}")
     return StepSearch(largest, 0, products, 2 * products)

@@ -134,7 +134,7 @@ class Tool(Part):
 class AuditReport(Part):
     """One audit. `body_sha256` covers every other field in canonical JSON."""
 
-    schema_version: Annotated[Literal[1], Field(strict=True)] = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     body_sha256: Digest | None = None
     tool: Tool
     created_at: str

@@ -4,7 +4,7 @@ from unlearn_audit.data.examples import Dataset, Examples, Transform
 from unlearn_audit.data.indices import IndexSet, read_indices
 from unlearn_audit.data.loading import load_data
 from unlearn_audit.data.spec import is_code
-from unlearn_audit.data.splits import Splits, make_splits
+from unlearn_audit.data.splits import Splits, make_splits, read_training_indices
 from unlearn_audit.data.twin import Twin
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "load_data",
     "make_splits",
     "read_indices",
+    "read_training_indices",
 ]

@@ -11,7 +11,7 @@ from unlearn_audit.data.indices import IndexSet, read_indices
 from unlearn_audit.data.twin import Twin, make_twin, shared_images
 from unlearn_audit.errors import DataError
 
-__all__ = ["Splits", "make_splits"]
+__all__ = ["Splits", "make_splits", "read_training_indices"]
 
 TOLERATED = 0.01  # share of the forget set that may stand in the test set as well
 SAMPLE, TWIN = 0, 1  # streams of the seed
@@ -88,15 +88,10 @@ def make_splits(
         DataError: a spec is unfit, forget and retain set overlap, more than 1 % of the forget images stand in the test
             set, or no forget example has an unseen partner.
     """
-    name, train = dataset.spec, dataset.train
-    changed, origin = dataset.changed, dataset.origin
-    chosen = read_indices(forget, examples=train, name=name, base=base, changed=changed, origin=origin)
-    rest = np.setdiff1d(np.arange(len(train)), chosen.indices)
+    chosen = read_training_indices(forget, dataset, base=base)
+    rest = np.setdiff1d(np.arange(len(dataset.train)), chosen.indices)
     if retain is not None:
-        given = read_indices(
-            retain, examples=train, name=name, base=base, changed=changed, origin=origin, role="retain"
-        )
-        rest = _disjoint(given, chosen)
+        rest = _disjoint(read_training_indices(retain, dataset, base=base, role="retain"), chosen)
     copies, limitations = _check_overlap(dataset, chosen)
     pool = np.setdiff1d(_pool(dataset, unseen, base), copies)
     measured = _sample(chosen.indices, sample, seed)
@@ -104,6 +99,29 @@ def make_splits(
     if not twin.complete:
         limitations += (_incomplete(dataset, measured, twin),)
     return Splits(dataset, chosen, measured, rest, twin, limitations)
+
+
+def read_training_indices(spec: str, dataset: Dataset, *, base: Path = Path("."), role: str = "forget") -> IndexSet:
+    """Return the training examples that a spec names; see `read_indices`.
+
+    Args:
+        spec: the file or the words.
+        dataset: the data whose training split is pointed into.
+        base: the folder that a relative file starts at.
+        role: what the indices are for, for messages.
+
+    Raises:
+        DataError: the spec is unfit.
+    """
+    return read_indices(
+        spec,
+        examples=dataset.train,
+        name=dataset.spec,
+        base=base,
+        changed=dataset.changed,
+        origin=dataset.origin,
+        role=role,
+    )
 
 
 def _disjoint(retain: IndexSet, forget: IndexSet) -> NDArray[np.int64]:

@@ -1,0 +1,104 @@
+"""The audit: the one room that knows every measurement. Config in, report out.
+
+Every measuring verb builds a small config and calls `run_audit`.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from unlearn_audit import __version__
+from unlearn_audit.audit.bench import Bench, environment, open_bench
+from unlearn_audit.audit.gaps import measure_gaps
+from unlearn_audit.audit.mia import measure_mia
+from unlearn_audit.audit.rcd import measure_rcd
+from unlearn_audit.conclusion import conclude
+from unlearn_audit.config import AuditConfig
+from unlearn_audit.errors import UsageError, unknown_name
+from unlearn_audit.files import sha256_of_bytes
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Tool
+
+__all__ = ["MEASUREMENTS", "run_audit"]
+
+# Section of the config -> the measurement it asks for, in the order of the report.
+MEASUREMENTS: Mapping[str, Callable[[Bench, Any], Iterator[Measurement]]] = {
+    "gaps": lambda bench, _: measure_gaps(bench),
+    "rcd": measure_rcd,
+    "mia": measure_mia,
+}
+
+
+def run_audit(
+    config: AuditConfig,
+    *,
+    origins: Mapping[str, str] | None = None,
+    only: tuple[str, ...] = (),
+    progress: Progress = silent,
+) -> AuditReport:
+    """Run every measurement that the config has a section for.
+
+    Args:
+        config: what to audit and how.
+        origins: where each dotted key came from; without it every value given counts as asked for by the caller.
+        only: names of sections to run; all of the config's when empty.
+        progress: told along the way.
+
+    Returns:
+        The report; the same inputs and seed on the same machine give the same one, timestamps aside.
+
+    Raises:
+        UsageError: nothing to measure, or the request is incomplete.
+        MeasurementError: a checkpoint cannot be read or does not fit.
+    """
+    for name in only:
+        if name not in MEASUREMENTS:
+            raise UsageError(unknown_name("measurement", name, MEASUREMENTS))
+    asked = [name for name in MEASUREMENTS if getattr(config, name) is not None and (not only or name in only)]
+    if not asked:
+        raise UsageError("nothing to measure: the config has none of the sections [gaps], [rcd], [mia]")
+    given = origins if origins is not None else dict.fromkeys(config.model_fields_set, "flag")
+    bench = open_bench(config, given, progress)
+    measurements = tuple(found for name in asked for found in MEASUREMENTS[name](bench, getattr(config, name)))
+    subjects = tuple(bench.describe(candidate) for candidate in bench.subjects)
+    return AuditReport(
+        tool=Tool(version=__version__),
+        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        subjects=subjects,
+        data=_data(bench),
+        measurements=measurements,
+        conclusion=conclude(measurements),
+        settings=_settings(bench),
+        environment=environment(bench.compute, config.seed),
+        limitations=tuple(dict.fromkeys(bench.limitations)),
+    )
+
+
+def _data(bench: Bench) -> Data:
+    """Describe the sets with the digests of their resolved indices."""
+    splits = bench.splits
+
+    def rows(spec: str, indices: Any) -> SetSummary:
+        return SetSummary(spec=spec, sha256=sha256_of_bytes(indices.astype("<i8").tobytes()), n=len(indices))
+
+    forget = rows(splits.forget.spec, splits.measured) if len(splits.measured) < len(splits.forget.indices) else None
+    return Data(
+        source=splits.dataset.spec,
+        sha256=splits.dataset.sha256,
+        forget=forget or SetSummary(spec=splits.forget.spec, sha256=splits.forget.sha256, n=len(splits.forget.indices)),
+        retain=rows(bench.config.retain or "the rest of the training set", splits.retain),
+        test=SetSummary(spec="test split", sha256=splits.dataset.sha256, n=len(splits.dataset.test)),
+        unseen=rows(bench.config.unseen or "drawn from the test split", splits.unseen.unseen),
+    )
+
+
+def _settings(bench: Bench) -> dict[str, Any]:
+    """Return the resolved configuration, and who said each value that somebody said."""
+    return {
+        "config": bench.config.model_dump(mode="json", exclude_none=True),
+        "from": dict(sorted(bench.origins.items())),
+        "normalisation": {
+            candidate.label: {"mean": list(candidate.transform.mean), "std": list(candidate.transform.std)}
+            for candidate in bench.subjects
+        },
+    }

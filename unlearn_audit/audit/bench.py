@@ -1,0 +1,196 @@
+"""The bench that measurements stand on: which models, on which data, with which transform, and who said so."""
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from unlearn_audit import models
+from unlearn_audit.attacks import Signals
+from unlearn_audit.checkpoints import Checkpoint, check_finite, read_checkpoint
+from unlearn_audit.config import AuditConfig
+from unlearn_audit.data import Dataset, Examples, Splits, make_splits
+from unlearn_audit.engine import Compute, predict, prepare
+from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.report import Subject
+from unlearn_audit.subjects import Candidate, build_candidate, settle_data, unique_labels
+
+__all__ = ["Bench", "Split", "environment", "open_bench"]
+
+Split = Literal["retain", "forget", "test", "unseen"]
+
+
+@dataclass
+class Bench:
+    """Everything that measurements share; predictions are made once and kept."""
+
+    config: AuditConfig
+    origins: dict[str, str]
+    compute: Compute
+    splits: Splits
+    subjects: tuple[Candidate, ...]
+    limitations: list[str]
+    progress: Progress = silent
+    _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)
+
+    def examples(self, split: Split) -> Examples:
+        """Return the examples of a split; "forget" is the measured part of the forget set."""
+        splits = self.splits
+        if split == "forget":
+            return splits.measured_examples
+        return {"retain": splits.retain_examples, "test": splits.test_examples, "unseen": splits.unseen.examples}[split]
+
+    def signals(self, candidate: Candidate, split: Split) -> Signals:
+        """Return a candidate's logits and the labels on a split, computed once."""
+        key = (candidate.label, split)
+        if key not in self._signals:
+            examples = self.examples(split)
+            logits = predict(candidate.model, examples.images, candidate.transform, compute=self.compute)
+            self._signals[key] = Signals(logits, examples.labels.numpy())
+        return self._signals[key]
+
+    def paired_forget(self, candidate: Candidate) -> Signals:
+        """Return the signals of those measured forget examples that have a partner in the unseen twin."""
+        kept = np.isin(self.splits.measured, self.splits.unseen.forget)
+        signals = self.signals(candidate, "forget")
+        return Signals(signals.logits[kept], signals.labels[kept])
+
+    def with_role(self, role: str) -> tuple[Candidate, ...]:
+        """Return the subjects of a role."""
+        return tuple(candidate for candidate in self.subjects if candidate.role == role)
+
+    def references(self, candidate: Candidate) -> tuple[Candidate, ...]:
+        """Return the retrained models that a candidate is compared with: all of them, but never itself."""
+        return tuple(other for other in self.with_role("retrained") if other.label != candidate.label)
+
+    def describe(self, candidate: Candidate) -> Subject:
+        """Return the report's entry for a candidate."""
+        image = self.examples("forget").images[:1].to(self.compute.device)
+        return Subject(
+            label=candidate.label,
+            role=candidate.role,
+            path=candidate.path,
+            sha256=candidate.sha256,
+            model=candidate.spec,
+            parameters=models.parameter_count(candidate.model),
+            flop_per_image=models.flops_per_image(candidate.model, candidate.transform(image)),
+            notes=candidate.notes,
+        )
+
+
+def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progress = silent) -> Bench:
+    """Read the checkpoints, settle what they do not say, load the data, and check the instrument.
+
+    Args:
+        config: the merged configuration.
+        origins: where each of its dotted keys came from; decides between it and a checkpoint's metadata.
+        progress: told along the way.
+
+    Raises:
+        UsageError: something is needed that neither the request nor a checkpoint says.
+        MeasurementError: a checkpoint cannot be read or does not fit.
+    """
+    if not config.checkpoint:
+        raise UsageError("no checkpoint given; name at least one file")
+    compute = prepare(config.device, config.precision, config.batch_size)
+    checkpoints = []
+    for index, entry in enumerate(config.checkpoint):
+        checkpoints.append(read_checkpoint(Path(entry.path)))
+        check_finite(checkpoints[-1])
+        progress("reading checkpoints", index + 1, len(config.checkpoint), entry.path)
+    settled = dict(origins)
+    limitations: list[str] = []
+    dataset = settle_data(config, settled, checkpoints, limitations)
+    splits = _splits(config, dataset)
+    limitations += splits.limitations
+    labels = unique_labels(config.checkpoint)
+    candidates = tuple(
+        build_candidate(config, settled, entry, checkpoint, label, dataset, compute)
+        for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True)
+    )
+    for checkpoint, candidate in zip(checkpoints, candidates, strict=True):
+        limitations += _provenance(checkpoint, candidate, splits)
+    bench = Bench(config, settled, compute, splits, candidates, limitations, progress)
+    for candidate in candidates:
+        _check_instrument(bench, candidate)
+    return bench
+
+
+def _splits(config: AuditConfig, dataset: Dataset) -> Splits:
+    if not config.forget:
+        raise UsageError("no forget set given; name it with --forget (an index file, class:3, random:0.1:SEED, …)")
+    return make_splits(
+        dataset, config.forget, unseen=config.unseen, retain=config.retain, sample=config.sample, seed=config.seed
+    )
+
+
+def _provenance(checkpoint: Checkpoint, candidate: Candidate, splits: Splits) -> list[str]:
+    """Say where a checkpoint's own record disagrees with what it is used for."""
+    metadata = checkpoint.metadata
+    recorded = metadata.forget_sha256 if metadata else None
+    if recorded and recorded != splits.forget.sha256 and candidate.role in ("retrained", "unlearned"):
+        verb = "retrained without" if candidate.role == "retrained" else "unlearned with"
+        return [f"{candidate.label} was {verb} another forget set than the one measured here: not a fair comparison"]
+    if metadata and metadata.role and metadata.role != candidate.role:
+        return [f"{candidate.label} is used as {candidate.role}, but its metadata says {metadata.role}"]
+    return []
+
+
+def _check_instrument(bench: Bench, candidate: Candidate) -> None:
+    """Check that two passes agree and that an architecture read off the weights predicts better than chance."""
+    first = bench.signals(candidate, "forget").logits
+    again = predict(candidate.model, bench.examples("forget").images, candidate.transform, compute=bench.compute)
+    if not np.array_equal(first, again):
+        raise MeasurementError(f"{candidate.label}: two passes over the same images disagree; the model is not deterministic")
+    if not np.isfinite(first).all():
+        raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on the forget set")
+    if candidate.assumed:
+        bench.limitations += _at_chance(bench, candidate)
+
+
+def _at_chance(bench: Bench, candidate: Candidate, sample: int = 1000) -> list[str]:
+    """Warn when a guessed architecture or normalisation does no better than chance on training examples."""
+    retain = bench.examples("retain").subset(np.arange(min(sample, len(bench.examples("retain")))))
+    logits = predict(candidate.model, retain.images, candidate.transform, compute=bench.compute)
+    right = float((logits.argmax(axis=1) == retain.labels.numpy()).mean())
+    chance = 1 / bench.splits.dataset.classes
+    if right > chance + 3 * np.sqrt(chance * (1 - chance) / len(retain)):
+        return []
+    return [
+        f"{candidate.label}: accuracy on training examples is at chance ({right:.3f}): the architecture "
+        f"({candidate.spec}), stride, pooling or normalisation is probably not the one it was trained with; "
+        "name them with --model, --mean and --std"
+    ]
+
+
+def environment(compute: Compute, seed: int) -> dict[str, Any]:
+    """Return what the numbers were computed with and on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": str(compute.device)
+        if compute.device.type != "cuda"
+        else torch.cuda.get_device_name(compute.device),
+        "precision": compute.precision,
+        "chunk": compute.chunk,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the folder that the command was given in, if it is a git checkout."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,0 +1,42 @@
+"""Reading a value against the retrained models: the reference, its spread, and what may be called a difference."""
+
+from collections.abc import Sequence
+
+from unlearn_audit import metrics
+from unlearn_audit.report import Reference
+
+__all__ = ["NO_RETRAINED", "compared", "difference_details", "reference_of"]
+
+NO_RETRAINED = "no retrained model to compare with was given"
+
+
+def reference_of(levels: Sequence[float]) -> Reference | None:
+    """Return the retrained models' mean and spread, or None without one."""
+    if not levels:
+        return None
+    mean, spread = metrics.mean_and_spread(levels)
+    return Reference(role="retrained", value=mean, spread=spread, n=len(levels))
+
+
+def compared(value: float, levels: Sequence[float], example_variance: float) -> metrics.Difference | None:
+    """Return the difference to the retrained models, or None below two of them."""
+    reference = reference_of(levels)
+    if reference is None or reference.spread is None:
+        return None
+    return metrics.difference_from_references(
+        value, reference.value, reference.spread, reference.n, example_variance
+    )
+
+
+def difference_details(difference: metrics.Difference | None, scale: str) -> dict[str, object] | None:
+    """Return a difference as plain values for a measurement's details; `scale` says in which unit it was taken."""
+    if difference is None:
+        return None
+    return {
+        "scale": scale,
+        "value": difference.value,
+        "low": difference.low,
+        "high": difference.high,
+        "degrees_of_freedom": None if difference.degrees_of_freedom == float("inf") else difference.degrees_of_freedom,
+        "seen": difference.seen,
+    }

@@ -1,0 +1,83 @@
+"""What the command line says: progress and messages to stderr, the product to stdout."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from unlearn_audit.cli.flags import Shared
+from unlearn_audit.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from unlearn_audit.report import AuditReport
+
+__all__ = ["emit", "finish", "message", "progress_bars"]
+
+
+def message(text: str, *, quiet: bool = False) -> None:
+    """Say something to the person, on stderr."""
+    if not quiet:
+        sys.stderr.write(text + "\n")
+
+
+@contextmanager
+def progress_bars(*, quiet: bool) -> Iterator[Progress]:
+    """Yield a progress that draws bars with rate and time left on stderr, and leaves nothing behind."""
+    if quiet:
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    shown: dict[str, TaskID] = {}
+    columns = (
+        TextColumn("{task.description}", table_column=None),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]{task.fields[note]}", markup=True),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+
+        def tell(task: str, done: int, total: int, note: str = "") -> None:
+            if task not in shown:
+                shown[task] = bars.add_task(task, total=total, note="")
+            bars.update(shown[task], completed=done, total=total, note=note.replace("[", "("), visible=done < total)
+
+        yield tell
+
+
+def emit(report: "AuditReport", shared: Shared) -> None:
+    """Write the report where it was asked for and end with the verb's exit code.
+
+    stdout gets exactly one document; with `--out` the folder gets report.json as well.
+    """
+    from unlearn_audit.files import check_output_folder
+    from unlearn_audit.report import dump_report, write_report
+
+    if shared.out is not None:
+        check_output_folder(shared.out, force=shared.force, owned=("report.json",))
+        write_report(report, shared.out / "report.json")
+        message(f"wrote {shared.out / 'report.json'}", quiet=shared.quiet)
+    if shared.format == "json":
+        sys.stdout.write(dump_report(report))
+    elif shared.format == "markdown":
+        from unlearn_audit.render import markdown
+
+        sys.stdout.write(markdown.render(report))
+    else:
+        from rich.console import Console
+
+        from unlearn_audit.render import terminal
+
+        terminal.show(report, Console())
+    finish(report)
+
+
+def finish(report: "AuditReport") -> None:
+    """Exit 4 when everything that was asked for is null, else 0."""
+    sys.stdout.flush()
+    raise typer.Exit(0 if any(measurement.value is not None for measurement in report.measurements) else 4)

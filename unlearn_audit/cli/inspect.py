@@ -1,0 +1,67 @@
+"""`unlearn-audit inspect`: what is in this file?"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+__all__ = ["register"]
+
+
+def _inspect(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, whatever its ending.")],
+    model: Annotated[str | None, typer.Option(help="Model spec, as a measuring verb would take it.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data spec, as a measuring verb would take it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration file; flags win over it.")] = None,
+    format: Annotated[Literal["table", "json"], typer.Option(help="What stdout gets.")] = "table",
+) -> None:
+    """Say what a checkpoint holds: format, digest, architecture, data, where each was said, broken values.
+
+    Nothing in the file is executed.
+
+    [bold]Example[/bold]
+
+      unlearn-audit inspect demo/unlearned.safetensors
+    """
+    from unlearn_audit.cli.flags import config_layers
+    from unlearn_audit.config import SECTIONS, resolve
+    from unlearn_audit.subjects import inspect_checkpoint
+
+    flags = {key: value for key, value in (("model", model), ("data", data)) if value is not None}
+    layers = [
+        layer._replace(values={key: value for key, value in layer.values.items() if key not in SECTIONS})
+        for layer in config_layers(flags, config)
+    ]
+    found = inspect_checkpoint(checkpoint, resolve(layers))
+    if format == "json":
+        sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    """Print a two-column table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in found.items():
+        for index, line in enumerate(value if isinstance(value, list) else [value]):
+            table.add_row(Text(key if index == 0 else ""), Text(_plain(line)))
+    Console().print(table)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "none"
+    return "not said" if value is None else str(value)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("inspect")(_inspect)

@@ -1,0 +1,70 @@
+"""`unlearn-audit train`: an original or a retrained checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unlearn_audit.cli.console import message, progress_bars
+from unlearn_audit.cli.flags import Force, Quiet
+
+__all__ = ["register"]
+
+
+def _train(
+    data: Annotated[str, typer.Option(help="Data spec, e.g. digits, idx:DIR?train=10000, npz:FILE.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write (.safetensors).")],
+    model: Annotated[str, typer.Option(help="Model spec, e.g. small-cnn, resnet20, torchvision:resnet18.")] = "small-cnn",
+    without: Annotated[
+        str | None, typer.Option(help="Leave this forget set out: a retrained model. idx.npy, class:3, …")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="small or resnet; default: the one for the model.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of initialisation and order.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, tf32 or bf16.")] = "fp32",
+    download: Annotated[bool, typer.Option("--download", help="Allow torchvision: data to be fetched.")] = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on the data, or on all of it but a forget set.
+
+    [bold]Examples[/bold]
+
+      unlearn-audit train --data digits --out original.safetensors
+
+      unlearn-audit train --data digits --without idx.npy --seed 1 --out retrained-1.safetensors
+    """
+    from unlearn_audit.files import check_output
+
+    check_output(out, force=force)
+    from unlearn_audit.config import Layer, resolve
+    from unlearn_audit.data import load_data, read_training_indices
+    from unlearn_audit.engine import prepare
+    from unlearn_audit.recipes import pick_recipe, train_checkpoint
+
+    asked = {"data": data, "model": model, "device": device, "seed": seed, "precision": precision}
+    config = resolve([Layer("flag", asked, "command line")]).config
+    dataset = load_data(data, allow_code=True, download=download)
+    left_out = read_training_indices(without, dataset) if without else None
+    chosen = pick_recipe(recipe, model, epochs=epochs)
+    compute = prepare(config.device, config.precision)
+    with progress_bars(quiet=quiet) as progress:
+        train_checkpoint(
+            out,
+            model,
+            dataset,
+            chosen,
+            without=left_out,
+            seed=seed,
+            compute=compute,
+            allow_code=True,
+            force=force,
+            progress=progress,
+        )
+    message(f"wrote {out}", quiet=quiet)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("train")(_train)

@@ -1,0 +1,150 @@
+"""The demo: everything end to end on embedded data, written with the rooms of the house.
+
+Handwritten digits, a small network with BatchNorm: an original model, three retrained ones, IEU, and an audit of all.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from unlearn_audit.audit import run_audit
+from unlearn_audit.config import Layer, file_layer, resolve
+from unlearn_audit.data import Dataset, IndexSet, load_data, read_training_indices
+from unlearn_audit.engine import Compute, derive_seed, one_thread, prepare
+from unlearn_audit.files import atomic_write, check_output_folder
+from unlearn_audit.methods.applying import apply_method
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.recipes import SMALL, train_checkpoint
+from unlearn_audit.report import AuditReport, write_report
+
+__all__ = ["OWNED", "RETRAINED", "SCENARIOS", "run_demo"]
+
+MODEL = "small-cnn"
+RETRAINED = 3
+OWNED = (
+    "original.safetensors",
+    *(f"retrained-{index + 1}.safetensors" for index in range(RETRAINED)),
+    "unlearned.safetensors",
+    "forget.npy",
+    "unlearn-audit.toml",
+    "report.json",
+)
+
+
+class Scenario(NamedTuple):
+    """What is to be forgotten: a data spec and an index spec, with {seed} to fill in, and a sentence."""
+
+    data: str
+    forget: str
+    story: str
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "mislabelled": Scenario(
+        "digits?mislabel=0.1&seed={seed}", "mislabelled", "10 % of the training labels are wrong; forget these examples"
+    ),
+    "random": Scenario("digits", "random:0.1:{seed}", "forget a random 10 % of the training examples"),
+    "class": Scenario("digits", "class:3", "forget every 3"),
+}
+
+CONFIG = """\
+# What `unlearn-audit audit` measures here; paths are relative to this file.
+schema_version = 1
+forget = "forget.npy"
+seed = {seed}
+
+{checkpoints}
+[gaps]                 # accuracy on every split, and the gaps to the retrained models
+
+[rcd]                  # relearning convergence delay
+optimizer = "gd"       # gd or adam
+steps = 100            # K: K + 1 forward and K backward passes over the forget set
+step_size = "auto"     # 1 / (4 lambda_max), halved until no curve rises; or a number
+floor = "zero"         # zero, best, or a number
+
+[mia]                  # membership inference
+attacks = ["loss"]
+"""
+
+
+def run_demo(out: Path, *, scenario: str, seed: int, force: bool, progress: Progress = silent) -> AuditReport:
+    """Train, unlearn and audit; write the checkpoints, the forget set, a config and the report.
+
+    Args:
+        out: folder to write into; made where it is missing.
+        scenario: "mislabelled", "random" or "class".
+        seed: of everything; the same seed gives the same report on the same machine.
+        force: replace what an earlier demo wrote.
+        progress: told along the way.
+
+    Returns:
+        The report. The networks are so small that one thread is fastest, and the numbers then do not depend on how
+        many cores there are.
+
+    Raises:
+        OutputError: the folder cannot be written, or holds a demo already.
+    """
+    check_output_folder(out, force=force, owned=OWNED)
+    with one_thread():
+        return _run(out, SCENARIOS[scenario], seed, progress)
+
+
+def _run(out: Path, plan: Scenario, seed: int, progress: Progress) -> AuditReport:
+    """Do the work of `run_demo`."""
+    dataset = load_data(plan.data.format(seed=seed))
+    forget = read_training_indices(plan.forget.format(seed=seed), dataset)
+    compute = prepare("cpu")
+    atomic_write(out / "forget.npy", lambda path: _save(path, forget))
+    _train(out, dataset, forget, seed, compute, progress)
+    _unlearn(out, seed, progress)
+    atomic_write(out / "unlearn-audit.toml", _config(seed).encode())
+    request = resolve([file_layer(out / "unlearn-audit.toml", origin="config")])
+    report = run_audit(request.config, origins=request.origins, progress=progress)
+    write_report(report, out / "report.json")
+    return report
+
+
+def _save(path: Path, forget: IndexSet) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, forget.indices, allow_pickle=False)
+
+
+def _train(out: Path, dataset: Dataset, forget: IndexSet, seed: int, compute: Compute, progress: Progress) -> None:
+    """Train the original model on everything and the retrained ones without the forget set."""
+    for index in range(RETRAINED + 1):
+        name = f"retrained-{index}" if index else "original"
+        train_checkpoint(
+            out / f"{name}.safetensors",
+            MODEL,
+            dataset,
+            SMALL,
+            without=forget if index else None,
+            seed=derive_seed(seed, "demo", name),
+            compute=compute,
+            force=True,
+            progress=progress,
+            task=f"training {name}",
+        )
+
+
+def _unlearn(out: Path, seed: int, progress: Progress) -> None:
+    """Apply IEU with its defaults to the original model."""
+    asked = {
+        "checkpoint": [{"path": str(out / "original.safetensors")}],
+        "forget": str(out / "forget.npy"),
+        "device": "cpu",
+        "seed": seed,
+    }
+    request = resolve([Layer("flag", asked)])
+    apply_method("ieu", out / "unlearned.safetensors", request, {}, force=True, progress=progress)
+
+
+def _config(seed: int) -> str:
+    names = [name.removesuffix(".safetensors") for name in OWNED if name.endswith(".safetensors")]
+    entries = (
+        f'[[checkpoint]]\npath = "{name}.safetensors"\nrole = "{name.split("-")[0]}"\n'
+        for name in sorted(names, key=lambda name: ["original", "unlearned", "retrained"].index(name.split("-")[0]))
+    )
+    return CONFIG.format(seed=seed, checkpoints="\n".join(entries))

@@ -1,0 +1,105 @@
+"""The table that every format shows: measurements down, subjects across, retrained seeds as mean ± spread."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from unlearn_audit.metrics import mean_and_spread
+from unlearn_audit.report import AuditReport, Measurement
+
+__all__ = ["Cell", "Column", "Row", "columns", "footnotes", "rows"]
+
+# Name -> how a person calls it, digits after the point, whether a sign is always shown.
+NAMES: dict[str, tuple[str, int, bool]] = {
+    "accuracy.retain": ("accuracy retain", 3, False),
+    "accuracy.forget": ("accuracy forget", 3, False),
+    "accuracy.test": ("accuracy test", 3, False),
+    "accuracy.unseen": ("accuracy unseen", 3, False),
+    "gap.retain": ("gap retain", 3, True),
+    "gap.forget": ("gap forget", 3, True),
+    "gap.test": ("gap test", 3, True),
+    "gap.average": ("gap average", 3, False),
+    "rcd.raw": ("RCD raw", 1, False),
+    "rcd.ratio_to_unseen": ("RCD / unseen", 3, False),
+    "mia.loss.auc": ("loss attack AUC", 3, False),
+}
+MOST_COLUMNS = 4
+
+
+class Column(NamedTuple):
+    """One column: a heading and the subjects whose values it holds (several for retrained seeds)."""
+
+    heading: str
+    subjects: tuple[str, ...]
+
+
+class Cell(NamedTuple):
+    """A value and, below it, its interval or spread; or a dash."""
+
+    value: str
+    interval: str
+
+
+class Row(NamedTuple):
+    """One measurement across all columns."""
+
+    label: str
+    cells: tuple[Cell, ...]
+
+
+def columns(report: AuditReport) -> tuple[Column, ...]:
+    """Return the columns: subjects in their order, retrained seeds together where there are too many, controls last."""
+    seen = dict.fromkeys((m.subject, m.role) for m in report.measurements)
+    retrained = tuple(label for label, role in seen if role == "retrained")
+    together = len(retrained) > 1 and len(seen) > MOST_COLUMNS
+    found: list[Column] = []
+    for label, role in seen:
+        if role == "retrained" and together:
+            if label == retrained[0]:
+                found.append(Column(f"retrained ({len(retrained)})", retrained))
+        else:
+            found.append(Column(label, (label,)))
+    return tuple(found)
+
+
+def rows(report: AuditReport, shown: Sequence[Column]) -> tuple[Row, ...]:
+    """Return one row per measurement that a person looks at, in a fixed order."""
+    present = {measurement.name for measurement in report.measurements}
+    by_key = {(measurement.name, measurement.subject): measurement for measurement in report.measurements}
+    found = []
+    for name, (label, digits, signed) in NAMES.items():
+        if name not in present:
+            continue
+        cells = tuple(
+            _cell([by_key[name, subject] for subject in column.subjects if (name, subject) in by_key], digits, signed)
+            for column in shown
+        )
+        found.append(Row(label, cells))
+    return tuple(found)
+
+
+def _cell(found: Sequence[Measurement], digits: int, signed: bool) -> Cell:
+    sign = "+" if signed else ""
+    values = [measurement.value for measurement in found if isinstance(measurement.value, int | float)]
+    if not values:
+        return Cell("–", "")
+    if len(found) > 1:
+        mean, spread = mean_and_spread(values)
+        return Cell(f"{mean:{sign}.{digits}f}", f"± {spread:.{digits}f}" if spread is not None else "")
+    interval = found[0].interval
+    ends = f"[{interval.low:{sign}.{digits}f}, {interval.high:{sign}.{digits}f}]" if interval else ""
+    return Cell(f"{values[0]:{sign}.{digits}f}", ends)
+
+
+def footnotes(report: AuditReport) -> tuple[str, ...]:
+    """Return what a reader needs beside the table: sizes, method, how to read it, why a value is missing."""
+    data = report.data
+    unseen = f", unseen twin {data.unseen.n}" if data.unseen else ""
+    notes = [f"forget {data.forget.n} ({data.forget.spec}), retain {data.retain.n}, test {data.test.n}{unseen}"]
+    rcd = next((m for m in report.measurements if m.name == "rcd.raw"), None)
+    if rcd is not None:
+        notes.append(f"RCD: {rcd.method}; read against retrained, not maximised")
+    notes.append("[low, high]: 95 % interval; ±: standard deviation over retrained seeds")
+    reasons = dict.fromkeys(f"{m.name} of {m.subject}: {m.reason}" for m in report.measurements if m.reason)
+    if len(reasons) > 6:
+        reasons = dict.fromkeys(sorted({f"{m.name}: {m.reason}" for m in report.measurements if m.reason}))
+    return (*notes, *reasons)

@@ -1,0 +1,237 @@
+"""What a checkpoint is: its architecture, its data and its transform, settled by precedence.
+
+Flag, environment, named config, the checkpoint's own metadata, a config found, the default; an architecture that
+nobody names is read off the weights. `origins` remembers who said what.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unlearn_audit import models
+from unlearn_audit.checkpoints import Checkpoint, nonfinite, read_checkpoint
+from unlearn_audit.config import AuditConfig, CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
+from unlearn_audit.data import Dataset, Transform, load_data
+from unlearn_audit.engine import Compute
+from unlearn_audit.errors import DataError, UsageError
+
+__all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "settle_data", "unique_labels"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model under audit, on the device and in evaluation mode, with its evaluation transform."""
+
+    label: str
+    role: str
+    path: str
+    sha256: str
+    spec: str
+    model: nn.Module
+    transform: Transform
+    notes: tuple[str, ...] = ()
+    assumed: bool = False
+
+
+def settle_data(
+    config: AuditConfig, origins: dict[str, str], checkpoints: Sequence[Checkpoint], limitations: list[str]
+) -> Dataset:
+    """Load the data: from the request, else from the checkpoints' metadata, else from a config found.
+
+    Args:
+        config: the merged configuration.
+        origins: of its keys; who won for "data" is written into it.
+        checkpoints: whose metadata may name data.
+        limitations: gets a line for each checkpoint made with other data than the data asked for.
+
+    Raises:
+        UsageError: nobody says what data, or the checkpoints disagree.
+        DataError: the data cannot be read, or has changed since a checkpoint was made with it.
+    """
+    known = [c for c in checkpoints if c.metadata is not None and c.metadata.data]
+    specs = {c.metadata.data for c in known if c.metadata is not None}
+    spec, origin = config.data, origins.get("data", "default")
+    if specs and not (spec and outranks_metadata(origin)):
+        if len(specs) > 1:
+            raise UsageError(f"the checkpoints were made with different data ({', '.join(sorted(map(str, specs)))}); give --data")
+        spec, origin = str(specs.pop()), "metadata"
+    if not spec:
+        raise UsageError(f"{checkpoints[0].path} does not say what data it belongs to; give --data SPEC (see --help)")
+    origins["data"] = origin
+    dataset = load_data(spec, allow_code=code_is_allowed(origin), download=config.download)
+    for checkpoint in known:
+        recorded = checkpoint.metadata.data_sha256 if checkpoint.metadata else None
+        if recorded and recorded != dataset.sha256:
+            message = f"{checkpoint.path} was made with other data (digest {recorded[:12]}…, here {dataset.sha256[:12]}…)"
+            if origin == "metadata":
+                raise DataError(f"{message}: {spec} has changed since; name the right data with --data")
+            limitations.append(message)
+    return dataset
+
+
+def unique_labels(entries: Sequence[CheckpointEntry]) -> list[str]:
+    """Return unique labels: as given, else the file's stem, numbered where they collide."""
+    wanted = [entry.label or Path(entry.path).name.split(".")[0] or entry.path for entry in entries]
+    found: list[str] = []
+    for label in wanted:
+        count, name = 1, label
+        while name in found:
+            count += 1
+            name = f"{label}-{count}"
+        found.append(name)
+    return found
+
+
+def build_candidate(
+    config: AuditConfig,
+    origins: dict[str, str],
+    entry: CheckpointEntry,
+    checkpoint: Checkpoint,
+    label: str,
+    dataset: Dataset,
+    compute: Compute,
+) -> Candidate:
+    """Build one model: its architecture by precedence, its weights strictly, its transform.
+
+    Args:
+        config: the merged configuration.
+        origins: of its keys; who won for this model is written into it.
+        entry: how the checkpoint was asked for.
+        checkpoint: what was read.
+        label: its unique label.
+        dataset: which it belongs to.
+        compute: where the model goes.
+
+    Raises:
+        UsageError: unknown or refused model, mean or std of another length than the channels.
+        MeasurementError: the weights do not fit the model, or the model cannot take the images.
+    """
+    metadata = checkpoint.metadata
+    spec, origin, state = _model_spec(config, origins, entry, checkpoint)
+    notes = checkpoint.notes
+    if spec is None:
+        found = models.identify(checkpoint.state)
+        spec, origin, state = found.spec, "state dict", found.state
+        notes += tuple(f"assumed: {text}" for text in found.assumptions)
+        notes += (f"the same weights also fit: {', '.join(found.alternatives)}",) if found.alternatives else ()
+    origins[f"model of {label}"] = origin
+    channels, height, width = dataset.train.images.shape[1:]
+    model = models.build(
+        spec,
+        classes=dataset.classes,
+        channels=channels,
+        image_size=(height, width),
+        allow_code=code_is_allowed(origin),
+    )
+    models.load_state(model, state, where=str(checkpoint.path))
+    transform = _transform(config, origins, checkpoint, dataset, label)
+    if origins.get("mean") == "default" and metadata is None:
+        notes += (f"assumed: inputs normalised with mean {_short(transform.mean)}, std {_short(transform.std)}",)
+    model = compute.place(model).eval()
+    sample = transform(dataset.test.images[:2].to(compute.device))
+    models.check_input(model, sample, spec=spec, classes=dataset.classes)
+    role = entry.role or (metadata.role if metadata and metadata.role else "subject")
+    return Candidate(
+        label, role, str(checkpoint.path), checkpoint.sha256, spec, model, transform, notes, origin == "state dict"
+    )
+
+
+def _model_spec(
+    config: AuditConfig, origins: Mapping[str, str], entry: CheckpointEntry, checkpoint: Checkpoint
+) -> tuple[str | None, str, Mapping[str, torch.Tensor]]:
+    """Return the model spec, who said it, and the weights; None where only the weights can tell."""
+    metadata, origin = checkpoint.metadata, origins.get("model", "default")
+    entry_origin = origins.get("checkpoint", "flag")
+    if entry.model and outranks_metadata(entry_origin):
+        return entry.model, entry_origin, checkpoint.state
+    if config.model and outranks_metadata(origin):
+        return config.model, origin, checkpoint.state
+    if metadata is not None:
+        return metadata.model, "metadata", checkpoint.state
+    if entry.model or config.model:
+        return entry.model or config.model, entry_origin if entry.model else origin, checkpoint.state
+    return None, "state dict", checkpoint.state
+
+
+def _transform(
+    config: AuditConfig, origins: dict[str, str], checkpoint: Checkpoint, dataset: Dataset, label: str
+) -> Transform:
+    """Return the evaluation transform: mean and std by precedence, the data source's own as the default."""
+    found = {}
+    for key in ("mean", "std"):
+        asked, recorded = getattr(config, key), getattr(checkpoint.metadata, key, None)
+        origin = origins.get(key, "default")
+        if asked is not None and outranks_metadata(origin):
+            value = asked
+        elif recorded is not None:
+            value, origin = recorded, "metadata"
+        else:
+            value = asked if asked is not None else getattr(dataset, key)
+        found[key] = _per_channel(tuple(value), dataset.train.images.shape[1], key)
+        origins.setdefault(key, "default")
+        origins[f"{key} of {label}"] = origin
+    return Transform(found["mean"], found["std"])
+
+
+def _per_channel(values: tuple[float, ...], channels: int, key: str) -> tuple[float, ...]:
+    if len(values) == 1:
+        return values * channels
+    if len(values) != channels:
+        raise UsageError(f"{key} has {len(values)} numbers, the images have {channels} channels; give 1 or {channels}")
+    return values
+
+
+def _short(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
+    """Return what a checkpoint holds and what would be believed of it, as plain values in reading order.
+
+    Args:
+        path: the file.
+        request: flags and configs that would outrank or fill in the checkpoint's own metadata.
+
+    Raises:
+        CheckpointError: it cannot be read, or no architecture fits.
+    """
+    checkpoint = read_checkpoint(path)
+    metadata = checkpoint.metadata
+    entry = CheckpointEntry(path=str(path))
+    spec, origin, _ = _model_spec(request.config, request.origins, entry, checkpoint)
+    notes = list(checkpoint.notes)
+    if spec is None:
+        found = models.identify(checkpoint.state)
+        spec, origin = found.spec, "state dict"
+        notes += [f"assumed: {text}" for text in found.assumptions]
+        notes += [f"the same weights also fit: {', '.join(found.alternatives)}"] if found.alternatives else []
+    data, data_origin = _who_wins(request, "data", metadata.data if metadata else None)
+    said = metadata.model_dump(mode="json", exclude_none=True) if metadata else {}
+    broken = nonfinite(checkpoint.state)
+    return {
+        "file": str(path),
+        "format": checkpoint.format,
+        "sha256": checkpoint.sha256,
+        "model": f"{spec} (from {origin})",
+        "data": f"{data} (from {data_origin})" if data else None,
+        "role": said.get("role"),
+        "tensors": len(checkpoint.state),
+        "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
+        "dtypes": dict(sorted(Counter(str(t.dtype).removeprefix("torch.") for t in checkpoint.state.values()).items())),
+        "not finite": [f"{name}: {count} values" for name, count in broken.items()] or "none",
+        "metadata": {key: value for key, value in said.items() if key not in ("model", "data", "role") and value != {}},
+        "notes": notes or "none",
+    }
+
+
+def _who_wins(request: Resolved, key: str, recorded: str | None) -> tuple[str | None, str]:
+    """Return a value and who said it, by precedence."""
+    asked, origin = getattr(request.config, key), request.origins.get(key, "default")
+    if recorded is not None and not (asked is not None and outranks_metadata(origin)):
+        return recorded, "metadata"
+    return asked, origin
