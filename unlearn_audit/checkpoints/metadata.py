@@ -102,7 +102,7 @@ def encode_entry(path: Path, metadata: Metadata, tied: Mapping[str, str]) -> str
     Raises:
         CheckpointError: a value is not JSON (NaN included), or the whole is too long to be read back.
     """
-    content = {key: value for key, value in metadata.model_dump().items() if value is not None}
+    content = {key: value for key, value in metadata.model_dump(warnings=False).items() if value is not None}
     content |= {"schema": SCHEMA} | ({"tied": dict(tied)} if tied else {})
     try:
         text = json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))

@@ -100,7 +100,7 @@ def _as_text(head: bytes) -> str | None:
     """Return the bytes as text if they are text; the last character may be cut."""
     text = head.decode("utf-8", errors="ignore")
     cut = len(head) - len(text.encode()) <= 3
-    return text if cut and all(c.isprintable() or c in "\t\r\n\ufeff" for c in text) else None
+    return text if text and cut and all(c.isprintable() or c in "\t\r\n\ufeff" for c in text) else None
 
 
 def _kind_of_zip(path: Path) -> Kind:

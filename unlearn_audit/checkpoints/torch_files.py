@@ -1,6 +1,7 @@
 """Files that torch.save wrote, read through torch's weights-only reader and through nothing else."""
 
 import mmap
+import warnings
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,7 @@ _LARGEST_PICKLE = 1 << 28  # bytes of data.pkl that a refusal looks through
 def load_torch(path: Path, kind: Kind) -> object:
     """Return what torch.save put into the file, on the CPU, tensors and plain containers only.
 
-    A zip archive is mapped, not read: tensors come from disk as they are touched.
+    A zip archive is mapped, not read (unless it is called .safetensors): tensors come from disk as they are touched.
 
     Args:
         path: the file.
@@ -30,9 +31,20 @@ def load_torch(path: Path, kind: Kind) -> object:
         CheckpointError: the file is damaged, or needs more than tensors and would run code; nothing has been run.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=kind is Kind.TORCH_ZIP)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own insides; what matters here is vetted afterwards
+            return _load(path, kind)
     except Exception as problem:  # a damaged file can fail in any way; none of them is an answer
         raise refusal(path, kind, problem) from problem
+
+
+def _load(path: Path, kind: Kind) -> object:
+    """Hand the file to torch's weights-only reader, mapped where that is possible."""
+    # Newer versions of torch judge a path by its ending, a stream by its content; only a path can be mapped.
+    if kind is Kind.TORCH_ZIP and path.suffix != ".safetensors":
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with path.open("rb") as stream:
+        return torch.load(stream, map_location="cpu", weights_only=True, mmap=False)
 
 
 def refusal(path: Path, kind: Kind, problem: Exception | None = None) -> CheckpointError:
