@@ -115,7 +115,7 @@ def build_candidate(
     spec, origin, state = _model_spec(config, origins, entry, checkpoint)
     notes = checkpoint.notes
     if spec is None:
-        found = models.identify(checkpoint.state)
+        found = models.identify(checkpoint.state, where=str(checkpoint.path))
         spec, origin, state = found.spec, "state dict", found.state
         notes += tuple(f"assumed: {text}" for text in found.assumptions)
         notes += (f"the same weights also fit: {', '.join(found.alternatives)}",) if found.alternatives else ()
@@ -125,7 +125,7 @@ def build_candidate(
         spec,
         classes=dataset.classes,
         channels=channels,
-        image_size=(height, width),
+        image_size=(height, width) if metadata is not None else None,
         allow_code=code_is_allowed(origin),
     )
     models.load_state(model, state, where=str(checkpoint.path))
@@ -206,7 +206,7 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
     spec, origin, _ = _model_spec(request.config, request.origins, entry, checkpoint)
     notes = list(checkpoint.notes)
     if spec is None:
-        found = models.identify(checkpoint.state)
+        found = models.identify(checkpoint.state, where=str(checkpoint.path))
         spec, origin = found.spec, "state dict"
         notes += [f"assumed: {text}" for text in found.assumptions]
         notes += [f"the same weights also fit: {', '.join(found.alternatives)}"] if found.alternatives else []
