@@ -1,0 +1,110 @@
+"""Fixtures that several test files share."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+
+class Ran(NamedTuple):
+    """What one run of the command line left."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small networks are fastest, and the numbers repeatable, on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _in_process(*args: object) -> Ran:
+    from unlearn_audit.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["unlearn-audit", *map(str, args)]
+    code: object = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        sys.argv = argv
+    return Ran(int(code or 0) if not isinstance(code, str) else 1, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Run the command line in this process, through its `main`: run("rcd", path, ...) -> code, stdout, stderr."""
+    return _in_process
+
+
+@pytest.fixture(scope="session")
+def run_process() -> Run:
+    """Run the command line in a process of its own, in the folder `cwd`."""
+
+    def start(*args: object, cwd: Path | None = None, timeout: float = 120) -> Ran:
+        code = "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, args)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=environment,
+            timeout=timeout,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with original, retrained-1, retrained-2 and unlearned.safetensors and forget.npy.
+
+    The small CNN after three epochs on mislabelled digits: quick to make, not well trained.
+    """
+    import numpy as np
+
+    from unlearn_audit.data import load_data, read_training_indices
+    from unlearn_audit.engine import prepare
+    from unlearn_audit.recipes import pick_recipe, train_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny")
+    dataset = load_data("digits?mislabel=0.1&seed=0")
+    forget = read_training_indices("mislabelled", dataset)
+    np.save(folder / "forget.npy", forget.indices)
+    recipe, compute = pick_recipe("small", "small-cnn", epochs=3), prepare("cpu")
+    for seed, name in enumerate(("original", "retrained-1", "retrained-2")):
+        without = forget if seed else None
+        path = folder / f"{name}.safetensors"
+        train_checkpoint(path, "small-cnn", dataset, recipe, without=without, seed=seed, compute=compute)
+    done = _in_process(
+        "apply", "ieu", folder / "original.safetensors", "--forget", folder / "forget.npy",
+        "--out", folder / "unlearned.safetensors", "--steps", 10, "--quiet",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
+    """The folder that the whole demo wrote, and what it printed; takes most of a minute, so use `tiny` if it serves."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    return folder, _in_process("demo", "--out", folder)
