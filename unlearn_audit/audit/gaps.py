@@ -86,7 +86,10 @@ def _gap(
     right = outcomes[candidate.label, split].right
     levels = [float(other.mean()) for other in others]
     differences = right - np.mean(others, axis=0) if others else right
-    variance = float(differences.var(ddof=1) / len(right)) if len(right) > 1 else 0.0
+    # Models that agree on every example still come from a finite set: count one disagreement, in the spirit of
+    # Agresti & Min 2005, so that no interval has zero width.
+    n = max(len(right), 1)
+    variance = max(float(differences.var(ddof=1)) / n if n > 1 else 1.0, 1 / n**2)
     difference = compared(float(right.mean()), levels, variance)
     value = float(differences.mean()) if others else None
     interval = None

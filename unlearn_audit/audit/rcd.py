@@ -19,7 +19,7 @@ from unlearn_audit.subjects import Candidate
 
 __all__ = ["measure_rcd"]
 
-RANDOM = "random initialisation"
+RANDOM = "random init"
 LONGEST_CURVE = 2000  # points kept in the details of a measurement
 Floats = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 __all__ = ["SmallCNN", "small_cnn"]
 
-WIDTHS = (24, 48, 64)
+WIDTHS = (16, 32, 64)
 
 
 class SmallCNN(nn.Module):
@@ -34,7 +34,7 @@ class SmallCNN(nn.Module):
 
 
 def small_cnn(*, classes: int, channels: int) -> nn.Module:
-    """Return a freshly initialised small CNN: 39,154 parameters for 10 classes and 1 channel.
+    """Return a freshly initialised small CNN: 24,058 parameters for 10 classes and 1 channel.
 
     Args:
         classes: outputs of the last layer, at least 1.

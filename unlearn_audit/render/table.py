@@ -86,8 +86,14 @@ def _cell(found: Sequence[Measurement], digits: int, signed: bool) -> Cell:
         mean, spread = mean_and_spread(values)
         return Cell(f"{mean:{sign}.{digits}f}", f"± {spread:.{digits}f}" if spread is not None else "")
     interval = found[0].interval
-    ends = f"[{interval.low:{sign}.{digits}f}, {interval.high:{sign}.{digits}f}]" if interval else ""
+    ends = f"[{_short(interval.low, digits, sign)}, {_short(interval.high, digits, sign)}]" if interval else ""
     return Cell(f"{values[0]:{sign}.{digits}f}", ends)
+
+
+def _short(value: float, digits: int, sign: str) -> str:
+    """Format an interval's end without the zero before the point, so that both ends fit one line."""
+    text = f"{value:{sign}.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
 def footnotes(report: AuditReport) -> tuple[str, ...]:
