@@ -78,7 +78,10 @@ def _sentence(label: str, role: str, found: Sequence[Seen], blind: Sequence[str]
     if differing:
         parts.append("differs from the retrained models on " + _list(differing))
     if equal:
-        parts.append(("no difference seen on " if differing else "no difference seen from the retrained models on ") + _list(equal))
+        parts.append(
+            ("no difference seen on " if differing else "no difference seen from the retrained models on ")
+            + _list(equal)
+        )
     if powerless and not differing and not equal:
         parts.append("no difference seen from the retrained models on " + _list(powerless))
     elif powerless:

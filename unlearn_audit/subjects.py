@@ -58,7 +58,9 @@ def settle_data(
     spec, origin = config.data, origins.get("data", "default")
     if specs and not (spec and outranks_metadata(origin)):
         if len(specs) > 1:
-            raise UsageError(f"the checkpoints were made with different data ({', '.join(sorted(map(str, specs)))}); give --data")
+            raise UsageError(
+                f"the checkpoints were made with different data ({', '.join(sorted(map(str, specs)))}); give --data"
+            )
         spec, origin = str(specs.pop()), "metadata"
     if not spec:
         raise UsageError(f"{checkpoints[0].path} does not say what data it belongs to; give --data SPEC (see --help)")
@@ -67,7 +69,9 @@ def settle_data(
     for checkpoint in known:
         recorded = checkpoint.metadata.data_sha256 if checkpoint.metadata else None
         if recorded and recorded != dataset.sha256:
-            message = f"{checkpoint.path} was made with other data (digest {recorded[:12]}…, here {dataset.sha256[:12]}…)"
+            message = (
+                f"{checkpoint.path} was made with other data (digest {recorded[:12]}…, here {dataset.sha256[:12]}…)"
+            )
             if origin == "metadata":
                 raise DataError(f"{message}: {spec} has changed since; name the right data with --data")
             limitations.append(message)

@@ -147,7 +147,9 @@ def _check_instrument(bench: Bench, candidate: Candidate) -> None:
     first = bench.signals(candidate, "forget").logits
     again = predict(candidate.model, bench.examples("forget").images, candidate.transform, compute=bench.compute)
     if not np.array_equal(first, again):
-        raise MeasurementError(f"{candidate.label}: two passes over the same images disagree; the model is not deterministic")
+        raise MeasurementError(
+            f"{candidate.label}: two passes over the same images disagree; the model is not deterministic"
+        )
     if not np.isfinite(first).all():
         raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on the forget set")
     if candidate.assumed:
@@ -176,9 +178,7 @@ def environment(compute: Compute, seed: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "platform": platform.platform(),
-        "device": str(compute.device)
-        if compute.device.type != "cuda"
-        else torch.cuda.get_device_name(compute.device),
+        "device": str(compute.device) if compute.device.type != "cuda" else torch.cuda.get_device_name(compute.device),
         "precision": compute.precision,
         "chunk": compute.chunk,
         "threads": torch.get_num_threads(),

@@ -23,9 +23,7 @@ def compared(value: float, levels: Sequence[float], example_variance: float) -> 
     reference = reference_of(levels)
     if reference is None or reference.spread is None:
         return None
-    return metrics.difference_from_references(
-        value, reference.value, reference.spread, reference.n, example_variance
-    )
+    return metrics.difference_from_references(value, reference.value, reference.spread, reference.n, example_variance)
 
 
 def difference_details(difference: metrics.Difference | None, scale: str) -> dict[str, object] | None:

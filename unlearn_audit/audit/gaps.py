@@ -78,9 +78,7 @@ def _levels(candidate: Candidate, split: Split, outcome: Outcome) -> Iterator[Me
     )
 
 
-def _gap(
-    bench: Bench, candidate: Candidate, split: Split, outcomes: dict[tuple[str, Split], Outcome]
-) -> Measurement:
+def _gap(bench: Bench, candidate: Candidate, split: Split, outcomes: dict[tuple[str, Split], Outcome]) -> Measurement:
     """Return accuracy(candidate) - mean accuracy(retrained) on one split."""
     others = [outcomes[other.label, split].right for other in bench.references(candidate)]
     right = outcomes[candidate.label, split].right

@@ -66,7 +66,9 @@ def _auc(bench: Bench, candidate: Candidate, attack: Attack, scores: dict[str, S
     )
 
 
-def _difference(ours: Scores, others: list[Scores], value: float | None, levels: list[float]) -> dict[str, object] | None:
+def _difference(
+    ours: Scores, others: list[Scores], value: float | None, levels: list[float]
+) -> dict[str, object] | None:
     """Compare AUCs: DeLong's components paired over examples, plus the spread of the retrained seeds."""
     if value is None or len(levels) < 2 or min(len(ours.members), len(ours.non_members)) < 2:
         return None

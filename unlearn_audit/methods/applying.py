@@ -41,7 +41,9 @@ def parse_settings(method: Method, values: Mapping[str, Any]) -> Any:
     try:
         return method.settings.model_validate(dict(values))
     except ValidationError as problem:
-        lines = [f"{'.'.join(map(str, error['loc']))}: {error['msg']} (got {error['input']!r})" for error in problem.errors()]
+        lines = [
+            f"{'.'.join(map(str, error['loc']))}: {error['msg']} (got {error['input']!r})" for error in problem.errors()
+        ]
         raise ConfigError(f"settings of {method.name}", lines) from problem
 
 
@@ -109,7 +111,9 @@ def _settle(request: Resolved, parent: Checkpoint) -> tuple[Candidate, Splits, t
     return candidate, splits, (*limitations, *candidate.notes)
 
 
-def _metadata(parent: Checkpoint, candidate: Candidate, splits: Splits, method: Method, config: AuditConfig) -> Metadata:
+def _metadata(
+    parent: Checkpoint, candidate: Candidate, splits: Splits, method: Method, config: AuditConfig
+) -> Metadata:
     return describe(candidate.spec, splits.dataset).model_copy(
         update={
             "role": "unlearned",
