@@ -14,6 +14,7 @@ from unlearn_audit.files import (
     check_input,
     check_output,
     check_output_folder,
+    make_output_folder,
     sha256_of_bytes,
     sha256_of_file,
 )
@@ -89,6 +90,12 @@ def test_an_output_in_a_missing_folder(tmp_path: Path) -> None:
         check_output(tmp_path / "nowhere" / "out", force=False)
 
 
+def test_an_output_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    with pytest.raises(OutputError, match="f is a file, not a folder"):
+        check_output(tmp_path / "f" / "out", force=False)
+
+
 def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="a device or a pipe"):
@@ -129,10 +136,18 @@ def test_a_folder_without_write_permission(tmp_path: Path) -> None:
         check_output_folder(tmp_path / "new", force=False, owned=())
 
 
+def test_checking_an_output_folder_does_not_make_it(tmp_path: Path) -> None:
+    assert check_output_folder(tmp_path / "a" / "b", force=False, owned=("report.json",)) == tmp_path / "a" / "b"
+    assert names(tmp_path) == []
+
+
 def test_an_output_folder_is_made(tmp_path: Path) -> None:
-    folder = check_output_folder(tmp_path / "a" / "b", force=False, owned=("report.json",))
+    folder = make_output_folder(tmp_path / "a" / "b", force=False, owned=("report.json",))
     assert folder.is_dir()
     assert names(folder) == []
+    (folder / "report.json").touch()
+    with pytest.raises(OutputError, match=r"report\.json exists already; use --force"):
+        make_output_folder(folder, force=False, owned=("report.json",))
 
 
 def test_an_output_folder_with_an_owned_file_needs_force(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from unlearn_audit.audit import run_audit
 from unlearn_audit.config import Layer, file_layer, resolve
 from unlearn_audit.data import Dataset, IndexSet, load_data, read_training_indices
 from unlearn_audit.engine import Compute, derive_seed, one_thread, prepare
-from unlearn_audit.files import atomic_write, check_output_folder
+from unlearn_audit.files import atomic_write, check_output_folder, make_output_folder
 from unlearn_audit.methods.applying import apply_method
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import SMALL, train_checkpoint
@@ -88,14 +88,15 @@ def run_demo(out: Path, *, scenario: str, seed: int, force: bool, progress: Prog
     """
     check_output_folder(out, force=force, owned=OWNED)
     with one_thread():
-        return _run(out, SCENARIOS[scenario], seed, progress)
+        return _run(out, SCENARIOS[scenario], seed, force, progress)
 
 
-def _run(out: Path, plan: Scenario, seed: int, progress: Progress) -> AuditReport:
+def _run(out: Path, plan: Scenario, seed: int, force: bool, progress: Progress) -> AuditReport:
     """Do the work of `run_demo`."""
     dataset = load_data(plan.data.format(seed=seed))
     forget = read_training_indices(plan.forget.format(seed=seed), dataset)
     compute = prepare("cpu")
+    make_output_folder(out, force=force, owned=OWNED)
     atomic_write(out / "forget.npy", lambda path: _save(path, forget))
     _train(out, dataset, forget, seed, compute, progress)
     _unlearn(out, seed, progress)

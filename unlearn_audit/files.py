@@ -9,7 +9,15 @@ from pathlib import Path
 
 from unlearn_audit.errors import AuditError, OutputError
 
-__all__ = ["atomic_write", "check_input", "check_output", "check_output_folder", "sha256_of_bytes", "sha256_of_file"]
+__all__ = [
+    "atomic_write",
+    "check_input",
+    "check_output",
+    "check_output_folder",
+    "make_output_folder",
+    "sha256_of_bytes",
+    "sha256_of_file",
+]
 
 
 def sha256_of_bytes(*parts: bytes) -> str:
@@ -63,6 +71,8 @@ def check_output(path: Path, *, force: bool) -> Path:
             raise OutputError(f"{path} is a device or a pipe; name a file to write")
         if path.exists() and not force:
             raise OutputError(f"{path} exists already; use --force to replace it")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise OutputError(f"cannot write {path}: {path.parent} is a file, not a folder")
         if not path.parent.is_dir():
             raise OutputError(f"cannot write {path}: folder {path.parent} does not exist; create it first")
         _probe(path.parent)
@@ -72,10 +82,12 @@ def check_output(path: Path, *, force: bool) -> Path:
 
 
 def check_output_folder(folder: Path, *, force: bool, owned: tuple[str, ...]) -> Path:
-    """Create `folder` where it is missing and return it, if the files in `owned` may be written into it.
+    """Return `folder` if the files in `owned` may be written into it; called before any work, it leaves nothing behind.
+
+    A missing folder is fine where it can be made: see `make_output_folder`.
 
     Raises:
-        OutputError: it is a file, not writable, or holds one of `owned` already (without `force`).
+        OutputError: it is a file, cannot be made or written, or holds one of `owned` already (without `force`).
     """
     try:
         if folder.exists() and not folder.is_dir():
@@ -83,10 +95,26 @@ def check_output_folder(folder: Path, *, force: bool, owned: tuple[str, ...]) ->
         taken = [name for name in owned if (folder / name).exists()]
         if taken and not force:
             raise OutputError(f"{folder / taken[0]} exists already; use --force to replace it, or another --out")
-        folder.mkdir(parents=True, exist_ok=True)
-        _probe(folder)
+        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+        if not nearest.is_dir():
+            raise OutputError(f"cannot write into {folder}: {nearest} is a file, not a folder")
+        _probe(nearest)
     except OSError as problem:
         raise OutputError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
+    return folder
+
+
+def make_output_folder(folder: Path, *, force: bool, owned: tuple[str, ...]) -> Path:
+    """Check `folder` as `check_output_folder` does, create it where it is missing, and return it.
+
+    Raises:
+        OutputError: as there.
+    """
+    check_output_folder(folder, force=force, owned=owned)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise OutputError(f"cannot make folder {folder}: {problem.strerror or problem}") from problem
     return folder
 
 

@@ -55,11 +55,11 @@ def emit(report: "AuditReport", shared: Shared) -> None:
 
     stdout gets exactly one document; with `--out` the folder gets report.json as well.
     """
-    from unlearn_audit.files import check_output_folder
+    from unlearn_audit.files import make_output_folder
     from unlearn_audit.report import dump_report, write_report
 
     if shared.out is not None:
-        check_output_folder(shared.out, force=shared.force, owned=("report.json",))
+        make_output_folder(shared.out, force=shared.force, owned=("report.json",))
         write_report(report, shared.out / "report.json")
         message(f"wrote {shared.out / 'report.json'}", quiet=shared.quiet)
     if shared.format == "json":
