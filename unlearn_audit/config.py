@@ -5,6 +5,7 @@ Precedence, highest first: flag, `UNLEARN_AUDIT_*`, the config named by `--confi
 Unknown keys are refused and every problem is reported at once.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -177,21 +178,23 @@ def file_layer(path: Path, *, origin: str) -> Layer:
     Raises:
         ConfigError: missing, not TOML, or not UTF-8.
     """
-    check_input(path, "config", _MissingConfig)
+    check_input(path, "config", ConfigError)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise ConfigError(str(path), [f"not readable TOML: {problem}"]) from problem
     if path.name == "pyproject.toml":
-        values = values.get("tool", {}).get("unlearn-audit", {})
+        values = _project_table(path, values)
     return Layer(origin, _anchored(values, path.resolve().parent), str(path))
 
 
-class _MissingConfig(ConfigError):
-    """A config that cannot be opened, with `check_input`'s one-argument message."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("config", [message])
+def _project_table(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `[tool.unlearn-audit]` of a `pyproject.toml`, empty where there is none."""
+    tool = values.get("tool", {})
+    table = tool.get("unlearn-audit", {}) if isinstance(tool, dict) else tool
+    if not isinstance(table, dict):
+        raise ConfigError(str(path), [f"tool.unlearn-audit must be a table (got {table!r})"])
+    return table
 
 
 def environment_layer(variables: Mapping[str, str]) -> Layer:
@@ -291,31 +294,62 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     try:
         return Resolved(AuditConfig.model_validate(_nested(merged)), origins)
     except ValidationError as problem:
-        raise ConfigError(_where(problem, sources), [_explain(error) for error in problem.errors()]) from problem
+        raise _refusal(problem, sources) from problem
 
 
-def _where(problem: ValidationError, sources: Mapping[str, str]) -> str:
-    """Name the sources of the keys that are wrong."""
-    named = {
-        source
-        for error in problem.errors()
-        for key, source in sources.items()
-        if ".".join(str(part) for part in error["loc"] if isinstance(part, str)).startswith(key)
-        or key == str(error["loc"][0])
-    }
-    return ", ".join(sorted(named)) or "configuration"
+COMMAND_LINE = "command line"  # the source whose keys are flags
 
 
-def _explain(error: Any) -> str:
-    """Turn one pydantic error into `key: what is wrong`."""
-    place = [str(part) for part in error["loc"] if part not in ("literal['auto']", "constrained-float", "float")]
-    key = ".".join(place)
+def _refusal(problem: ValidationError, sources: Mapping[str, str]) -> ConfigError:
+    """Return one line per wrong key, however many types it could have had, and the sources of these keys."""
+    by_key: dict[str, list[Any]] = {}
+    for error in problem.errors():
+        by_key.setdefault(_key(error), []).append(error)
+    wrong = {key: _source(key, sources) for key in by_key}
+    lines = [_explain(errors, _shown(key, wrong[key])) for key, errors in by_key.items()]
+    return ConfigError(", ".join(sorted(set(wrong.values()))), lines)
+
+
+def _key(error: Any) -> str:
+    """Return the dotted key that an error is about, without the names that pydantic gives the types of a union."""
+    return ".".join(str(part) for part in error["loc"] if "[" not in str(part) and part not in UNION_PARTS)
+
+
+UNION_PARTS = ("constrained-float", "float")
+
+
+def _source(key: str, sources: Mapping[str, str]) -> str:
+    """Return the source of the longest part of a key that somebody gave."""
+    parts = key.split(".")
+    givens = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((sources[given] for given in givens if given in sources), "configuration")
+
+
+def _shown(key: str, source: str) -> str:
+    """Return a key as the person wrote it: as a flag, a variable, or as it stands in a file."""
+    parts = key.split(".")
+    name = parts[1] if parts[0] in SECTIONS and len(parts) > 1 else parts[0]
+    if source == ENVIRONMENT:
+        return ENVIRONMENT_PREFIX + name.upper()
+    positional = parts[0] in ("checkpoint", "mia")
+    return "--" + name.replace("_", "-") if source == COMMAND_LINE and not positional else key
+
+
+def _explain(errors: Sequence[Any], key: str) -> str:
+    """Turn what pydantic says of one key into `key: what is wrong`."""
+    error, given = errors[0], errors[0].get("input")
     if error["type"] == "extra_forbidden":
-        known = _known_keys(place[:-1])
-        near = get_close_matches(place[-1], known, n=1, cutoff=0.5)
+        *tables, last = key.split(".")
+        known = _known_keys(tables)
+        near = get_close_matches(last, known, n=1, cutoff=0.5)
         return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}")
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" + ("" if error["type"] == "value_error" else f" (got {error.get('input')!r})")
+    if error["type"] == "value_error":
+        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+    if error["type"] == "literal_error" and isinstance(given, str) and len(errors) == 1:
+        choices = re.findall("'([^']*)'", error["ctx"]["expected"])
+        return f"{key}: {unknown_name(key.removeprefix('--').rpartition('.')[2], given, choices)}"
+    expected = " or ".join(each["msg"].removeprefix("Input should be ").partition(",")[0] for each in errors)
+    return f"{key}: {error['msg'] if len(errors) == 1 else f'Input should be {expected}'} (got {given!r})"
 
 
 SECTIONS: Mapping[str, type[Part]] = {

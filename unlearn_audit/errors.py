@@ -43,12 +43,12 @@ class UsageError(AuditError):
 
 
 class ConfigError(UsageError):
-    """A configuration or policy is wrong; `problems` holds every one found."""
+    """A configuration or policy is wrong; `problems` holds every one found, none when it could not even be opened."""
 
-    def __init__(self, source: str, problems: Sequence[str]) -> None:
+    def __init__(self, source: str, problems: Sequence[str] = ()) -> None:
         self.source = source
         self.problems = tuple(problems)
-        super().__init__(f"{source}: " + "; ".join(self.problems))
+        super().__init__(f"{source}: {'; '.join(self.problems)}" if problems else source)
 
 
 class DataError(UsageError):
