@@ -7,9 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from unlearn_audit.data import Examples
 
 
 class Ran(NamedTuple):
@@ -108,3 +111,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
     """The folder that the whole demo wrote, and what it printed; takes most of a minute, so use `tiny` if it serves."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
     return folder, _in_process("demo", "--out", folder)
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., "Examples"]:
+    """Make n examples of random images and labels: noise(n, classes=4, channels=1, size=4, seed=0)."""
+    import torch
+
+    from unlearn_audit.data import Examples
+
+    def make(n: int, *, classes: int = 4, channels: int = 1, size: int = 4, seed: int = 0) -> Examples:
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randint(0, 256, (n, channels, size, size), generator=generator, dtype=torch.uint8)
+        labels = torch.randint(0, classes, (n,), generator=generator)
+        return Examples(images, labels, labels.clone())
+
+    return make

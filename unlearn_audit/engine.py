@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearn_audit import tasks
 from unlearn_audit.data import Examples, Transform
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.tasks import CLASSIFICATION, Task
 
 __all__ = [
     "Batches",
@@ -55,7 +55,7 @@ class Compute:
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device in channels-last layout, the faster one for convolutions, and return it."""
-        return model.to(self.device, memory_format=torch.channels_last)
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
 
 def prepare(device: str = "auto", precision: str = "fp32", chunk: int | None = None) -> Compute:
@@ -79,9 +79,12 @@ def prepare(device: str = "auto", precision: str = "fp32", chunk: int | None = N
         torch.backends.cudnn.benchmark = False
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("--device mps: no Apple GPU is available here; use --device cpu")
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    _allow_tf32(matmul=precision == "tf32", cudnn=precision == "tf32")
     return Compute(chosen, precision, chunk or (CPU_CHUNK if chosen.type == "cpu" else GPU_CHUNK))
+
+
+def _allow_tf32(matmul: bool, cudnn: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
 
 
 def _require_cuda(device: torch.device) -> None:
@@ -94,7 +97,11 @@ def _require_cuda(device: torch.device) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one CPU thread within the block: the fastest way for very small networks, and repeatable."""
+    """Compute on one CPU thread within the block: the fastest way for very small networks, and repeatable.
+
+    Yields:
+        Nothing; the number of threads is put back at the end.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -115,6 +122,9 @@ def derive_seed(*parts: object) -> int:
 
 def chunks(n: int, largest: int) -> Iterator[slice]:
     """Cut n examples into the fewest chunks of at most `largest`, as equal as can be.
+
+    Yields:
+        Consecutive slices that cover 0 to n - 1.
 
     >>> [part.stop - part.start for part in chunks(10, 4)]
     [4, 3, 3]
@@ -140,19 +150,30 @@ def predict(model: nn.Module, images: Tensor, transform: Transform, *, compute: 
         model: on the device of `compute`; left in evaluation mode.
         images: [N, C, H, W], as stored.
         transform: the evaluation transform.
-        compute: device and chunk size. The forward pass is float32 whatever the precision asked for, since attacks
-            amplify rounding.
+        compute: device and chunk size. The forward pass is float32 whatever the precision asked for, TF32 too being
+            switched off for it, since attacks amplify rounding.
 
     Returns:
         Logits [N, classes], float32.
     """
     model.eval()
     found = []
-    with torch.inference_mode():
+    with _without_tf32(), torch.inference_mode():
         for part in chunks(len(images), compute.chunk):
             batch = transform(images[part].to(compute.device)).contiguous(memory_format=torch.channels_last)
             found.append(model(batch).float().cpu())
     return torch.cat(found).numpy() if found else np.zeros((0, 0), dtype=np.float32)
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Multiply in full float32 within the block."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    _allow_tf32(matmul=False, cudnn=False)
+    try:
+        yield
+    finally:
+        _allow_tf32(*before)
 
 
 class Pass(NamedTuple):
@@ -166,10 +187,18 @@ class FullBatch:
     """A set that every step looks at as a whole, resident on the device, cut into equal chunks.
 
     The gradient of the mean loss accumulates chunk by chunk; with frozen statistics it equals the unchunked one.
+
+    Args:
+        examples: the set.
+        transform: the evaluation transform.
+        compute: device and chunk size.
+        task: whose losses and errors are taken.
     """
 
-    def __init__(self, examples: Examples, transform: Transform, *, compute: Compute) -> None:
-        self.compute = compute
+    def __init__(
+        self, examples: Examples, transform: Transform, *, compute: Compute, task: Task = CLASSIFICATION
+    ) -> None:
+        self.compute, self.task = compute, task
         images = transform(examples.images.to(compute.device)).contiguous(memory_format=torch.channels_last)
         labels = examples.labels.to(compute.device)
         self.parts = [(images[part], labels[part]) for part in chunks(len(labels), compute.chunk)]
@@ -189,12 +218,12 @@ class FullBatch:
         losses, wrong = [], []
         for images, labels in self.parts:
             with self.compute.autocast():
-                logits = model(images)
-            each = tasks.losses(logits, labels)
+                outputs = model(images)
+            each = self.task.losses(outputs, labels)
             if backward:
-                (each.sum() / self.n).backward()
+                torch.autograd.backward(each.sum() / self.n)
             losses.append(each.detach())
-            wrong.append(tasks.errors(logits.detach(), labels))
+            wrong.append(self.task.errors(outputs.detach(), labels))
         return Pass(*(torch.cat(found).double().cpu().numpy() for found in (losses, wrong)))
 
 
@@ -226,6 +255,11 @@ class Batches:
     def per_epoch(self) -> int:
         """How many batches make one epoch."""
         return math.ceil(len(self.examples) / self.batch_size)
+
+    def taken(self, steps: int) -> int:
+        """Return how many examples the first `steps` batches hold, repeats counted."""
+        epochs, more = divmod(steps, self.per_epoch)
+        return epochs * len(self.examples) + more * self.batch_size
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the images [B, C, H, W], transformed, and the labels [B] of a step (counted from 0)."""
@@ -287,7 +321,7 @@ def descend(
             group["lr"] = rate * (schedule(step) if schedule else 1.0)
         optimizer.zero_grad(set_to_none=True)
         found = terms(step)
-        torch.stack(list(found.values())).sum().backward()
+        torch.autograd.backward(torch.stack(list(found.values())).sum())
         with torch.no_grad():
             for hook in before_step:
                 hook(step)

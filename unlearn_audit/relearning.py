@@ -21,6 +21,7 @@ from unlearn_audit.data import Examples, Transform
 from unlearn_audit.engine import Compute, FullBatch, trainable
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.spectrum import lambda_max
+from unlearn_audit.tasks import CLASSIFICATION, Task
 
 __all__ = ["Curve", "Relearned", "Run", "StepSearch", "rcd", "relearn", "relearn_all", "status"]
 
@@ -30,6 +31,7 @@ Optimizer = Literal["gd", "adam"]
 ADAM_STEP = 1e-3  # Kingma & Ba 2015, section 2
 LARGEST_AUTO_STEP = 1.0  # ours: where the loss is flat, 1 / lambda_max has no meaning
 RISE = 1e-3  # ours: a loss that rises by more than this share in one step is not a descent
+ROUNDING = 1e-6  # nats: below it a rise may be float32's resolution of a cross-entropy, and moves no sum
 HALVINGS = 8
 
 
@@ -43,7 +45,7 @@ class Curve:
         gradient_norm: [K] Euclidean norm of the gradient at each step.
         areas: [N] each example's own sum of losses over t = 0..K; their mean is RCD_K with floor zero.
         diverged_at: the step at which the loss was not finite any more, or None.
-        rises_from: the first step after which the loss rose by more than 0.1 %, or None.
+        rises_from: the first step after which the loss rose by more than 0.1 % (and 1e-6 nats), or None.
         forwards: forward passes over the set (K + 1 for a whole curve).
         backwards: backward passes (K).
     """
@@ -59,11 +61,17 @@ class Curve:
 
 
 class Run(NamedTuple):
-    """One trajectory to take: a model, the set that it relearns, and the model's evaluation transform."""
+    """One trajectory to take: a model, the set that it relearns, its evaluation transform, and what it is for."""
 
     model: nn.Module
     examples: Examples
     transform: Transform
+    task: Task = CLASSIFICATION
+
+    def prepared(self, compute: Compute) -> tuple[nn.Module, FullBatch]:
+        """Return a copy of the model in evaluation mode, and the set, both on the device."""
+        batch = FullBatch(self.examples, self.transform, compute=compute, task=self.task)
+        return compute.place(copy.deepcopy(self.model)).eval(), batch
 
 
 class StepSearch(NamedTuple):
@@ -112,12 +120,13 @@ def relearn(
     Returns:
         The curve, cut where it diverged.
     """
-    model = compute.place(copy.deepcopy(run.model)).eval()
-    batch = FullBatch(run.examples, run.transform, compute=compute)
+    model, batch = run.prepared(compute)
     parameters = list(trainable(model).values())
     kinds = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
     stepper = kinds[optimizer](parameters, lr=step_size)
-    losses, errors, norms = [], [], []
+    losses: list[float] = []
+    errors: list[float] = []
+    norms: list[float] = []
     areas = np.zeros(batch.n)
     rises_from = diverged_at = None
     for t in range(steps + 1):
@@ -128,7 +137,7 @@ def relearn(
             break
         errors.append(float(found.errors.mean()))
         areas += found.losses
-        if rises_from is None and t and losses[-1] > losses[-2] * (1 + RISE):
+        if rises_from is None and t and losses[-1] > losses[-2] * (1 + RISE) + ROUNDING:
             rises_from = t
             if stop_when_rising:
                 break
@@ -136,11 +145,16 @@ def relearn(
             norms.append(_norm(parameters))
             stepper.step()
         progress(task, t + 1, steps + 1, f"loss {losses[-1]:.4f}")
-    backwards = min(len(losses), steps)
-    if diverged_at is not None:
-        losses.pop()
-    arrays = (np.asarray(values, dtype=np.float64) for values in (losses, errors, norms))
-    return Curve(*arrays, areas, diverged_at, rises_from, backwards + (len(losses) > steps), backwards)
+    return Curve(
+        loss=np.array(losses[:diverged_at]),
+        error=np.array(errors),
+        gradient_norm=np.array(norms),
+        areas=areas,
+        diverged_at=diverged_at,
+        rises_from=rises_from,
+        forwards=len(losses),
+        backwards=min(len(losses), steps),
+    )
 
 
 def _norm(parameters: Sequence[nn.Parameter]) -> float:
@@ -216,8 +230,7 @@ def _start(runs: Sequence[Run], compute: Compute, progress: Progress) -> StepSea
     """Measure lambda_max at the start of every run; a product with the Hessian is one forward, two backward passes."""
     largest, products = 0.0, 0
     for index, run in enumerate(runs):
-        model = compute.place(copy.deepcopy(run.model)).eval()
-        found = lambda_max(model, FullBatch(run.examples, run.transform, compute=compute))
+        found = lambda_max(*run.prepared(compute))
         largest, products = max(largest, found.value), products + found.products
         progress("curvature at the start", index + 1, len(runs), f"lambda_max {largest:.3g}")
     return StepSearch(largest, 0, products, 2 * products)
@@ -242,6 +255,8 @@ def status(curve: Curve) -> str:
         return f"diverged at step {curve.diverged_at}"
     if curve.rises_from is not None:
         return f"unstable: loss rises from step {curve.rises_from}"
+    if len(curve.loss) == 1:
+        return "no step taken"
     if curve.loss[-1] <= 0.01 * curve.loss[0]:
         return "converged"
     late = curve.loss[-1 - len(curve.loss) // 10]

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unlearn_audit import tasks
 from unlearn_audit.engine import FullBatch, derive_seed, trainable
 from unlearn_audit.errors import MeasurementError
 
@@ -31,24 +31,31 @@ def hessian_vector_product(model: nn.Module, batch: FullBatch, vector: NDArray[n
         vector: [d], in the order of `engine.trainable`.
 
     Returns:
-        [d], float64. Costs one forward and two backward passes over the set.
+        [d], float64, zero where a parameter takes no part in the loss. Costs one forward and two backward passes over
+        the set.
     """
     parameters = list(trainable(model).values())
     directions = _split(vector, parameters)
     total = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     for images, labels in batch.parts:
-        loss = tasks.losses(model(images), labels).sum() / batch.n
-        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-        slope = torch.stack([(g * v).sum() for g, v in zip(gradients, directions, strict=True)]).sum()
-        for place, part in zip(total, torch.autograd.grad(slope, parameters), strict=True):
-            place += part
+        with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative
+            loss = batch.task.losses(model(images), labels).sum() / batch.n
+            gradients = _gradients(loss, parameters, create_graph=True)
+            slope = torch.stack([(g * v).sum() for g, v in zip(gradients, directions, strict=True)]).sum()
+            for place, part in zip(total, _gradients(slope, parameters), strict=True):
+                place += part
     return np.concatenate([part.reshape(-1).cpu().numpy() for part in total])
 
 
-def _split(vector: NDArray[np.float64], parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+def _gradients(value: Tensor, parameters: list[nn.Parameter], *, create_graph: bool = False) -> tuple[Tensor, ...]:
+    """Differentiate, with zeros for parameters that the value does not depend on."""
+    return torch.autograd.grad(value, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+
+
+def _split(vector: NDArray[np.float64], parameters: list[nn.Parameter]) -> list[Tensor]:
     """Cut a flat vector into tensors like the parameters."""
     flat = torch.from_numpy(np.ascontiguousarray(vector))
-    parts = flat.split([parameter.numel() for parameter in parameters])
+    parts = torch.split(flat, [parameter.numel() for parameter in parameters])
     return [part.reshape(like.shape).to(like.device, like.dtype) for part, like in zip(parts, parameters, strict=True)]
 
 

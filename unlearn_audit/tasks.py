@@ -1,10 +1,25 @@
 """What a checkpoint is for: the per-example loss and error of its task."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["errors", "losses"]
+__all__ = ["CLASSIFICATION", "Task", "errors", "losses"]
+
+
+class Task(NamedTuple):
+    """What a model is for, as two numbers of each example: its loss, which is descended, and its error.
+
+    Attributes:
+        losses: (outputs [N, ...], labels [N]) -> [N], lower is better, differentiable.
+        errors: (outputs [N, ...], labels [N]) -> [N], lower is better, not differentiable.
+    """
+
+    losses: Callable[[Tensor, Tensor], Tensor]
+    errors: Callable[[Tensor, Tensor], Tensor]
 
 
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -24,3 +39,6 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
 def errors(logits: Tensor, labels: Tensor) -> Tensor:
     """Return 1.0 where the largest logit is not the label's, else 0.0: [N], lower is better, not differentiable."""
     return (logits.argmax(dim=1) != labels).to(torch.float32)
+
+
+CLASSIFICATION = Task(losses, errors)
