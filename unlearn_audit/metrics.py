@@ -15,7 +15,9 @@ __all__ = [
     "Difference",
     "accuracy",
     "auc",
+    "auc_components",
     "auc_interval",
+    "auc_variance",
     "bootstrap_ratio",
     "cross_entropy",
     "difference_from_references",
@@ -57,7 +59,7 @@ def cross_entropy(logits: Floats, labels: Integers) -> Floats:
 
     Args:
         logits: [N, C], any float type; computed in float64.
-        labels: [N], integers in [0, C).
+        labels: [N], integers in [0, C); with N = 0 the shape of the logits does not matter.
 
     Returns:
         Losses [N] in nats, lower is better.
@@ -65,6 +67,8 @@ def cross_entropy(logits: Floats, labels: Integers) -> Floats:
     >>> cross_entropy(np.zeros((1, 2)), np.array([0])).round(4).tolist()
     [0.6931]
     """
+    if not len(labels):
+        return np.zeros(0)
     z = logits.astype(np.float64)
     top = z.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(z - top).sum(axis=1)) + top[:, 0]
@@ -96,11 +100,12 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Bounds | Non
     scale = 1 + z * z / n
     centre = (p + z * z / (2 * n)) / scale
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
-    return Bounds(max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+    low = 0.0 if successes == 0 else float(centre - half)
+    return Bounds(low, 1.0 if successes == n else float(centre + half))
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and the sample standard deviation (n - 1); the latter is None below two values."""
+    """Return the mean and the sample standard deviation (n - 1) of one value or more; the latter is None for one."""
     found = np.asarray(values, dtype=np.float64)
     return float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None
 
@@ -121,7 +126,8 @@ def difference_from_references(
     Two sources of chance add up: the examples (`example_variance`, paired over all models) and the seed of a
     retrained model, spread²·(1 + 1/R), because the value is asked whether it could be one more of the R references.
     Degrees of freedom by Satterthwaite; a paired bootstrap over examples alone would reject true retrained models far
-    too often.
+    too often. One more retrained model is called different in 5 to 8 % of the cases with R = 3, in 5 to 13 % with
+    R = 2 (simulated with normal seeds; the most where examples matter a tenth as much as seeds).
 
     Args:
         value: the subject's value.
@@ -131,9 +137,10 @@ def difference_from_references(
         example_variance: variance of the difference due to the choice of examples.
         level: coverage of the interval.
     """
-    seed_variance = spread**2 * (1 + 1 / references)
+    seed_variance = spread * spread * (1 + 1 / references)
     total = seed_variance + example_variance
-    freedom = float("inf") if seed_variance == 0 else total**2 * (references - 1) / seed_variance**2
+    inflation = total / seed_variance if seed_variance > 0 else float("inf")
+    freedom = (references - 1) * inflation * inflation
     error = float(np.sqrt(total))
     bounds = student_interval(value - mean, error, freedom, level)
     return Difference(value - mean, error, freedom, bounds.low, bounds.high)
@@ -143,16 +150,16 @@ def auc(members: Floats, non_members: Floats) -> float | None:
     """Return the area under the ROC curve, P(member's score > non-member's) + ½·P(equal) (Mann-Whitney, with ties).
 
     Args:
-        members: scores [M], higher says "member".
+        members: scores [M], higher says "member"; infinities are the most extreme scores.
         non_members: scores [N].
 
     Returns:
-        A number in [0, 1], .5 when they cannot be told apart; None when a side is empty.
+        A number in [0, 1], .5 when they cannot be told apart; None when a side is empty or a score is NaN.
 
     >>> auc(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
     0.875
     """
-    if not len(members) or not len(non_members):
+    if not len(members) or not len(non_members) or np.isnan(members).any() or np.isnan(non_members).any():
         return None
     ordered = np.sort(non_members)
     below = np.searchsorted(ordered, members, side="left")
@@ -161,20 +168,30 @@ def auc(members: Floats, non_members: Floats) -> float | None:
 
 
 def auc_interval(members: Floats, non_members: Floats, level: float = 0.95) -> Bounds | None:
-    """Return DeLong's interval of the AUC (DeLong et al. 1988), cut to [0, 1]; None below two scores on a side.
+    """Return an interval of the AUC: DeLong's variance (DeLong et al. 1988), normal on the logit scale.
 
-    At an AUC of exactly 0 or 1 DeLong's variance is zero; Hanley and McNeil's upper bound of the variance at the
-    nearest attainable value below 1 is used instead, so that the interval never has no width.
+    On the logit scale (Pepe 2003, section 5.2) the interval stays within (0, 1) and covers near 1, where the symmetric
+    one does not: at an AUC of .99 and 40 + 60 scores 94 % against 82 % of the samples (simulated, normal scores).
+
+    At an AUC of exactly 1 (and likewise 0) DeLong's variance is zero; there k = min(M, N) disjoint pairs, each in the
+    right order with a probability of at most the AUC, give the exact lower end ((1 - level) / 2)^(1 / k), which is
+    Clopper and Pearson's for k successes in k trials.
+
+    Returns:
+        The interval, never of zero width; None below two scores on a side, for NaN, and where all scores are equal.
     """
-    area = auc(members, non_members)
-    if area is None or min(len(members), len(non_members)) < 2:
+    area, fewest = auc(members, non_members), min(len(members), len(non_members))
+    if area is None or fewest < 2:
         return None
+    if area in (0.0, 1.0):
+        end = ((1 - level) / 2) ** (1 / fewest)
+        return Bounds(end, 1.0) if area == 1 else Bounds(0.0, 1 - end)
     variance = auc_variance(members, non_members)
     if variance == 0:
-        edge = 1 - 0.5 / (len(members) * len(non_members))
-        variance = edge * (1 - edge) * (1 / len(members) + 1 / len(non_members))
-    bounds = student_interval(area, float(np.sqrt(variance)), float("inf"), level)
-    return Bounds(max(0.0, bounds.low), min(1.0, bounds.high))
+        return None
+    odds = area / (1 - area)
+    factor = float(np.exp(_normal_quantile(level) * np.sqrt(variance) / (area * (1 - area))))
+    return Bounds(odds / (odds + factor), odds * factor / (1 + odds * factor))
 
 
 def auc_components(members: Floats, non_members: Floats) -> tuple[Floats, Floats]:
@@ -195,7 +212,7 @@ def auc_variance(members: Floats, non_members: Floats) -> float:
 
 
 def bootstrap_ratio(
-    numerators: Floats, denominators: Floats, *, seed: int, resamples: int = 2000, chunk: int = 250
+    numerators: Floats, denominators: Floats, *, seed: int, resamples: int = 2000, draws: int = 2_000_000
 ) -> Floats | None:
     """Resample examples of two sets and return the ratio of their means, for several models at once.
 
@@ -204,26 +221,39 @@ def bootstrap_ratio(
     Args:
         numerators: [models, N] per-example values on the first set.
         denominators: [models, M] on the second.
-        seed: of the resampling.
+        seed: of the resampling; each set has its own stream.
         resamples: how many.
-        chunk: resamples drawn together, to bound memory.
+        draws: the most examples drawn at a time, which bounds memory and does not change the result.
 
     Returns:
-        Ratios [resamples, models]; None when a set is empty or a resampled denominator is not positive.
+        Ratios [resamples, models]; None when a set is empty, or a resampled denominator is not positive, or a ratio
+        is not finite.
     """
     if not numerators.shape[1] or not denominators.shape[1]:
         return None
-    generator = np.random.default_rng(seed)
+    streams = np.random.default_rng(seed).spawn(2)
+    above, below = (
+        _resampled_means(values, stream, resamples, draws)
+        for values, stream in zip((numerators, denominators), streams, strict=True)
+    )
+    if not (below > 0).all():
+        return None
+    with np.errstate(over="ignore"):
+        ratios = above / below
+    return ratios if np.isfinite(ratios).all() else None
+
+
+def _resampled_means(values: Floats, stream: np.random.Generator, resamples: int, draws: int) -> Floats:
+    """Return the means of resampled columns, [resamples, models]."""
+    n = values.shape[1]
+    rows = max(1, draws // n)
     found = []
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        above, below = (
-            values[:, generator.integers(0, values.shape[1], (size, values.shape[1]))].mean(axis=2)
-            for values in (numerators, denominators)
-        )
-        found.append((above, below))
-    above, below = (np.concatenate([pair[side] for pair in found], axis=1).T for side in (0, 1))
-    return None if (below <= 0).any() else above / below
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        drawn = stream.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
+        weights = np.bincount(drawn.reshape(-1), minlength=count * n).reshape(count, n)  # how often each was drawn
+        found.append(weights.astype(np.float64) @ values.T / n)
+    return np.concatenate(found)
 
 
 def tail_share(values: Floats, fraction: float = 0.05) -> float | None:
@@ -233,7 +263,7 @@ def tail_share(values: Floats, fraction: float = 0.05) -> float | None:
     0.5
     """
     total = values.sum()
-    if not len(values) or total <= 0:
+    if not total > 0 or not np.isfinite(total):
         return None
     largest = np.sort(values)[::-1][: max(1, round(fraction * len(values)))]
     return float(largest.sum() / total)
@@ -243,5 +273,6 @@ def ratio_of_medians(numerators: Floats, denominators: Floats) -> float | None:
     """Return median / median, which a few extreme examples cannot move; None where it is undefined."""
     if not len(numerators) or not len(denominators):
         return None
-    below = float(np.median(denominators))
-    return float(np.median(numerators)) / below if below > 0 else None
+    above, below = float(np.median(numerators)), float(np.median(denominators))
+    ratio = above / below if below > 0 else float("nan")
+    return ratio if np.isfinite(ratio) else None

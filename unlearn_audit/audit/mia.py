@@ -44,17 +44,17 @@ def _auc(bench: Bench, candidate: Candidate, attack: Attack, scores: dict[str, S
     value = metrics.auc(*ours)
     levels = [level for level in (metrics.auc(*other) for other in others) if level is not None]
     bounds = metrics.auc_interval(*ours)
-    one_answer = len(np.unique(np.concatenate(ours))) == 1
+    reason = _why_not(ours)
     return Measurement(
         name=f"mia.{attack.name}.auc",
         subject=candidate.label,
         role=candidate.role,
-        value=None if one_answer else value,
-        reason="degenerate: the attack gives every example the same score" if one_answer else None,
+        value=None if reason else value,
+        reason=reason,
         unit="probability",
         direction="compare to retrained",
         n=len(ours.members) + len(ours.non_members),
-        interval=Interval(low=bounds.low, high=bounds.high, method="DeLong") if bounds and not one_answer else None,
+        interval=Interval(low=bounds.low, high=bounds.high, method="DeLong, logit scale") if bounds else None,
         reference=reference_of(levels),
         method=f"{attack.hypothesis} ({attack.source})",
         details={
@@ -66,11 +66,21 @@ def _auc(bench: Bench, candidate: Candidate, attack: Attack, scores: dict[str, S
     )
 
 
+def _why_not(scores: Scores) -> str | None:
+    """Return why an AUC of these scores would mean nothing, or None where it means something."""
+    if not len(scores.members) or not len(scores.non_members):
+        return "no forget example has a partner in the unseen twin"
+    found = np.unique(np.concatenate(scores))
+    if np.isnan(found).any():
+        return "the attack's score is not a number for some examples"
+    return "degenerate: the attack gives every example the same score" if len(found) == 1 else None
+
+
 def _difference(
     ours: Scores, others: list[Scores], value: float | None, levels: list[float]
 ) -> dict[str, object] | None:
     """Compare AUCs: DeLong's components paired over examples, plus the spread of the retrained seeds."""
-    if value is None or len(levels) < 2 or min(len(ours.members), len(ours.non_members)) < 2:
+    if value is None or _why_not(ours) or len(levels) < 2 or min(len(ours.members), len(ours.non_members)) < 2:
         return None
     components = [metrics.auc_components(*other) for other in others]
     variance = 0.0
