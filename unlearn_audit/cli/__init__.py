@@ -13,6 +13,8 @@ from unlearn_audit.errors import AuditError, ConfigError
 
 __all__ = ["app", "main"]
 
+VERBOSE = ("-v", "--verbose")
+
 app = typer.Typer(
     name="unlearn-audit",
     no_args_is_help=True,
@@ -33,6 +35,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    verbose: Annotated[bool, typer.Option(*reversed(VERBOSE), help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Is the data gone from this model, is the model still good, how sure are we?
 
@@ -50,21 +53,69 @@ def main() -> None:
     # Threads that wait by spinning make small networks several times slower as soon as anything else runs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
-    except AuditError as problem:
-        _print_error(problem)
-        sys.exit(problem.exit_code)
+        code = _answer()
+        sys.stdout.flush()
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(3)
+        code = 3
+    except OSError as problem:
+        sys.stderr.write(f"error: cannot write to stdout: {problem.strerror}\n")
+        code = 3
+    if code == 3:
+        _let_go_of_a_closed_stdout()
+    sys.exit(code)
+
+
+def _answer() -> int | str | None:
+    """Return the exit code, after the one line that goes with it."""
+    try:
+        app()
+    except SystemExit as stop:
+        return _code(stop)
+    except KeyboardInterrupt:
+        sys.stderr.write(INTERRUPTED)
+        return 130
+    except AuditError as problem:
+        _print_traceback()
+        _print_error(problem)
+        return problem.exit_code
+    except BrokenPipeError:
+        raise
     except Exception as problem:
-        if "-v" in sys.argv or "--verbose" in sys.argv:
-            traceback.print_exc()
-        sys.stderr.write(f"internal error: {type(problem).__name__}: {problem} (add -v for the traceback)\n")
-        sys.exit(3)
+        _print_traceback()
+        more = "" if _verbose() else f" (unlearn-audit {VERBOSE[0]} VERB ... shows the traceback)"
+        what = str(problem).partition("\n")[0]
+        sys.stderr.write(f"internal error: {type(problem).__name__}: {what}{more}\n")
+        return 3
+    return 0
+
+
+INTERRUPTED = "interrupted\n"
+
+
+def _code(stop: SystemExit) -> int | str | None:
+    """Return a verb's exit code; what Typer answers to Ctrl-C and to a closed pipe goes by our own table."""
+    if stop.code == 130:
+        sys.stderr.write(INTERRUPTED)
+    if stop.code == 1 and not isinstance(stop.__context__, typer.Exit):
+        return 3  # 1 is kept for a policy that failed
+    return stop.code
+
+
+def _let_go_of_a_closed_stdout() -> None:
+    """Point stdout elsewhere if it takes nothing any more, or the interpreter would complain while it shuts down."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _verbose() -> bool:
+    return any(flag in sys.argv for flag in VERBOSE)
+
+
+def _print_traceback() -> None:
+    if _verbose():
+        traceback.print_exc()
 
 
 def _print_error(problem: AuditError) -> None:
