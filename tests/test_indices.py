@@ -112,7 +112,7 @@ BAD_FILES: dict[str, tuple[str, object, str]] = {
     "everything": ("a.npy", np.arange(SIZE), "is everything: all of 'toy' (40 training examples)"),
     "all of a mask": ("a.npy", np.ones(SIZE, bool), "is everything"),
     "floats": ("a.npy", np.array([1.0, 2.0]), "holds float64, not integers"),
-    "objects": ("a.npy", np.array([1, None], dtype=object), "Object arrays cannot be loaded"),
+    "objects": ("a.npy", np.array([1, None], dtype=object), "holds pickled Python objects"),
     "texts": ("a.npy", np.array(["1"]), "not integers"),
     "another mask": ("a.npy", np.ones(SIZE - 1, bool), "a mask of 39 entries, but there are 40 examples"),
     "a table": ("a.npy", np.ones((2, 2), int), "has 2 dimensions"),

@@ -342,10 +342,16 @@ def test_another_architecture_does_not_load(other: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_another_width_is_a_shape_mismatch_and_no_class_count() -> None:
+def test_other_channels_are_both_counts_in_words() -> None:
     model = models.build("resnet20", classes=10)
-    with pytest.raises(CheckpointError, match=r"other shape: 'conv1.weight' is \[16, 1, 3, 3\]"):
+    with pytest.raises(CheckpointError, match="checkpoint takes images of 1 channels, data has 3"):
         models.load_state(model, models.build("resnet20", classes=10, channels=1).state_dict(), where="c.pt")
+
+
+def test_another_width_is_a_shape_mismatch_and_no_class_count() -> None:
+    model, wider = (nn.Sequential(nn.Conv2d(3, n, 3), nn.Conv2d(n, 2, 3)) for n in (4, 8))
+    with pytest.raises(CheckpointError, match=r"other shape: '0.weight' is \[8, 3, 3, 3\]"):
+        models.load_state(model, wider.state_dict(), where="c.pt")
 
 
 def test_layout_versions_do_not_stand_in_the_way() -> None:

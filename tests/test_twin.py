@@ -138,7 +138,8 @@ def test_a_few_copies_in_the_test_set_are_kept_out_of_the_twin_and_said() -> Non
 def test_more_than_one_percent_of_copies_is_refused() -> None:
     with pytest.raises(DataError) as caught:
         make_splits(with_copies(5), "range:0-399")
-    assert str(caught.value) == "forget set overlaps the test set: 5 of 400 images, first train 0 = test 7"
+    found = "forget set overlaps the test set: 5 of 400 images, first train 0 = test 7"
+    assert str(caught.value) == f"{found}; take these images out of one of them"
 
 
 def test_copies_of_retained_images_do_not_matter() -> None:

@@ -143,9 +143,11 @@ def train(
         The trained model, on the device, in evaluation mode.
 
     Raises:
-        MeasurementError: training diverged.
+        MeasurementError: the model cannot take the images, or training diverged.
     """
     model = compute.place(new_model(spec, dataset, seed, allow_code=allow_code))
+    sample = dataset.transform(dataset.train.images[:2].to(compute.device))
+    models.check_input(model, sample, spec=spec, classes=dataset.classes)
     batches = Batches(
         dataset.train.subset(indices),
         dataset.transform,

@@ -186,7 +186,8 @@ def _per_channel(values: tuple[float, ...], channels: int, key: str) -> tuple[fl
     if len(values) == 1:
         return values * channels
     if len(values) != channels:
-        raise UsageError(f"{key} has {len(values)} numbers, the images have {channels} channels; give 1 or {channels}")
+        wanted = "one number" if channels == 1 else f"one number, or {channels}"
+        raise UsageError(f"{key} has {len(values)} numbers, the images have {channels} channels; give --{key} {wanted}")
     return values
 
 

@@ -19,7 +19,9 @@ def _demo(
     scenario: Annotated[
         Literal["mislabelled", "random", "class"], typer.Option(help="What is to be forgotten.")
     ] = "mislabelled",
-    seed: Annotated[int, typer.Option(help="Of everything; the same seed, the same report.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of everything; the same seed, the same report.", min=0, max=10**18 - 1, metavar="N")
+    ] = 0,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:

@@ -92,8 +92,14 @@ class Reader:
 
 def _npy(reader: Reader) -> Entries:
     """Read a NumPy array; pickled objects are refused by NumPy."""
-    with reading("index file", reader.path):
-        array = np.load(reader.path, allow_pickle=False)
+    try:
+        with reading("index file", reader.path):
+            array = np.load(reader.path, allow_pickle=False)
+    except DataError as problem:
+        if "allow_pickle" not in str(problem.__cause__):
+            raise
+        what = "it holds pickled Python objects, which are never loaded; save indices as int64"
+        raise DataError(f"cannot read index file {reader.shown}: {what}") from problem
     if not isinstance(array, np.ndarray):
         raise DataError(f"{reader.shown} is an .npz archive; indices are a single .npy array")
     return reader.array(array)

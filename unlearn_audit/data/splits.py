@@ -154,7 +154,7 @@ def _check_overlap(dataset: Dataset, forget: IndexSet) -> tuple[NDArray[np.int64
     partner = int(in_test[(dataset.test.images[in_test] == dataset.train.images[first]).flatten(1).all(dim=1)][0])
     found = f"{len(in_train)} of {len(forget)} images, first train {first} = test {partner}"
     if len(in_train) > TOLERATED * len(forget):
-        raise DataError(f"forget set overlaps the test set: {found}")
+        raise DataError(f"forget set overlaps the test set: {found}; take these images out of one of them")
     return in_test, (f"forget images stand in the test set as well and are kept out of the unseen twin: {found}",)
 
 

@@ -49,7 +49,13 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> 
 
 
 def _misfit(needed: Shapes, found: Shapes) -> str:
-    """Tell two class counts where that is all, else the differing keys."""
+    """Tell two class counts or two channel counts where that is all, else the differing keys."""
+    channels = _channel_counts(needed, found)
+    if channels is not None:
+        return (
+            f"checkpoint takes images of {channels[0]} channels, data has {channels[1]}; "
+            "name the data that it was trained on with --data, or another checkpoint"
+        )
     counts = _class_counts(needed, found)
     if counts is None:
         return f"the weights do not fit the model; {differences(needed, found)}. Name the architecture with --model"
@@ -71,6 +77,19 @@ def _class_counts(needed: Shapes, found: Shapes) -> tuple[int, int] | None:
         return None
     counts = {(has[0], wants[0]) for has, wants in pairs}
     return counts.pop() if len(counts) == 1 else None
+
+
+def _channel_counts(needed: Shapes, found: Shapes) -> tuple[int, int] | None:
+    """Return the counts of input channels (found, needed) if one convolution's second dimension is all that differs.
+
+    A layer's outputs differ wherever a later layer's inputs do, so only the first convolution can differ like this.
+    """
+    names = [name for name in needed if found.get(name) != needed[name]] if needed.keys() == found.keys() else []
+    if len(names) != 1:
+        return None
+    has, wants = found[names[0]], needed[names[0]]
+    alike = len(has) == len(wants) == 4 and (has[0], *has[2:]) == (wants[0], *wants[2:])
+    return (has[1], wants[1]) if alike else None
 
 
 def differences(needed: Shapes, found: Shapes) -> str:
