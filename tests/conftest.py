@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+from unlearn_audit.report import AuditReport, Data, Interval, Measurement, SetSummary, Subject, Tool
 
 if TYPE_CHECKING:
     from unlearn_audit.data import Examples
@@ -125,5 +127,51 @@ def noise() -> Callable[..., "Examples"]:
         images = torch.randint(0, 256, (n, channels, size, size), generator=generator, dtype=torch.uint8)
         labels = torch.randint(0, classes, (n,), generator=generator)
         return Examples(images, labels, labels.clone())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_measurement() -> Callable[..., Measurement]:
+    """Make up a measurement: make_measurement("rcd.raw", "unlearned", value=1.0, interval=(0.5, 1.5), ...)."""
+
+    def make(name: str = "accuracy.test", subject: str = "unlearned", **values: Any) -> Measurement:
+        if isinstance(values.get("interval"), tuple):
+            low, high = values["interval"]
+            values["interval"] = Interval(low=low, high=high, method="made up")
+        defaults: dict[str, Any] = {
+            "role": subject if subject in ("original", "retrained", "unlearned") else "subject",
+            "value": 0.9,
+            "unit": "fraction",
+            "direction": "none",
+            "n": 100,
+            "method": "made up",
+        }
+        return Measurement(name=name, subject=subject, **defaults | values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_report() -> Callable[..., AuditReport]:
+    """Make up a report around measurements; its subjects are those that the measurements speak of, but no controls."""
+
+    def make(*measurements: Measurement, **values: Any) -> AuditReport:
+        roles = {entry.subject: entry.role for entry in measurements if entry.role != "control"}
+        sets = {name: SetSummary(spec=name, sha256="a" * 64, n=10) for name in ("forget", "retain", "test", "unseen")}
+        defaults: dict[str, Any] = {
+            "tool": Tool(version="0"),
+            "created_at": "2026-01-01T00:00:00Z",
+            "subjects": tuple(
+                Subject(label=label, role=role, path=f"{label}.safetensors", sha256="b" * 64, model="small-cnn",
+                        parameters=1, flop_per_image=2)
+                for label, role in roles.items()
+            ),
+            "data": Data(source="digits", sha256="c" * 64, **sets),
+            "measurements": measurements,
+            "settings": {},
+            "environment": {},
+        }  # fmt: skip
+        return AuditReport(**defaults | values)
 
     return make
