@@ -74,7 +74,7 @@ class RcdSettings(Part):
 
     optimizer: Literal["gd", "adam"] = "gd"
     steps: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 100
-    step_size: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    step_size: Literal["auto"] | Annotated[float, Field(gt=0, le=1e30)] = "auto"
     floor: Literal["zero", "best"] | float = "zero"
     controls: bool = True
     resamples: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 2000

@@ -312,7 +312,8 @@ def descend(
         check_every: how often the loss is read from the device and checked.
 
     Raises:
-        MeasurementError: the loss is not finite any more; the message has the step.
+        MeasurementError: the loss or, at the end, a weight is not finite any more, or the model cannot take a batch
+            (BatchNorm has no statistics of one value); the message has the step.
     """
     model.train()
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -320,7 +321,7 @@ def descend(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (schedule(step) if schedule else 1.0)
         optimizer.zero_grad(set_to_none=True)
-        found = terms(step)
+        found = _evaluated(terms, step, task)
         torch.autograd.backward(torch.stack(list(found.values())).sum())
         with torch.no_grad():
             for hook in before_step:
@@ -328,6 +329,20 @@ def descend(
         optimizer.step()
         if step % check_every == 0 or step == steps - 1:
             _report(found, step, steps, progress, task)
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise MeasurementError(
+            f"{task} diverged at step {steps - 1}: the weights are not finite; use a smaller step size"
+        )
+
+
+def _evaluated(terms: Callable[[int], LossTerms], step: int, task: str) -> LossTerms:
+    """Evaluate the terms of a step; a batch that a model refuses is no crash of ours."""
+    try:
+        return terms(step)
+    except ValueError as problem:
+        raise MeasurementError(
+            f"{task} stopped at step {step}: the model cannot take this batch: {problem}"
+        ) from problem
 
 
 def _report(found: LossTerms, step: int, steps: int, progress: Progress, task: str) -> None:

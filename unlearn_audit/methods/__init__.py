@@ -5,25 +5,26 @@ A method edits a model in place and says what it did; it never measures itself.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 from unlearn_audit import tasks
-from unlearn_audit.data import Splits
+from unlearn_audit.data import Splits, Transform
 from unlearn_audit.engine import Batches, Compute, StepHook, descend
 from unlearn_audit.progress import Progress, silent
 
-__all__ = ["Method", "Problem", "Unlearned", "cross_entropy_on", "run_composition"]
+__all__ = ["Method", "Problem", "Unlearned", "mean_loss", "minibatches", "run_composition"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is given: the model to edit (on the device), the splits, the device and a seed."""
+    """What a method is given: the model to edit (on the device), its transform, the splits, the device and a seed."""
 
     model: nn.Module
+    transform: Transform
     splits: Splits
     compute: Compute
     seed: int
@@ -32,7 +33,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Unlearned:
-    """What a method did: optimiser steps and minibatch gradients taken."""
+    """What a method did: optimiser steps, and gradients of single examples taken."""
 
     steps: int
     gradient_evaluations: int
@@ -58,7 +59,7 @@ def run_composition(
     steps: int,
     step_size: float,
     momentum: float = 0.0,
-    terms_per_step: int,
+    batches: Sequence[Batches],
     before_step: Sequence[StepHook] = (),
     task: str,
 ) -> Unlearned:
@@ -70,7 +71,7 @@ def run_composition(
         steps: how many.
         step_size: SGD's learning rate.
         momentum: SGD's momentum.
-        terms_per_step: minibatch gradients that one step costs, for the record.
+        batches: the minibatches whose gradients each step takes, for the record.
         before_step: weight transforms applied between the gradient and the step.
         task: the method's name in the progress.
 
@@ -84,19 +85,19 @@ def run_composition(
     descend(
         problem.model, objective, optimizer, steps=steps, before_step=before_step, progress=problem.progress, task=task
     )
-    return Unlearned(steps, steps * terms_per_step)
+    return Unlearned(steps, sum(each.taken(steps) for each in batches))
 
 
-def cross_entropy_on(problem: Problem, which: str, batch_size: int) -> Objective:
-    """Return step -> mean cross-entropy of the step's minibatch of the "retain" or "forget" set, under `which`."""
+def minibatches(problem: Problem, which: Literal["retain", "forget"], batch_size: int) -> Batches:
+    """Return the shuffled minibatches of the retain or of the forget set; each has its own stream of the seed."""
     splits = problem.splits
     examples = splits.forget_examples if which == "forget" else splits.retain_examples
-    batches = Batches(examples, splits.dataset.transform, batch_size, problem.seed, which, problem.compute)
+    return Batches(examples, problem.transform, batch_size, problem.seed, which, problem.compute)
 
-    def term(step: int) -> dict[str, Tensor]:
-        images, labels = batches.at(step)
-        with problem.compute.autocast():
-            logits = problem.model(images)
-        return {which: tasks.losses(logits, labels).mean()}
 
-    return term
+def mean_loss(problem: Problem, batches: Batches, step: int) -> Tensor:
+    """Return the mean cross-entropy of the minibatch of a step, a scalar with its graph."""
+    images, labels = batches.at(step)
+    with problem.compute.autocast():
+        logits = problem.model(images)
+    return tasks.losses(logits, labels).mean()

@@ -82,7 +82,8 @@ def apply_method(
     candidate, splits, limitations = _settle(request, parent)
     model = copy.deepcopy(candidate.model)
     compute = prepare(config.device, config.precision, config.batch_size)
-    done = method.run(Problem(model, splits, compute, config.seed, progress), settings)
+    problem = Problem(model, candidate.transform, splits, compute, config.seed, progress)
+    done = method.run(problem, settings)
     broken = nonfinite(model.state_dict())
     if broken:
         raise MeasurementError(f"{name} diverged: {next(iter(broken))} is not finite; use a smaller step size")

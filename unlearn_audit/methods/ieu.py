@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from unlearn_audit.methods import Method, Problem, Unlearned, cross_entropy_on, run_composition
+from unlearn_audit.methods import Method, Problem, Unlearned, mean_loss, minibatches, run_composition
 from unlearn_audit.methods.reinit import Reinit
 
 __all__ = ["IEU", "IeuSettings", "run_ieu"]
@@ -24,7 +24,7 @@ class IeuSettings(BaseModel):
 
     alpha: Share = Field(0.999, description="share of the old weights kept at each step; 1 adds no noise (Algorithm 1)")
     c: Share = Field(0.1, description="weight of the ascent on the forget set; 0 leaves it out (Algorithm 1)")
-    step_size: Annotated[float, Field(gt=0)] = Field(0.05, description="eta, the step of the descent on retain")
+    step_size: Annotated[float, Field(gt=0, le=1e30)] = Field(0.05, description="eta, the step of the descent on retain")
     steps: Annotated[int, Field(ge=0)] = Field(200, description="T, minibatch steps")
     batch_size: Annotated[int, Field(gt=0)] = Field(64, description="examples of each set in one step")
     scale: Literal["fan_in", "total_d"] = Field(
@@ -44,13 +44,13 @@ def run_ieu(problem: Problem, settings: IeuSettings) -> Unlearned:
     Retain and forget batches pass through the network one after the other, so that their BatchNorm statistics do not
     mix; with c = 0 no forget batch passes at all.
     """
-    retain = cross_entropy_on(problem, "retain", settings.batch_size)
-    forget = cross_entropy_on(problem, "forget", settings.batch_size)
+    retain = minibatches(problem, "retain", settings.batch_size)
+    forget = minibatches(problem, "forget", settings.batch_size)
 
     def objective(step: int) -> dict[str, Tensor]:
-        terms = retain(step)
+        terms = {"retain": mean_loss(problem, retain, step)}
         if settings.c > 0:
-            terms["forget"] = -settings.c * forget(step)["forget"]
+            terms["forget"] = -settings.c * mean_loss(problem, forget, step)
         return terms
 
     return run_composition(
@@ -58,7 +58,7 @@ def run_ieu(problem: Problem, settings: IeuSettings) -> Unlearned:
         objective,
         steps=settings.steps,
         step_size=settings.step_size,
-        terms_per_step=1 + (settings.c > 0),
+        batches=[retain, forget] if settings.c > 0 else [retain],
         before_step=[Reinit(problem.model, alpha=settings.alpha, seed=problem.seed, scale=settings.scale)],
         task=f"IEU {settings.variant}",
     )

@@ -1,0 +1,446 @@
+"""Unlearning methods: IEU against Algorithm 1 written by hand, re-initialisation against its moments."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearn_audit import catalogue
+from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
+from unlearn_audit.config import Layer, resolve
+from unlearn_audit.data import Dataset, Examples, Splits, Transform, make_splits
+from unlearn_audit.engine import Batches, Compute, derive_seed
+from unlearn_audit.errors import ConfigError, MeasurementError, OutputError, UsageError
+from unlearn_audit.files import sha256_of_file
+from unlearn_audit.methods import Problem, Unlearned, run_composition
+from unlearn_audit.methods.applying import apply_method, parse_settings
+from unlearn_audit.methods.ieu import IEU, IeuSettings, run_ieu
+from unlearn_audit.methods.reinit import Reinit
+from unlearn_audit.models.small import small_cnn
+
+Noise = Callable[..., Examples]
+HALF = Transform((0.5,), (0.25,))
+CPU = Compute(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def splits(noise: Noise) -> Splits:
+    """A hundred training examples, ten of them to be forgotten."""
+    dataset = Dataset("noise", noise(100), noise(60, seed=1), 4, (0.5,), (0.25,), "0" * 64)
+    return make_splits(dataset, "range:0-9")
+
+
+def make_net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return CPU.place(small_cnn(classes=4, channels=1))
+
+
+class Plain(nn.Module):
+    """A network without BatchNorm, in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 4)).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images.double())  # type: ignore[no-any-return]
+
+
+def problem_of(model: nn.Module, splits: Splits, seed: int = 0) -> Problem:
+    return Problem(model, HALF, splits, CPU, seed)
+
+
+def unlearn(model: nn.Module, splits: Splits, seed: int = 0, **settings: Any) -> Unlearned:
+    values = {"alpha": 1.0, "c": 0.0, "step_size": 0.05, "steps": 6, "batch_size": 16} | settings
+    return run_ieu(problem_of(model, splits, seed), IeuSettings(**values))
+
+
+def batches_of(splits: Splits, which: Literal["retain", "forget"], seed: int = 0, size: int = 16) -> Batches:
+    examples = splits.forget_examples if which == "forget" else splits.retain_examples
+    return Batches(examples, HALF, size, seed, which, CPU)
+
+
+# ----- IEU against Algorithm 1
+
+
+def test_without_noise_and_ascent_ieu_is_plain_sgd_bit_for_bit(splits: Splits) -> None:
+    ours, theirs = make_net(), make_net()
+    done = unlearn(ours, splits, steps=12)
+    theirs.train()
+    retain = batches_of(splits, "retain")
+    for step in range(12):
+        images, labels = retain.at(step)
+        theirs.zero_grad()
+        torch.autograd.backward(functional.cross_entropy(theirs(images), labels, reduction="none").mean())
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                assert parameter.grad is not None
+                parameter.add_(parameter.grad, alpha=-0.05)
+    for (name, ours_), theirs_ in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(ours_, theirs_), name
+    assert done == Unlearned(12, 90 * 2)
+
+
+@pytest.mark.parametrize("scale", ["fan_in", "total_d"])
+@pytest.mark.parametrize(("alpha", "c"), [(0.9, 0.3), (1.0, 0.3), (0.9, 0.0), (0.0, 1.0), (1.0, 0.0)])
+def test_steps_are_those_of_algorithm_1(
+    splits: Splits, alpha: float, c: float, scale: Literal["fan_in", "total_d"]
+) -> None:
+    model, eta = Plain(), 0.1
+    noise = Reinit(model, alpha=alpha, seed=7, scale=scale)
+    theta = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    retain, forget = batches_of(splits, "retain", 7), batches_of(splits, "forget", 7)
+
+    def slopes(batches: Batches, step: int) -> dict[str, Tensor]:
+        images, labels = batches.at(step)
+        named = {name: tensor.clone().requires_grad_() for name, tensor in theta.items()}
+        loss = functional.cross_entropy(torch.func.functional_call(model, named, (images,)), labels)
+        return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+    for step in range(4):
+        g_r, g_f = slopes(retain, step), slopes(forget, step)
+        draws = iter(noise.draw(step))
+        for name in theta:
+            mixed = alpha * theta[name] + (1 - alpha) * next(draws) if theta[name].dim() > 1 else theta[name]
+            theta[name] = mixed - eta * g_r[name] + c * eta * g_f[name]
+    unlearn(model, splits, seed=7, alpha=alpha, c=c, step_size=eta, steps=4, scale=scale)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), theta[name], rtol=1e-12, atol=1e-14)
+
+
+def test_no_descent_and_no_memory_leave_one_fresh_draw(splits: Splits) -> None:
+    model = make_net()
+    before = copy.deepcopy(dict(model.named_parameters()))
+    draws = Reinit(model, alpha=0.0, seed=3).draw(4)
+    unlearn(model, splits, seed=3, alpha=0.0, step_size=1e-300, steps=5)
+    mixed = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
+    assert len(mixed) == len(draws) == 4
+    for parameter, draw in zip(mixed, draws, strict=True):
+        assert torch.equal(parameter.detach(), draw)
+        fan_in = parameter[0].numel()
+        assert draw.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=4 / (2 * draw.numel()) ** 0.5)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            assert torch.equal(parameter, before[name]), name
+
+
+def test_same_seed_same_weights_and_another_seed_others(splits: Splits) -> None:
+    states = []
+    for seed in (5, 5, 6):
+        model = make_net()
+        torch.manual_seed(len(states))
+        unlearn(model, splits, seed=seed, alpha=0.9, c=0.2)
+        states.append(torch.cat([tensor.double().reshape(-1) for tensor in model.state_dict().values()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+# ----- the re-initialisation process, METHODS 1.6(1)
+
+
+class Coordinates(nn.Module):
+    """A hundred thousand coordinates in one tensor of fan-in 1000, and some that are not mixed."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((100, 1000), start))
+        self.bias = nn.Parameter(torch.full((24,), start))
+
+
+@pytest.mark.parametrize(("scale", "variance"), [("fan_in", 2 / 1000), ("total_d", 2 / 100_024)])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9, 0.99])
+def test_moments_of_the_process(alpha: float, scale: Literal["fan_in", "total_d"], variance: float) -> None:
+    start = 0.3
+    model = Coordinates(start)
+    process = Reinit(model, alpha=alpha, seed=11, scale=scale)
+    with torch.no_grad():
+        for n in range(1, 61):
+            process(n)
+            if n not in {1, 2, 10, 60}:
+                continue
+            found = model.weight.detach().double().numpy().reshape(-1)
+            v_n = (1 - alpha) ** 2 * (1 - alpha ** (2 * n)) / (1 - alpha**2) * variance
+            standard_error = np.sqrt(v_n / found.size)
+            assert abs(found.mean() - alpha**n * start) < 4 * standard_error + 1e-6 * start
+            assert abs(found.var() / v_n - 1) < 4 * np.sqrt(2 / found.size)
+    assert (model.bias == start).all()
+
+
+def test_alpha_one_draws_nothing_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Coordinates(0.3)
+    process = Reinit(model, alpha=1.0, seed=0)
+    monkeypatch.setattr(process, "draw", lambda step: pytest.fail("drew"))
+    process(0)
+    assert (model.weight == 0.3).all()
+
+
+def test_each_step_draws_afresh_and_depends_on_seed_and_step_alone() -> None:
+    def draw(seed: int, step: int) -> Tensor:
+        return Reinit(Coordinates(0.0), alpha=0.9, seed=seed).draw(step)[0]
+
+    assert torch.equal(draw(0, 3), draw(0, 3))
+    first, second, third = draw(0, 3), draw(0, 4), draw(1, 3)
+    for other in (second, third):
+        correlation = torch.corrcoef(torch.stack([first.reshape(-1), other.reshape(-1)]))[0, 1]
+        assert abs(correlation.item()) < 4 / first.numel() ** 0.5
+
+
+def test_tensors_of_one_step_are_drawn_apart() -> None:
+    model = nn.Sequential(nn.Linear(50, 50), nn.Linear(50, 50))
+    first, second = Reinit(model, alpha=0.9, seed=0).draw(0)
+    assert not torch.equal(first, second)
+
+
+def test_noise_leaves_the_batches_and_the_global_generator_alone(splits: Splits) -> None:
+    def seen(alpha: float) -> list[Tensor]:
+        model, inputs = make_net(), []
+        model.register_forward_pre_hook(lambda module, given: inputs.append(given[0].clone()))
+        unlearn(model, splits, alpha=alpha)
+        return inputs
+
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    plain, noisy = seen(1.0), seen(0.9)
+    assert len(plain) == len(noisy) == 6
+    assert all(torch.equal(a, b) for a, b in zip(plain, noisy, strict=True))
+    torch.manual_seed(5)
+    unlearn(copy.deepcopy(make_net()), splits, alpha=0.9, c=0.5)
+    make_net()
+    after = torch.get_rng_state()
+    make_net()
+    assert torch.equal(after, torch.get_rng_state())
+    assert len(state) == len(after)
+
+
+# ----- which part runs
+
+
+@pytest.mark.parametrize(("c", "passes"), [(0.0, 6), (0.1, 12)])
+def test_a_part_that_is_off_is_not_run(splits: Splits, c: float, passes: int) -> None:
+    model, seen = make_net(), []
+    model.register_forward_hook(lambda *_: seen.append(model.training))
+    done = unlearn(model, splits, c=c, alpha=0.99)
+    assert seen == [True] * passes
+    assert model.bn1.num_batches_tracked.item() == passes
+    assert done.gradient_evaluations == 90 + (60 if c else 0)
+
+
+def test_without_ascent_the_forget_set_makes_no_difference(splits: Splits, noise: Noise) -> None:
+    models = []
+    for seed in (0, 8):
+        other = noise(100, seed=seed)
+        kept = torch.arange(100) >= 10
+        train = replace(
+            other,
+            images=torch.where(kept[:, None, None, None], splits.dataset.train.images, other.images),
+            labels=torch.where(kept, splits.dataset.train.labels, other.labels),
+        )
+        models.append(make_net())
+        changed = replace(splits, dataset=replace(splits.dataset, train=train))
+        unlearn(models[-1], changed, alpha=0.9, c=0.0)
+    for (name, one), two in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_the_checkpoints_own_transform_is_used(splits: Splits) -> None:
+    model, inputs = make_net(), []
+    model.register_forward_pre_hook(lambda module, given: inputs.append(given[0].clone()))
+    run_ieu(
+        replace(problem_of(model, splits), transform=Transform((0.0,), (2.0,))),
+        IeuSettings(alpha=1.0, c=0.0, steps=1, batch_size=200),
+    )
+    wanted = splits.retain_examples.images.float() / 255 / 2
+    assert inputs[0].sum().item() == pytest.approx(wanted.sum().item(), rel=1e-5)
+
+
+# ----- settings
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("alpha", 1.001),
+        ("alpha", -0.1),
+        ("alpha", float("nan")),
+        ("c", 2),
+        ("c", -1e-9),
+        ("step_size", 0),
+        ("step_size", float("inf")),
+        ("step_size", 1e300),
+        ("steps", -1),
+        ("steps", 1.5),
+        ("batch_size", 0),
+        ("scale", "kaiming"),
+        ("alfa", 0.9),
+    ],
+)
+def test_settings_out_of_range_or_unknown_are_refused(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^settings of ieu: {key}: ") as caught:
+        parse_settings(IEU, {key: value})
+    assert caught.value.exit_code == 2
+
+
+def test_every_problem_of_the_settings_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(IEU, {"alpha": 3, "c": -1, "steps": 5})
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("alpha", "c", "name"), [(1.0, 0.0, "FT"), (1.0, 0.1, "GA"), (0.99, 0.0, "Noisy"), (0.99, 0.1, "GA+Noisy")]
+)
+def test_variants_have_the_papers_names(splits: Splits, alpha: float, c: float, name: str) -> None:
+    assert IeuSettings(alpha=alpha, c=c).variant == name
+    told: list[str] = []
+    problem = replace(problem_of(make_net(), splits), progress=lambda task, *_: told.append(task))
+    run_ieu(problem, IeuSettings(alpha=alpha, c=c, steps=1))
+    assert told == [f"IEU {name}"]
+
+
+def test_the_catalogue_knows_the_method() -> None:
+    assert catalogue.load("method", catalogue.METHODS, "ieu") is IEU
+    assert catalogue.load("weight transform", catalogue.WEIGHT_TRANSFORMS, "reinit") is Reinit
+
+
+# ----- stops
+
+
+@pytest.mark.parametrize("settings", [{"step_size": 1e30}, {"step_size": 1e20, "c": 1.0, "alpha": 0.9}])
+def test_divergence_stops_with_the_step(splits: Splits, settings: dict[str, float]) -> None:
+    with pytest.raises(MeasurementError, match=r"^IEU .* diverged (by|at) step \d+: .*use a smaller step size"):
+        unlearn(make_net(), splits, steps=30, **settings)
+
+
+def test_weights_that_the_last_step_breaks_are_not_returned(splits: Splits) -> None:
+    model = nn.Linear(1, 1)
+
+    def steep(step: int) -> dict[str, Tensor]:
+        return {"loss": 1e20 * model.weight.sum()}
+
+    with pytest.raises(MeasurementError, match="^testing diverged at step 0: the weights are not finite"):
+        run_composition(problem_of(model, splits), steep, steps=1, step_size=1e30, batches=(), task="testing")
+
+
+def test_a_batch_that_batchnorm_cannot_take_is_said(splits: Splits) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4))
+    with pytest.raises(
+        MeasurementError, match="stopped at step 0: the model cannot take this batch: Expected more than 1"
+    ):
+        unlearn(model, splits, batch_size=1)
+
+
+def test_momentum_is_sgds(splits: Splits) -> None:
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, 1.0)
+    done = run_composition(
+        problem_of(model, splits),
+        lambda step: {"loss": 2 * model.weight.sum()},
+        steps=3,
+        step_size=0.1,
+        momentum=0.5,
+        batches=(),
+        task="testing",
+    )
+    assert model.weight.item() == pytest.approx(1 - 0.1 * (2 + 3 + 3.5))
+    assert done == Unlearned(3, 0)
+
+
+# ----- from checkpoint to checkpoint
+
+
+def apply(parent: Path, out: Path, forget: Path | str, seed: int = 0, **settings: Any) -> str:
+    asked = {"checkpoint": [{"path": str(parent)}], "forget": str(forget), "device": "cpu", "seed": seed}
+    return apply_method("ieu", out, resolve([Layer("flag", asked)]), {"steps": 3} | settings).sha256
+
+
+def test_the_parent_is_only_read_and_the_child_tells_where_it_comes_from(tiny: Path, tmp_path: Path) -> None:
+    parent, out = tiny / "original.safetensors", tmp_path / "u.safetensors"
+    before = sha256_of_file(parent)
+    assert apply(parent, out, tiny / "forget.npy", seed=4, alpha=0.99) == sha256_of_file(out)
+    assert sha256_of_file(parent) == before
+    made, origin = read_checkpoint(out).metadata, read_checkpoint(parent).metadata
+    assert made is not None
+    assert origin is not None
+    assert (made.role, made.method, made.parent_sha256, made.seed) == ("unlearned", "ieu", before, 4)
+    assert (made.model, made.data, made.data_sha256) == (origin.model, origin.data, origin.data_sha256)
+    assert (made.mean, made.std, made.recipe) == (origin.mean, origin.std, origin.recipe)
+    assert made.settings == {
+        "alpha": 0.99, "c": 0.1, "step_size": 0.05, "steps": 3, "batch_size": 64, "scale": "fan_in",
+    }  # fmt: skip
+    assert (made.forget_n, made.steps, made.gradient_evaluations) == (144, 3, 3 * 64 + 64 + 64 + 16)
+
+
+def test_the_same_seed_writes_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+    digests = [
+        apply(tiny / "original.safetensors", tmp_path / f"{index}.safetensors", tiny / "forget.npy", seed=seed)
+        for index, seed in enumerate((1, 1, 2))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_recorded_transform_is_used_and_handed_on(tiny: Path, tmp_path: Path) -> None:
+    original = read_checkpoint(tiny / "original.safetensors")
+    assert original.metadata is not None
+    shifted = tmp_path / "shifted.safetensors"
+    write_checkpoint(
+        shifted, original.state, original.metadata.model_copy(update={"mean": (0.1,), "std": (0.7,)}), force=False
+    )
+    apply(shifted, tmp_path / "a.safetensors", tiny / "forget.npy", alpha=1.0, c=0.0)
+    apply(tiny / "original.safetensors", tmp_path / "b.safetensors", tiny / "forget.npy", alpha=1.0, c=0.0)
+    one, two = (read_checkpoint(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert one.metadata is not None
+    assert (one.metadata.mean, one.metadata.std) == ((0.1,), (0.7,))
+    assert not torch.equal(one.state["fc.weight"], two.state["fc.weight"])
+
+
+def test_refusals_come_before_any_work_and_leave_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unlearn_audit.methods.ieu.run_composition", lambda *_, **__: pytest.fail("worked"))
+    parent, forget = tiny / "original.safetensors", tiny / "forget.npy"
+    taken = tmp_path / "taken.safetensors"
+    taken.write_bytes(b"x")
+    with pytest.raises(OutputError, match="taken.safetensors"):
+        apply(parent, taken, forget)
+    with pytest.raises(UsageError, match="checkpoint to start from"):
+        apply_method(
+            "ieu",
+            parent,
+            resolve([Layer("flag", {"checkpoint": [{"path": str(parent)}], "forget": str(forget)})]),
+            {},
+            force=True,
+        )
+    with pytest.raises(UsageError, match="unknown method 'ieo'; did you mean 'ieu'"):
+        apply_method("ieo", tmp_path / "u", resolve([Layer("flag", {"checkpoint": [{"path": str(parent)}]})]), {})
+    with pytest.raises(UsageError, match="no forget set given"):
+        apply_method("ieu", tmp_path / "u", resolve([Layer("flag", {"checkpoint": [{"path": str(parent)}]})]), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.safetensors"]
+
+
+def test_a_diverged_method_writes_nothing(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError, match="diverged"):
+        apply(tiny / "original.safetensors", tmp_path / "u.safetensors", tiny / "forget.npy", step_size=1e30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_the_command_line(run: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "u.safetensors"
+    for verb, force in (("apply", []), ("unlearn", ["--force"])):
+        done = run(verb, "ieu", tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--out", out,
+                   "--steps", 2, "--alpha", 1, "--c", 0.5, "--seed", derive_seed("x"), *force)  # fmt: skip
+        assert (done.code, done.stdout) == (0, ""), done.stderr
+        assert f"wrote {out}" in done.stderr
+    assert json.loads(run("inspect", out, "--format", "json").stdout)["metadata"]["settings"]["c"] == 0.5
+    refused = run("apply", "ieu", tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--out", out,
+                  "--alpha", 1.5, "--force")  # fmt: skip
+    assert refused.code == 2
+    assert "alpha" in refused.stderr
