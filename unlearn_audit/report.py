@@ -6,6 +6,9 @@ measurement or a body that does not match its digest each raise `ReportError`.
 
 import hashlib
 import json
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +27,7 @@ __all__ = [
     "SetSummary",
     "Subject",
     "Tool",
+    "canonical_digest",
     "dump_report",
     "read_report",
     "report_schema",
@@ -42,7 +46,14 @@ Direction = Literal["higher is better", "lower is better", "compare to retrained
 class Part(BaseModel):
     """A part of the contract: frozen, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+    # NaN in free-form details stays NaN, so that writing fails; by default it would silently become null.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 class Interval(Part):
@@ -131,10 +142,16 @@ class Tool(Part):
     version: str
 
 
+def _refuse_repeated(what: str, items: Sequence[Hashable]) -> None:
+    twice = [item for item, count in Counter(items).items() if count > 1]
+    if twice:
+        raise ValueError(f"{what} appears twice: {twice[0]}")
+
+
 class AuditReport(Part):
     """One audit. `body_sha256` covers every other field in canonical JSON."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     body_sha256: Digest | None = None
     tool: Tool
     created_at: str
@@ -148,12 +165,8 @@ class AuditReport(Part):
 
     @model_validator(mode="after")
     def _unique(self) -> "AuditReport":
-        labels = [subject.label for subject in self.subjects]
-        keys = [(measurement.name, measurement.subject) for measurement in self.measurements]
-        for what, items in (("subject", labels), ("measurement", keys)):
-            twice = next((item for item in items if items.count(item) > 1), None) if len(set(items)) < len(items) else None
-            if twice is not None:
-                raise ValueError(f"{what} appears twice: {twice}")
+        _refuse_repeated("subject", [subject.label for subject in self.subjects])
+        _refuse_repeated("measurement", [(entry.name, entry.subject) for entry in self.measurements])
         return self
 
     def find(self, name: str, subject: str) -> Measurement | None:
@@ -166,7 +179,11 @@ class AuditReport(Part):
 
 
 def canonical_digest(body: dict[str, Any]) -> str:
-    """Return the SHA-256 of a report's body: sorted keys, no spaces, UTF-8, without `body_sha256`."""
+    """Return the SHA-256 of a report's body: sorted keys, no spaces, UTF-8, without `body_sha256`.
+
+    Raises:
+        ValueError: the body cannot be written as strict JSON (NaN, infinity, half a surrogate pair).
+    """
     rest = {key: value for key, value in body.items() if key != "body_sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -175,15 +192,26 @@ def canonical_digest(body: dict[str, Any]) -> str:
 def dump_report(report: AuditReport) -> str:
     """Return the report as JSON text with its digest filled in.
 
+    Bytes of a file name that are not UTF-8 are written as escapes, since JSON has no way to carry them.
+
     Raises:
-        ReportError: a value cannot be written as strict JSON (NaN or infinity in details).
+        ReportError: something in the details cannot be written as strict JSON, such as NaN or infinity.
     """
-    body = report.model_dump(mode="json")
     try:
+        body = _encodable(report.model_dump(mode="json"))
         body["body_sha256"] = canonical_digest(body)
         return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    except ValueError as problem:
-        raise ReportError(f"the report holds a number that JSON cannot carry: {problem}") from problem
+    except (ValueError, RecursionError) as problem:
+        raise ReportError(f"the report holds something that JSON cannot carry: {problem}") from problem
+
+
+def _encodable(value: Any) -> Any:
+    """Return JSON values with lone surrogates (undecodable bytes of file names) written out as escapes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
 def write_report(report: AuditReport, path: Path) -> None:
@@ -203,24 +231,36 @@ def read_report(path: Path) -> AuditReport:
         raise ReportError(f"{path} is larger than {MAX_REPORT_BYTES >> 20} MiB; this is no report of this tool")
     body = _parse(path)
     version = body.get("schema_version")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise ReportError(f"{path}: schema_version is {version!r}; this tool reads {SCHEMA_VERSION}; write it again")
-    if body.get("body_sha256") != canonical_digest(body):
+    try:
+        digest = canonical_digest(body)
+    except (ValueError, RecursionError) as problem:
+        raise ReportError(f"{path}: not a readable report (strict JSON): {problem}") from problem
+    if body.get("body_sha256") != digest:
         raise ReportError(f"{path}: the body does not match its body_sha256: altered or damaged; write it again")
     try:
         return AuditReport.model_validate_json(json.dumps(body, allow_nan=False))
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ReportError(f"{path}: not a valid report: {place}: {first['msg']}") from problem
+        message = first["msg"].removeprefix("Value error, ")
+        raise ReportError(f"{path}: not a valid report: {f'{place}: ' if place else ''}{message}") from problem
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; NaN, infinities and repeated keys are refused."""
+    """Return the JSON object in a file; NaN, infinities, numbers beyond float64 and repeated keys are refused."""
     try:
-        body = json.loads(path.read_bytes(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        body = json.loads(
+            path.read_bytes(),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_unique_keys,
+        )
     except (ValueError, RecursionError) as problem:
         raise ReportError(f"{path}: not a readable report (strict JSON): {problem}") from problem
+    except OSError as problem:
+        raise ReportError(f"cannot read report {path}: {problem.strerror or problem}") from problem
     if not isinstance(body, dict):
         raise ReportError(f"{path}: a report is a JSON object, this is a {type(body).__name__}")
     return body
@@ -230,13 +270,21 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} where a number belongs")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text)
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("an object has the same key twice")
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object has the key '{repeated}' twice")
     return found
 
 
 def report_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a written report."""
-    return AuditReport.model_json_schema(mode="serialization")
+    """Return the JSON Schema (draft 2020-12) of a written report: every field is there, the digest is filled in."""
+    schema = AuditReport.model_json_schema(mode="serialization")
+    schema["properties"]["body_sha256"] = schema["$defs"]["Subject"]["properties"]["sha256"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
