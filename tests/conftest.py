@@ -5,7 +5,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,6 +56,56 @@ def _in_process(*args: object) -> Ran:
 def run() -> Run:
     """Run the command line in this process, through its `main`: run("rcd", path, ...) -> code, stdout, stderr."""
     return _in_process
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, 80 columns, and no settings from outside."""
+    for name in [name for name in os.environ if name.startswith("UNLEARN_AUDIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _contents(folder: Path) -> dict[str, bytes | None]:
+    """Return every file below a folder, hidden ones included, with its bytes; folders with None."""
+    found = (path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in found}
+
+
+def _said(stderr: str) -> str:
+    """Return the message: one line of ours (a list of problems may follow), or what stands in Typer's usage box."""
+    first, *rest = stderr.splitlines()
+    if first.startswith("Usage: "):
+        assert "─ Error ─" in stderr
+        return " ".join(line.strip("│ ") for line in stderr.splitlines() if line.startswith("│"))
+    assert first.startswith("error: "), stderr
+    assert all(line.startswith("  - ") for line in rest), stderr
+    return stderr
+
+
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def refused(here: Path) -> Refused:
+    """Hold a refusal to its rules: refused("rcd", path, ..., code=2, says=[...]), with the current folder unchanged.
+
+    One line on stderr with every text of `says`, nothing on stdout, no traceback, no file made, changed or removed.
+    """
+
+    def check(*args: object, code: int, says: Sequence[str]) -> None:
+        before = _contents(here)
+        ran = _in_process(*args)
+        assert ran.code == code, ran
+        assert ran.stdout == ""
+        assert "Traceback" not in ran.stderr
+        message = _said(ran.stderr)
+        assert [text for text in says if text not in message] == [], message
+        assert _contents(here) == before
+
+    return check
 
 
 @pytest.fixture(scope="session")
