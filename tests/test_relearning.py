@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from unlearn_audit.data import Examples, Transform
 from unlearn_audit.engine import Compute
 from unlearn_audit.models.small import small_cnn
-from unlearn_audit.relearning import HALVINGS, Curve, Relearned, Run, StepSearch, rcd, relearn, relearn_all, status
+from unlearn_audit.relearning import (
+    HALVINGS,
+    Algorithm,
+    Curve,
+    Relearned,
+    Run,
+    StepSearch,
+    rcd,
+    relearn,
+    relearn_all,
+    status,
+)
 from unlearn_audit.tasks import Task
 
 Noise = Callable[..., Examples]
@@ -58,7 +69,7 @@ def make_net(seed: int = 0) -> nn.Module:
 def go(
     run: Run, steps: int, step_size: float, optimizer: Literal["gd", "adam"] = "gd", compute: Compute = CPU
 ) -> Curve:
-    return relearn(run, steps=steps, step_size=step_size, optimizer=optimizer, compute=compute)
+    return relearn(run, steps=steps, step_size=step_size, algorithm=Algorithm(optimizer), compute=compute)
 
 
 # ----- the definition
@@ -269,7 +280,8 @@ def test_rounding_at_the_bottom_is_no_rise(noise: Noise) -> None:
 
 def drawn(*losses: float) -> Curve:
     """A curve of these losses."""
-    return Curve(np.array(losses), np.zeros(len(losses)), np.zeros(len(losses) - 1), np.zeros(1), None, None, 0, 0)
+    points, steps, one = np.zeros(len(losses)), np.zeros(len(losses) - 1), np.zeros(1)
+    return Curve(np.array(losses), np.array(losses), points, steps, points, one, one, steps, None, None, 0, 0)
 
 
 def test_status_words() -> None:
@@ -292,7 +304,7 @@ def test_one_point_is_no_trend() -> None:
 def share(
     runs: list[Run], steps: int, step_size: float | Literal["auto"] = "auto", optimizer: Literal["gd", "adam"] = "gd"
 ) -> Relearned:
-    return relearn_all(runs, steps=steps, step_size=step_size, optimizer=optimizer, compute=WHOLE)
+    return relearn_all(runs, steps=steps, step_size=step_size, algorithm=Algorithm(optimizer), compute=WHOLE)
 
 
 def test_the_automatic_step_is_a_quarter_of_the_largest_inverse_curvature(noise: Noise) -> None:

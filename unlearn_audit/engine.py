@@ -38,6 +38,8 @@ __all__ = [
 
 CPU_CHUNK, GPU_CHUNK = 128, 2048
 
+Inputs = Callable[[Tensor], Tensor]  # images as stored -> what the model takes
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -140,7 +142,11 @@ def chunks(n: int, largest: int) -> Iterator[slice]:
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that take part in relearning and unlearning, by name; tied ones once."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.is_floating_point()}
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() and parameter.requires_grad
+    }
 
 
 def predict(model: nn.Module, images: Tensor, transform: Transform, *, compute: Compute) -> NDArray[np.float32]:
@@ -176,6 +182,11 @@ def _without_tf32() -> Iterator[None]:
         _allow_tf32(*before)
 
 
+def _packed(inputs: Tensor) -> Tensor:
+    """Return images in channels-last layout, anything else contiguous."""
+    return inputs.contiguous(memory_format=torch.channels_last if inputs.dim() == 4 else torch.contiguous_format)
+
+
 class Pass(NamedTuple):
     """What one pass over a full batch tells: per-example losses and errors [N], float64, on the CPU."""
 
@@ -195,11 +206,9 @@ class FullBatch:
         task: whose losses and errors are taken.
     """
 
-    def __init__(
-        self, examples: Examples, transform: Transform, *, compute: Compute, task: Task = CLASSIFICATION
-    ) -> None:
+    def __init__(self, examples: Examples, transform: Inputs, *, compute: Compute, task: Task = CLASSIFICATION) -> None:
         self.compute, self.task = compute, task
-        images = transform(examples.images.to(compute.device)).contiguous(memory_format=torch.channels_last)
+        images = _packed(transform(examples.images.to(compute.device)))
         labels = examples.labels.to(compute.device)
         self.parts = [(images[part], labels[part]) for part in chunks(len(labels), compute.chunk)]
         self.n = len(labels)
@@ -238,7 +247,7 @@ class Batches:
     """
 
     examples: Examples
-    transform: Transform
+    transform: Inputs
     batch_size: int
     seed: int
     name: str
@@ -269,7 +278,7 @@ class Batches:
         if self.augment is not None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.name, "augment", step))
             images = self.augment(images, generator)
-        return images.contiguous(memory_format=torch.channels_last), self._labels[rows]
+        return _packed(images), self._labels[rows]
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._order[0] != epoch:

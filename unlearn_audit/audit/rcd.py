@@ -95,7 +95,7 @@ def _relearn(
         runs,
         steps=settings.steps,
         step_size=settings.step_size,
-        optimizer=settings.optimizer,
+        algorithm=relearning.Algorithm(settings.optimizer),
         compute=bench.compute,
         progress=bench.progress,
     )

@@ -1,0 +1,39 @@
+"""Relearning curves and the relearning convergence delay (RCD).
+
+A copy of the model relearns a set by full-batch descent; RCD_K is the area under its loss curve,
+RCD_K = sum over t = 0..K of [Phi(theta_t) - floor] (Tran & Woo 2026, Eq. 4): K + 1 terms, the first one before any
+step. Its choices where the paper is silent: full-batch gradient descent with one fixed step, fresh optimiser state,
+no weight decay, evaluation-mode BatchNorm (frozen statistics, so that the curve depends on the weights alone), the
+evaluation transform, floor zero.
+"""
+
+from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, rcd, relearn, status
+from unlearn_audit.relearning.floor import Floor, fit_floor, lowest_floor
+from unlearn_audit.relearning.scope import head_run, scoped, smoothness_of_softmax
+from unlearn_audit.relearning.search import HALVINGS, Relearned, StepSearch, relearn_all
+from unlearn_audit.relearning.truncation import Truncation, Verdict, steps_for, truncation
+
+__all__ = [
+    "GD",
+    "HALVINGS",
+    "Algorithm",
+    "Curve",
+    "Floor",
+    "Relearned",
+    "Run",
+    "StepSearch",
+    "StepSize",
+    "Truncation",
+    "Verdict",
+    "fit_floor",
+    "head_run",
+    "lowest_floor",
+    "rcd",
+    "relearn",
+    "relearn_all",
+    "scoped",
+    "smoothness_of_softmax",
+    "status",
+    "steps_for",
+    "truncation",
+]

@@ -1,0 +1,93 @@
+"""The floor: the loss that a set can be brought to, by minimising from where the models are."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import nn
+
+from unlearn_audit.engine import Compute, trainable
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.relearning.curve import Run
+
+__all__ = ["Floor", "fit_floor", "lowest_floor"]
+
+Floats = NDArray[np.float64]
+
+
+class Floor(NamedTuple):
+    """The lowest objective found, the gradient's norm there, whether the gradient said stop, and passes taken."""
+
+    value: float
+    gradient_norm: float
+    converged: bool
+    passes: int
+
+
+def fit_floor(
+    run: Run,
+    *,
+    compute: Compute,
+    weight_decay: float = 0.0,
+    tolerance: float = 1e-9,
+    iterations: int = 2000,
+    progress: Progress = silent,
+    task: str = "fitting the floor",
+) -> Floor:
+    """Minimise the relearning objective with L-BFGS in float64 from a model's own weights.
+
+    Args:
+        run: the model and the set; the model is left as it is.
+        compute: where.
+        weight_decay: lambda of lambda/2·‖w‖² over the relearned tensors.
+        tolerance: largest entry of the gradient at which the minimum counts as found.
+        iterations: at most this many.
+        progress: told after every iteration.
+        task: its name in the progress.
+
+    Returns:
+        The floor, with the objective's value in nats.
+    """
+    model, batch = run.prepared(compute)
+    model = model.double()
+    batch.parts = [(inputs.double(), labels) for inputs, labels in batch.parts]
+    parameters = list(trainable(model).values())
+    count = 0
+
+    def objective(flat: Floats) -> tuple[float, Floats]:
+        nonlocal count
+        count += 1
+        _write(parameters, flat)
+        loss = float(batch.forward_backward(model).losses.mean())
+        slope = np.concatenate([_flat(p.grad if p.grad is not None else torch.zeros_like(p)) for p in parameters])
+        return loss + weight_decay / 2 * float(flat @ flat), slope + weight_decay * flat
+
+    def tell(_: object) -> None:
+        progress(task, min(count, iterations - 1), iterations, "")
+
+    start = np.concatenate([_flat(parameter.detach()) for parameter in parameters])
+    options = {"maxiter": iterations, "maxfun": 2 * iterations, "gtol": tolerance, "ftol": 0.0, "maxcor": 20}
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", callback=tell, options=options)
+    progress(task, iterations, iterations, "")
+    largest = float(np.abs(found.jac).max()) if len(start) else 0.0
+    return Floor(float(found.fun), float(np.linalg.norm(found.jac)), largest <= tolerance, count)
+
+
+def lowest_floor(floors: Sequence[Floor]) -> Floor:
+    """Return the lowest of several, the common floor of models that are compared."""
+    return min(floors, key=lambda floor: floor.value)
+
+
+def _flat(tensor: torch.Tensor) -> Floats:
+    return np.asarray(tensor.reshape(-1).double().cpu().numpy(), dtype=np.float64)
+
+
+def _write(parameters: Sequence[nn.Parameter], flat: Floats) -> None:
+    """Put a flat vector into the parameters."""
+    source = torch.from_numpy(np.array(flat))
+    with torch.no_grad():
+        for parameter, part in zip(parameters, torch.split(source, [p.numel() for p in parameters]), strict=True):
+            parameter.copy_(part.reshape(parameter.shape))
