@@ -7,8 +7,7 @@ Unknown keys are refused and every problem is reported at once.
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -16,10 +15,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.errors import ConfigError, unknown_name
-from unlearn_audit.files import check_input
+from unlearn_audit.toml import (
+    Flag,
+    Number,
+    Place,
+    Problem,
+    VersionOne,
+    dotted,
+    explain,
+    key_lines,
+    nearest_line,
+    read_toml,
+)
 
 __all__ = [
     "CONFIG_NAME",
+    "SECTIONS",
     "AuditConfig",
     "CheckpointEntry",
     "GapSettings",
@@ -27,7 +38,8 @@ __all__ = [
     "MiaSettings",
     "RcdSettings",
     "Resolved",
-    "check_files",
+    "anchored_data_spec",
+    "check_config",
     "code_is_allowed",
     "environment_layer",
     "file_layer",
@@ -37,6 +49,7 @@ __all__ = [
 ]
 
 CONFIG_NAME = "unlearn-audit.toml"
+PROJECT_NAME, PROJECT_TABLE = "pyproject.toml", ("tool", "unlearn-audit")
 ENVIRONMENT_PREFIX = "UNLEARN_AUDIT_"
 FLAG, ENVIRONMENT, NAMED, METADATA, FOUND, DEFAULT = "flag", "environment", "config", "metadata", "found", "default"
 ROLES = ("original", "retrained", "unlearned", "subject")
@@ -46,7 +59,7 @@ def _tuple_of_numbers(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Channels = Annotated[tuple[float, ...], BeforeValidator(_tuple_of_numbers), Field(min_length=1)]
+Channels = Annotated[tuple[Number, ...], BeforeValidator(_tuple_of_numbers), Field(min_length=1)]
 Positive = Annotated[int, Field(gt=0, strict=True)]
 
 
@@ -74,30 +87,32 @@ class RcdSettings(Part):
 
     optimizer: Literal["gd", "adam"] = "gd"
     steps: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 100
-    step_size: Literal["auto"] | Annotated[float, Field(gt=0, le=1e30)] = "auto"
-    floor: Literal["zero", "best"] | float = "zero"
-    controls: bool = True
+    step_size: Literal["auto"] | Annotated[Number, Field(gt=0, le=1e30)] = "auto"
+    floor: Literal["zero", "best"] | Number = "zero"
+    controls: Flag = True
     resamples: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 2000
 
 
 class MiaSettings(Part):
     """Which membership-inference attacks to run."""
 
-    attacks: tuple[str, ...] = ("loss",)
+    attacks: Annotated[tuple[str, ...], Field(min_length=1)] = ("loss",)
 
     @field_validator("attacks")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in ATTACKS and ":" not in name:
+        for index, name in enumerate(names):
+            if name not in ATTACKS:
                 raise ValueError(unknown_name("attack", name, ATTACKS))
+            if name in names[:index]:
+                raise ValueError(f"attack '{name}' is named twice")
         return names
 
 
 class AuditConfig(Part):
     """Everything an audit needs to know; a measurement runs when its section is there."""
 
-    schema_version: Literal[1] = 1
+    schema_version: VersionOne = 1
     checkpoint: tuple[CheckpointEntry, ...] = ()
     data: str | None = None
     model: str | None = None
@@ -111,7 +126,7 @@ class AuditConfig(Part):
     batch_size: Positive | None = None
     sample: Positive | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
-    download: bool = False
+    download: Flag = False
     gaps: GapSettings | None = None
     rcd: RcdSettings | None = None
     mia: MiaSettings | None = None
@@ -119,8 +134,7 @@ class AuditConfig(Part):
     @field_validator("device")
     @classmethod
     def _device(cls, name: str) -> str:
-        kind, _, index = name.partition(":")
-        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", name):
             raise ValueError(unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps")))
         return name
 
@@ -133,11 +147,16 @@ class AuditConfig(Part):
 
 
 class Layer(NamedTuple):
-    """One place that settings come from; `values` is nested like the TOML file."""
+    """One place that settings come from; `values` is nested like the TOML file.
+
+    `source` names it for people; `text` is the file's, and `table` the one that the values were taken from.
+    """
 
     origin: str
     values: Mapping[str, Any]
     source: str = ""
+    text: str = ""
+    table: Place = ()
 
 
 class Resolved(NamedTuple):
@@ -162,10 +181,20 @@ def find_config(start: Path) -> Path | None:
     for folder in (start, *start.parents):
         if (folder / CONFIG_NAME).is_file():
             return folder / CONFIG_NAME
-        project = folder / "pyproject.toml"
-        if project.is_file() and b"[tool.unlearn-audit" in project.read_bytes():
-            return project
+        if _has_our_table(folder / PROJECT_NAME):
+            return folder / PROJECT_NAME
     return None
+
+
+def _has_our_table(project: Path) -> bool:
+    """Whether it is a `pyproject.toml` with our table; one that is broken counts where it mentions us."""
+    content = project.read_bytes() if project.is_file() else b""
+    if b"unlearn-audit" not in content:
+        return False
+    try:
+        return "unlearn-audit" in tomllib.loads(content.decode()).get("tool", {})
+    except ValueError:
+        return b"[tool.unlearn-audit" in content
 
 
 def file_layer(path: Path, *, origin: str) -> Layer:
@@ -178,45 +207,41 @@ def file_layer(path: Path, *, origin: str) -> Layer:
     Raises:
         ConfigError: missing, not TOML, or not UTF-8.
     """
-    check_input(path, "config", ConfigError)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise ConfigError(str(path), [f"not readable TOML: {problem}"]) from problem
-    if path.name == "pyproject.toml":
-        values = _project_table(path, values)
-    return Layer(origin, _anchored(values, path.resolve().parent), str(path))
-
-
-def _project_table(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `[tool.unlearn-audit]` of a `pyproject.toml`, empty where there is none."""
-    tool = values.get("tool", {})
-    table = tool.get("unlearn-audit", {}) if isinstance(tool, dict) else tool
-    if not isinstance(table, dict):
-        raise ConfigError(str(path), [f"tool.unlearn-audit must be a table (got {table!r})"])
-    return table
+    values, text = read_toml(path, "config")
+    table = PROJECT_TABLE if path.name == PROJECT_NAME else ()
+    for depth, key in enumerate(table):
+        values = values.get(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(str(path), [f"{dotted(table[: depth + 1])} must be a table (got {values!r})"])
+    return Layer(origin, _anchored(values, path.resolve().parent), str(path), text, table)
 
 
 def environment_layer(variables: Mapping[str, str]) -> Layer:
     """Take `UNLEARN_AUDIT_DEVICE`, `_PRECISION`, `_DATA`, `_FORGET`, `_MODEL`, `_SEED`, `_BATCH_SIZE` and `_SAMPLE`."""
-    names = {"device": str, "precision": str, "data": str, "forget": str, "model": str}
+    names = ("device", "precision", "data", "forget", "model")
     counts = ("seed", "batch_size", "sample")
     found: dict[str, Any] = {}
     for name in (*names, *counts):
         text = variables.get(ENVIRONMENT_PREFIX + name.upper())
         if text:
-            found[name] = int(text) if name in counts and text.isdigit() else text
+            found[name] = int(text) if name in counts and re.fullmatch("[+-]?[0-9]{1,19}", text) else text
     return Layer(ENVIRONMENT, found, "environment")
 
 
-INDEX_KEYWORDS = ("class:", "random:", "range:", "mislabelled")
+def _is_words(spec: str) -> bool:
+    """Whether an index spec is words such as `class:3`, not a file; `mislabelled.npy` is a file."""
+    word, colon, _ = spec.partition(":")
+    return word in INDEX_WORDS and (bool(colon) or not Path(spec).suffix)
+
+
+INDEX_WORDS = ("class", "random", "range", "mislabelled")
 
 
 def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the values of a config file with its relative paths made absolute."""
     found = dict(values)
     for key in ("forget", "retain", "unseen"):
-        if isinstance(found.get(key), str) and not found[key].startswith(INDEX_KEYWORDS):
+        if isinstance(found.get(key), str) and not _is_words(found[key]):
             found[key] = str(folder / found[key])
     if isinstance(found.get("data"), str):
         found["data"] = anchored_data_spec(found["data"], folder)
@@ -238,37 +263,46 @@ def anchored_data_spec(spec: str, folder: Path) -> str:
     """
     place, mark, options = spec.partition("?")
     source, colon, path = place.partition(":")
-    if source in ("idx", "npz", "folder"):
-        place = f"{source}{colon}{folder / path}"
+    if source in FILE_SOURCES and path:
+        place = f"{source}:{_from(path, folder)}"
     pairs = [option.partition("=") for option in options.split("&")] if mark else []
-    parts = [f"{key}={folder / value}" if key in ("labels", "root") else key + eq + value for key, eq, value in pairs]
+    parts = [
+        f"{key}={_from(value, folder)}" if key in ("labels", "root") and value else key + eq + value
+        for key, eq, value in pairs
+    ]
     return place + mark + "&".join(parts)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as dotted keys; an empty table keeps its name, since a section's presence has meaning."""
-    found: dict[str, Any] = {}
+FILE_SOURCES = ("idx", "npz", "folder")
+
+
+def _from(path: str, folder: Path) -> str:
+    """Return a path of a data spec as seen from a folder, whose own name is escaped as data specs need it."""
+    if Path(path).is_absolute() or path.startswith("~"):
+        return path
+    base = re.sub(r"%(?=3F|26|25)", "%25", str(folder)).replace("?", "%3F").replace("&", "%26")
+    return str(Path(base) / path)
+
+
+def _flat(values: Mapping[str, Any], at: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Yield every key with its value, tables as {} before what is in them, since a section's presence has meaning."""
     for key, value in values.items():
+        place = (*at, key)
         if isinstance(value, Mapping):
-            found[f"{prefix}{key}"] = {}
-            found.update(_flat(value, f"{prefix}{key}."))
+            yield place, {}
+            yield from _flat(value, place)
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            yield place, value
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(flat: Mapping[Place, Any]) -> dict[str, Any]:
     """Undo `_flat`."""
     found: dict[str, Any] = {}
-    for key, value in flat.items():
-        *tables, last = key.split(".")
-        place = found
-        for table in tables:
-            place = place.setdefault(table, {})
-        if value == {} and isinstance(value, dict):
-            place.setdefault(last, {})
-        else:
-            place[last] = value
+    for place, value in flat.items():
+        inner: Any = found
+        for table in place[:-1]:
+            inner = inner[table]
+        inner[place[-1]] = dict(value) if isinstance(value, dict) else value
     return found
 
 
@@ -284,72 +318,50 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     Raises:
         ConfigError: with every problem of every key, and where that key came from.
     """
-    merged: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    sources: dict[str, str] = {}
+    merged: dict[Place, Any] = {}
+    givers: dict[Place, Layer] = {}
     for layer in layers:
-        for key, value in _flat(layer.values).items():
-            if key not in merged:
-                merged[key], origins[key], sources[key] = value, layer.origin, layer.source or layer.origin
+        for place, value in _flat(layer.values):
+            inside = place[:-1]
+            if place not in merged and (not inside or merged.get(inside) == {}):
+                merged[place], givers[place] = value, layer
+    values = _nested(merged)
     try:
-        return Resolved(AuditConfig.model_validate(_nested(merged)), origins)
+        config = AuditConfig.model_validate(values)
     except ValidationError as problem:
-        raise _refusal(problem, sources) from problem
+        raise _refusal(problem, values, givers) from problem
+    return Resolved(config, {dotted(place): layer.origin for place, layer in givers.items()})
 
 
 COMMAND_LINE = "command line"  # the source whose keys are flags
 
 
-def _refusal(problem: ValidationError, sources: Mapping[str, str]) -> ConfigError:
-    """Return one line per wrong key, however many types it could have had, and the sources of these keys."""
-    by_key: dict[str, list[Any]] = {}
-    for error in problem.errors():
-        by_key.setdefault(_key(error), []).append(error)
-    wrong = {key: _source(key, sources) for key in by_key}
-    lines = [_explain(errors, _shown(key, wrong[key])) for key, errors in by_key.items()]
-    return ConfigError(", ".join(sorted(set(wrong.values()))), lines)
+def _refusal(problem: ValidationError, values: Mapping[str, Any], givers: Mapping[Place, Layer]) -> ConfigError:
+    """Return one line per wrong key, and the sources of these keys."""
+
+    def giver(place: Place) -> Layer | None:
+        return next((givers[place[:end]] for end in range(len(place), 0, -1) if place[:end] in givers), None)
+
+    wrong = explain(problem, values, AuditConfig, lambda place: _shown(place, giver(place)))
+    found = [(giver(one.place), one) for one in wrong]
+    sources = sorted({layer.source or layer.origin if layer else "configuration" for layer, _ in found})
+    return ConfigError(", ".join(sources), [_located(one, layer) for layer, one in found])
 
 
-def _key(error: Any) -> str:
-    """Return the dotted key that an error is about, without the names that pydantic gives the types of a union."""
-    return ".".join(str(part) for part in error["loc"] if "[" not in str(part) and part not in UNION_PARTS)
-
-
-UNION_PARTS = ("constrained-float", "float")
-
-
-def _source(key: str, sources: Mapping[str, str]) -> str:
-    """Return the source of the longest part of a key that somebody gave."""
-    parts = key.split(".")
-    givens = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((sources[given] for given in givens if given in sources), "configuration")
-
-
-def _shown(key: str, source: str) -> str:
+def _shown(place: Place, layer: Layer | None) -> str:
     """Return a key as the person wrote it: as a flag, a variable, or as it stands in a file."""
-    parts = key.split(".")
-    name = parts[1] if parts[0] in SECTIONS and len(parts) > 1 else parts[0]
-    if source == ENVIRONMENT:
+    name = str(place[1] if place[0] in SECTIONS and len(place) > 1 else place[0])
+    if layer is not None and layer.origin == ENVIRONMENT:
         return ENVIRONMENT_PREFIX + name.upper()
-    positional = parts[0] in ("checkpoint", "mia")
-    return "--" + name.replace("_", "-") if source == COMMAND_LINE and not positional else key
+    flag = layer is not None and layer.source == COMMAND_LINE and place[0] not in ("checkpoint", "mia")
+    return "--" + name.replace("_", "-") if flag else dotted(place)
 
 
-def _explain(errors: Sequence[Any], key: str) -> str:
-    """Turn what pydantic says of one key into `key: what is wrong`."""
-    error, given = errors[0], errors[0].get("input")
-    if error["type"] == "extra_forbidden":
-        *tables, last = key.split(".")
-        known = _known_keys(tables)
-        near = get_close_matches(last, known, n=1, cutoff=0.5)
-        return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}")
-    if error["type"] == "value_error":
-        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
-    if error["type"] == "literal_error" and isinstance(given, str) and len(errors) == 1:
-        choices = re.findall("'([^']*)'", error["ctx"]["expected"])
-        return f"{key}: {unknown_name(key.removeprefix('--').rpartition('.')[2], given, choices)}"
-    expected = " or ".join(each["msg"].removeprefix("Input should be ").partition(",")[0] for each in errors)
-    return f"{key}: {error['msg'] if len(errors) == 1 else f'Input should be {expected}'} (got {given!r})"
+def _located(problem: Problem, layer: Layer | None) -> str:
+    """Put the line before a problem where the file has one for its key."""
+    lines = key_lines(layer.text) if layer else {}
+    line = nearest_line(layer.table + problem.place, lines) if layer else None
+    return f"line {line}: {problem.text}" if line else problem.text
 
 
 SECTIONS: Mapping[str, type[Part]] = {
@@ -360,29 +372,35 @@ SECTIONS: Mapping[str, type[Part]] = {
 }
 
 
-def _known_keys(tables: Sequence[str]) -> list[str]:
-    """Return the keys that may stand in that table."""
-    section = SECTIONS.get(tables[0]) if tables else AuditConfig
-    return sorted((section or AuditConfig).model_fields)
-
-
-def check_files(config: AuditConfig, source: str) -> None:
-    """Check that the files a configuration names are there and that it asks for something.
+def check_config(path: Path) -> AuditConfig:
+    """Check a config file without running it, and return what it asks for.
 
     Raises:
-        ConfigError: with every problem.
+        ConfigError: it cannot be read, or with every problem at once: keys, values, files that are not there.
     """
-    problems = []
-    for index, entry in enumerate(config.checkpoint):
-        if not Path(entry.path).is_file():
-            problems.append(f"checkpoint.{index}.path: no such file: {entry.path}")
-    for key in ("forget", "retain", "unseen"):
-        spec = getattr(config, key)
-        if spec and not spec.startswith(INDEX_KEYWORDS) and not Path(spec).is_file():
-            problems.append(f"{key}: no such file: {spec}")
-    if not config.checkpoint:
-        problems.append("checkpoint: none given; add [[checkpoint]] with a path")
-    if not any(getattr(config, name) is not None for name in ("gaps", "rcd", "mia")):
-        problems.append("nothing to measure: add [gaps], [rcd] or [mia]")
+    layer = file_layer(path, origin=NAMED)
+    problems = [_located(problem, layer) for problem in _missing(layer.values)]
+    try:
+        config = resolve([layer]).config
+    except ConfigError as refusal:
+        raise ConfigError(refusal.source, [*refusal.problems, *problems]) from refusal
     if problems:
-        raise ConfigError(source, problems)
+        raise ConfigError(str(path), problems)
+    return config
+
+
+def _missing(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the files that a config names and that are not there, and what it forgets to ask for."""
+    entries = values.get("checkpoint", [])
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        path = entry.get("path") if isinstance(entry, dict) else None
+        if isinstance(path, str) and not Path(path).is_file():
+            yield Problem(("checkpoint", index, "path"), f"checkpoint.{index}.path: no such file: {path}")
+    for key in ("forget", "retain", "unseen"):
+        spec = values.get(key)
+        if isinstance(spec, str) and not _is_words(spec) and not Path(spec).is_file():
+            yield Problem((key,), f"{key}: no such file: {spec}")
+    if "checkpoint" not in values or entries == []:
+        yield Problem((), "checkpoint: none given; add [[checkpoint]] with a path")
+    if not any(name in values for name in ("gaps", "rcd", "mia")):
+        yield Problem((), "nothing to measure: add [gaps], [rcd] or [mia]")
