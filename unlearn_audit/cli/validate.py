@@ -17,10 +17,9 @@ def _validate(path: Annotated[Path, typer.Argument(metavar="CONFIG", help="unlea
 
       unlearn-audit validate demo/unlearn-audit.toml
     """
-    from unlearn_audit.config import check_files, file_layer, resolve
+    from unlearn_audit.config import check_config
 
-    config = resolve([file_layer(path, origin="config")]).config
-    check_files(config, str(path))
+    check_config(path)
     message(f"{path}: valid")
 
 

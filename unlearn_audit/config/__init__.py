@@ -1,0 +1,46 @@
+"""What to audit and how: a frozen, typed configuration, merged from flags, environment and files.
+
+Precedence, highest first: flag, `UNLEARN_AUDIT_*`, the config named by `--config`, the checkpoint's own metadata
+(filled in by the audit, for `data`, `model`, `mean` and `std`), a config found here or in a parent, the default.
+Unknown keys are refused and every problem is reported at once.
+"""
+
+from unlearn_audit.config.layers import (
+    CONFIG_NAME,
+    Layer,
+    anchored_data_spec,
+    code_is_allowed,
+    environment_layer,
+    file_layer,
+    find_config,
+    outranks_metadata,
+)
+from unlearn_audit.config.merging import Resolved, check_config, resolve
+from unlearn_audit.config.settings import (
+    SECTIONS,
+    AuditConfig,
+    CheckpointEntry,
+    GapSettings,
+    MiaSettings,
+    RcdSettings,
+)
+
+__all__ = [
+    "CONFIG_NAME",
+    "SECTIONS",
+    "AuditConfig",
+    "CheckpointEntry",
+    "GapSettings",
+    "Layer",
+    "MiaSettings",
+    "RcdSettings",
+    "Resolved",
+    "anchored_data_spec",
+    "check_config",
+    "code_is_allowed",
+    "environment_layer",
+    "file_layer",
+    "find_config",
+    "outranks_metadata",
+    "resolve",
+]

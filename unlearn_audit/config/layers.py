@@ -1,0 +1,167 @@
+"""Where settings come from: flags, environment variables, TOML files; relative paths start at their file's folder."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unlearn_audit.errors import ConfigError
+from unlearn_audit.toml import Place, dotted, read_toml
+
+__all__ = [
+    "COMMAND_LINE",
+    "CONFIG_NAME",
+    "DEFAULT",
+    "ENVIRONMENT",
+    "ENVIRONMENT_PREFIX",
+    "FLAG",
+    "FOUND",
+    "METADATA",
+    "NAMED",
+    "Layer",
+    "anchored_data_spec",
+    "code_is_allowed",
+    "environment_layer",
+    "file_layer",
+    "find_config",
+    "is_index_words",
+    "outranks_metadata",
+]
+
+CONFIG_NAME = "unlearn-audit.toml"
+PROJECT_NAME, PROJECT_TABLE = "pyproject.toml", ("tool", "unlearn-audit")
+ENVIRONMENT_PREFIX = "UNLEARN_AUDIT_"
+FLAG, ENVIRONMENT, NAMED, METADATA, FOUND, DEFAULT = "flag", "environment", "config", "metadata", "found", "default"
+COMMAND_LINE = "command line"  # the source whose keys are shown as flags
+
+
+class Layer(NamedTuple):
+    """One place that settings come from; `values` is nested like the TOML file.
+
+    `source` names it for people; `text` is the file's, and `table` the one that the values were taken from.
+    """
+
+    origin: str
+    values: Mapping[str, Any]
+    source: str = ""
+    text: str = ""
+    table: Place = ()
+
+
+def outranks_metadata(origin: str) -> bool:
+    """Whether a value of that origin wins over the checkpoint's own metadata."""
+    return origin in (FLAG, ENVIRONMENT, NAMED)
+
+
+def code_is_allowed(origin: str) -> bool:
+    """Whether a `package.module:callable` of that origin may be run: only a flag or a config named with `--config`."""
+    return origin in (FLAG, NAMED)
+
+
+def find_config(start: Path) -> Path | None:
+    """Return the nearest `unlearn-audit.toml`, or `pyproject.toml` with `[tool.unlearn-audit]`, here or above."""
+    for folder in (start, *start.parents):
+        if (folder / CONFIG_NAME).is_file():
+            return folder / CONFIG_NAME
+        if _has_our_table(folder / PROJECT_NAME):
+            return folder / PROJECT_NAME
+    return None
+
+
+def _has_our_table(project: Path) -> bool:
+    """Whether it is a `pyproject.toml` with our table; one that is broken counts where it mentions us."""
+    content = project.read_bytes() if project.is_file() else b""
+    if b"unlearn-audit" not in content:
+        return False
+    try:
+        return "unlearn-audit" in tomllib.loads(content.decode()).get("tool", {})
+    except ValueError:
+        return b"[tool.unlearn-audit" in content
+
+
+def file_layer(path: Path, *, origin: str) -> Layer:
+    """Read a TOML config; relative paths in it are taken from its folder.
+
+    Args:
+        path: `unlearn-audit.toml`, or a `pyproject.toml` whose `[tool.unlearn-audit]` is read.
+        origin: "config" when the user named it, "found" when it was come across.
+
+    Raises:
+        ConfigError: missing, not TOML, or not UTF-8.
+    """
+    values, text = read_toml(path, "config")
+    table = PROJECT_TABLE if path.name == PROJECT_NAME else ()
+    for depth, key in enumerate(table):
+        values = values.get(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(str(path), [f"{dotted(table[: depth + 1])} must be a table (got {values!r})"])
+    return Layer(origin, _anchored(values, path.resolve().parent), str(path), text, table)
+
+
+def environment_layer(variables: Mapping[str, str]) -> Layer:
+    """Take `UNLEARN_AUDIT_DEVICE`, `_PRECISION`, `_DATA`, `_FORGET`, `_MODEL`, `_SEED`, `_BATCH_SIZE` and `_SAMPLE`."""
+    names = ("device", "precision", "data", "forget", "model")
+    counts = ("seed", "batch_size", "sample")
+    found: dict[str, Any] = {}
+    for name in (*names, *counts):
+        text = variables.get(ENVIRONMENT_PREFIX + name.upper())
+        if text:
+            found[name] = int(text) if name in counts and re.fullmatch("[+-]?[0-9]{1,19}", text) else text
+    return Layer(ENVIRONMENT, found, "environment")
+
+
+def is_index_words(spec: str) -> bool:
+    """Whether an index spec is words such as `class:3`, not a file; `mislabelled.npy` is a file."""
+    word, colon, _ = spec.partition(":")
+    return word in INDEX_WORDS and (bool(colon) or not Path(spec).suffix)
+
+
+INDEX_WORDS = ("class", "random", "range", "mislabelled")
+
+
+def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the values of a config file with its relative paths made absolute."""
+    found = dict(values)
+    for key in ("forget", "retain", "unseen"):
+        if isinstance(found.get(key), str) and not is_index_words(found[key]):
+            found[key] = str(folder / found[key])
+    if isinstance(found.get("data"), str):
+        found["data"] = anchored_data_spec(found["data"], folder)
+    if isinstance(found.get("checkpoint"), list):
+        found["checkpoint"] = [
+            entry | {"path": str(folder / entry["path"])}
+            if isinstance(entry, dict) and isinstance(entry.get("path"), str)
+            else entry
+            for entry in found["checkpoint"]
+        ]
+    return found
+
+
+def anchored_data_spec(spec: str, folder: Path) -> str:
+    """Return a data spec whose paths are absolute, taken from `folder` where they were relative.
+
+    >>> anchored_data_spec("idx:fashion?train=100", Path("/data"))
+    'idx:/data/fashion?train=100'
+    """
+    place, mark, options = spec.partition("?")
+    source, colon, path = place.partition(":")
+    if source in FILE_SOURCES and path:
+        place = f"{source}:{_from(path, folder)}"
+    pairs = [option.partition("=") for option in options.split("&")] if mark else []
+    parts = [
+        f"{key}={_from(value, folder)}" if key in ("labels", "root") and value else key + eq + value
+        for key, eq, value in pairs
+    ]
+    return place + mark + "&".join(parts)
+
+
+FILE_SOURCES = ("idx", "npz", "folder")
+
+
+def _from(path: str, folder: Path) -> str:
+    """Return a path of a data spec as seen from a folder, whose own name is escaped as data specs need it."""
+    if Path(path).is_absolute() or path.startswith("~"):
+        return path
+    base = re.sub(r"%(?=3F|26|25)", "%25", str(folder)).replace("?", "%3F").replace("&", "%26")
+    return str(Path(base) / path)

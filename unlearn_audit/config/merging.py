@@ -1,0 +1,153 @@
+"""One configuration out of many layers, key by key, with every problem at once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from unlearn_audit.config.layers import (
+    COMMAND_LINE,
+    ENVIRONMENT,
+    ENVIRONMENT_PREFIX,
+    NAMED,
+    Layer,
+    file_layer,
+    is_index_words,
+)
+from unlearn_audit.config.settings import SECTIONS, AuditConfig
+from unlearn_audit.errors import ConfigError
+from unlearn_audit.toml import Place, Problem, dotted, explain, key_lines, nearest_line
+
+__all__ = ["Resolved", "check_config", "resolve"]
+
+
+class Resolved(NamedTuple):
+    """The merged configuration, and where each dotted key came from."""
+
+    config: AuditConfig
+    origins: Mapping[str, str]
+
+
+Givers = Mapping[Place, Layer]  # which layer gave a key
+
+
+def resolve(layers: Sequence[Layer]) -> Resolved:
+    """Merge layers, the first one winning key by key, and validate what comes out.
+
+    Args:
+        layers: highest precedence first.
+
+    Returns:
+        The configuration and the origin of every dotted key that some layer gave.
+
+    Raises:
+        ConfigError: with every problem of every key, and where that key came from.
+    """
+    values, givers = _merged(layers)
+    try:
+        config = AuditConfig.model_validate(values)
+    except ValidationError as problem:
+        raise _refusal(_explained(problem, values, givers), givers) from problem
+    return Resolved(config, {dotted(place): layer.origin for place, layer in givers.items()})
+
+
+def check_config(path: Path) -> AuditConfig:
+    """Check a config file without running it, and return what it asks for.
+
+    Raises:
+        ConfigError: it cannot be read, or with every problem at once: keys, values, files that are not there.
+    """
+    values, givers = _merged([file_layer(path, origin=NAMED)])
+    problems = list(_missing(values))
+    try:
+        config = AuditConfig.model_validate(values)
+    except ValidationError as problem:
+        raise _refusal([*_explained(problem, values, givers), *problems], givers, str(path)) from problem
+    if problems:
+        raise _refusal(problems, givers, str(path))
+    return config
+
+
+def _merged(layers: Sequence[Layer]) -> tuple[dict[str, Any], Givers]:
+    """Return the merged values, nested, and who gave each key; a key within something that is no table is left out."""
+    flat: dict[Place, Any] = {}
+    givers: dict[Place, Layer] = {}
+    for layer in layers:
+        for place, value in _flat(layer.values):
+            inside = place[:-1]
+            if place not in flat and (not inside or flat.get(inside) == {}):
+                flat[place], givers[place] = value, layer
+    return _nested(flat), givers
+
+
+def _flat(values: Mapping[str, Any], at: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Yield every key with its value, tables as {} before what is in them, since a section's presence has meaning."""
+    for key, value in values.items():
+        place = (*at, key)
+        if isinstance(value, Mapping):
+            yield place, {}
+            yield from _flat(value, place)
+        else:
+            yield place, value
+
+
+def _nested(flat: Mapping[Place, Any]) -> dict[str, Any]:
+    """Undo `_flat`."""
+    found: dict[str, Any] = {}
+    for place, value in flat.items():
+        inner: Any = found
+        for table in place[:-1]:
+            inner = inner[table]
+        inner[place[-1]] = dict(value) if isinstance(value, dict) else value
+    return found
+
+
+def _explained(problem: ValidationError, values: Mapping[str, Any], givers: Givers) -> list[Problem]:
+    return explain(problem, values, AuditConfig, lambda place: _shown(place, _giver(place, givers)))
+
+
+def _giver(place: Place, givers: Givers) -> Layer | None:
+    """Return the layer that gave a key, or else the table around it."""
+    return next((givers[place[:end]] for end in range(len(place), 0, -1) if place[:end] in givers), None)
+
+
+def _shown(place: Place, layer: Layer | None) -> str:
+    """Return a key as the person wrote it: as a flag, a variable, or as it stands in a file."""
+    name = str(place[1] if place[0] in SECTIONS and len(place) > 1 else place[0])
+    if layer is not None and layer.origin == ENVIRONMENT:
+        return ENVIRONMENT_PREFIX + name.upper()
+    flag = layer is not None and layer.source == COMMAND_LINE and place[0] not in ("checkpoint", "mia")
+    return "--" + name.replace("_", "-") if flag else dotted(place)
+
+
+def _refusal(problems: Sequence[Problem], givers: Givers, source: str = "") -> ConfigError:
+    """Return the error: problems in the order of their lines, where they have one, and the sources of the keys."""
+    layers = [_giver(problem.place, givers) for problem in problems]
+    sources = {layer.source or layer.origin for layer in layers if layer}
+    texts_of = {layer.source: layer.text for layer in layers if layer and layer.text}
+    lines = {name: key_lines(text) for name, text in texts_of.items()}
+    located = [
+        (nearest_line(layer.table + problem.place, lines.get(layer.source, {})) if layer else None, problem.text)
+        for problem, layer in zip(problems, layers, strict=True)
+    ]
+    located.sort(key=lambda pair: pair[0] or 0)
+    texts = [f"line {line}: {text}" if line else text for line, text in located]
+    return ConfigError(source or ", ".join(sorted(sources)) or "configuration", texts)
+
+
+def _missing(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the files that a config names and that are not there, and what it forgets to ask for."""
+    entries = values.get("checkpoint", [])
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        path = entry.get("path") if isinstance(entry, dict) else None
+        if isinstance(path, str) and not Path(path).is_file():
+            yield Problem(("checkpoint", index, "path"), f"checkpoint.{index}.path: no such file: {path}")
+    for key in ("forget", "retain", "unseen"):
+        spec = values.get(key)
+        if isinstance(spec, str) and not is_index_words(spec) and not Path(spec).is_file():
+            yield Problem((key,), f"{key}: no such file: {spec}")
+    if "checkpoint" not in values or entries == []:
+        yield Problem((), "checkpoint: none given; add [[checkpoint]] with a path")
+    if not any(name in values for name in ("gaps", "rcd", "mia")):
+        yield Problem((), "nothing to measure: add [gaps], [rcd] or [mia]")

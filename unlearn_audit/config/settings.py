@@ -1,0 +1,113 @@
+"""The typed configuration itself: frozen, unknown keys refused."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from unlearn_audit.catalogue import ATTACKS
+from unlearn_audit.errors import unknown_name
+from unlearn_audit.toml import Flag, Number, VersionOne
+
+__all__ = ["SECTIONS", "AuditConfig", "CheckpointEntry", "GapSettings", "MiaSettings", "Part", "RcdSettings"]
+
+
+def _tuple_of_numbers(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Channels = Annotated[tuple[Number, ...], BeforeValidator(_tuple_of_numbers), Field(min_length=1)]
+Positive = Annotated[int, Field(gt=0, strict=True)]
+
+
+class Part(BaseModel):
+    """A part of a configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CheckpointEntry(Part):
+    """One checkpoint: where it is and what it is; a role not given comes from its metadata, else it is `subject`."""
+
+    path: str
+    role: Literal["original", "retrained", "unlearned", "subject"] | None = None
+    label: str | None = None
+    model: str | None = None
+
+
+class GapSettings(Part):
+    """Accuracy and loss on every split, and the gaps to retrained models."""
+
+
+class RcdSettings(Part):
+    """The relearning convergence delay; see `relearning`."""
+
+    optimizer: Literal["gd", "adam"] = "gd"
+    steps: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 100
+    step_size: Literal["auto"] | Annotated[Number, Field(gt=0, le=1e30)] = "auto"
+    floor: Literal["zero", "best"] | Number = "zero"
+    controls: Flag = True
+    resamples: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 2000
+
+
+class MiaSettings(Part):
+    """Which membership-inference attacks to run."""
+
+    attacks: Annotated[tuple[str, ...], Field(min_length=1)] = ("loss",)
+
+    @field_validator("attacks")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(names):
+            if name not in ATTACKS:
+                raise ValueError(unknown_name("attack", name, ATTACKS))
+            if name in names[:index]:
+                raise ValueError(f"attack '{name}' is named twice")
+        return names
+
+
+class AuditConfig(Part):
+    """Everything an audit needs to know; a measurement runs when its section is there."""
+
+    schema_version: VersionOne = 1
+    checkpoint: tuple[CheckpointEntry, ...] = ()
+    data: str | None = None
+    model: str | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+    forget: str | None = None
+    retain: str | None = None
+    unseen: str | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    batch_size: Positive | None = None
+    sample: Positive | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
+    download: Flag = False
+    gaps: GapSettings | None = None
+    rcd: RcdSettings | None = None
+    mia: MiaSettings | None = None
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, name: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", name):
+            raise ValueError(unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps")))
+        return name
+
+    @field_validator("std")
+    @classmethod
+    def _std_is_positive(cls, std: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if std is not None and min(std) <= 0:
+            raise ValueError("every std must be greater than 0")
+        return std
+
+
+# The tables that a config may have besides its own keys.
+SECTIONS: Mapping[str, type[Part]] = {
+    "checkpoint": CheckpointEntry,
+    "gaps": GapSettings,
+    "rcd": RcdSettings,
+    "mia": MiaSettings,
+}
