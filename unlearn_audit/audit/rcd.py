@@ -76,10 +76,10 @@ def _random_control(bench: Bench) -> Candidate:
     """Return the first subject's architecture with a fresh initialisation: what a model knows that knows nothing."""
     first = bench.subjects[0]
     seed = derive_seed(bench.config.seed, "random control")
-    model = new_model(first.spec, bench.splits.dataset, seed, allow_code=True)
-    return replace(
-        first, label=RANDOM, role="control", path="", sha256="0" * 64, model=bench.compute.place(model).eval(), notes=()
-    )
+    model = bench.compute.place(new_model(first.spec, bench.splits.dataset, seed, allow_code=True)).eval()
+    taken = {candidate.label for candidate in bench.subjects}
+    label = next(name for name in (RANDOM, *(f"{RANDOM}-{n}" for n in range(2, len(taken) + 2))) if name not in taken)
+    return replace(first, label=label, role="control", path="", sha256="0" * 64, model=model, notes=())
 
 
 def _relearn(
