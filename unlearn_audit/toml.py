@@ -144,7 +144,6 @@ MUST_BE: Mapping[str, str] = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "too_short": "a list of {min_length} or more",
-    "literal_error": "{expected}",
 }
 LONGEST_VALUE = 60  # characters of a wrong value that a message repeats
 
@@ -162,16 +161,19 @@ def _line(place: Place, errors: Sequence[Any], model: type[BaseModel], name: Cal
     given = error.get("input")
     if [each["type"] for each in errors] == ["literal_error"] and isinstance(given, str):
         return prefix + unknown_name(str(place[-1]), given, re.findall("'([^']*)'", error["ctx"]["expected"]))
-    expected = dict.fromkeys(_must_be(each) for each in errors)
+    *others, last = dict.fromkeys(phrase for each in errors for phrase in _must_be(each))
     value = repr(given)
     shown = value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "…"
-    return f"{prefix}must be {' or '.join(expected)} (got {shown})"
+    return f"{prefix}must be {', '.join(others)}{' or ' if others else ''}{last} (got {shown})"
 
 
-def _must_be(error: Any) -> str:
+def _must_be(error: Any) -> list[str]:
+    """Return what the value must be: one phrase, or every choice that there is."""
+    if error["type"] == "literal_error":
+        return re.split(", | or ", error["ctx"]["expected"])
     if error["type"] in MUST_BE:
-        return MUST_BE[error["type"]].format(**error.get("ctx", {}))
-    return str(error["msg"]).removeprefix("Input should be ")
+        return [MUST_BE[error["type"]].format(**error.get("ctx", {}))]
+    return [str(error["msg"]).removeprefix("Input should be ")]
 
 
 def _unknown_key(key: str, place: Place, model: type[BaseModel]) -> str:

@@ -149,5 +149,6 @@ def _missing(values: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem((key,), f"{key}: no such file: {spec}")
     if "checkpoint" not in values or entries == []:
         yield Problem((), "checkpoint: none given; add [[checkpoint]] with a path")
-    if not any(name in values for name in ("gaps", "rcd", "mia")):
-        yield Problem((), "nothing to measure: add [gaps], [rcd] or [mia]")
+    measuring = [name for name in SECTIONS if name != "checkpoint"]
+    if not any(name in values for name in measuring):
+        yield Problem((), f"nothing to measure: add a section of {', '.join(f'[{name}]' for name in measuring)}")
