@@ -8,7 +8,7 @@ from unlearn_audit.report import Measurement
 __all__ = ["conclude"]
 
 INSTRUMENTS = {"rcd.ratio_to_unseen": "relearning", "mia.loss.auc": "the loss attack"}
-UTILITY = {"gap.test": "test accuracy", "gap.retain": "retain accuracy"}
+UTILITY = {"gap.forget": "forget accuracy", "gap.test": "test accuracy", "gap.retain": "retain accuracy"}
 
 
 class Seen(NamedTuple):
