@@ -23,6 +23,8 @@ from unlearn_audit.config.settings import (
     GapSettings,
     MiaSettings,
     RcdSettings,
+    SpectrumSettings,
+    TruncationSettings,
 )
 
 __all__ = [
@@ -35,6 +37,8 @@ __all__ = [
     "MiaSettings",
     "RcdSettings",
     "Resolved",
+    "SpectrumSettings",
+    "TruncationSettings",
     "anchored_data_spec",
     "check_config",
     "code_is_allowed",

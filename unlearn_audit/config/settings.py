@@ -10,7 +10,17 @@ from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.errors import unknown_name
 from unlearn_audit.toml import Flag, Number, VersionOne
 
-__all__ = ["SECTIONS", "AuditConfig", "CheckpointEntry", "GapSettings", "MiaSettings", "Part", "RcdSettings"]
+__all__ = [
+    "SECTIONS",
+    "AuditConfig",
+    "CheckpointEntry",
+    "GapSettings",
+    "MiaSettings",
+    "Part",
+    "RcdSettings",
+    "SpectrumSettings",
+    "TruncationSettings",
+]
 
 
 def _tuple_of_numbers(value: Any) -> Any:
@@ -19,6 +29,7 @@ def _tuple_of_numbers(value: Any) -> Any:
 
 Channels = Annotated[tuple[Number, ...], BeforeValidator(_tuple_of_numbers), Field(min_length=1)]
 Positive = Annotated[int, Field(gt=0, strict=True)]
+Step = Annotated[Number, Field(gt=0, le=1e30)]
 
 
 class Part(BaseModel):
@@ -41,14 +52,42 @@ class GapSettings(Part):
 
 
 class RcdSettings(Part):
-    """The relearning convergence delay; see `relearning`."""
+    """The relearning convergence delay: how to relearn, what to sum, what to compare it with; see `relearning`."""
 
-    optimizer: Literal["gd", "adam"] = "gd"
-    steps: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 100
-    step_size: Literal["auto"] | Annotated[Number, Field(gt=0, le=1e30)] = "auto"
-    floor: Literal["zero", "best"] | Number = "zero"
+    optimizer: Literal["gd", "sgd", "adam"] = "gd"
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
+    minibatch: Positive | None = None
+    bn: Literal["frozen", "train"] = "frozen"
+    augment: Flag = False
+    scope: Annotated[str, Field(min_length=1)] = "all"
+    relearn: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    steps: Literal["auto"] | Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 100
+    tolerance: Annotated[Number, Field(gt=0, lt=1)] = 0.01
+    max_steps: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 10_000
+    step_size: Literal["auto", "lambda"] | Step | Annotated[tuple[Step, ...], Field(min_length=2)] = "auto"
+    floor: Literal["zero", "best", "fit"] | Number = "zero"
     controls: Flag = True
+    match_difficulty: Flag = False
+    accuracies: Annotated[tuple[Annotated[Number, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.5, 0.9, 0.99)
     resamples: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 2000
+
+
+class TruncationSettings(Part):
+    """Whether the truncation error of RCD_K is exponential in K; how to relearn is said in `rcd`."""
+
+    reference_steps: Annotated[int, Field(ge=30, le=10_000_000, strict=True)] | None = None
+    floor: Literal["zero", "best", "fit"] | Number = "fit"
+
+
+class SpectrumSettings(Part):
+    """The curvature of the loss on the forget set."""
+
+    eigenvalues: Annotated[int, Field(ge=1, le=100, strict=True)] = 10
+    probes: Annotated[int, Field(ge=2, le=10_000, strict=True)] = 30
+    tolerance: Annotated[Number, Field(gt=0, lt=1)] = 1e-3
+    scope: Annotated[str, Field(min_length=1)] = "all"
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
 
 
 class MiaSettings(Part):
@@ -87,6 +126,8 @@ class AuditConfig(Part):
     download: Flag = False
     gaps: GapSettings | None = None
     rcd: RcdSettings | None = None
+    truncation: TruncationSettings | None = None
+    spectrum: SpectrumSettings | None = None
     mia: MiaSettings | None = None
 
     @field_validator("device")
@@ -109,5 +150,7 @@ SECTIONS: Mapping[str, type[Part]] = {
     "checkpoint": CheckpointEntry,
     "gaps": GapSettings,
     "rcd": RcdSettings,
+    "truncation": TruncationSettings,
+    "spectrum": SpectrumSettings,
     "mia": MiaSettings,
 }

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -85,6 +85,7 @@ class Curve:
         backwards: backward passes (K).
         search_products: products with the Hessian that a step size "lambda" cost.
         end: the relearned model, when it was asked for.
+        first_losses: [N] each example's loss before any step.
     """
 
     loss: Floats
@@ -101,6 +102,7 @@ class Curve:
     backwards: int
     search_products: int = 0
     end: nn.Module | None = None
+    first_losses: Floats = field(default_factory=lambda: np.zeros(0))
 
 
 class Run(NamedTuple):
@@ -213,7 +215,8 @@ def relearn(
         compute: where, and how many images at once.
         algorithm: how to descend.
         stop_when_rising: end the curve early when the objective rises (a step-size search throws it away).
-        stop: asked with the losses so far after each measurement; True ends the curve.
+        stop: asked with what is summed so far (the objective; the measured loss where another set is measured) after
+            each measurement; True ends the curve.
         keep_end: keep the relearned model in the curve.
         progress: told after every step.
         task: its name in the progress.
@@ -228,6 +231,8 @@ def relearn(
     start = [p.detach().clone() for p in source.parameters]
     stepper = algorithm.stepper(source.parameters, 1.0 if step_size == "lambda" else step_size)
     rows: list[tuple[float, float, float, float]] = []  # loss, objective, error, distance
+    summed: list[float] = []
+    first_losses = np.zeros(0)
     norms: list[float] = []
     sizes: list[float] = []
     areas, error_areas = np.zeros(source.measured.n), np.zeros(source.measured.n)
@@ -241,13 +246,15 @@ def relearn(
             diverged_at = t
             break
         rows.append((loss, objective, float(found.errors.mean()), _distance(source.parameters, start)))
+        summed.append(objective if run.measured is None else loss)
+        first_losses = found.losses if t == 0 else first_losses
         areas += found.losses
         error_areas += found.errors
         if rises_from is None and t and objective > rows[-2][1] * (1 + RISE) + ROUNDING:
             rises_from = t
             if stop_when_rising:
                 break
-        if stop is not None and stop([row[0] for row in rows]):
+        if stop is not None and stop(summed):
             break
         if t < steps:
             norms.append(source.norm())
@@ -276,6 +283,7 @@ def relearn(
         backwards=min(passes, steps),
         search_products=products,
         end=source.model if keep_end else None,
+        first_losses=first_losses,
     )
 
 

@@ -32,7 +32,7 @@ def fit_floor(
     *,
     compute: Compute,
     weight_decay: float = 0.0,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-7,
     iterations: int = 2000,
     progress: Progress = silent,
     task: str = "fitting the floor",

@@ -1,6 +1,6 @@
 """One common, safe step size for trajectories that will be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from unlearn_audit.engine import Compute
@@ -9,6 +9,8 @@ from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, 
 from unlearn_audit.spectrum import lambda_max
 
 __all__ = ["HALVINGS", "Relearned", "StepSearch", "relearn_all"]
+
+Stop = Callable[[Sequence[float]], bool]
 
 ADAM_STEP = 1e-3  # Kingma & Ba 2015, section 2
 LARGEST_AUTO_STEP = 1.0  # ours: where the loss is flat, 1 / lambda_max has no meaning
@@ -47,6 +49,7 @@ def relearn_all(
     compute: Compute,
     algorithm: Algorithm = GD,
     keep_ends: bool = False,
+    stops: Sequence[Stop] | None = None,
     progress: Progress = silent,
 ) -> Relearned:
     """Let every run relearn at one common step size, chosen safely when it is "auto".
@@ -64,6 +67,7 @@ def relearn_all(
         compute: where.
         algorithm: how to descend.
         keep_ends: keep the relearned models.
+        stops: one for each run, told what it has summed so far; True ends its curve, so that lengths may differ.
         progress: told after every step of every run.
 
     Returns:
@@ -82,6 +86,7 @@ def relearn_all(
                 algorithm=algorithm,
                 stop_when_rising=careful and algorithm.is_plain_descent,
                 keep_end=keep_ends,
+                stop=stops[index] if stops else None,
                 progress=progress,
                 task=f"relearning, curve {index + 1} of {len(runs)}",
             )
