@@ -4,8 +4,8 @@ A rule passes only on a measured, finite number whose required end of the interv
 fails; a missing or null measurement, too few examples, or an interval that reaches across the limit is inconclusive.
 """
 
-import tomllib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from unlearn_audit import metrics
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.errors import ConfigError, unknown_name
-from unlearn_audit.files import check_input
 from unlearn_audit.report import AuditReport, Interval, Measurement
+from unlearn_audit.toml import Flag, Number, VersionOne, explain, key_lines, nearest_line, read_toml
 
 __all__ = ["Decision", "Policy", "Rule", "Verdict", "apply_policy", "exit_code", "read_policy"]
 
@@ -34,10 +34,7 @@ class Verdict(StrEnum):
 class Part(BaseModel):
     """A part of a policy: frozen, unknown keys refused, no conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
-
-Limit = Annotated[float, Field(allow_inf_nan=False)]
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Rule(Part):
@@ -46,14 +43,14 @@ class Rule(Part):
     id: Annotated[str, Field(min_length=1)]
     metric: str
     subject: str = "unlearned"
-    min: Limit | None = None
-    max: Limit | None = None
+    min: Number | None = None
+    max: Number | None = None
     equals: str | None = None
     equivalent_to: Literal["retrained"] | None = None
-    margin: Annotated[float, Field(gt=0)] | None = None
+    margin: Annotated[Number, Field(gt=0)] | None = None
     bound: Literal["lower", "upper", "value"] | None = None
-    require_interval: bool = False
-    min_n: Annotated[int, Field(ge=0)] = 0
+    require_interval: Flag = False
+    min_n: Annotated[int, Field(ge=0, strict=True)] = 0
     severity: Literal["fail", "warn"] = "fail"
     reason: str | None = None
 
@@ -74,14 +71,18 @@ class Rule(Part):
             raise ValueError(f"rule '{self.id}': equivalent_to and margin belong together")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"rule '{self.id}': min {self.min} is greater than max {self.max}")
+        if self.bound is not None and not limits:
+            raise ValueError(f"rule '{self.id}': bound says which end min or max must hold, and there is neither")
+        if self.bound == "value" and self.require_interval:
+            raise ValueError(f"rule '{self.id}': bound = 'value' tests no interval, so it cannot require one")
         return self
 
 
 class Policy(Part):
     """A list of rules."""
 
-    schema_version: Literal[1]
-    rule: Annotated[tuple[Rule, ...], Field(min_length=1, strict=False)]
+    schema_version: VersionOne
+    rule: Annotated[tuple[Rule, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _unique(self) -> "Policy":
@@ -107,26 +108,14 @@ def read_policy(path: Path) -> Policy:
     Raises:
         ConfigError: missing, not TOML, an unknown key or metric, another schema version; all problems at once.
     """
+    values, text = read_toml(path, "policy")
     try:
-        check_input(path, "policy", _Missing)
-        return Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise ConfigError(str(path), [f"not readable TOML: {problem}"]) from problem
+        return Policy.model_validate(values)
     except ValidationError as problem:
-        raise ConfigError(str(path), [_explain(error) for error in problem.errors()]) from problem
-
-
-class _Missing(ConfigError):
-    """A policy that cannot be opened."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("policy", [message])
-
-
-def _explain(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+        lines = key_lines(text)
+        located = [(nearest_line(wrong.place, lines) or 0, wrong.text) for wrong in explain(problem, values, Policy)]
+        texts = [f"line {line}: {text}" if line else text for line, text in sorted(located)]
+        raise ConfigError(str(path), texts) from problem
 
 
 def apply_policy(policy: Policy, report: AuditReport, *, subject: str | None = None) -> tuple[Decision, ...]:
@@ -157,58 +146,100 @@ def _judge(rule: Rule, measurement: Measurement | None) -> Judgement:
     """Judge one measurement; everything that is not a plain pass or fail is inconclusive."""
     if measurement is None:
         return Verdict.INCONCLUSIVE, "not measured"
-    value = measurement.value
+    value, fewest = measurement.value, max(rule.min_n, 1)
     if value is None:
         return Verdict.INCONCLUSIVE, f"no value: {measurement.reason}"
-    if measurement.n < rule.min_n:
-        return Verdict.INCONCLUSIVE, f"n = {measurement.n} is below min_n = {rule.min_n}"
+    if measurement.n < fewest:
+        return Verdict.INCONCLUSIVE, f"n = {measurement.n} is below min_n = {fewest}"
     if rule.equals is not None:
-        equal = isinstance(value, str) and value == rule.equals
-        return (Verdict.PASSED if equal else Verdict.FAILED), f"{value!r}, must be {rule.equals!r}"
+        return _equal(rule.equals, value)
     if isinstance(value, str):
         return Verdict.INCONCLUSIVE, f"{value!r} is a text; the rule needs a number"
     if rule.equivalent_to is not None:
-        return _equivalent(rule, measurement, value)
+        return _equivalent(float(rule.margin or 0), measurement, value)
     if measurement.interval is None and rule.require_interval:
         return Verdict.INCONCLUSIVE, f"{value:.4g} has no interval, and the rule requires one"
-    found = [_within(rule, value, measurement.interval, side) for side in ("min", "max") if getattr(rule, side) is not None]
-    return min(found, key=lambda judgement: [Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.PASSED].index(judgement[0]))
+    found = [_within(rule, value, measurement.interval, side) for side in SIDES if getattr(rule, side) is not None]
+    return min(found, key=lambda judgement: SEVEREST_FIRST.index(judgement[0]))
 
 
-def _within(rule: Rule, value: float, interval: Interval | None, side: str) -> Judgement:
+SIDES: tuple[Literal["min", "max"], ...] = ("min", "max")
+SEVEREST_FIRST = (Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.PASSED)
+
+
+def _equal(wanted: str, value: float | str) -> Judgement:
+    if not isinstance(value, str):
+        return Verdict.INCONCLUSIVE, f"{value:.4g} is a number; the rule needs the text {wanted!r}"
+    return (Verdict.PASSED if value == wanted else Verdict.FAILED), f"{value!r}, must be {wanted!r}"
+
+
+def _within(rule: Rule, value: float, interval: Interval | None, side: Literal["min", "max"]) -> Judgement:
     """Hold the value, and the required end of its interval, against one limit."""
-    limit: float = getattr(rule, side)
-    end = rule.bound or ("lower" if side == "min" else "upper")
-    tested = value if interval is None or end == "value" else interval.low if end == "lower" else interval.high
-    sign = 1 if side == "min" else -1
-    text = f"{value:.4g}" + (f" [{interval.low:.4g}, {interval.high:.4g}]" if interval else "") + f", {side} {limit:.4g}"
-    if sign * (tested - limit) >= 0:
+    limit, sign = (rule.min, 1) if side == "min" else (rule.max, -1)
+    unfavourable = "lower" if side == "min" else "upper"
+    end = rule.bound or unfavourable
+    ends = {"value": value}
+    if interval is not None:
+        ends |= {"lower": interval.low, "upper": interval.high}
+    # A favourable end is tested alone, since it was asked for; otherwise the value must hold as well.
+    tested = [ends.get(end, value)] + ([value] if end in (unfavourable, "value") else [])
+    shown = f" [{interval.low:.4g}, {interval.high:.4g}]" if interval else ""
+    text = f"{value:.4g}{shown}, {side} {limit:.4g}"
+    if all(sign * (number - float(limit or 0)) >= 0 for number in tested):
         return Verdict.PASSED, text
-    if sign * (value - limit) >= 0:
+    if sign * (value - float(limit or 0)) >= 0:
         return Verdict.INCONCLUSIVE, f"{text}: the {end} end does not hold; measure more examples"
     return Verdict.FAILED, text
 
 
-def _equivalent(rule: Rule, measurement: Measurement, value: float) -> Judgement:
-    """Test equivalence with the retrained models: two one-sided tests at 5 %, i.e. the 90 % interval within ± margin."""
-    reference, margin = measurement.reference, float(rule.margin or 0)
-    if reference is None or reference.spread is None or reference.n < FEWEST_RETRAINED:
-        count = reference.n if reference else 0
+def _equivalent(margin: float, measurement: Measurement, value: float) -> Judgement:
+    """Test equivalence with the retrained models: two one-sided tests at 5 %, the 90 % interval within ± margin."""
+    reference, difference = measurement.reference, measurement.details.get("difference")
+    count = reference.n if reference else 0
+    if count < FEWEST_RETRAINED:
         return Verdict.INCONCLUSIVE, f"{count} retrained models; equivalence needs {FEWEST_RETRAINED}"
-    interval = measurement.interval
-    error = (interval.high - interval.low) / (2 * 1.96) if interval else 0.0
-    difference = metrics.difference_from_references(
-        value, reference.value, reference.spread, reference.n, error**2, level=0.9
-    )
-    text = f"{difference.value:+.4g} [{difference.low:+.4g}, {difference.high:+.4g}] to retrained, margin {margin:.4g}"
-    if -margin <= difference.low and difference.high <= margin:
+    ends = _ninety(difference, value) if isinstance(difference, Mapping) else None
+    if ends is None:
+        return Verdict.INCONCLUSIVE, f"the report compares {measurement.name} with no spread of retrained models"
+    text = f"difference to retrained in [{ends.low:+.4g}, {ends.high:+.4g}], margin {margin:.4g}"
+    if -margin <= ends.low and ends.high <= margin:
         return Verdict.PASSED, text
-    apart = difference.low > margin or difference.high < -margin
+    apart = ends.low > margin or ends.high < -margin
     return (Verdict.FAILED if apart else Verdict.INCONCLUSIVE), text
 
 
+def _ninety(difference: Mapping[str, Any], value: float) -> metrics.Bounds | None:
+    """Return the 90 % interval of a difference that the report gives at 95 %; None where it is not whole."""
+    low, middle, high = (_finite(difference.get(key)) for key in ("low", "value", "high"))
+    freedom = difference.get("degrees_of_freedom")
+    degrees = math.inf if freedom is None else _finite(freedom)
+    if low is None or middle is None or high is None or degrees is None or degrees < 1 or not low <= middle <= high:
+        return None
+    error = (high - low) / 2 / metrics.student_interval(0.0, 1.0, degrees).high
+    ends = metrics.student_interval(middle, error, degrees, 0.9)
+    if difference.get("scale") != "log ratio":
+        return ends
+    # On the log scale the value is exp(difference) times the retrained models' geometric mean.
+    try:
+        level = value / math.exp(middle)
+        return metrics.Bounds(level * math.expm1(ends.low), level * math.expm1(ends.high))
+    except (OverflowError, ZeroDivisionError):
+        return None
+
+
+def _finite(number: object) -> float | None:
+    """Return a finite number that is no bool, else None."""
+    known = isinstance(number, int | float) and not isinstance(number, bool)
+    return float(number) if known and math.isfinite(number) else None  # type: ignore[arg-type]
+
+
 def exit_code(decisions: Sequence[Decision]) -> int:
-    """Return 1 when a rule failed, else 4 when one is inconclusive, else 0; warnings do not count."""
+    """Return 1 when a rule failed, else 4 when one is inconclusive or nothing was decided, else 0.
+
+    Warnings do not count.
+    """
+    if not decisions:
+        return 4
     binding = {decision.verdict for decision in decisions if decision.rule.severity == "fail"}
     if Verdict.FAILED in binding:
         return 1

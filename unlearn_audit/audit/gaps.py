@@ -1,27 +1,28 @@
 """Accuracy and loss on every split, and the signed gaps to models retrained without the forget set."""
 
-from collections.abc import Iterator
-from typing import NamedTuple, get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.bench import Bench, Split
-from unlearn_audit.audit.compare import NO_RETRAINED, compared, reference_of
+from unlearn_audit.audit.compare import NO_RETRAINED, compared, difference_details, reference_of
 from unlearn_audit.report import Interval, Measurement
 from unlearn_audit.subjects import Candidate
 
 __all__ = ["GAP_SPLITS", "measure_gaps"]
 
+Floats = NDArray[np.float64]
 GAP_SPLITS: tuple[Split, ...] = ("retain", "forget", "test")
 
 
 class Outcome(NamedTuple):
     """One candidate on one split: 1.0 where it is right, and its loss, for each example."""
 
-    right: NDArray[np.float64]
-    losses: NDArray[np.float64]
+    right: Floats
+    losses: Floats
 
 
 def measure_gaps(bench: Bench) -> Iterator[Measurement]:
@@ -33,7 +34,8 @@ def measure_gaps(bench: Bench) -> Iterator[Measurement]:
         bench.progress("predicting", index + 1, len(bench.subjects), candidate.label)
     for candidate in bench.subjects:
         for split in get_args(Split):
-            yield from _levels(candidate, split, outcomes[candidate.label, split])
+            others = [outcomes[other.label, split] for other in bench.references(candidate)]
+            yield from _levels(candidate, split, outcomes[candidate.label, split], others)
         gaps = [_gap(bench, candidate, split, outcomes) for split in GAP_SPLITS]
         yield from gaps
         yield _average(candidate, gaps, _constant_columns(bench, outcomes))
@@ -46,8 +48,8 @@ def _outcome(bench: Bench, candidate: Candidate, split: Split) -> Outcome:
     return Outcome(right, metrics.cross_entropy(logits, signals.labels))
 
 
-def _levels(candidate: Candidate, split: Split, outcome: Outcome) -> Iterator[Measurement]:
-    """Yield the accuracy and the mean loss on one split."""
+def _levels(candidate: Candidate, split: Split, outcome: Outcome, others: Sequence[Outcome]) -> Iterator[Measurement]:
+    """Yield the accuracy and the mean loss on one split, read against the retrained models' own."""
     n = len(outcome.right)
     bounds = metrics.wilson_interval(int(outcome.right.sum()), n)
     yield Measurement(
@@ -61,6 +63,7 @@ def _levels(candidate: Candidate, split: Split, outcome: Outcome) -> Iterator[Me
         n=n,
         interval=Interval(low=bounds.low, high=bounds.high, method="Wilson") if bounds else None,
         method="top-1, evaluation mode, evaluation transform",
+        **_read_against(outcome.right, [other.right for other in others], "fraction"),
     )
     mean, spread = metrics.mean_and_spread(outcome.losses.tolist()) if n else (None, None)
     ends = metrics.student_interval(mean, spread / n**0.5, n - 1) if mean is not None and spread is not None else None
@@ -75,7 +78,29 @@ def _levels(candidate: Candidate, split: Split, outcome: Outcome) -> Iterator[Me
         n=n,
         interval=Interval(low=ends.low, high=ends.high, method="Student t over examples") if ends else None,
         method="mean cross-entropy, evaluation mode, evaluation transform",
+        **_read_against(outcome.losses, [other.losses for other in others], "nats"),
     )
+
+
+def _read_against(ours: Floats, others: Sequence[Floats], scale: str) -> dict[str, Any]:
+    """Return the fields of a measurement that say what the retrained models have, and how far this one is from it."""
+    levels = [float(other.mean()) for other in others if len(other)]
+    details = {"difference": difference_details(_difference(ours, others, scale), scale)} if levels else {}
+    return {"reference": reference_of(levels), "details": details}
+
+
+def _difference(ours: Floats, others: Sequence[Floats], scale: str) -> metrics.Difference | None:
+    """Compare a mean over examples with the retrained models', paired over examples; None below two of them."""
+    n = len(ours)
+    if n < (1 if scale == "fraction" else 2) or len(others) < 2:
+        return None
+    paired = ours - np.mean(others, axis=0)
+    variance = float(paired.var(ddof=1)) / n if n > 1 else 1.0
+    if scale == "fraction":
+        # Models that agree on every example still come from a finite set: count one disagreement, in the spirit of
+        # Agresti & Min 2005, so that no interval has zero width.
+        variance = max(variance, 1 / n**2)
+    return compared(float(ours.mean()), [float(other.mean()) for other in others], variance)
 
 
 def _gap(bench: Bench, candidate: Candidate, split: Split, outcomes: dict[tuple[str, Split], Outcome]) -> Measurement:
@@ -83,13 +108,8 @@ def _gap(bench: Bench, candidate: Candidate, split: Split, outcomes: dict[tuple[
     others = [outcomes[other.label, split].right for other in bench.references(candidate)]
     right = outcomes[candidate.label, split].right
     levels = [float(other.mean()) for other in others]
-    differences = right - np.mean(others, axis=0) if others else right
-    # Models that agree on every example still come from a finite set: count one disagreement, in the spirit of
-    # Agresti & Min 2005, so that no interval has zero width.
-    n = max(len(right), 1)
-    variance = max(float(differences.var(ddof=1)) / n if n > 1 else 1.0, 1 / n**2)
-    difference = compared(float(right.mean()), levels, variance)
-    value = float(differences.mean()) if others else None
+    difference = _difference(right, others, "fraction")
+    value = float(right.mean() - np.mean(levels)) if others else None
     interval = None
     if difference is not None:
         method = "Student t, paired over examples plus spread of retrained seeds"
@@ -111,6 +131,7 @@ def _gap(bench: Bench, candidate: Candidate, split: Split, outcomes: dict[tuple[
             "noise_floor": floor,
             "within_noise_floor": None if floor is None or value is None else abs(value) <= floor,
             "seen": None if difference is None else difference.seen,
+            "difference": difference_details(difference, "fraction"),
         },
     )
 

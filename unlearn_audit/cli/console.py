@@ -11,9 +11,11 @@ from unlearn_audit.cli.flags import Shared
 from unlearn_audit.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from unlearn_audit.report import AuditReport
 
-__all__ = ["emit", "finish", "message", "progress_bars"]
+__all__ = ["draw", "emit", "finish", "message", "progress_bars"]
 
 
 def message(text: str, *, quiet: bool = False) -> None:
@@ -53,6 +55,13 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
         yield tell
 
 
+def draw(renderable: "RenderableType") -> None:
+    """Print a table or another of Rich's renderables to stdout."""
+    from rich.console import Console
+
+    Console().print(renderable)
+
+
 def emit(report: "AuditReport", shared: Shared) -> None:
     """Write the report where it was asked for and end with the verb's exit code.
 
@@ -72,11 +81,9 @@ def emit(report: "AuditReport", shared: Shared) -> None:
 
         sys.stdout.write(markdown.render(report))
     else:
-        from rich.console import Console
-
         from unlearn_audit.render import terminal
 
-        terminal.show(report, Console())
+        draw(terminal.render(report))
     finish(report)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from unlearn_audit.cli.console import message, progress_bars
+from unlearn_audit.cli.console import draw, message, progress_bars
 from unlearn_audit.cli.flags import Force, Quiet
 
 __all__ = ["register"]
@@ -37,11 +37,9 @@ def _demo(
     message(f"digits, {SCENARIOS[scenario].story}", quiet=quiet)
     with progress_bars(quiet=quiet) as progress:
         report = run_demo(out, scenario=scenario, seed=seed, force=force, progress=progress)
-    from rich.console import Console
-
     from unlearn_audit.render import terminal
 
-    terminal.show(report, Console())
+    draw(terminal.render(report))
     sys.stdout.write("\n" + _next_commands(out))
 
 

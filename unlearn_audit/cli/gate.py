@@ -1,11 +1,13 @@
 """`unlearn-audit gate`: an exit code for a release pipeline."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from unlearn_audit.cli.console import message
+from unlearn_audit.cli.console import draw, message
 from unlearn_audit.cli.flags import Quiet
 
 __all__ = ["register"]
@@ -33,7 +35,10 @@ def _gate(
     rules = read_policy(policy)
     found = apply_policy(rules, read_report(report), subject=subject)
     code = exit_code(found)
-    decisions.write(found, code, as_json=format == "json")
+    if format == "json":
+        sys.stdout.write(json.dumps(decisions.as_values(found, code), indent=1, allow_nan=False) + "\n")
+    else:
+        draw(decisions.render(found))
     verdict = {0: "passed", 1: "failed", 4: "inconclusive"}[code]
     message(f"{verdict}: {report} against {policy}", quiet=quiet)
     raise typer.Exit(code)

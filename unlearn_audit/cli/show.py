@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from unlearn_audit.cli.console import draw
+
 __all__ = ["register"]
 
 
@@ -19,8 +21,6 @@ def _show(
 
       unlearn-audit show demo/report.json
     """
-    from rich.console import Console
-
     from unlearn_audit.render import markdown, terminal
     from unlearn_audit.report import read_report
 
@@ -28,7 +28,7 @@ def _show(
     if format == "markdown":
         sys.stdout.write(markdown.render(found))
     else:
-        terminal.show(found, Console())
+        draw(terminal.render(found))
 
 
 def register(app: typer.Typer) -> None:

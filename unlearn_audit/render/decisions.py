@@ -1,36 +1,49 @@
-"""A gate's decisions: a table for people, one JSON document for programs."""
+"""A gate's decisions: a table for people, plain values for programs."""
 
-import json
-import sys
 from collections.abc import Sequence
+from typing import Any
 
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from unlearn_audit.gate import Decision
+from unlearn_audit.render.table import printable
 
-__all__ = ["write"]
+__all__ = ["as_values", "render"]
 
 STYLES = {"passed": "green", "failed": "red", "inconclusive": "yellow"}
 
 
-def write(decisions: Sequence[Decision], code: int, *, as_json: bool) -> None:
-    """Write the decisions to stdout."""
-    if as_json:
-        body = {
-            "exit_code": code,
-            "decisions": [
-                {"rule": d.rule.id, "metric": d.rule.metric, "subject": d.subject, "verdict": d.verdict, "why": d.why}
-                for d in decisions
-            ],
-        }
-        sys.stdout.write(json.dumps(body, indent=1, allow_nan=False) + "\n")
-        return
+def as_values(decisions: Sequence[Decision], code: int) -> dict[str, Any]:
+    """Return the decisions and the exit code as plain values for one JSON document."""
+    return {
+        "exit_code": code,
+        "decisions": [
+            {
+                "rule": decision.rule.id,
+                "metric": decision.rule.metric,
+                "subject": decision.subject,
+                "verdict": decision.verdict.value,
+                "severity": decision.rule.severity,
+                "why": decision.why,
+            }
+            for decision in decisions
+        ],
+    }
+
+
+def render(decisions: Sequence[Decision]) -> RenderableType:
+    """Return the decisions as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("rule", "subject", "verdict", "why"):
         table.add_column(heading, overflow="fold")
-    for d in decisions:
-        verdict = Text(d.verdict + (" (warning)" if d.rule.severity == "warn" else ""), style=STYLES[d.verdict])
-        table.add_row(Text(d.rule.id), Text(d.subject), verdict, Text(f"{d.rule.metric}: {d.why}"))
-    Console().print(table)
+    for decision in decisions:
+        warning = " (warning)" if decision.rule.severity == "warn" else ""
+        table.add_row(
+            Text(printable(decision.rule.id)),
+            Text(printable(decision.subject)),
+            Text(decision.verdict + warning, style=STYLES[decision.verdict]),
+            Text(printable(f"{decision.rule.metric}: {decision.why}")),
+        )
+    return table

@@ -1,22 +1,39 @@
 """A report as GitHub-flavoured Markdown."""
 
-from unlearn_audit.render.table import columns, footnotes, rows
+import re
+from collections.abc import Iterable
+
+from unlearn_audit.render.table import columns, footnotes, printable, rows
 from unlearn_audit.report import AuditReport
 
 __all__ = ["render"]
 
-SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|`*_[]<>"})
+SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|`*_[]<>~&"})
 
 
 def render(report: AuditReport) -> str:
-    """Return the report as Markdown text."""
-    shown = columns(report)
-    lines = [f"### {text.translate(SPECIAL)}" if index == 0 else text.translate(SPECIAL) + "\n" for index, text in
-             enumerate(report.conclusion)]
-    lines += ["", "| | " + " | ".join(column.heading.translate(SPECIAL) for column in shown) + " |"]
-    lines.append("|---|" + "---:|" * len(shown))
-    for row in rows(report, shown):
-        cells = (f"{cell.value} {cell.interval.translate(SPECIAL)}".strip() for cell in row.cells)
-        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
-    lines += ["", *(f"- {note.translate(SPECIAL)}" for note in (*footnotes(report), *report.limitations))]
+    """Return the report as Markdown text: the conclusion, the table, what a reader needs beside it."""
+    lines = ["### Conclusion", "", *_bullets(report.conclusion), ""] if report.conclusion else []
+    lines += [*_table(report), "", *_bullets(footnotes(report))]
+    if report.limitations:
+        lines += ["", "### Limitations", "", *_bullets(report.limitations)]
     return "\n".join(lines) + "\n"
+
+
+def _table(report: AuditReport) -> Iterable[str]:
+    shown = columns(report)
+    yield "| | " + " | ".join(_escaped(column.heading) for column in shown) + " |"
+    yield "|---|" + "---:|" * len(shown)
+    for row in rows(report, shown):
+        cells = (_escaped(f"{cell.value} {cell.interval}".strip()) for cell in row.cells)
+        yield f"| {row.label} | " + " | ".join(cells) + " |"
+
+
+def _bullets(texts: Iterable[str]) -> list[str]:
+    """Return list items; a text that begins like a list or a heading is no list or heading of its own."""
+    return ["- " + re.sub(r"^(\d*)([-+#.)])", r"\1\\\2", _escaped(text)) for text in texts]
+
+
+def _escaped(text: str) -> str:
+    """Return text from elsewhere so that Markdown shows it as it is."""
+    return printable(text).translate(SPECIAL)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from unlearn_audit.metrics import mean_and_spread
 from unlearn_audit.report import AuditReport, Measurement
 
-__all__ = ["Cell", "Column", "Row", "columns", "footnotes", "rows"]
+__all__ = ["MOST_COLUMNS", "Cell", "Column", "Row", "columns", "footnotes", "printable", "rows"]
 
 # Name -> how a person calls it, digits after the point, whether a sign is always shown.
 NAMES: dict[str, tuple[str, int, bool]] = {
@@ -23,6 +23,15 @@ NAMES: dict[str, tuple[str, int, bool]] = {
     "mia.loss.auc": ("loss attack AUC", 3, False),
 }
 MOST_COLUMNS = 4
+
+
+def printable(text: str) -> str:
+    r"""Return text from elsewhere with what is no visible character or space written out, since it may steer a screen.
+
+    >>> printable("a\x1b[31m\nb")
+    'a\\x1b[31m\\nb'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class Column(NamedTuple):
@@ -84,7 +93,9 @@ def _cell(found: Sequence[Measurement], digits: int, signed: bool) -> Cell:
         return Cell("–", "")
     if len(found) > 1:
         mean, spread = mean_and_spread(values)
-        return Cell(f"{mean:{sign}.{digits}f}", f"± {spread:.{digits}f}" if spread is not None else "")
+        parts = [f"± {spread:.{digits}f}"] if spread is not None else []
+        parts += [f"({len(values)} of {len(found)})"] if len(values) < len(found) else []
+        return Cell(f"{mean:{sign}.{digits}f}", " ".join(parts))
     interval = found[0].interval
     ends = f"[{_short(interval.low, digits, sign)}, {_short(interval.high, digits, sign)}]" if interval else ""
     return Cell(f"{values[0]:{sign}.{digits}f}", ends)

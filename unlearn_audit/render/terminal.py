@@ -1,14 +1,14 @@
 """A report for a terminal: tables that fit 80 columns, then the conclusion in words."""
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from unlearn_audit.render.table import MOST_COLUMNS, Column, columns, footnotes, rows
+from unlearn_audit.render.table import MOST_COLUMNS, Column, columns, footnotes, printable, rows
 from unlearn_audit.report import AuditReport
 
-__all__ = ["render", "show"]
+__all__ = ["render"]
 
 
 def render(report: AuditReport) -> RenderableType:
@@ -16,7 +16,7 @@ def render(report: AuditReport) -> RenderableType:
     shown = columns(report)
     groups = [shown[start : start + MOST_COLUMNS] for start in range(0, len(shown), MOST_COLUMNS)]
     parts: list[RenderableType] = [_table(report, group) for group in groups]
-    parts += [Text(note, style="dim") for note in footnotes(report)]
+    parts += [Text(printable(note), style="dim") for note in footnotes(report)]
     if report.limitations:
         parts.append(Text("\nLimitations", style="bold"))
         parts += [_bullet(text, "yellow") for text in report.limitations]
@@ -27,14 +27,14 @@ def render(report: AuditReport) -> RenderableType:
 
 
 def _bullet(text: str, style: str) -> RenderableType:
-    return Padding(Text(text, style=style), (0, 0, 0, 2))
+    return Padding(Text(printable(text), style=style), (0, 0, 0, 2))
 
 
 def _table(report: AuditReport, group: tuple[Column, ...]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
     for column in group:
-        table.add_column(Text(column.heading), justify="right", overflow="fold", max_width=18)
+        table.add_column(Text(printable(column.heading)), justify="right", overflow="fold", max_width=18)
     for row in rows(report, group):
         if all(cell.value == "–" for cell in row.cells):
             continue
@@ -46,8 +46,3 @@ def _table(report: AuditReport, group: tuple[Column, ...]) -> Table:
             cells.append(text)
         table.add_row(Text(row.label), *cells)
     return table
-
-
-def show(report: AuditReport, console: Console) -> None:
-    """Print the report."""
-    console.print(render(report), soft_wrap=False)

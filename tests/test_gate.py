@@ -1,0 +1,478 @@
+"""The gate passes measured, finite numbers whose required end holds, and nothing else."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from unlearn_audit import metrics
+from unlearn_audit.catalogue import METRICS
+from unlearn_audit.errors import ConfigError
+from unlearn_audit.gate import Decision, Policy, Rule, Verdict, apply_policy, exit_code, read_policy
+from unlearn_audit.report import Interval, Measurement, Reference, canonical_digest, dump_report, write_report
+
+Make = Callable[..., Any]
+PASSED, FAILED, INCONCLUSIVE = Verdict.PASSED, Verdict.FAILED, Verdict.INCONCLUSIVE
+METRIC = "accuracy.test"
+
+
+def policy(*rules: dict[str, Any]) -> Policy:
+    return Policy.model_validate({
+        "schema_version": 1,
+        "rule": [{"id": f"r{i}", "metric": METRIC} | rule for i, rule in enumerate(rules)],
+    })
+
+
+@pytest.fixture
+def judge(make_report: Make, make_measurement: Make) -> Callable[..., Verdict]:
+    """Judge one measurement by one rule: judge({"min": 0.8}, value=0.9, interval=(0.7, 1.0))."""
+
+    def decide(rule: dict[str, Any], **values: Any) -> Verdict:
+        name = rule.get("metric", METRIC)
+        (decision,) = apply_policy(policy(rule), make_report(make_measurement(name, **values)))
+        assert decision.why
+        return decision.verdict
+
+    return decide
+
+
+# ----- min and max
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "interval", "verdict"),
+    [
+        ({"min": 0.8}, 0.9, None, PASSED),
+        ({"min": 0.8}, 0.8, None, PASSED),
+        ({"min": 0.8}, 0.7, None, FAILED),
+        ({"max": 0.8}, 0.7, None, PASSED),
+        ({"max": 0.8}, 0.9, None, FAILED),
+        # the unfavourable end is tested by default
+        ({"min": 0.8}, 0.9, (0.85, 0.95), PASSED),
+        ({"min": 0.8}, 0.9, (0.75, 0.95), INCONCLUSIVE),
+        ({"min": 0.8}, 0.7, (0.65, 0.95), FAILED),
+        ({"max": 0.8}, 0.7, (0.6, 0.75), PASSED),
+        ({"max": 0.8}, 0.7, (0.6, 0.85), INCONCLUSIVE),
+        ({"max": 0.8}, 0.9, (0.6, 0.95), FAILED),
+        # another end when it is asked for
+        ({"min": 0.8, "bound": "value"}, 0.9, (0.75, 0.95), PASSED),
+        ({"min": 0.8, "bound": "upper"}, 0.7, (0.65, 0.95), PASSED),
+        ({"min": 0.8, "bound": "upper"}, 0.7, (0.65, 0.75), FAILED),
+        ({"max": 0.8, "bound": "lower"}, 0.9, (0.75, 0.95), PASSED),
+        ({"max": 0.8, "bound": "upper"}, 0.7, (0.6, 0.85), INCONCLUSIVE),
+        ({"min": 0.8, "bound": "lower"}, 0.9, None, PASSED),
+        # both sides at once: the worse of them
+        ({"min": 0.4, "max": 0.6}, 0.5, (0.45, 0.55), PASSED),
+        ({"min": 0.4, "max": 0.6}, 0.5, (0.35, 0.55), INCONCLUSIVE),
+        ({"min": 0.4, "max": 0.6}, 0.7, (0.3, 0.8), FAILED),
+        ({"min": 0.5, "max": 0.5}, 0.5, None, PASSED),
+        # a value outside of its own interval does not slip through
+        ({"min": 0.8}, 0.5, (0.85, 0.95), FAILED),
+        ({"max": 0.8}, 0.9, (0.6, 0.75), FAILED),
+        # an interval may be required
+        ({"min": 0.8, "require_interval": True}, 0.9, None, INCONCLUSIVE),
+        ({"min": 0.8, "require_interval": True}, 0.9, (0.85, 0.95), PASSED),
+    ],
+)
+def test_limits(
+    judge: Callable[..., Verdict],
+    rule: dict[str, Any],
+    value: float,
+    interval: tuple[float, float] | None,
+    verdict: Verdict,
+) -> None:
+    assert judge(rule, value=value, interval=interval) == verdict
+
+
+def test_too_few_examples_never_pass_and_never_fail(judge: Callable[..., Verdict]) -> None:
+    assert judge({"min": 0.8, "min_n": 100}, value=0.9, n=99) == INCONCLUSIVE
+    assert judge({"min": 0.8, "min_n": 100}, value=0.1, n=99) == INCONCLUSIVE
+    assert judge({"min": 0.8, "min_n": 100}, value=0.9, n=100) == PASSED
+    assert judge({"min": 0.8}, value=0.9, n=0) == INCONCLUSIVE
+
+
+def test_null_is_inconclusive_and_its_reason_is_told(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(make_measurement(value=None, reason="diverged at step 37"))
+    (decision,) = apply_policy(policy({"max": 1e9}), report)
+    assert decision.verdict == INCONCLUSIVE
+    assert "diverged at step 37" in decision.why
+
+
+def test_what_was_not_measured_is_inconclusive(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(make_measurement("accuracy.retain"))
+    (decision,) = apply_policy(policy({"min": 0.0}), report)
+    assert decision[1:] == ("unlearned", INCONCLUSIVE, "not measured")
+
+
+# ----- texts
+
+
+def test_a_text_must_be_equal(judge: Callable[..., Verdict]) -> None:
+    assert judge({"equals": "exponential"}, value="exponential") == PASSED
+    assert judge({"equals": "exponential"}, value="exponential ") == FAILED
+    assert judge({"equals": "exponential"}, value="power law") == FAILED
+
+
+def test_a_number_is_no_text_and_a_text_no_number(judge: Callable[..., Verdict]) -> None:
+    assert judge({"equals": "1.0"}, value=1.0) == INCONCLUSIVE
+    assert judge({"min": 0.0}, value="1.0") == INCONCLUSIVE
+    assert judge({"max": 0.0}, value="Infinity") == INCONCLUSIVE
+    assert judge({"equivalent_to": "retrained", "margin": 1e9}, value="0") == INCONCLUSIVE
+
+
+# ----- equivalence with retrained models
+
+
+def compared(levels: list[float], value: float, variance: float, scale: str = "fraction") -> dict[str, Any]:
+    """The reference and the difference as an audit writes them."""
+    mean, spread = metrics.mean_and_spread(levels)
+    values: dict[str, Any] = {
+        "value": value,
+        "reference": Reference(role="retrained", value=mean, spread=spread, n=len(levels)),
+    }
+    shown = [math.log(level) for level in levels] if scale == "log ratio" else levels
+    middle, width = metrics.mean_and_spread(shown)
+    if width is not None:
+        ours = math.log(value) if scale == "log ratio" else value
+        found = metrics.difference_from_references(ours, middle, width, len(levels), variance)
+        freedom = found.degrees_of_freedom
+        values["details"] = {
+            "difference": {
+                "scale": scale, "value": found.value, "low": found.low, "high": found.high,
+                "degrees_of_freedom": None if math.isinf(freedom) else freedom, "seen": found.seen,
+            }
+        }  # fmt: skip
+    return values
+
+
+LEVELS = [0.90, 0.91, 0.92]
+
+
+@pytest.mark.parametrize(
+    ("value", "margin", "verdict"),
+    [
+        (0.91, 0.06, PASSED),
+        (0.91, 0.02, INCONCLUSIVE),  # the seeds alone vary more than that
+        (0.50, 0.06, FAILED),
+        (0.99, 0.02, FAILED),
+        (0.95, 0.06, INCONCLUSIVE),
+    ],
+)
+def test_equivalence_is_two_one_sided_tests(
+    judge: Callable[..., Verdict], value: float, margin: float, verdict: Verdict
+) -> None:
+    rule = {"equivalent_to": "retrained", "margin": margin}
+    assert judge(rule, **compared(LEVELS, value, 1e-5)) == verdict
+
+
+@pytest.mark.parametrize("scale", ["fraction", "log ratio"])
+def test_the_margin_at_which_equivalence_begins_is_the_ninety_percent_interval(
+    judge: Callable[..., Verdict], scale: str
+) -> None:
+    values = compared(LEVELS, 0.93, 2e-4, scale)
+    kept = values["details"]["difference"]
+    shown = [math.log(x) for x in LEVELS] if scale == "log ratio" else LEVELS
+    mean, spread = metrics.mean_and_spread(shown)
+    error = math.sqrt((spread or 0) ** 2 * (4 / 3) + 2e-4)
+    low, high = stats.t.interval(0.9, kept["degrees_of_freedom"], loc=kept["value"], scale=error)
+    if scale == "log ratio":
+        level = math.exp(mean)
+        low, high = level * math.expm1(low), level * math.expm1(high)
+    edge = max(-low, high)
+    assert judge({"equivalent_to": "retrained", "margin": edge * 1.001}, **values) == PASSED
+    assert judge({"equivalent_to": "retrained", "margin": edge * 0.999}, **values) == INCONCLUSIVE
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_below_three_retrained_seeds_nothing_is_equivalent(judge: Callable[..., Verdict], count: int) -> None:
+    values = compared(LEVELS[:count], 0.9, 1e-9) if count else {"value": 0.9, "reference": None}
+    for value in (0.91, 0.1):
+        assert judge({"equivalent_to": "retrained", "margin": 0.5}, **values | {"value": value}) == INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        None, [], "0", {}, {"value": 0, "low": 0, "high": None}, {"value": 0, "low": "0", "high": 0},
+        {"value": True, "low": False, "high": True}, {"value": 0, "low": 1, "high": -1},
+        {"value": 0.0, "low": 0.0, "high": 0.0, "degrees_of_freedom": 0},
+        {"value": 0.0, "low": 0.0, "high": 0.0, "degrees_of_freedom": "many"},
+        {"value": -1e4, "low": -1e4, "high": -1e4, "scale": "log ratio"},
+    ],
+)  # fmt: skip
+def test_without_a_whole_comparison_nothing_is_equivalent(judge: Callable[..., Verdict], difference: object) -> None:
+    values = compared(LEVELS, 0.91, 0.0) | {"details": {"difference": difference}}
+    assert judge({"equivalent_to": "retrained", "margin": 1e9}, **values) == INCONCLUSIVE
+
+
+def test_a_gap_is_tested_as_the_difference_that_it_is(judge: Callable[..., Verdict]) -> None:
+    """A gap's reference is the retrained models' accuracy; subtracting it a second time would fail every gap."""
+    values = compared(LEVELS, 0.91, 1e-6) | {"value": 0.0}
+    assert judge({"metric": "gap.test", "equivalent_to": "retrained", "margin": 0.06}, **values) == PASSED
+
+
+# ----- subjects
+
+
+def test_a_role_speaks_of_every_subject_that_has_it(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(
+        make_measurement(METRIC, "a", role="unlearned", value=0.9),
+        make_measurement(METRIC, "b", role="unlearned", value=0.1),
+        make_measurement(METRIC, "o", role="original", value=0.0),
+    )
+    decisions = apply_policy(policy({"min": 0.8}), report)
+    assert [(d.subject, d.verdict) for d in decisions] == [("a", PASSED), ("b", FAILED)]
+    assert exit_code(decisions) == 1
+
+
+def test_a_label_speaks_of_one_subject_and_can_be_put_in_the_place_of_the_unlearned(
+    make_report: Make, make_measurement: Make
+) -> None:
+    report = make_report(
+        make_measurement(METRIC, "a", role="unlearned", value=0.9),
+        make_measurement(METRIC, "b", role="subject", value=0.1),
+        make_measurement(METRIC, "r", role="retrained", value=0.95),
+    )
+    rules = policy({"min": 0.8}, {"min": 0.8, "subject": "r"})
+    assert [(d.subject, d.verdict) for d in apply_policy(rules, report)] == [("a", PASSED), ("r", PASSED)]
+    replaced = apply_policy(rules, report, subject="b")
+    assert [(d.subject, d.verdict) for d in replaced] == [("b", FAILED), ("r", PASSED)]
+
+
+def test_a_subject_that_is_not_there_is_inconclusive(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(make_measurement(METRIC, "o", role="original"))
+    for rule, subject in (({}, None), ({"subject": "nobody"}, None), ({}, "nobody")):
+        (decision,) = apply_policy(policy({"min": 0.0} | rule), report, subject=subject)
+        assert decision.verdict == INCONCLUSIVE
+        assert "no subject" in decision.why
+
+
+def test_a_control_is_no_subject(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(make_measurement(METRIC, "unlearned", role="control", value=1.0))
+    (decision,) = apply_policy(policy({"min": 0.0}), report)
+    assert decision.verdict == INCONCLUSIVE
+
+
+# ----- the exit code
+
+
+def decided(verdict: Verdict, severity: str = "fail") -> Decision:
+    return Decision(
+        Rule.model_validate({"id": "r", "metric": METRIC, "min": 0, "severity": severity}), "u", verdict, ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("decisions", "code"),
+    [
+        ([], 4),
+        ([decided(PASSED)], 0),
+        ([decided(PASSED), decided(INCONCLUSIVE)], 4),
+        ([decided(INCONCLUSIVE), decided(FAILED), decided(PASSED)], 1),
+        ([decided(PASSED), decided(FAILED, "warn")], 0),
+        ([decided(INCONCLUSIVE, "warn"), decided(PASSED)], 0),
+        ([decided(INCONCLUSIVE), decided(FAILED, "warn")], 4),
+    ],
+)
+def test_failed_comes_before_inconclusive_before_passed_and_warnings_do_not_count(
+    decisions: list[Decision], code: int
+) -> None:
+    assert exit_code(decisions) == code
+
+
+# ----- policies that are refused
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "unknown metric": ('[[rule]]\nid="a"\nmetric="rcd.rwa"\nmin=0', "line 4: .*unknown metric 'rcd.rwa'.*'rcd.raw'"),
+    "unknown key": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmni=0', "line 5: unknown key 'rule.0.mni'.*'min'"),
+    "unknown top key": ('rules=[]\n[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0', "line 2: unknown key 'rules'"),
+    "repeated id": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\n' * 2, "rule id 'a' appears twice"),
+    "no id": ('[[rule]]\nmetric="rcd.raw"\nmin=0', "line 2: rule.0.id is missing"),
+    "empty id": ('[[rule]]\nid=""\nmetric="rcd.raw"\nmin=0', "rule.0.id: must be a text that is not empty"),
+    "no rules": ("", "rule is missing"),
+    "empty rules": ("rule=[]", "rule: must be a list of 1 or more"),
+    "a rule for a list": ('[rule]\nid="a"\nmetric="rcd.raw"\nmin=0', "rule: must be a list"),
+    "no demand": ('[[rule]]\nid="a"\nmetric="rcd.raw"', "exactly one of min/max, equals, equivalent_to"),
+    "two demands": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nequals="x"', "exactly one of"),
+    "margin alone": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nmargin=1', "belong together"),
+    "no margin": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nequivalent_to="retrained"', "belong together"),
+    "margin of 0": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nequivalent_to="retrained"\nmargin=0', "greater than 0"),
+    "equivalent to else": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nequivalent_to="original"\nmargin=1', "'original'"),
+    "min above max": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=2\nmax=1', "min 2.0 is greater than max 1.0"),
+    "nan": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=nan', "must be a finite number"),
+    "infinity": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmax=inf', "must be a finite number"),
+    "true": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=true', "rule.0.min: must be a number"),
+    "text": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin="0.8"', "rule.0.min: must be a number"),
+    "bound": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nbound="lowr"', "unknown bound 'lowr'; did you mean 'lower'"),
+    "bound of a text": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nequals="x"\nbound="lower"', "bound says which end"),
+    "bound that needs no interval": (
+        '[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nbound="value"\nrequire_interval=true',
+        "cannot require one",
+    ),
+    "min_n": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nmin_n=-1', "rule.0.min_n: must be at least 0"),
+    "fractional min_n": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nmin_n=1.5', "must be a whole number"),
+    "severity": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nseverity="ignore"', "unknown severity"),
+    "require_interval": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nrequire_interval=1', "must be true or false"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_policy_that_is_wrong_is_refused(tmp_path: Path, case: str) -> None:
+    text, says = REFUSED[case]
+    (tmp_path / "p.toml").write_text("schema_version = 1\n" + text)
+    with pytest.raises(ConfigError, match=f"(?s){says}") as caught:
+        read_policy(tmp_path / "p.toml")
+    assert caught.value.exit_code == 2
+    assert str(tmp_path / "p.toml") in str(caught.value)
+    assert all("\n" not in line for line in caught.value.problems)
+
+
+@pytest.mark.parametrize("version", ["", "schema_version = 2", "schema_version = true", "schema_version = 1.0"])
+def test_another_schema_version_is_refused(tmp_path: Path, version: str) -> None:
+    (tmp_path / "p.toml").write_text(version + '\n[[rule]]\nid = "a"\nmetric = "rcd.raw"\nmin = 0\n')
+    with pytest.raises(ConfigError, match="schema_version"):
+        read_policy(tmp_path / "p.toml")
+
+
+@pytest.mark.parametrize("content", [b"rule = = 1", b"\xff\xfe", b"\x00"])
+def test_a_policy_that_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match="not readable TOML"):
+        read_policy(tmp_path / "p.toml")
+
+
+def test_every_problem_of_a_policy_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(
+        'schema_version = 2\n[[rule]]\nid = "a"\nmetric = "nonsense"\nmin = "x"\n'
+        '[[rule]]\nidd = "b"\nmetric = "rcd.raw"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_policy(tmp_path / "p.toml")
+    starts = [line.partition(":")[0] for line in caught.value.problems]
+    assert starts == ["line 1", "line 4", "line 5", "line 6", "line 7"]
+
+
+# ----- end to end, through the command line
+
+GATED = "rcd.ratio_to_unseen"
+POLICY = """
+schema_version = 1
+[[rule]]
+id = "forgotten"
+metric = "rcd.ratio_to_unseen"
+subject = "unlearned"
+min = 0.8
+bound = "lower"
+min_n = 100
+"""
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"value": 0.95, "interval": (0.89, 1.01), "n": 144}, 0),
+        ({"value": 0.5, "interval": (0.4, 0.6), "n": 144}, 1),
+        ({"value": 0.85, "interval": (0.7, 1.0), "n": 144}, 4),
+        ({"value": 0.95, "interval": (0.89, 1.01), "n": 99}, 4),
+        ({"value": None, "reason": "diverged", "n": 144}, 4),
+    ],
+)
+def test_the_exit_code_and_one_json_document(
+    run: Make, make_report: Make, make_measurement: Make, tmp_path: Path, values: dict[str, Any], code: int
+) -> None:
+    write_report(make_report(make_measurement("rcd.ratio_to_unseen", **values)), tmp_path / "r.json")
+    (tmp_path / "p.toml").write_text(POLICY)
+    done = run("gate", tmp_path / "r.json", "--policy", tmp_path / "p.toml", "--format", "json")
+    assert done.code == code
+    body = json.loads(done.stdout)
+    assert body["exit_code"] == code
+    (decision,) = body["decisions"]
+    assert (decision["rule"], decision["metric"], decision["subject"]) == ("forgotten", GATED, "unlearned")
+    assert decision["severity"] == "fail"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "0.95", True, [0.95]])
+def test_a_report_with_something_else_for_a_number_never_passes(
+    run: Make, make_report: Make, make_measurement: Make, tmp_path: Path, value: object
+) -> None:
+    body = json.loads(dump_report(make_report(make_measurement(GATED, value=0.95, n=144))))
+    body["measurements"][0]["value"] = value
+    if not isinstance(value, float):
+        body["body_sha256"] = canonical_digest(body)
+    (tmp_path / "r.json").write_text(json.dumps(body))
+    (tmp_path / "p.toml").write_text(POLICY)
+    done = run("gate", tmp_path / "r.json", "--policy", tmp_path / "p.toml")
+    assert done.code == (4 if isinstance(value, str) else 3), done.stderr
+
+
+# ----- whatever the rule and whatever the measurement
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+limits = st.one_of(
+    st.fixed_dictionaries({"min": numbers}, optional={"bound": st.sampled_from(["lower", "upper", "value"])}),
+    st.fixed_dictionaries({"max": numbers}, optional={"bound": st.sampled_from(["lower", "upper", "value"])}),
+    st.tuples(numbers, numbers).map(lambda pair: {"min": min(pair), "max": max(pair)}),
+    st.fixed_dictionaries({"equivalent_to": st.just("retrained"), "margin": st.floats(1e-300, 1e300)}),
+)
+extras = st.fixed_dictionaries(
+    {"metric": st.sampled_from(sorted(METRICS))}, optional={"min_n": st.integers(0, 200), "severity": st.just("warn")}
+)
+rules = st.tuples(limits, extras).map(lambda parts: Rule.model_validate({"id": "r"} | parts[0] | parts[1]))
+junk = st.none() | st.booleans() | st.text(max_size=5) | st.lists(numbers, max_size=2) | numbers
+differences = st.none() | st.dictionaries(
+    st.sampled_from(["low", "value", "high", "degrees_of_freedom", "scale"]), junk
+)
+intervals = st.none() | st.tuples(numbers, numbers).map(
+    lambda ends: Interval.model_construct(low=min(ends), high=max(ends), level=0.95, method="m")
+)
+references = st.none() | st.builds(
+    Reference.model_construct,
+    role=st.just("retrained"),
+    value=numbers,
+    spread=st.none() | st.floats(0, 1e300),
+    n=st.integers(0, 5),
+)
+
+
+def judged(rule: Rule, **values: Any) -> Verdict:
+    from unlearn_audit.gate import _judge
+
+    made = Measurement.model_construct(name=rule.metric, subject="u", reason="r", method="m", **values)
+    return _judge(rule, made)[0]
+
+
+@given(rules, st.none() | st.text(), st.integers(0, 1000), intervals, references, differences)
+def test_nothing_but_a_number_can_pass_a_rule_for_numbers(
+    rule: Rule, value: str | None, n: int, interval: Any, reference: Any, difference: Any
+) -> None:
+    verdict = judged(rule, value=value, n=n, interval=interval, reference=reference, details={"difference": difference})
+    assert verdict == INCONCLUSIVE
+
+
+@given(rules, numbers, st.integers(0, 1000), intervals, references, differences)
+def test_what_passes_holds_its_limits_and_has_its_examples(
+    rule: Rule, value: float, n: int, interval: Any, reference: Any, difference: Any
+) -> None:
+    details = {"difference": difference}
+    verdict = judged(rule, value=value, n=n, interval=interval, reference=reference, details=details)
+    if verdict != PASSED:
+        return
+    assert n >= max(1, rule.min_n)
+    if rule.equivalent_to is not None:
+        assert reference is not None
+        assert reference.n >= 3
+        return
+    ends = {"value": value} | ({} if interval is None else {"lower": interval.low, "upper": interval.high})
+    if rule.min is not None:
+        assert ends.get(rule.bound or "lower", value) >= rule.min
+    if rule.max is not None:
+        assert ends.get(rule.bound or "upper", value) <= rule.max
+    if rule.bound is None:
+        assert rule.min is None or value >= rule.min
+        assert rule.max is None or value <= rule.max
