@@ -32,18 +32,25 @@ def conclude(measurements: Sequence[Measurement]) -> tuple[str, ...]:
         Sentences, the most important first; empty when nothing was comparable.
     """
     subjects = list(dict.fromkeys((m.subject, m.role) for m in measurements if m.role not in ("control", "retrained")))
+    readings = {label: list(_readings(measurements, label)) for label, _ in subjects}
     originals = [label for label, role in subjects if role == "original"]
-    blind = _blind(measurements, originals)
-    sentences: list[str] = []
-    for label, role in subjects:
-        found = list(_readings(measurements, label))
-        if not found:
-            continue
-        sentences.append(_sentence(label, role, found, blind))
+    blind = _blind([reading for label in originals for reading in readings[label]])
+    sentences = [_sentence(label, role, readings[label], blind) for label, role in subjects if readings[label]]
     sentences += [_no_power(instrument) for instrument in blind]
-    if not sentences and subjects and not any(m.reference for m in measurements):
-        sentences.append("No retrained model was given: numbers can only be read against the controls printed here.")
+    if sentences and not originals and not all(reading.seen for found in readings.values() for reading in found):
+        sentences.append(NO_ORIGINAL)
+    if not sentences and subjects:
+        sentences.append(ONE_RETRAINED if any(m.reference for m in measurements) else NO_RETRAINED)
     return tuple(sentences)
+
+
+NO_RETRAINED = "No retrained model was given: numbers can only be read against the controls printed here."
+ONE_RETRAINED = (
+    "Only one retrained model was given: it takes a second one to tell a difference from the chance of a training run."
+)
+NO_ORIGINAL = (
+    "No original model was given: whether these instruments can see any difference on this forget set is not known."
+)
 
 
 def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Seen]:
@@ -62,9 +69,8 @@ def _difference(measurement: Measurement) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _blind(measurements: Sequence[Measurement], originals: Sequence[str]) -> list[str]:
-    """Return the instruments that cannot even tell the original from the retrained models."""
-    readings = [reading for label in originals for reading in _readings(measurements, label)]
+def _blind(readings: Sequence[Seen]) -> list[str]:
+    """Return the instruments that cannot even tell the original, whose readings these are, from the retrained ones."""
     names = dict.fromkeys(reading.instrument for reading in readings if reading.instrument in INSTRUMENTS.values())
     return [name for name in names if not any(reading.seen for reading in readings if reading.instrument == name)]
 
@@ -85,7 +91,8 @@ def _sentence(label: str, role: str, found: Sequence[Seen], blind: Sequence[str]
     if powerless and not differing and not equal:
         parts.append("no difference seen from the retrained models on " + _list(powerless))
     elif powerless:
-        parts.append("no difference seen either on " + _list(powerless) + ", which has no power here")
+        has = "has" if len(powerless) == 1 else "have"
+        parts.append(f"no difference seen either on {_list(powerless)}, which {has} no power here")
     name = label if label == role else f"{label} ({role})"
     return f"{name}: " + "; ".join(parts) + "."
 

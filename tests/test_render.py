@@ -1,0 +1,270 @@
+"""What a person looks at: it fits, it is complete, and text from elsewhere is shown as it is and steers nothing."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from rich.console import Console, RenderableType
+
+from unlearn_audit.catalogue import METRICS
+from unlearn_audit.gate import Decision, Rule, Verdict
+from unlearn_audit.render import decisions, markdown, table, terminal
+from unlearn_audit.report import AuditReport
+
+Make = Callable[..., Any]
+HOSTILE = [
+    "[bold red]x[/bold red]",
+    "[link=https://evil.example]y[/link]",
+    "a|b",
+    "*a* _b_ `c` ~~d~~ <script>e</script> &lt; [f](http://g)",
+    "\\",
+    "# h",
+    "1. one",
+    "- item",
+    "\x1b[31mred\x07",
+    "two\nlines\r\n| a | b |",
+    "\u202eturned",
+    "caf\udce9",
+]
+
+
+def shown(renderable: RenderableType, width: int = 80) -> str:
+    console = Console(width=width, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+@pytest.fixture
+def report_of(make_report: Make, make_measurement: Make) -> Callable[..., AuditReport]:
+    """Make up a full report on subjects: report_of([("label", "role"), ...])."""
+
+    def make(subjects: Sequence[tuple[str, str]], **values: Any) -> AuditReport:
+        found = []
+        for index, (label, role) in enumerate([*subjects, ("random initialisation", "control")]):
+            for name in table.NAMES:
+                big = name == "rcd.raw"
+                value = 12345.67 + index if big else -0.1234 - index / 100
+                ends = (value - 1000, value + 1000) if big else (value - 0.01, value + 0.01)
+                found.append(make_measurement(name, label, role=role, value=value, interval=ends))
+        report: AuditReport = make_report(*found, **values)
+        return report
+
+    return make
+
+
+def many(count: int) -> list[tuple[str, str]]:
+    roles = ["original", "unlearned", "retrained", "retrained", "retrained", "unlearned", "subject", "subject"]
+    return [(f"a-rather-long-label-of-a-checkpoint-{i}", roles[i]) for i in range(count)]
+
+
+# ----- the terminal
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_a_table_fits_eighty_columns_and_breaks_no_number(report_of: Make, count: int) -> None:
+    report = report_of(many(count))
+    lines = shown(terminal.render(report)).splitlines()
+    assert max(map(len, lines)) <= 80
+    words = set(" ".join(lines).split())
+    for column in table.columns(report):
+        for row in table.rows(report, [column]):
+            assert set(row.cells[0].value.split()) <= words
+            assert set(row.cells[0].interval.split()) <= words
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_every_label_is_there_in_full(report_of: Make, count: int) -> None:
+    report = report_of(many(count))
+    text = shown(terminal.render(report), width=400)
+    for column in table.columns(report):
+        for word in column.heading.split():
+            assert all(word[start : start + 18] in text for start in range(0, len(word), 18)), word
+
+
+@pytest.mark.parametrize("label", HOSTILE)
+def test_labels_and_words_are_shown_as_they_are(report_of: Make, label: str) -> None:
+    report = report_of([(label, "unlearned")], conclusion=(f"{label} c",), limitations=(f"{label} l",))
+    text = shown(terminal.render(report), width=200)
+    flat = re.sub(r"\s+", "", text)
+    for part in (label, f"{label} c", f"{label} l"):
+        assert re.sub(r"\s+", "", table.printable(part)) in flat
+    assert "\x1b" not in text
+    assert all(character.isprintable() for character in text.replace("\n", ""))
+
+
+@given(st.text())
+def test_printable_text_is_printable_and_plain_text_is_left_alone(text: str) -> None:
+    assert table.printable(text).isprintable()
+    if text.isprintable():
+        assert table.printable(text) == text
+
+
+def test_a_row_without_any_value_is_left_out_and_its_reason_told(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(
+        make_measurement("accuracy.test", "u", value=0.5),
+        make_measurement("gap.test", "u", value=None, reason="no retrained model to compare with was given"),
+    )
+    text = shown(terminal.render(report))
+    assert "accuracy test" in text
+    assert "gap test " not in text
+    assert "gap.test of u: no retrained model to compare with was given" in text
+
+
+def test_a_report_without_measurements_can_be_shown(make_report: Make) -> None:
+    assert "forget 10" in shown(terminal.render(make_report()))
+    assert "forget 10" in markdown.render(make_report())
+
+
+# ----- the table that all formats share
+
+
+def test_every_metric_that_a_person_looks_at_has_a_name() -> None:
+    assert set(table.NAMES) <= set(METRICS)
+
+
+def test_retrained_seeds_stand_together_where_there_are_many_columns(report_of: Make) -> None:
+    few = report_of([("o", "original"), ("r1", "retrained"), ("r2", "retrained")])
+    assert [column.heading for column in table.columns(few)] == ["o", "r1", "r2", "random initialisation"]
+    more = report_of([("o", "original"), ("r1", "retrained"), ("u", "unlearned"), ("r2", "retrained")])
+    assert [column.heading for column in table.columns(more)] == [
+        "o", "retrained (2)", "u", "random initialisation"]  # fmt: skip
+    row = next(row for row in table.rows(more, table.columns(more)) if row.label == "accuracy test")
+    assert row.cells[1] == table.Cell("-0.143", "± 0.014")  # the mean and n - 1 spread of -0.1334 and -0.1534
+
+
+def test_a_mean_over_fewer_seeds_says_so(make_report: Make, make_measurement: Make) -> None:
+    found = [make_measurement("rcd.raw", label, role="original", value=1.0) for label in ("a", "b", "c")]
+    found += [make_measurement("rcd.raw", f"r{i}", role="retrained", value=float(i)) for i in (1, 2)]
+    broken = make_measurement("rcd.raw", "r3", role="retrained", value=None, reason="diverged at step 3")
+    report = make_report(*found, broken)
+    (row,) = table.rows(report, table.columns(report))
+    assert row.cells[-1] == table.Cell("1.5", "± 0.7 (2 of 3)")
+    assert "rcd.raw of r3: diverged at step 3" in table.footnotes(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "interval", "cell"),
+    [
+        ("accuracy.test", 0.5, None, ("0.500", "")),
+        ("accuracy.test", 1.0, (0.9951, 1.0), ("1.000", "[.995, 1.000]")),
+        ("gap.test", -0.0166, (-0.0345, 0.0012), ("-0.017", "[-.035, +.001]")),
+        ("gap.test", 0.0, None, ("+0.000", "")),
+        ("gap.average", 0.2, None, ("0.200", "")),
+        ("rcd.raw", 391.34, (-0.04, 1409.1), ("391.3", "[-.0, 1409.1]")),
+        ("accuracy.test", None, None, ("–", "")),
+    ],
+)
+def test_how_numbers_are_written(
+    make_report: Make,
+    make_measurement: Make,
+    name: str,
+    value: float | None,
+    interval: tuple[float, float] | None,
+    cell: tuple[str, str],
+) -> None:
+    report = make_report(make_measurement(name, value=value, reason="r", interval=interval))
+    (row,) = table.rows(report, table.columns(report))
+    assert row.cells == (cell,)
+
+
+def test_footnotes_give_sizes_method_and_reasons(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(
+        make_measurement("rcd.raw", "u", value=1.0, method="full-batch GD, K = 100"),
+        make_measurement("gap.test", "u", value=None, reason="no retrained model"),
+    )
+    notes = table.footnotes(report)
+    assert notes[0] == "forget 10 (forget), retain 10, test 10, unseen twin 10"
+    assert notes[1] == "RCD: full-batch GD, K = 100; read against retrained, not maximised"
+    assert notes[-1] == "gap.test of u: no retrained model"
+
+
+def test_many_reasons_are_told_once_for_all_subjects(make_report: Make, make_measurement: Make) -> None:
+    null = [
+        make_measurement(name, f"subject-{i}", value=None, reason="no retrained model")
+        for i in range(5)
+        for name in ("gap.test", "gap.retain")
+    ]
+    notes = table.footnotes(make_report(*null))
+    assert notes[-2:] == ("gap.retain: no retrained model", "gap.test: no retrained model")
+    assert not any("subject-" in note for note in notes)
+
+
+# ----- Markdown, read by another parser
+
+
+def parsed(text: str) -> list[tuple[str, str]]:
+    """Return (kind, text) of what a Markdown parser sees: th, td, li and headings, with marks taken away."""
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+    found: list[tuple[str, str]] = []
+    kind = ""
+    for token in tokens:
+        if token.type in ("th_open", "td_open", "heading_open", "list_item_open"):
+            kind = token.tag
+        elif token.type == "inline":
+            children = token.children or []
+            assert {child.type for child in children} <= {"text", "text_special"}, token.content
+            found.append((kind, "".join(child.content for child in children)))
+        else:
+            assert token.type.endswith("_close") or token.type.removesuffix("_open") in (
+                "table", "thead", "tbody", "tr", "bullet_list", "paragraph"), token.type  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("label", HOSTILE)
+def test_markdown_shows_labels_as_they_are(report_of: Make, label: str) -> None:
+    report = report_of([(label, "unlearned"), ("o", "original")], conclusion=(label, "b"), limitations=(label,))
+    found = parsed(markdown.render(report))
+    plain = table.printable(label)
+    assert [text for kind, text in found if kind == "th"] == ["", plain, "o", "random initialisation"]
+    assert [text for kind, text in found if kind == "li"][:2] == [plain, "b"]
+    assert [text for kind, text in found if kind == "li"][-1] == plain
+    assert len([text for kind, text in found if kind == "td"]) == 4 * len(table.NAMES)
+
+
+def test_markdown_has_the_numbers_with_their_intervals(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(make_measurement("accuracy.test", "u", value=0.5, interval=(0.4, 0.6)))
+    assert parsed(markdown.render(report))[:4] == [
+        ("th", ""), ("th", "u"), ("td", "accuracy test"), ("td", "0.500 [.400, .600]")]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_every_row_of_markdown_has_as_many_cells_as_the_head(report_of: Make, count: int) -> None:
+    found = parsed(markdown.render(report_of(many(count))))
+    head = [text for kind, text in found if kind == "th"]
+    assert len([text for kind, text in found if kind == "td"]) == len(head) * len(table.NAMES)
+
+
+# ----- decisions
+
+
+def decision(subject: str, verdict: Verdict, why: str = "why", severity: str = "fail") -> Decision:
+    rule = Rule.model_validate({"id": "the rule", "metric": "rcd.raw", "min": 0, "severity": severity})
+    return Decision(rule, subject, verdict, why)
+
+
+@pytest.mark.parametrize("label", HOSTILE)
+def test_decisions_are_shown_as_they_are(label: str) -> None:
+    text = shown(decisions.render([decision(label, Verdict.FAILED, why=f"{label} w")]), width=300)
+    assert table.printable(label) in text
+    assert table.printable(f"rcd.raw: {label} w") in text
+    assert "failed" in text
+    assert "\x1b" not in text
+
+
+def test_warnings_are_marked_and_everything_is_in_the_values() -> None:
+    made = [decision("a", Verdict.PASSED), decision("b", Verdict.FAILED, severity="warn")]
+    assert "failed (warning)" in shown(decisions.render(made))
+    values = decisions.as_values(made, 0)
+    assert values["exit_code"] == 0
+    assert [(d["rule"], d["verdict"], d["severity"]) for d in values["decisions"]] == [
+        ("the rule", "passed", "fail"), ("the rule", "failed", "warn")]  # fmt: skip
+
+
+def test_decisions_fit_eighty_columns() -> None:
+    made = [decision("a-rather-long-label-of-a-checkpoint", Verdict.INCONCLUSIVE, why="x" * 300) for _ in range(3)]
+    assert max(map(len, shown(decisions.render(made)).splitlines())) <= 80
