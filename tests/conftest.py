@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from unlearn_audit.data import Examples
 
 
+# Typer draws for a terminal wherever it finds itself on certain build machines; here it never is one.
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
+
+
 class Ran(NamedTuple):
     """What one run of the command line left."""
 

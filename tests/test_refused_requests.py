@@ -90,7 +90,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "unwritable": (lambda here: None, "/proc/o.safetensors", "cannot write /proc/o.safetensors"),
 }
 FOLDERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "exists": (lambda here: ((here / "o").mkdir(), (here / "o" / "report.json").touch()), "o", "--force"),
+    "exists": (lambda here: (here / "report.json").touch(), ".", "report.json exists already; use --force"),
     "is a file": (lambda here: (here / "o").touch(), "o", "o is a file; --out needs a folder"),
     "below a file": (lambda here: (here / "f").touch(), "f/o", "f is a file, not a folder"),
     "unwritable": (lambda here: None, "/proc/o", "cannot write into /proc/o"),

@@ -13,10 +13,11 @@ from unlearn_audit.errors import AuditError, ConfigError
 
 __all__ = ["app", "main"]
 
+NAME = "unlearn-audit"
 VERBOSE = ("-v", "--verbose")
 
 app = typer.Typer(
-    name="unlearn-audit",
+    name=NAME,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -28,7 +29,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        sys.stdout.write(f"unlearn-audit {__version__}\n")
+        sys.stdout.write(f"{NAME} {__version__}\n")
         raise typer.Exit
 
 
@@ -68,7 +69,7 @@ def main() -> None:
 def _answer() -> int | str | None:
     """Return the exit code, after the one line that goes with it."""
     try:
-        app()
+        app(prog_name=NAME)
     except SystemExit as stop:
         return _code(stop)
     except KeyboardInterrupt:
@@ -82,7 +83,7 @@ def _answer() -> int | str | None:
         raise
     except Exception as problem:
         _print_traceback()
-        more = "" if _verbose() else f" (unlearn-audit {VERBOSE[0]} VERB ... shows the traceback)"
+        more = "" if _verbose() else f" ({NAME} {VERBOSE[0]} VERB ... shows the traceback)"
         what = str(problem).partition("\n")[0]
         sys.stderr.write(f"internal error: {type(problem).__name__}: {what}{more}\n")
         return 3
