@@ -28,6 +28,8 @@ from unlearn_audit.report import AuditReport, Measurement
 pytestmark = pytest.mark.usefixtures("here")
 
 MAIN = "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"
+# A shell's background jobs ignore Ctrl-C, and so would what they start.
+HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 VERBS = ["demo", "rcd", "gaps", "mia", "train", "audit", "gate", "show", "inspect", "validate", "schema"]
 POLICY = 'schema_version = 1\n[[rule]]\nid = "good"\nmetric = "accuracy.test"\nsubject = "{subject}"\nmin = {least}\n'
 
@@ -49,9 +51,7 @@ def report(tiny: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Pa
 # --- Ctrl-C
 
 
-def interrupt(
-    *arguments: object, when: Callable[[str], bool], stdin: int | None = None, patience: float = 60
-) -> tuple[int, str]:
+def interrupt(*arguments: object, when: Callable[[str], bool], patience: float = 90) -> tuple[int, str]:
     """Run the command line with a terminal for stderr, send Ctrl-C once `when` holds of what it showed there.
 
     Returns:
@@ -59,12 +59,10 @@ def interrupt(
     """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, *map(str, arguments)],
+        [sys.executable, "-c", HEEDING + MAIN, *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=theirs,
         env=environment(TERM="xterm", COLUMNS="80"),
-        # A shell's background jobs ignore Ctrl-C, and so would we.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     os.close(theirs)
     shown, sent, deadline = "", False, time.monotonic() + patience
@@ -169,6 +167,16 @@ def test_json_is_one_document_whatever_the_width_and_the_labels(
     table = run("show", "report/report.json").stdout
     assert "[red]unlearned" in table.replace("\n", "")
     assert max(map(len, run("show", "report/report.json").stdout.splitlines())) <= 200
+
+
+def test_a_stream_without_dashes_gets_them_spelt_out(
+    run_process: Run, report: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    ran = run_process("show", report, cwd=here)
+    assert (ran.code, ran.stderr) == (0, "")
+    assert "accuracy retain" in ran.stdout
+    assert run_process("größe", cwd=here).code == 2
 
 
 @pytest.mark.parametrize("verb", ["rcd", "gaps", "mia", "train", "apply", "audit"])

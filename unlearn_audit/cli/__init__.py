@@ -1,5 +1,6 @@
 """The command line: one file per verb. Only this room prints and exits."""
 
+import io
 import os
 import sys
 import traceback
@@ -53,6 +54,7 @@ def main() -> None:
     """Run the command line; errors of ours become one line and their exit code, anything else 3."""
     # Threads that wait by spinning make small networks several times slower as soon as anything else runs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _write_what_the_encoding_lacks()
     try:
         code = _answer()
         sys.stdout.flush()
@@ -64,6 +66,13 @@ def main() -> None:
     if code == 3:
         _let_go_of_a_closed_stdout()
     sys.exit(code)
+
+
+def _write_what_the_encoding_lacks() -> None:
+    """Let streams of a narrow encoding spell out the characters that they lack, instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _answer() -> int | str | None:
