@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from unlearn_audit.report import Measurement
 
-__all__ = ["conclude"]
+__all__ = ["Seen", "conclude"]
 
 INSTRUMENTS = {"rcd.ratio_to_unseen": "relearning", "mia.loss.auc": "the loss attack"}
 UTILITY = {"gap.forget": "forget accuracy", "gap.test": "test accuracy", "gap.retain": "retain accuracy"}

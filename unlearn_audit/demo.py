@@ -19,7 +19,7 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import SMALL, train_checkpoint
 from unlearn_audit.report import AuditReport, write_report
 
-__all__ = ["OWNED", "RETRAINED", "SCENARIOS", "run_demo"]
+__all__ = ["OWNED", "RETRAINED", "SCENARIOS", "Scenario", "run_demo"]
 
 MODEL = "small-cnn"
 RETRAINED = 3

@@ -18,7 +18,7 @@ from unlearn_audit.errors import ConfigError, unknown_name
 from unlearn_audit.report import AuditReport, Interval, Measurement
 from unlearn_audit.toml import Flag, Number, VersionOne, explain, key_lines, nearest_line, read_toml
 
-__all__ = ["Decision", "Policy", "Rule", "Verdict", "apply_policy", "exit_code", "read_policy"]
+__all__ = ["Decision", "Part", "Policy", "Rule", "Verdict", "apply_policy", "exit_code", "read_policy"]
 
 FEWEST_RETRAINED = 3  # for a test of equivalence: a spread over two seeds says nothing
 

@@ -23,6 +23,7 @@ __all__ = [
     "Data",
     "Interval",
     "Measurement",
+    "Part",
     "Reference",
     "SetSummary",
     "Subject",

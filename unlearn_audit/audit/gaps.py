@@ -12,7 +12,7 @@ from unlearn_audit.audit.compare import NO_RETRAINED, compared, difference_detai
 from unlearn_audit.report import Interval, Measurement
 from unlearn_audit.subjects import Candidate
 
-__all__ = ["GAP_SPLITS", "measure_gaps"]
+__all__ = ["GAP_SPLITS", "Outcome", "measure_gaps"]
 
 Floats = NDArray[np.float64]
 GAP_SPLITS: tuple[Split, ...] = ("retain", "forget", "test")

@@ -14,7 +14,7 @@ from unlearn_audit.config import MiaSettings
 from unlearn_audit.report import Interval, Measurement
 from unlearn_audit.subjects import Candidate
 
-__all__ = ["measure_mia"]
+__all__ = ["Scores", "measure_mia"]
 
 
 class Scores(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["TORCH_MAGIC", "first_value", "foreign_globals", "is_old_pickle"]
+__all__ = ["TORCH_MAGIC", "Readable", "first_value", "foreign_globals", "is_old_pickle"]
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the number that torch's legacy files begin with
 _MOST_OPCODES = 2_000_000

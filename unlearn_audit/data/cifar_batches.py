@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit.errors import DataError
 
-__all__ = ["read_cifar"]
+__all__ = ["ArrayUnpickler", "read_cifar"]
 
 # What a pickled uint8 array is made of; every other name is refused before it is looked up.
 ARRAY_PARTS = frozenset({

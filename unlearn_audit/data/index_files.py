@@ -16,7 +16,7 @@ from unlearn_audit.data.arrays import first_where, reading
 from unlearn_audit.errors import DataError
 from unlearn_audit.files import check_input
 
-__all__ = ["FILE_READERS", "Entries", "read_entries"]
+__all__ = ["FILE_READERS", "Entries", "Reader", "read_entries"]
 
 COLUMN = "unlearn_idx"
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # 18 digits always fit into int64

@@ -15,7 +15,7 @@ from unlearn_audit.data.spec import absolute
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import sha256_of_bytes
 
-__all__ = ["IndexSet", "read_indices"]
+__all__ = ["IndexSet", "Within", "Word", "read_indices"]
 
 
 @dataclass(frozen=True, eq=False)

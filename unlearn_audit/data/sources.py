@@ -21,7 +21,7 @@ from unlearn_audit.data.spec import Options, absolute
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import check_input
 
-__all__ = ["Context", "Loaded", "Source", "digits", "folder", "idx", "npz", "torchvision_dataset"]
+__all__ = ["Context", "Customary", "Loaded", "Source", "digits", "folder", "idx", "npz", "torchvision_dataset"]
 
 DATA_FOLDER = "UNLEARN_AUDIT_DATA"
 

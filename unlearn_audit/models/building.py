@@ -14,7 +14,18 @@ from torch.overrides import TorchFunctionMode
 from unlearn_audit import catalogue
 from unlearn_audit.errors import UsageError, unknown_name
 
-__all__ = ["Shapes", "build", "is_code", "library_names", "shapes_of", "skeleton"]
+__all__ = [
+    "RGB",
+    "TIMM",
+    "TORCHVISION",
+    "Shapes",
+    "build",
+    "first_line",
+    "is_code",
+    "library_names",
+    "shapes_of",
+    "skeleton",
+]
 
 RGB = 3
 TORCHVISION = "torchvision"

@@ -15,7 +15,18 @@ from unlearn_audit.errors import CheckpointError, UsageError
 from unlearn_audit.models.building import RGB, TIMM, TORCHVISION, Shapes, shapes_of, skeleton
 from unlearn_audit.models.fitting import differences, is_counter
 
-__all__ = ["TABLE", "Entry", "Identified", "Pattern", "fingerprint", "identify", "lines_of", "preference", "sketch"]
+__all__ = [
+    "TABLE",
+    "Entry",
+    "Identified",
+    "Pattern",
+    "Table",
+    "fingerprint",
+    "identify",
+    "lines_of",
+    "preference",
+    "sketch",
+]
 
 TABLE = "fingerprints.json"
 SKETCH = 16  # hashes kept of a set; the overlap of two sets is then known to about 1 / sqrt(16)

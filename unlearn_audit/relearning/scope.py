@@ -14,7 +14,7 @@ from unlearn_audit.engine import Compute, Inputs, chunks, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.relearning.curve import Run
 
-__all__ = ["head_run", "scoped", "smoothness_of_softmax"]
+__all__ = ["Features", "head_run", "scoped", "smoothness_of_softmax"]
 
 
 @dataclass(frozen=True)
