@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
@@ -28,7 +29,10 @@ Split = Literal["retain", "forget", "test", "unseen"]
 
 @dataclass
 class Bench:
-    """Everything that measurements share; predictions are made once and kept."""
+    """Everything that measurements share; predictions are made once and kept.
+
+    `arrays` is where measurements leave what is too long for a report: per-example scores, long curves.
+    """
 
     config: AuditConfig
     origins: dict[str, str]
@@ -37,6 +41,7 @@ class Bench:
     subjects: tuple[Candidate, ...]
     limitations: list[str]
     progress: Progress = silent
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)
 
     def examples(self, split: Split) -> Examples:

@@ -27,6 +27,7 @@ class Splits:
         measured: [m] training indices, sorted: the forget set, or the seeded sample of it that is measured.
         retain: [r] training indices, sorted; disjoint from `forget`.
         unseen: the twin of `measured`; its `forget` are those of `measured` that have a partner.
+        pool: [p] test indices, sorted, that the twin was drawn from.
         limitations: sentences that a report must carry.
     """
 
@@ -35,6 +36,7 @@ class Splits:
     measured: NDArray[np.int64]
     retain: NDArray[np.int64]
     unseen: Twin
+    pool: NDArray[np.int64]
     limitations: tuple[str, ...] = ()
 
     @property
@@ -98,7 +100,7 @@ def make_splits(
     twin = make_twin(dataset, measured, pool, np.random.default_rng([seed, TWIN]))
     if not twin.complete:
         limitations += (_incomplete(dataset, measured, twin),)
-    return Splits(dataset, chosen, measured, rest, twin, limitations)
+    return Splits(dataset, chosen, measured, rest, twin, pool, limitations)
 
 
 def read_training_indices(spec: str, dataset: Dataset, *, base: Path = Path("."), role: str = "forget") -> IndexSet:
