@@ -520,7 +520,7 @@ def test_torchvision_reads_what_lies_in_root(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["MNIST", "CIFAR10", "CIFAR100", "SVHN", "STL10"])
 def test_missing_torchvision_data_names_the_flag(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNLEARN_AUDIT_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("UNLEARN_AUDIT_DATA_FOLDER", str(tmp_path / "nowhere"))
     message = refusal(f"torchvision:{name}")
     assert "--download" in message
     assert str(tmp_path / "nowhere") in message

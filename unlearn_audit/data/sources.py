@@ -23,7 +23,7 @@ from unlearn_audit.files import check_input
 
 __all__ = ["Context", "Customary", "Loaded", "Source", "digits", "folder", "idx", "npz", "torchvision_dataset"]
 
-DATA_FOLDER = "UNLEARN_AUDIT_DATA"
+DATA_FOLDER = "UNLEARN_AUDIT_DATA_FOLDER"
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ TORCHVISION: Mapping[str, Customary] = {
 def torchvision_dataset(target: str, context: Context) -> Loaded:
     """Return one of torchvision's image classification sets that fit in memory, as uint8.
 
-    The files lie in `root=DIR`, else in the folder that UNLEARN_AUDIT_DATA names, else in ~/.cache/unlearn-audit/data,
-    laid out as torchvision lays them out.
+    The files lie in `root=DIR`, else in the folder that UNLEARN_AUDIT_DATA_FOLDER names, else in
+    ~/.cache/unlearn-audit/data, laid out as torchvision lays them out.
 
     Raises:
         DataError: an unknown name, or data that is missing or damaged and may not be (or could not be) fetched.
