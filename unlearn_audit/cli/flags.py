@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-__all__ = ["Force", "Quiet", "Shared", "config_layers", "measuring", "resolved"]
+__all__ = ["Force", "Quiet", "Shared", "config_layers", "flag_values", "measuring", "resolved"]
 
 DATA, RUN, OUTPUT = "What to measure on", "How to compute", "Output"
 
@@ -72,7 +72,9 @@ def measuring(function: Callable[..., None]) -> Callable[..., None]:
     ]
     names = [entry.name for entry in fields(Shared)]
     common = [
-        inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=hints[entry.name])
+        inspect.Parameter(
+            entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=hints[entry.name]
+        )
         for entry in fields(Shared)
     ]
 
@@ -107,7 +109,9 @@ def flag_values(checkpoints: Sequence[str], shared: Shared, section: Mapping[str
     found: dict[str, Any] = {name: getattr(shared, name) for name in named}
     found |= {"mean": _numbers(shared.mean, "--mean"), "std": _numbers(shared.std, "--std")}
     found |= {"checkpoint": entries or None, "download": shared.download or None}
-    found |= {name: {key: value for key, value in values.items() if value is not None} for name, values in section.items()}
+    found |= {
+        name: {key: value for key, value in values.items() if value is not None} for name, values in section.items()
+    }
     return {key: value for key, value in found.items() if value is not None}
 
 
