@@ -101,7 +101,10 @@ def _apply(
         applied = apply_method(method, out, request, settings, force=force, progress=progress)
     for text in applied.limitations:
         message(f"note: {text}", quiet=quiet)
-    message(f"wrote {out} ({applied.done.steps} steps, {applied.done.gradient_evaluations} minibatch gradients)", quiet=quiet)
+    message(
+        f"wrote {out} ({applied.done.steps} steps, {applied.done.gradient_evaluations} gradients of single examples)",
+        quiet=quiet,
+    )
     message(f"audit it: unlearn-audit rcd {checkpoint} {out} --forget '{forget}'", quiet=quiet)
 
 

@@ -24,7 +24,7 @@ class IeuSettings(BaseModel):
 
     alpha: Share = Field(0.999, description="share of the old weights kept at each step; 1 adds no noise (Algorithm 1)")
     c: Share = Field(0.1, description="weight of the ascent on the forget set; 0 leaves it out (Algorithm 1)")
-    step_size: Annotated[float, Field(gt=0, le=1e30)] = Field(0.05, description="eta, the step of the descent on retain")
+    step_size: Annotated[float, Field(gt=0, le=1e30)] = Field(0.05, description="eta, the step on the retain set")
     steps: Annotated[int, Field(ge=0)] = Field(200, description="T, minibatch steps")
     batch_size: Annotated[int, Field(gt=0)] = Field(64, description="examples of each set in one step")
     scale: Literal["fan_in", "total_d"] = Field(
