@@ -15,7 +15,7 @@ from torch import nn
 
 from unlearn_audit import __version__
 from unlearn_audit.audit import MEASUREMENTS, run_audit
-from unlearn_audit.audit.rcd import RANDOM
+from unlearn_audit.audit.controls import RANDOM
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.config import SECTIONS, AuditConfig
@@ -48,7 +48,8 @@ def config_of(folder: Path, *labels: str, **more: Any) -> AuditConfig:
 @pytest.fixture(scope="module")
 def report(tiny: Path) -> AuditReport:
     """Everything, on all four checkpoints."""
-    return run_audit(config_of(tiny, *ROLES, gaps={}, rcd=RCD | {"step_size": "auto"}, mia={}))
+    sections = {"gaps": {}, "rcd": RCD | {"step_size": "auto"}, "spectrum": {"probes": 2, "tolerance": 0.1}, "mia": {}}
+    return run_audit(config_of(tiny, *ROLES, **sections))
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,14 @@ METRICS: Mapping[str, str] = {
     "gap.average": "mean of the absolute gaps",
     "rcd.raw": "area under the relearning curve on the forget set",
     "rcd.ratio_to_unseen": "RCD on the forget set / RCD on its unseen twin",
+    "spectrum.lambda_max": "largest eigenvalue of the Hessian on the forget set",
+    "spectrum.relative_lambda_max": "largest curvature per relative change of a filter",
+    "spectrum.lambda_min": "algebraically smallest eigenvalue of the Hessian on the forget set",
+    "spectrum.lambda_ratio_10": "lambda_max / the tenth largest eigenvalue",
+    "spectrum.trace": "trace of the Hessian on the forget set",
+    "spectrum.concentration": "lambda_max x parameters / trace",
+    "spectrum.effective_rank": "trace / lambda_max",
+    "spectrum.condition_number": "lambda_max / lambda_min where the objective is convex",
     "mia.loss.auc": "AUC of the loss attack, forget set against its unseen twin",
 }
 

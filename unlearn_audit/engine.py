@@ -23,13 +23,17 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.tasks import CLASSIFICATION, Task
 
 __all__ = [
+    "Augment",
     "Batches",
     "Compute",
     "FullBatch",
+    "Inputs",
     "Pass",
+    "StepHook",
     "chunks",
     "derive_seed",
     "descend",
+    "full_float32",
     "one_thread",
     "predict",
     "prepare",
@@ -164,7 +168,7 @@ def predict(model: nn.Module, images: Tensor, transform: Transform, *, compute: 
     """
     model.eval()
     found = []
-    with _without_tf32(), torch.inference_mode():
+    with full_float32(), torch.inference_mode():
         for part in chunks(len(images), compute.chunk):
             batch = transform(images[part].to(compute.device)).contiguous(memory_format=torch.channels_last)
             found.append(model(batch).float().cpu())
@@ -172,8 +176,12 @@ def predict(model: nn.Module, images: Tensor, transform: Transform, *, compute: 
 
 
 @contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Multiply in full float32 within the block."""
+def full_float32() -> Iterator[None]:
+    """Multiply in full float32 within the block, whatever `prepare` allowed.
+
+    Yields:
+        Nothing; what was allowed is allowed again at the end.
+    """
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     _allow_tf32(matmul=False, cudnn=False)
     try:

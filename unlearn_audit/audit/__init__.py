@@ -14,6 +14,7 @@ from unlearn_audit.audit.mia import measure_mia
 from unlearn_audit.audit.rcd import measure_rcd
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.config import AuditConfig
+from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.errors import UsageError, unknown_name
 from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.progress import Progress, silent
@@ -27,6 +28,7 @@ MEASUREMENTS: Mapping[str, Callable[[Bench, Any], Iterator[Measurement]]] = {
     "rcd": measure_rcd,
     "mia": measure_mia,
 }
+    "spectrum": measure_spectrum,
 
 
 def run_audit(
@@ -56,7 +58,9 @@ def run_audit(
             raise UsageError(unknown_name("measurement", name, MEASUREMENTS))
     asked = [name for name in MEASUREMENTS if getattr(config, name) is not None and (not only or name in only)]
     if not asked:
-        raise UsageError("nothing to measure: the config has none of the sections [gaps], [rcd], [mia]")
+        raise UsageError(
+            f"nothing to measure: the config has none of the sections {', '.join(f'[{name}]' for name in MEASUREMENTS)}"
+        )
     given = origins if origins is not None else dict.fromkeys(config.model_fields_set, "flag")
     bench = open_bench(config, given, progress)
     measurements = tuple(found for name in asked for found in MEASUREMENTS[name](bench, getattr(config, name)))

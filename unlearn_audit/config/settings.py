@@ -88,6 +88,7 @@ class SpectrumSettings(Part):
     tolerance: Annotated[Number, Field(gt=0, lt=1)] = 1e-3
     scope: Annotated[str, Field(min_length=1)] = "all"
     weight_decay: Annotated[Number, Field(ge=0)] = 0.0
+    controls: Flag = True
 
 
 class MiaSettings(Part):

@@ -20,6 +20,14 @@ NAMES: dict[str, tuple[str, int, bool]] = {
     "gap.average": ("gap average", 3, False),
     "rcd.raw": ("RCD raw", 1, False),
     "rcd.ratio_to_unseen": ("RCD / unseen", 3, False),
+    "spectrum.lambda_max": ("lambda max", 3, False),
+    "spectrum.relative_lambda_max": ("lambda max relative", 3, False),
+    "spectrum.lambda_min": ("lambda min", 3, False),
+    "spectrum.lambda_ratio_10": ("lambda max / 10th", 2, False),
+    "spectrum.trace": ("trace", 2, False),
+    "spectrum.concentration": ("lambda max x d / tr", 1, False),
+    "spectrum.effective_rank": ("effective rank", 2, False),
+    "spectrum.condition_number": ("condition number", 1, False),
     "mia.loss.auc": ("loss attack AUC", 3, False),
 }
 MOST_COLUMNS = 4

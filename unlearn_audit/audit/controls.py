@@ -1,0 +1,22 @@
+"""The control that every measurement of a model's state is read beside: one that knows nothing."""
+
+from dataclasses import replace
+
+from unlearn_audit.audit.bench import Bench
+from unlearn_audit.engine import derive_seed
+from unlearn_audit.recipes import new_model
+from unlearn_audit.subjects import Candidate
+
+__all__ = ["RANDOM", "random_control"]
+
+RANDOM = "random init"
+
+
+def random_control(bench: Bench) -> Candidate:
+    """Return the first subject's architecture with a fresh initialisation, as a candidate of role "control"."""
+    first = bench.subjects[0]
+    seed = derive_seed(bench.config.seed, "random control")
+    model = bench.compute.place(new_model(first.spec, bench.splits.dataset, seed, allow_code=True)).eval()
+    taken = {candidate.label for candidate in bench.subjects}
+    label = next(name for name in (RANDOM, *(f"{RANDOM}-{n}" for n in range(2, len(taken) + 2))) if name not in taken)
+    return replace(first, label=label, role="control", path="", sha256="0" * 64, model=model, notes=())

@@ -1,0 +1,193 @@
+"""What may honestly be said of the curvature of the loss on the forget set, for every subject and a control.
+
+A deep network's Hessian has eigenvalues near and below zero, so that lambda_max / lambda_min is no condition number
+there; ratios that need no smallest eigenvalue take its place, and a condition number is only given where the objective
+is convex. Nor is lambda_max one number per function: weights that BatchNorm makes equivalent differ in it by any
+factor (scaled by s, curvature falls by s²), and decay of such weights alone raises it. The relative one has no such
+freedom, which is why it stands beside it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from unlearn_audit import metrics
+from unlearn_audit.audit.bench import Bench
+from unlearn_audit.audit.compare import reference_of
+from unlearn_audit.audit.controls import random_control
+from unlearn_audit.config import SpectrumSettings
+from unlearn_audit.engine import derive_seed
+from unlearn_audit.relearning import Run, scoped
+from unlearn_audit.report import Interval, Measurement
+from unlearn_audit.spectrum import Eigenpair, Spectrum, spectrum
+from unlearn_audit.subjects import Candidate
+
+__all__ = ["measure_spectrum"]
+
+TENTH = 10
+LOSS, RATIO = "nats per squared weight", "ratio"
+
+
+class Value(NamedTuple):
+    """A number or the reason why there is none, with its unit and interval."""
+
+    value: float | None
+    reason: str | None
+    unit: str
+    interval: Interval | None = None
+
+
+def measure_spectrum(bench: Bench, settings: SpectrumSettings) -> Iterator[Measurement]:
+    """Yield `spectrum.*` of every subject and of a random initialisation."""
+    candidates = (*bench.subjects, random_control(bench)) if settings.controls else bench.subjects
+    found = {candidate.label: _spectrum(bench, settings, candidate) for candidate in candidates}
+    values = {label: _values(one, settings) for label, one in found.items()}
+    for candidate in candidates:
+        for name, value in values[candidate.label].items():
+            others = [values[other.label][name].value for other in bench.references(candidate)]
+            yield Measurement(
+                name=f"spectrum.{name}",
+                subject=candidate.label,
+                role=candidate.role,
+                value=value.value,
+                reason=value.reason,
+                unit=value.unit,
+                direction="compare to retrained",
+                n=len(bench.examples("forget")),
+                interval=value.interval,
+                reference=reference_of([level for level in others if level is not None]),
+                method=_method(settings),
+                details=_details(name, found[candidate.label], settings),
+            )
+
+
+def _spectrum(bench: Bench, settings: SpectrumSettings, candidate: Candidate) -> Spectrum:
+    """Measure one candidate."""
+    run = Run(candidate.model, bench.examples("forget"), candidate.transform)
+    run = scoped(run, settings.scope, compute=bench.compute, weight_decay=settings.weight_decay)
+    model, batch = run.prepared(bench.compute)
+    # One vector added to the weights of every class changes no softmax: a convex head's lowest curvature lies there.
+    size = sum(parameter.numel() for parameter in model.parameters())
+    flat = torch.ones(size, dtype=torch.float64, device=bench.compute.device) if settings.scope == "head" else None
+    return spectrum(
+        model,
+        batch,
+        k=settings.eigenvalues,
+        probes=settings.probes,
+        tolerance=settings.tolerance,
+        weight_decay=settings.weight_decay,
+        flat=flat,
+        seed=derive_seed(bench.config.seed, "spectrum"),
+        progress=bench.progress,
+        task=f"curvature of {candidate.label}",
+    )
+
+
+def _method(settings: SpectrumSettings) -> str:
+    decay = f" + {settings.weight_decay:g}/2·‖w‖²" if settings.weight_decay else ""
+    where = {"all": "all parameters", "head": "the classifier on fixed features, float64"}
+    return (
+        f"Hessian of the mean cross-entropy{decay} in {where.get(settings.scope, settings.scope)}, evaluation mode; "
+        f"Lanczos with full reorthogonalisation to {settings.tolerance:g} of the largest eigenvalue, trace from "
+        f"{settings.probes} random probes beside the {settings.eigenvalues} largest"
+    )
+
+
+def _values(found: Spectrum, settings: SpectrumSettings) -> dict[str, Value]:
+    """Return every measurement's value, by name."""
+    top, trace = found.ends.largest[0], found.trace.value
+    bounds = metrics.student_interval(trace, found.trace.standard_error, found.trace.probes - 1)
+    interval = Interval(low=bounds.low, high=bounds.high, method="Student t over random probes")
+    why = _unresolved(top, "the largest eigenvalue") or _no_ratio_to(trace, bounds.low, top)
+    size, ends = found.size, (bounds.low, bounds.high)
+    return {
+        "lambda_max": _eigenvalue(top, "the largest eigenvalue"),
+        "relative_lambda_max": _eigenvalue(found.relative, "the largest relative one")._replace(
+            unit="nats per squared relative change"
+        ),
+        "lambda_min": _eigenvalue(found.ends.smallest, "the smallest eigenvalue"),
+        "lambda_ratio_10": _tenth(found.ends.largest),
+        "trace": Value(trace, None, LOSS, interval),
+        "concentration": _ratio(why, lambda t: top.value * size / t, trace, ends),
+        "effective_rank": _ratio(why, lambda t: t / top.value, trace, ends),
+        "condition_number": _condition_number(found, settings),
+    }
+
+
+def _eigenvalue(pair: Eigenpair, name: str) -> Value:
+    """Return a converged eigenvalue."""
+    reason = _unresolved(pair, name)
+    return Value(None if reason else pair.value, reason, LOSS)
+
+
+def _unresolved(pair: Eigenpair, name: str) -> str | None:
+    if pair.converged:
+        return None
+    return f"{name} did not converge: {pair.value:.4g} with a residual of {pair.residual:.2g}; raise --tolerance"
+
+
+def _no_ratio_to(trace: float, low: float, top: Eigenpair) -> str | None:
+    """Say why lambda_max and the trace have no ratio that means anything, or None where they have one."""
+    if top.value <= 0:
+        return f"the largest eigenvalue, {top.value:.4g}, is not positive"
+    if low <= 0:
+        return f"the trace, {trace:.4g}, is not positive beyond the error of its estimate; --probes takes more of them"
+    return None
+
+
+def _ratio(why: str | None, of_trace: Callable[[float], float], trace: float, ends: tuple[float, float]) -> Value:
+    """Return a function of the trace with the ends of its interval, or why there is none."""
+    if why:
+        return Value(None, why, RATIO)
+    low, high = sorted(of_trace(end) for end in ends)
+    return Value(of_trace(trace), None, RATIO, Interval(low=low, high=high, method="of the trace, Student t"))
+
+
+def _tenth(largest: Sequence[Eigenpair]) -> Value:
+    """Return lambda_max / lambda_10."""
+    if len(largest) < TENTH:
+        return Value(None, f"only {len(largest)} eigenvalues are there; --eigenvalues {TENTH} asks for more", RATIO)
+    first, tenth = largest[0], largest[TENTH - 1]
+    why = _unresolved(first, "the largest eigenvalue") or _unresolved(tenth, "the tenth eigenvalue")
+    if not why and tenth.value <= tenth.residual:
+        why = f"the tenth eigenvalue, {tenth.value:.4g}, is not positive beyond its residual, {tenth.residual:.2g}"
+    return Value(None if why else first.value / tenth.value, why, RATIO)
+
+
+def _condition_number(found: Spectrum, settings: SpectrumSettings) -> Value:
+    """Return lambda_max / lambda_min where the objective is convex, else why there is none."""
+    top, low = found.ends.largest[0], found.ends.smallest
+    why = _unresolved(top, "the largest eigenvalue")
+    if settings.scope != "head":
+        why = "the objective is not convex in these parameters; give --scope head with a --weight-decay"
+    elif not settings.weight_decay:
+        why = "infinite: one vector added to the weights of every class changes no softmax; give a --weight-decay"
+    return Value(None if why else top.value / low.value, why, RATIO)
+
+
+def _details(name: str, found: Spectrum, settings: SpectrumSettings) -> dict[str, Any]:
+    """Return what stands behind a measurement."""
+    largest, trace = found.ends.largest, found.trace
+    top = largest[0].value
+    return {
+        "lambda_max": {
+            "eigenvalues": [pair._asdict() for pair in largest],
+            "products": found.products,
+            "times_squared_norm": top * found.squared_norm,
+            "squared_norm": found.squared_norm,
+            "scale": "weights before a BatchNorm can be scaled by s with its statistics: the function stays, their "
+            "curvature falls by s²; relative_lambda_max stays",
+        },
+        "relative_lambda_max": found.relative._asdict(),
+        "lambda_min": found.ends.smallest._asdict() | {"exact_for_softmax": settings.scope == "head"},
+        "lambda_ratio_10": {"ratios": [top / pair.value if pair.value > pair.residual else None for pair in largest]},
+        "trace": {
+            "standard_error": trace.standard_error,
+            "probes": trace.probes,
+            "in_largest": sum(pair.value for pair in largest),
+        },
+        "concentration": {"parameters": found.size},
+        "effective_rank": {"parameters": found.size},
+        "condition_number": {"weight_decay": settings.weight_decay},
+    }[name]
