@@ -23,7 +23,7 @@ from unlearn_audit.report import Interval, Measurement
 from unlearn_audit.spectrum import Eigenpair, Spectrum, spectrum
 from unlearn_audit.subjects import Candidate
 
-__all__ = ["measure_spectrum"]
+__all__ = ["Value", "measure_spectrum"]
 
 TENTH = 10
 LOSS, RATIO = "nats per squared weight", "ratio"
