@@ -57,6 +57,8 @@ class Bench:
         if key not in self._signals:
             examples = self.examples(split)
             logits = predict(candidate.model, examples.images, candidate.transform, compute=self.compute)
+            if not np.isfinite(logits).all():
+                raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on the {split} set")
             self._signals[key] = Signals(logits, examples.labels.numpy())
         return self._signals[key]
 
@@ -155,8 +157,6 @@ def _check_instrument(bench: Bench, candidate: Candidate) -> None:
         raise MeasurementError(
             f"{candidate.label}: two passes over the same images disagree; the model is not deterministic"
         )
-    if not np.isfinite(first).all():
-        raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on the forget set")
     if candidate.assumed:
         bench.limitations += _at_chance(bench, candidate)
 
