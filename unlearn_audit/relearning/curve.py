@@ -179,15 +179,13 @@ class _Gradients:
     def penalty(self) -> float:
         """Return weight_decay/2·‖w‖² over the relearned tensors."""
         decay = self.algorithm.weight_decay
-        return (
-            decay / 2 * float(sum(float(p.detach().double().square().sum()) for p in self.parameters)) if decay else 0.0
-        )
+        return decay / 2 * _norm([p.detach() for p in self.parameters]) ** 2 if decay else 0.0
 
     def norm(self) -> float:
         """Return the norm of the objective's gradient."""
         decay = self.algorithm.weight_decay
-        found = [p.grad + decay * p.detach() for p in self.parameters if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(found))
+        found = [p.grad + decay * p.detach() if decay else p.grad for p in self.parameters if p.grad is not None]
+        return _norm(found)
 
 
 def relearn(
@@ -289,8 +287,15 @@ def relearn(
 
 def _distance(parameters: Sequence[nn.Parameter], start: Sequence[Tensor]) -> float:
     """Return the Euclidean distance between weights and their start."""
-    moved = [p.detach() - origin for p, origin in zip(parameters, start, strict=True)]
-    return float(torch.nn.utils.get_total_norm(moved))
+    return _norm([p.detach() - origin for p, origin in zip(parameters, start, strict=True)])
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    """Return the Euclidean norm of all entries, summed in float64 where the device has it."""
+    if not tensors:
+        return 0.0
+    wide = None if tensors[0].device.type == "mps" else torch.float64
+    return float(torch.stack([torch.linalg.vector_norm(tensor, dtype=wide) for tensor in tensors]).norm())
 
 
 def rcd(curve: Curve, *, floor: float = 0.0) -> float | None:
