@@ -26,9 +26,9 @@ __all__ = ["MEASUREMENTS", "run_audit"]
 MEASUREMENTS: Mapping[str, Callable[[Bench, Any], Iterator[Measurement]]] = {
     "gaps": lambda bench, _: measure_gaps(bench),
     "rcd": measure_rcd,
+    "spectrum": measure_spectrum,
     "mia": measure_mia,
 }
-    "spectrum": measure_spectrum,
 
 
 def run_audit(
