@@ -8,16 +8,20 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unlearn_audit.errors import ReportError
 from unlearn_audit.files import atomic_write, check_input
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = [
+    "ARRAYS_NAME",
     "SCHEMA_VERSION",
     "AuditReport",
     "Data",
@@ -32,10 +36,12 @@ __all__ = [
     "dump_report",
     "read_report",
     "report_schema",
+    "write_arrays",
     "write_report",
 ]
 
 SCHEMA_VERSION = 1
+ARRAYS_NAME = "arrays.npz"
 MAX_REPORT_BYTES = 256 * 1024 * 1024
 
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
@@ -218,6 +224,32 @@ def _encodable(value: Any) -> Any:
 def write_report(report: AuditReport, path: Path) -> None:
     """Write the report so that the file is whole or absent."""
     atomic_write(path, dump_report(report).encode())
+
+
+def write_arrays(arrays: "Mapping[str, NDArray[Any]]", path: Path) -> None:
+    """Write what is too long for a report beside it, as an uncompressed .npz; the same arrays give the same bytes.
+
+    Args:
+        arrays: numbers by name, such as "rcd/original/forget/areas".
+        path: of the file; one that an earlier report left is removed where there is nothing to write.
+
+    Raises:
+        ReportError: an array holds Python objects, which only pickle could carry.
+    """
+    if not arrays:
+        path.unlink(missing_ok=True)
+        return
+    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
+    if objects:
+        raise ReportError(f"array {objects[0]} holds Python objects; only numbers are written")
+
+    import numpy as np
+
+    def save(place: Path) -> None:
+        with place.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **{_encodable(name): array for name, array in arrays.items()})
+
+    atomic_write(path, save)
 
 
 def read_report(path: Path) -> AuditReport:
