@@ -333,14 +333,11 @@ def spectrum(
         )
     generator = np.random.default_rng(derive_seed(seed, "lanczos"))
 
-    def damped(vector: Tensor) -> Tensor:
-        return hessian @ vector + weight_decay * vector
-
-    ends = lanczos(damped, hessian.draw(generator), k=k, smallest=flat is None, tolerance=tolerance)
+    ends = lanczos(hessian.__matmul__, hessian.draw(generator), k=k, smallest=flat is None, tolerance=tolerance)
     if flat is not None:
-        ends = ends._replace(smallest=_pair(damped, flat, tolerance * abs(ends.largest[0].value)))
+        ends = ends._replace(smallest=_pair(hessian.__matmul__, flat, tolerance * abs(ends.largest[0].value)))
     signs = (hessian.draw(generator, signs=True) for _ in range(probes))
-    trace = hutchinson(damped, signs, known=ends)
+    trace = hutchinson(hessian.__matmul__, signs, known=ends)
     norms = hessian.filter_norms()
 
     def scaled(vector: Tensor) -> Tensor:
@@ -349,7 +346,14 @@ def spectrum(
     relative = lanczos(scaled, hessian.draw(generator), smallest=False, tolerance=tolerance).largest[0]
     progress(task, expected, expected, "")
     squared_norm = float(sum(float(p.detach().double().square().sum()) for p in hessian.parameters))
-    return Spectrum(ends, trace, hessian.size, relative, squared_norm, hessian.products)
+    trace = trace._replace(value=trace.value + weight_decay * hessian.size)
+    return Spectrum(_shifted(ends, weight_decay), trace, hessian.size, relative, squared_norm, hessian.products)
+
+
+def _shifted(ends: Ends, by: float) -> Ends:
+    """Return the ends of the matrix with a number added on its diagonal; residuals stay."""
+    largest = tuple(pair._replace(value=pair.value + by) for pair in ends.largest)
+    return ends._replace(largest=largest, smallest=ends.smallest._replace(value=ends.smallest.value + by))
 
 
 def _pair(product: Product, vector: Tensor, tolerance: float) -> Eigenpair:
