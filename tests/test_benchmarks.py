@@ -1,0 +1,55 @@
+"""The benchmarks compute what they say: on a few small images, both arms take the same curve."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from unlearn_audit.data import Transform
+from unlearn_audit.models.cifar import resnet20
+from unlearn_audit.relearning import Run
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    """The script tests/benchmarks/bench_relearning.py as a module."""
+    path = Path(__file__).parent / "benchmarks" / "bench_relearning.py"
+    spec = importlib.util.spec_from_file_location("bench_relearning", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(bench: ModuleType) -> Run:
+    torch.manual_seed(0)
+    net = resnet20(classes=10, channels=3).eval()
+    return Run(net, bench.random_images(20, size=8), Transform((0.5,) * 3, (0.25,) * 3))
+
+
+def test_both_arms_take_the_same_curve(bench: ModuleType, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench.compare(run, steps=3, step_size=0.01, batch_size=8)
+    for arm in (found.ours, found.usual):
+        assert len(arm.losses) == len(arm.seconds) == 4
+    assert found.largest_difference <= bench.SAME
+    assert found.ours.losses[3] < found.ours.losses[0]
+    bench.report("random", run, found)
+    said = capsys.readouterr().out
+    assert said.startswith("random: n = 20, K = 3, 1 threads")
+    assert "ratio" in said
+    assert "reached of that rate: ours" in said
+
+
+def test_operations_are_counted_twice_per_multiply_add(bench: ModuleType) -> None:
+    layer = torch.nn.Linear(5, 3, bias=False)
+    forward, both = bench.flops_of_image(layer, torch.zeros(1, 5))
+    assert (forward, both) == (2 * 15, 4 * 15)
+    forward, both = bench.flops_of_image(resnet20(classes=10, channels=3).eval(), torch.zeros(1, 3, 32, 32))
+    assert forward == pytest.approx(81.1e6, rel=0.01)
+    assert both == pytest.approx(3 * forward, rel=0.02)
