@@ -141,3 +141,7 @@ def test_subjects_stand_in_their_order(say: Say) -> None:
     labels = ["z", "a", "m"]
     found = conclude([say("relearning", label, role="unlearned", seen=True, value=0.1) for label in labels])
     assert [sentence.partition(" ")[0] for sentence in found] == labels
+
+
+def test_a_report_without_instruments_says_nothing_of_retrained_models_that_are_there(make_measurement: Make) -> None:
+    assert conclude([make_measurement("spectrum.lambda_max", "unlearned", reference=AGAIN)]) == ()

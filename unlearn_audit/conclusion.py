@@ -39,8 +39,9 @@ def conclude(measurements: Sequence[Measurement]) -> tuple[str, ...]:
     sentences += [_no_power(instrument) for instrument in blind]
     if sentences and not originals and not all(reading.seen for found in readings.values() for reading in found):
         sentences.append(NO_ORIGINAL)
-    if not sentences and subjects:
-        sentences.append(ONE_RETRAINED if any(m.reference for m in measurements) else NO_RETRAINED)
+    most = max((m.reference.n for m in measurements if m.reference and m.role != "retrained"), default=0)
+    if not sentences and subjects and most < 2:
+        sentences.append(ONE_RETRAINED if most else NO_RETRAINED)
     return tuple(sentences)
 
 
