@@ -16,7 +16,7 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unlearn_audit.engine import FullBatch, derive_seed, full_float32, trainable
+from unlearn_audit.engine import FullBatch, chunks, derive_seed, full_float32, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
 
@@ -37,6 +37,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 Product = Callable[[Tensor], Tensor]
 
+FEWEST_IMAGES = 128  # of a product's chunk; larger chunks are cut in four, since its graph is that much larger
 FLAT = 1e-9  # ours: residuals below it count as zero, whatever the largest eigenvalue
 FEWEST_STEPS = 16  # ours: before that a pair that looks converged may still be a lower one than the top
 MOST_STEPS = 100  # before Lanczos gives up; five more for each eigenvalue asked
@@ -122,6 +123,10 @@ class Curvature:
     def __init__(self, model: nn.Module, batch: FullBatch, *, tell: Callable[[int], None] = lambda count: None) -> None:
         self.model, self.batch, self.tell = model.eval(), batch, tell
         self.parameters = list(trainable(model).values())
+        largest = max(batch.compute.chunk // 4, FEWEST_IMAGES)
+        self.parts = [
+            (inputs[rows], labels[rows]) for inputs, labels in batch.parts for rows in chunks(len(labels), largest)
+        ]
         self.size, self.products = sum(parameter.numel() for parameter in self.parameters), 0
 
     @property
@@ -142,7 +147,7 @@ class Curvature:
         total = torch.zeros(self.size, dtype=self.dtype, device=vector.device)
         # The fused attention kernels have no second derivative.
         with full_float32(), sdpa_kernel(SDPBackend.MATH):
-            for inputs, labels in self.batch.parts:
+            for inputs, labels in self.parts:
                 loss = self.batch.task.losses(self.model(inputs), labels).sum() / self.batch.n
                 slopes = _gradients(loss, self.parameters, create_graph=True)
                 along = torch.stack([(g * v).sum() for g, v in zip(slopes, directions, strict=True)]).sum()
