@@ -59,10 +59,10 @@ seed = {seed}
 [gaps]                 # accuracy on every split, and the gaps to the retrained models
 
 [rcd]                  # relearning convergence delay
-optimizer = "gd"       # gd or adam
+optimizer = "gd"       # gd, sgd or adam
 steps = 100            # K: K + 1 forward and K backward passes over the forget set
-step_size = "auto"     # 1 / (4 lambda_max), halved until no curve rises; or a number
-floor = "zero"         # zero, best, or a number
+step_size = "auto"     # 1 / (4 lambda_max), halved until no curve rises; or a number, several, or "lambda"
+floor = "zero"         # zero, fit, best, or a number
 
 [mia]                  # membership inference
 attacks = ["loss"]
