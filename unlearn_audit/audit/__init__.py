@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from numpy.typing import NDArray
+
 from unlearn_audit import __version__
 from unlearn_audit.audit.bench import Bench, environment, open_bench
 from unlearn_audit.audit.gaps import measure_gaps
 from unlearn_audit.audit.mia import measure_mia
 from unlearn_audit.audit.rcd import measure_rcd
+from unlearn_audit.audit.spectrum import measure_spectrum
+from unlearn_audit.audit.truncation import measure_truncation
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.config import AuditConfig
-from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.errors import UsageError, unknown_name
 from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.progress import Progress, silent
@@ -26,6 +29,7 @@ __all__ = ["MEASUREMENTS", "run_audit"]
 MEASUREMENTS: Mapping[str, Callable[[Bench, Any], Iterator[Measurement]]] = {
     "gaps": lambda bench, _: measure_gaps(bench),
     "rcd": measure_rcd,
+    "truncation": measure_truncation,
     "spectrum": measure_spectrum,
     "mia": measure_mia,
 }
@@ -36,6 +40,7 @@ def run_audit(
     *,
     origins: Mapping[str, str] | None = None,
     only: tuple[str, ...] = (),
+    arrays: dict[str, NDArray[Any]] | None = None,
     progress: Progress = silent,
 ) -> AuditReport:
     """Run every measurement that the config has a section for.
@@ -44,6 +49,7 @@ def run_audit(
         config: what to audit and how.
         origins: where each dotted key came from; without it every value given counts as asked for by the caller.
         only: names of sections to run; all of the config's when empty.
+        arrays: gets, by name, what is too long for a report: per-example areas, long curves.
         progress: told along the way.
 
     Returns:
@@ -64,6 +70,8 @@ def run_audit(
     given = origins if origins is not None else dict.fromkeys(config.model_fields_set, "flag")
     bench = open_bench(config, given, progress)
     measurements = tuple(found for name in asked for found in MEASUREMENTS[name](bench, getattr(config, name)))
+    if arrays is not None:
+        arrays |= bench.arrays
     subjects = tuple(bench.describe(candidate) for candidate in bench.subjects)
     return AuditReport(
         tool=Tool(version=__version__),

@@ -1,224 +1,282 @@
 """The relearning convergence delay of every subject and control, raw and against the unseen twin."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearn_audit import metrics, relearning
+from unlearn_audit import metrics
+from unlearn_audit.audit.ablation import Ablation, ablation_details, ablations, essentially_initial, moved
 from unlearn_audit.audit.bench import Bench
 from unlearn_audit.audit.compare import compared, difference_details, reference_of
+from unlearn_audit.audit.controls import RANDOM
+from unlearn_audit.audit.rankings import OrderChange, looked_at, order_changes, ranks
+from unlearn_audit.audit.rcd_numbers import (
+    anamnesis_index,
+    area_interval,
+    normalised,
+    ratio_to_retrained,
+    scaled,
+    steps_to_relearn,
+)
+from unlearn_audit.audit.relearnt import Field, Relearnt, relearn_field
 from unlearn_audit.config import RcdSettings
-from unlearn_audit.data import Examples
 from unlearn_audit.engine import derive_seed
-from unlearn_audit.recipes import new_model
-from unlearn_audit.relearning import Curve, Relearned, Run
+from unlearn_audit.relearning import Curve, status
 from unlearn_audit.report import Interval, Measurement
-from unlearn_audit.subjects import Candidate
 
-__all__ = ["measure_rcd"]
+__all__ = ["RANDOM", "measure_rcd"]
 
-RANDOM = "random init"
-LONGEST_CURVE = 2000  # points kept in the details of a measurement
+LONGEST_CURVE = 2000  # points kept in the details of a measurement; longer ones stand in arrays.npz
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Relearnt:
-    """One candidate's curves: on the measured forget set, on its paired part, and on the unseen twin."""
-
-    candidate: Candidate
-    forget: Curve
-    paired: Curve
-    unseen: Curve
-
-    @property
-    def ratio(self) -> float | None:
-        """RCD on the paired forget examples / RCD on their twin, floor zero; None when a curve diverged."""
-        above, below = relearning.rcd(self.paired), relearning.rcd(self.unseen)
-        return above / below if above is not None and below is not None and below > 0 else None
-
-
-@dataclass(frozen=True)
-class Field:
-    """All candidates' curves together: what one is compared with."""
-
-    bench: Bench
-    taken: tuple[Relearnt, ...]
-    relearned: Relearned
-    floor: float
-    method: str
-    log_ratios: dict[str, Floats]
-
-    def references(self, one: Relearnt) -> list[Relearnt]:
-        """Return the retrained models' curves, without the candidate's own."""
-        labels = {candidate.label for candidate in self.bench.references(one.candidate)}
-        return [other for other in self.taken if other.candidate.label in labels]
-
-
 def measure_rcd(bench: Bench, settings: RcdSettings) -> Iterator[Measurement]:
-    """Yield `rcd.raw` and `rcd.ratio_to_unseen` of every subject and of a random initialisation."""
-    candidates = list(bench.subjects)
-    if settings.controls:
-        candidates.append(_random_control(bench))
-    taken, relearned = _relearn(bench, settings, candidates)
-    floor, floor_name = _floor(settings.floor, [curve for one in taken for curve in (one.forget, one.unseen)])
-    method = _method(settings, relearned, floor_name)
-    field = Field(bench, taken, relearned, floor, method, _resampled(bench, settings, taken))
-    for one in taken:
-        bench.limitations += _not_descents(one)
-        yield _raw(field, one)
-        yield _ratio(field, one)
+    """Yield `rcd.*` of every subject and of a random initialisation.
+
+    Raises:
+        UsageError: the request contradicts itself.
+        MeasurementError: K was to be chosen by the curves, and a tail is not exponential.
+    """
+    field = relearn_field(bench, settings)
+    steps = ablations(field)
+    orders = _Orders(field)
+    log_ratios = _resampled(field)
+    bench.limitations += _limitations(field)
+    _keep_arrays(field)
+    for one in field.taken:
+        yield _raw(field, one, steps, orders)
+        yield _ratio(field, one, log_ratios)
+        yield scaled(field, one)
+        yield normalised(field, one)
+        yield ratio_to_retrained(field, one)
+        yield steps_to_relearn(field, one)
+        yield anamnesis_index(field, one)
 
 
-def _random_control(bench: Bench) -> Candidate:
-    """Return the first subject's architecture with a fresh initialisation: what a model knows that knows nothing."""
-    first = bench.subjects[0]
-    seed = derive_seed(bench.config.seed, "random control")
-    model = bench.compute.place(new_model(first.spec, bench.splits.dataset, seed, allow_code=True)).eval()
-    taken = {candidate.label for candidate in bench.subjects}
-    label = next(name for name in (RANDOM, *(f"{RANDOM}-{n}" for n in range(2, len(taken) + 2))) if name not in taken)
-    return replace(first, label=label, role="control", path="", sha256="0" * 64, model=model, notes=())
+class _Orders:
+    """The models' ranking by RCD_K for every K, all read off one trajectory each."""
+
+    def __init__(self, field: Field) -> None:
+        whole = [one for one in field.taken if one.raw is not None]
+        self.sums = {one.candidate.label: np.cumsum(one.phi - one.floor) for one in whole}
+        self.changes = order_changes(self.sums)
+        self.by_k = {
+            k: ranks({label: float(sums[k]) for label, sums in self.sums.items()}) for k in looked_at(field.steps)
+        }
+        plain = ranks({one.candidate.label: float(one.phi.sum()) for one in whole})
+        self.floor_matters = plain != self.by_k[field.steps]
+
+    def details(self, label: str) -> dict[str, object]:
+        """Return one model's rank at each K, and where it changes order with another one."""
+        mine = [change for change in self.changes if label in (change.larger, change.smaller)]
+        return {
+            "rank_by_k": {str(k): found[label] for k, found in self.by_k.items() if label in found},
+            "order_changes": [self._said(change, label) for change in mine],
+            "same_ranking_with_floor_zero": not self.floor_matters,
+        }
+
+    def _said(self, change: OrderChange, label: str) -> dict[str, object]:
+        above = change.larger == label
+        return {"with": change.smaller if above else change.larger, "at": change.at, "larger_from_there": above}
 
 
-def _relearn(
-    bench: Bench, settings: RcdSettings, candidates: Sequence[Candidate]
-) -> tuple[tuple[Relearnt, ...], Relearned]:
-    """Take all trajectories at one step size; a forget set that has its whole twin is relearned once."""
-    splits = bench.splits
-    sets: list[Examples] = [bench.examples("forget"), bench.examples("unseen")]
-    if not splits.unseen.complete:
-        sets.append(splits.paired_examples)
-    runs = [Run(candidate.model, examples, candidate.transform) for candidate in candidates for examples in sets]
-    relearned = relearning.relearn_all(
-        runs,
-        steps=settings.steps,
-        step_size=settings.step_size,
-        algorithm=relearning.Algorithm(settings.optimizer),
-        compute=bench.compute,
-        progress=bench.progress,
-    )
-    width = len(sets)
-    rows = [relearned.curves[width * index : width * (index + 1)] for index in range(len(candidates))]
-    taken = tuple(
-        Relearnt(candidate, row[0], row[-1] if width == 3 else row[0], row[1])
-        for candidate, row in zip(candidates, rows, strict=True)
-    )
-    return taken, relearned
-
-
-def _floor(asked: str | float, curves: Sequence[Curve]) -> tuple[float, str]:
-    """Return the floor, common to all curves, and its name."""
-    if asked == "best":
-        lowest = min((float(curve.loss.min()) for curve in curves if len(curve.loss)), default=0.0)
-        return lowest, f"best ({lowest:.4g})"
-    return (0.0, "zero") if asked == "zero" else (float(asked), f"{float(asked):.4g}")
-
-
-def _method(settings: RcdSettings, relearned: Relearned, floor: str) -> str:
-    kind = {"gd": "full-batch GD", "adam": "full-batch Adam"}[settings.optimizer]
-    return f"{kind}, step {relearned.step_size:.4g}, K = {settings.steps}, floor {floor}, frozen BatchNorm"
-
-
-def _resampled(bench: Bench, settings: RcdSettings, taken: Sequence[Relearnt]) -> dict[str, Floats]:
+def _resampled(field: Field) -> dict[str, Floats]:
     """Return log ratios for resampled examples of both sets, the same ones for every candidate, by label."""
-    whole = [one for one in taken if one.ratio is not None and one.ratio > 0]
+    whole = [one for one in field.taken if one.ratio is not None and one.ratio > 0]
     if not whole or len(whole[0].unseen.areas) < 2:
         return {}
     found = metrics.bootstrap_ratio(
         np.stack([one.paired.areas for one in whole]),
         np.stack([one.unseen.areas for one in whole]),
-        seed=derive_seed(bench.config.seed, "bootstrap"),
-        resamples=settings.resamples,
+        seed=derive_seed(field.bench.config.seed, "bootstrap"),
+        resamples=field.settings.resamples,
     )
     if found is None or (found <= 0).any():
         return {}
     return {one.candidate.label: np.log(found[:, index]) for index, one in enumerate(whole)}
 
 
+def _limitations(field: Field) -> list[str]:
+    """Say what the sums may not be taken for."""
+    settings = field.settings
+    found = [text for one in field.taken for text in _not_descents(one)]
+    shares = [moved(one.forget) for one in field.taken if one.candidate.role != "control"]
+    if shares and all(essentially_initial(share, field.steps) for share in shares):
+        found.append(
+            f"at step size {field.step_size} and K = {field.steps} no subject's loss falls by 5 %: RCD is essentially "
+            "(K + 1) x initial loss and says little of relearning; take a larger step or more of them"
+        )
+    if settings.minibatch is not None or settings.augment:
+        found.append("minibatches and augmentation are one seeded draw, which RCD's intervals do not cover")
+    unfinished = [key for key, fit in field.floors.fits.items() if not fit.converged]
+    if unfinished:
+        found.append(
+            f"the fitted floor is where L-BFGS gave up, not where the gradient vanished, for {len(unfinished)} of "
+            f"{len(field.floors.fits)} sets (first: {unfinished[0][0]}): the true floor is lower"
+        )
+    return found
+
+
 def _not_descents(one: Relearnt) -> list[str]:
     """Say which curves are no descents, since their sums are not areas under a relearning curve."""
     return [
-        f"{one.candidate.label} relearning its {name}: {relearning.status(curve)}"
+        f"{one.candidate.label} relearning its {name}: {status(curve)}"
         for name, curve in (("forget set", one.forget), ("unseen twin", one.unseen))
         if curve.diverged_at is not None or curve.rises_from is not None
     ]
 
 
-def _raw(field: Field, one: Relearnt) -> Measurement:
+def _curves(curve: Curve) -> dict[str, Floats]:
+    found = {
+        "loss": curve.loss,
+        "error": curve.error,
+        "gradient_norm": curve.gradient_norm,
+        "distance": curve.distance,
+    }
+    return found | ({"objective": curve.objective} if not np.array_equal(curve.objective, curve.loss) else {})
+
+
+def _keep_arrays(field: Field) -> None:
+    """Leave per-example areas, with the indices they belong to, and curves too long for a report."""
+    arrays = field.bench.arrays
+    for label, group in groupby(field.planned, lambda planned: planned.candidate.label):
+        one = next(one for one in field.taken if one.candidate.label == label)
+        for planned in group:
+            curve: Curve = getattr(one, planned.kind)
+            at = f"rcd/{label}/{planned.kind}"
+            arrays |= {f"{at}/indices": planned.indices, f"{at}/areas": curve.areas,
+                       f"{at}/error_areas": curve.error_areas}  # fmt: skip
+            if len(curve.loss) > LONGEST_CURVE:
+                arrays |= {f"{at}/{name}": values for name, values in _curves(curve).items()}
+
+
+def _raw(field: Field, one: Relearnt, steps: Sequence[Ablation], orders: _Orders) -> Measurement:
     """Return RCD_K on the measured forget set (Eq. 4)."""
-    curve = one.forget
-    value = relearning.rcd(curve, floor=field.floor)
-    levels = [relearning.rcd(other.forget, floor=field.floor) for other in field.references(one)]
+    levels = [other.raw for other in field.references(one)]
     return Measurement(
         name="rcd.raw",
         subject=one.candidate.label,
         role=one.candidate.role,
-        value=value,
-        reason=None if value is not None else relearning.status(curve),
+        value=one.raw,
+        reason=status(one.forget) if one.diverged else None,
         unit="nats x steps",
         direction="compare to retrained",
-        n=len(curve.areas),
-        interval=_area_interval(curve, field.floor) if value is not None else None,
+        n=len(one.forget.areas),
+        interval=area_interval(one),
         reference=reference_of([level for level in levels if level is not None]),
-        method=field.method,
-        details={
-            "status": relearning.status(curve),
-            "step_size": field.relearned.step_size,
-            "loss": curve.loss.tolist() if len(curve.loss) <= LONGEST_CURVE else None,
-            "error": curve.error.tolist() if len(curve.error) <= LONGEST_CURVE else None,
-            "error_sum": float(curve.error.sum()) if value is not None else None,
-            "on_unseen": relearning.rcd(one.unseen, floor=field.floor),
-            "passes": {"forward": curve.forwards, "backward": curve.backwards},
-            "step_size_search": field.relearned.search._asdict(),
-        },
+        method=field.method(),
+        details=_raw_details(field, one, steps, orders),
     )
 
 
-def _area_interval(curve: Curve, floor: float) -> Interval | None:
-    """Return the interval of a sum over examples drawn from the same source as the forget set."""
-    n = len(curve.areas)
-    if n < 2:
+def _raw_details(field: Field, one: Relearnt, steps: Sequence[Ablation], orders: _Orders) -> dict[str, object]:
+    """Return the curve, what it is, and how the models rank by it."""
+    curve, label, share = one.forget, one.candidate.label, moved(one.forget)
+    return {
+        "status": status(curve),
+        "step_size": field.step_size,
+        **_shown_curves(curve, label),
+        "error_sum": one.error_sum,
+        "loss_sum": None if one.diverged else float(curve.loss.sum()),
+        "on_unseen": one.raw_unseen,
+        "moved": share,
+        "essentially_initial_loss": essentially_initial(share, field.steps),
+        "floor": _floor_details(field, one),
+        **orders.details(label),
+        "step_sizes": ablation_details(steps, label, field.steps),
+        "passes": {"forward": curve.forwards, "backward": curve.backwards},
+        "step_size_search": field.search._asdict(),
+        "stopped": _stop_details(field, label),
+    }
+
+
+def _shown_curves(curve: Curve, label: str) -> dict[str, object]:
+    """Return the curves, or where to find them when they are too long for a report."""
+    short = len(curve.loss) <= LONGEST_CURVE
+    found: dict[str, object] = {name: values.tolist() if short else None for name, values in _curves(curve).items()}
+    return found if short else found | {"curves_in": f"arrays.npz, rcd/{label}/forget/"}
+
+
+def _floor_details(field: Field, one: Relearnt) -> dict[str, object]:
+    fit = field.floors.fits.get((one.candidate.label, "forget"))
+    found: dict[str, object] = {"value": one.floor, "kind": field.floors.text.split(" ")[0]}
+    return found | ({} if fit is None else
+                    {"converged": fit.converged, "gradient_norm": fit.gradient_norm, "passes": fit.passes})  # fmt: skip
+
+
+def _stop_details(field: Field, label: str) -> dict[str, object] | None:
+    """Return when each of a candidate's curves was ready, where K was theirs to choose."""
+    if not field.stops:
         return None
-    error = float(curve.areas.std(ddof=1) / np.sqrt(n))
-    ends = metrics.student_interval(float(curve.areas.mean()) - len(curve.loss) * floor, error, n - 1)
-    return Interval(low=ends.low, high=ends.high, method="Student t over the examples' own areas")
+    ready = {
+        planned.kind: at
+        for planned, at in zip(field.planned, field.stops, strict=True)
+        if planned.candidate.label == label
+    }
+    settings = field.settings
+    return {"tolerance": settings.tolerance, "ready_at": ready, "steps": field.steps, "max_steps": settings.max_steps,
+            "saved": settings.max_steps - field.steps}  # fmt: skip
 
 
-def _ratio(field: Field, one: Relearnt) -> Measurement:
-    """Return RCD_K(forget) / RCD_K(unseen twin), same model, same step, floor zero."""
+def _ratio(field: Field, one: Relearnt, log_ratios: Mapping[str, Floats]) -> Measurement:
+    """Return RCD_K(forget) / RCD_K(unseen twin), same model, same step, plain losses, floor zero."""
     label, value = one.candidate.label, one.ratio
     levels = {other.candidate.label: other.ratio for other in field.references(one) if other.ratio}
-    reason = None if value is not None else _why_no_ratio(one)
+    twin = "; twin matched on difficulty" if one.matched else ""
     return Measurement(
         name="rcd.ratio_to_unseen",
         subject=label,
         role=one.candidate.role,
         value=value,
-        reason=reason,
+        reason=None if value is not None else _why_no_ratio(one),
         unit="ratio",
         direction="compare to retrained",
         n=len(one.paired.areas),
-        interval=_ratio_interval(field.log_ratios.get(label)),
+        interval=_ratio_interval(log_ratios.get(label)),
         reference=reference_of(list(levels.values())),
-        method=field.method.replace(f"floor {field.method.split('floor ')[1].split(',')[0]}", "floor zero"),
+        method=field.method("zero") + twin,
         details={
-            "tail_share_forget": metrics.tail_share(one.paired.areas) if value is not None else None,
-            "tail_share_unseen": metrics.tail_share(one.unseen.areas) if value is not None else None,
-            "ratio_of_medians": metrics.ratio_of_medians(one.paired.areas, one.unseen.areas)
-            if value is not None
-            else None,
-            "difference": _ratio_difference(field, one, levels),
-            "status_unseen": relearning.status(one.unseen),
+            **_heavy_tails(one),
+            "error_version": _error_ratio(one),
+            "difference": _ratio_difference(one, levels, log_ratios),
+            "status_unseen": status(one.unseen),
+            "matching": _matching_details(one),
         },
     )
+
+
+def _heavy_tails(one: Relearnt) -> dict[str, object]:
+    """Say what a few hard examples carry, and what the ratio is without them."""
+    whole = one.ratio is not None
+    return {
+        "tail_share_forget": metrics.tail_share(one.paired.areas) if whole else None,
+        "tail_share_unseen": metrics.tail_share(one.unseen.areas) if whole else None,
+        "ratio_of_medians": metrics.ratio_of_medians(one.paired.areas, one.unseen.areas) if whole else None,
+    }
+
+
+def _matching_details(one: Relearnt) -> dict[str, object] | None:
+    """Return how close partners are in loss, and under which models."""
+    found = one.matched
+    if found is None:
+        return None
+    return {"under": list(found.judges), "mean_loss_distance": found.distance,
+            "mean_loss_distance_of_random_twin": found.random_distance}  # fmt: skip
+
+
+def _error_ratio(one: Relearnt) -> float | None:
+    """Return the same ratio of sums of errors."""
+    if one.ratio is None or not one.unseen.error.sum() > 0:
+        return None
+    return float(one.paired.error.sum() / one.unseen.error.sum())
 
 
 def _why_no_ratio(one: Relearnt) -> str:
     for name, curve in (("forget set", one.paired), ("unseen twin", one.unseen)):
         if curve.diverged_at is not None:
-            return f"relearning the {name} {relearning.status(curve)}"
+            return f"relearning the {name} {status(curve)}"
     return "the area under the unseen twin's curve is zero"
 
 
@@ -229,13 +287,15 @@ def _ratio_interval(log_ratios: Floats | None) -> Interval | None:
     return Interval(low=float(low), high=float(high), method="percentile bootstrap over examples of both sets")
 
 
-def _ratio_difference(field: Field, one: Relearnt, levels: Mapping[str, float]) -> dict[str, object] | None:
+def _ratio_difference(
+    one: Relearnt, levels: Mapping[str, float], log_ratios: Mapping[str, Floats]
+) -> dict[str, object] | None:
     """Compare log ratios with the retrained models': paired over examples, plus the spread of their seeds."""
-    known = [label for label in levels if label in field.log_ratios]
-    if one.ratio is None or one.candidate.label not in field.log_ratios or len(known) < 2:
+    known = [label for label in levels if label in log_ratios]
+    if one.ratio is None or one.candidate.label not in log_ratios or len(known) < 2:
         return None
-    ours = field.log_ratios[one.candidate.label]
-    theirs = np.mean([field.log_ratios[label] for label in known], axis=0)
+    ours = log_ratios[one.candidate.label]
+    theirs = np.mean([log_ratios[label] for label in known], axis=0)
     difference = compared(
         float(np.log(one.ratio)), [float(np.log(levels[label])) for label in known], float((ours - theirs).var(ddof=1))
     )

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from unlearn_audit import __version__
-from unlearn_audit.cli import apply, audit, demo, gaps, gate, inspect, mia, rcd, schema, show, spectrum, train, validate
+from unlearn_audit.cli import (
+    apply,
+    audit,
+    demo,
+    gaps,
+    gate,
+    inspect,
+    mia,
+    rcd,
+    schema,
+    show,
+    spectrum,
+    train,
+    truncation,
+    validate,
+)
 from unlearn_audit.errors import AuditError, ConfigError
 
 __all__ = ["app", "main"]
@@ -45,7 +60,7 @@ def _root(
     """
 
 
-for verb in (demo, rcd, spectrum, gaps, mia, train, audit, gate, show, inspect, validate, schema):
+for verb in (demo, rcd, truncation, spectrum, gaps, mia, train, audit, gate, show, inspect, validate, schema):
     verb.register(app)
 apply.register(app)
 

@@ -1,9 +1,9 @@
 """What the command line says: progress and messages to stderr, the product to stdout."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,11 +11,14 @@ from unlearn_audit.cli.flags import Shared
 from unlearn_audit.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from rich.console import RenderableType
 
     from unlearn_audit.report import AuditReport
 
-__all__ = ["draw", "emit", "finish", "message", "progress_bars"]
+__all__ = ["OWNED", "draw", "emit", "finish", "message", "progress_bars"]
+
+OWNED = ("report.json", "arrays.npz")  # what a measuring verb writes into its --out
 
 
 def message(text: str, *, quiet: bool = False) -> None:
@@ -62,18 +65,21 @@ def draw(renderable: "RenderableType") -> None:
     Console().print(renderable)
 
 
-def emit(report: "AuditReport", shared: Shared) -> None:
+def emit(report: "AuditReport", shared: Shared, arrays: "Mapping[str, NDArray[Any]] | None" = None) -> None:
     """Write the report where it was asked for and end with the verb's exit code.
 
-    stdout gets exactly one document; with `--out` the folder gets report.json as well.
+    stdout gets exactly one document; with `--out` the folder gets report.json as well, and arrays.npz if there are any.
     """
     from unlearn_audit.files import make_output_folder
-    from unlearn_audit.report import dump_report, write_report
+    from unlearn_audit.report import ARRAYS_NAME, dump_report, write_arrays, write_report
 
     if shared.out is not None:
-        make_output_folder(shared.out, force=shared.force, owned=("report.json",))
+        make_output_folder(shared.out, force=shared.force, owned=OWNED)
+        write_arrays(arrays or {}, shared.out / ARRAYS_NAME)
         write_report(report, shared.out / "report.json")
         message(f"wrote {shared.out / 'report.json'}", quiet=shared.quiet)
+        if arrays:
+            message(f"wrote {shared.out / ARRAYS_NAME}", quiet=shared.quiet)
     if shared.format == "json":
         sys.stdout.write(dump_report(report))
     elif shared.format == "markdown":

@@ -1,13 +1,13 @@
 """What every measuring verb does: flags to config, audit, output, exit code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unlearn_audit.cli.console import emit, progress_bars
+from unlearn_audit.cli.console import OWNED, emit, progress_bars
 from unlearn_audit.cli.flags import Shared, resolved
 from unlearn_audit.files import check_output_folder
 
-__all__ = ["audit_and_emit", "measure", "number_or_word"]
+__all__ = ["audit_and_emit", "count_or_word", "measure", "number_or_word", "numbers"]
 
 
 def measure(checkpoints: Sequence[str] | None, shared: Shared, **section: Mapping[str, Any]) -> None:
@@ -21,15 +21,27 @@ def measure(checkpoints: Sequence[str] | None, shared: Shared, **section: Mappin
     audit_and_emit(resolved(checkpoints or (), shared, **section), shared, only=tuple(section))
 
 
-def audit_and_emit(request: Any, shared: Shared, *, only: tuple[str, ...]) -> None:
-    """Check the output, run the audit with progress bars, and write what was found."""
+def audit_and_emit(
+    request: Any, shared: Shared, *, only: tuple[str, ...], also: Callable[[Any], None] | None = None
+) -> None:
+    """Check the output, run the audit with progress bars, and write what was found.
+
+    Args:
+        request: the resolved configuration.
+        shared: the shared flags.
+        only: names of sections to run.
+        also: given the report before it is written, for a verb that makes something of its own of it.
+    """
     if shared.out is not None:
-        check_output_folder(shared.out, force=shared.force, owned=("report.json",))
+        check_output_folder(shared.out, force=shared.force, owned=OWNED)
     from unlearn_audit.audit import run_audit
 
+    arrays: dict[str, Any] = {}
     with progress_bars(quiet=shared.quiet) as progress:
-        report = run_audit(request.config, origins=request.origins, only=only, progress=progress)
-    emit(report, shared)
+        report = run_audit(request.config, origins=request.origins, only=only, arrays=arrays, progress=progress)
+    if also is not None:
+        also(report)
+    emit(report, shared, arrays)
 
 
 def number_or_word(text: str | None) -> float | str | None:
@@ -38,3 +50,16 @@ def number_or_word(text: str | None) -> float | str | None:
         return text if text is None else float(text)
     except ValueError:
         return text
+
+
+def count_or_word(text: str | None) -> int | str | None:
+    """Return text as a whole number where it is one."""
+    try:
+        return text if text is None else int(text)
+    except ValueError:
+        return text
+
+
+def numbers(text: str | None) -> list[float | str | None] | None:
+    """Return "0.5,0.9" as numbers; a part that is none stays as it is, for the configuration to refuse."""
+    return None if text is None else [number_or_word(part.strip()) for part in text.split(",")]

@@ -14,7 +14,9 @@ __all__ = ["register"]
 def _train(
     data: Annotated[str, typer.Option(help="Data spec, e.g. digits, idx:DIR?train=10000, npz:FILE.")],
     out: Annotated[Path, typer.Option(help="The checkpoint to write (.safetensors).")],
-    model: Annotated[str, typer.Option(help="Model spec, e.g. small-cnn, resnet20, torchvision:resnet18.")] = "small-cnn",
+    model: Annotated[
+        str, typer.Option(help="Model spec, e.g. small-cnn, resnet20, torchvision:resnet18.")
+    ] = "small-cnn",
     without: Annotated[
         str | None, typer.Option(help="Leave this forget set out: a retrained model. idx.npy, class:3, …")
     ] = None,

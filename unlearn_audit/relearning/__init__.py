@@ -7,24 +7,28 @@ no weight decay, evaluation-mode BatchNorm (frozen statistics, so that the curve
 evaluation transform, floor zero.
 """
 
+from unlearn_audit.relearning.certificate import Certificate, certificate
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, rcd, relearn, status
 from unlearn_audit.relearning.floor import Floor, fit_floor, lowest_floor
 from unlearn_audit.relearning.scope import head_run, scoped, smoothness_of_softmax
 from unlearn_audit.relearning.search import HALVINGS, Relearned, StepSearch, relearn_all
-from unlearn_audit.relearning.truncation import Truncation, Verdict, steps_for, truncation
+from unlearn_audit.relearning.truncation import Precision, Truncation, Verdict, steps_for, truncation, unsettled
 
 __all__ = [
     "GD",
     "HALVINGS",
     "Algorithm",
+    "Certificate",
     "Curve",
     "Floor",
+    "Precision",
     "Relearned",
     "Run",
     "StepSearch",
     "StepSize",
     "Truncation",
     "Verdict",
+    "certificate",
     "fit_floor",
     "head_run",
     "lowest_floor",
@@ -36,4 +40,5 @@ __all__ = [
     "status",
     "steps_for",
     "truncation",
+    "unsettled",
 ]

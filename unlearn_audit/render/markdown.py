@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from unlearn_audit.render.relearning import SmallTable, small_tables
 from unlearn_audit.render.table import columns, footnotes, printable, rows
 from unlearn_audit.report import AuditReport
 
@@ -12,9 +13,12 @@ SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|`*_[]<
 
 
 def render(report: AuditReport) -> str:
-    """Return the report as Markdown text: the conclusion, the table, what a reader needs beside it."""
+    """Return the report as Markdown text: the conclusion, the tables, what a reader needs beside it."""
     lines = ["### Conclusion", "", *_bullets(report.conclusion), ""] if report.conclusion else []
-    lines += [*_table(report), "", *_bullets(footnotes(report))]
+    lines += [*_table(report), ""]
+    for small in small_tables(report):
+        lines += [*_small(small), "", *_bullets(small.notes), ""]
+    lines += _bullets(footnotes(report))
     if report.limitations:
         lines += ["", "### Limitations", "", *_bullets(report.limitations)]
     return "\n".join(lines) + "\n"
@@ -27,6 +31,14 @@ def _table(report: AuditReport) -> Iterable[str]:
     for row in rows(report, shown):
         cells = (_escaped(f"{cell.value} {cell.interval}".strip()) for cell in row.cells)
         yield f"| {row.label} | " + " | ".join(cells) + " |"
+
+
+def _small(small: SmallTable) -> Iterable[str]:
+    yield f"**{_escaped(small.title)}**\n"
+    yield "| " + " | ".join(_escaped(cell) for cell in small.heading) + " |"
+    yield "|---|" + "---:|" * (len(small.heading) - 1)
+    for row in small.rows:
+        yield "| " + " | ".join(_escaped(cell) for cell in row) + " |"
 
 
 def _bullets(texts: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The table that every format shows: measurements down, subjects across, retrained seeds as mean ± spread."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,14 @@ NAMES: dict[str, tuple[str, int, bool]] = {
     "gap.average": ("gap average", 3, False),
     "rcd.raw": ("RCD raw", 1, False),
     "rcd.ratio_to_unseen": ("RCD / unseen", 3, False),
+    "rcd.ratio_to_retrained": ("RCD / retrained", 3, False),
+    "rcd.scaled": ("RCD x step", 4, False),
+    "rcd.normalised": ("RCD normalised", 3, False),
+    "rcd.steps_to_relearn": ("steps to relearn", 0, False),
+    "truncation.verdict": ("truncation error", 0, False),
+    "truncation.half_life": ("half-life, steps", 1, False),
+    "truncation.relative_error": ("error at K / sum", 4, False),
+    "truncation.steps_for_1_percent": ("K for 1 % error", 0, False),
     "spectrum.lambda_max": ("lambda max", 3, False),
     "spectrum.relative_lambda_max": ("lambda max relative", 3, False),
     "spectrum.lambda_min": ("lambda min", 3, False),
@@ -95,6 +104,10 @@ def rows(report: AuditReport, shown: Sequence[Column]) -> tuple[Row, ...]:
 
 
 def _cell(found: Sequence[Measurement], digits: int, signed: bool) -> Cell:
+    words = Counter(measurement.value for measurement in found if isinstance(measurement.value, str))
+    if words:
+        said = ", ".join(f"{word} ({n})" if len(found) > 1 else word for word, n in words.items())
+        return Cell(printable(said), "")
     sign = "+" if signed else ""
     values = [measurement.value for measurement in found if isinstance(measurement.value, int | float)]
     if not values:
@@ -123,8 +136,15 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     rcd = next((m for m in report.measurements if m.name == "rcd.raw"), None)
     if rcd is not None:
         notes.append(f"RCD: {rcd.method}; read against retrained, not maximised")
+    truncation = next((m for m in report.measurements if m.name == "truncation.verdict"), None)
+    if truncation is not None:
+        notes.append(f"truncation: {truncation.method}; its [low, high] brackets the decay at the end")
     notes.append("[low, high]: 95 % interval; ±: standard deviation over retrained seeds")
     reasons = dict.fromkeys(f"{m.name} of {m.subject}: {m.reason}" for m in report.measurements if m.reason)
     if len(reasons) > 6:
-        reasons = dict.fromkeys(sorted({f"{m.name}: {m.reason}" for m in report.measurements if m.reason}))
+        names: dict[str, dict[str, None]] = {}
+        for m in report.measurements:
+            if m.reason:
+                names.setdefault(m.reason, {})[m.name] = None
+        reasons = dict.fromkeys(f"{', '.join(found)}: {reason}" for reason, found in names.items())
     return (*notes, *reasons)

@@ -5,6 +5,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from unlearn_audit.render import semilog
+from unlearn_audit.render.relearning import SmallTable, small_tables
 from unlearn_audit.render.table import MOST_COLUMNS, Column, columns, footnotes, printable, rows
 from unlearn_audit.report import AuditReport
 
@@ -16,6 +18,11 @@ def render(report: AuditReport) -> RenderableType:
     shown = columns(report)
     groups = [shown[start : start + MOST_COLUMNS] for start in range(0, len(shown), MOST_COLUMNS)]
     parts: list[RenderableType] = [_table(report, group) for group in groups]
+    for small in small_tables(report):
+        parts += [Text(f"\n{printable(small.title)}", style="bold"), _small(small)]
+        parts += [Text(printable(note), style="dim") for note in small.notes]
+    picture = semilog.text(semilog.series_of(report))
+    parts += [Text("\n" + picture, no_wrap=True, overflow="crop")] if picture else []
     parts += [Text(printable(note), style="dim") for note in footnotes(report)]
     if report.limitations:
         parts.append(Text("\nLimitations", style="bold"))
@@ -24,6 +31,15 @@ def render(report: AuditReport) -> RenderableType:
         parts.append(Text("\nConclusion", style="bold"))
         parts += [_bullet(text, "") for text in report.conclusion]
     return Group(*parts)
+
+
+def _small(small: SmallTable) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for index, heading in enumerate(small.heading):
+        table.add_column(Text(heading), justify="right" if index else "left", overflow="fold", max_width=18)
+    for row in small.rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
 
 
 def _bullet(text: str, style: str) -> RenderableType:
