@@ -30,7 +30,21 @@ pytestmark = pytest.mark.usefixtures("here")
 MAIN = "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"
 # A shell's background jobs ignore Ctrl-C, and so would what they start.
 HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-VERBS = ["demo", "rcd", "gaps", "mia", "train", "audit", "gate", "show", "inspect", "validate", "schema"]
+VERBS = [
+    "demo",
+    "rcd",
+    "truncation",
+    "spectrum",
+    "gaps",
+    "mia",
+    "train",
+    "audit",
+    "gate",
+    "show",
+    "inspect",
+    "validate",
+    "schema",
+]
 POLICY = 'schema_version = 1\n[[rule]]\nid = "good"\nmetric = "accuracy.test"\nsubject = "{subject}"\nmin = {least}\n'
 
 
