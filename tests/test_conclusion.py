@@ -119,6 +119,15 @@ def test_one_retrained_model_is_too_few_to_tell_a_difference(make_measurement: M
     assert sentence.startswith("Only one retrained model was given")
 
 
+def test_retrained_models_without_a_value_were_given_all_the_same(make_measurement: Make) -> None:
+    found = [
+        make_measurement("truncation.rate", label, value=None, reason="not converged", role=role)
+        for label, role in (("u", "unlearned"), ("r1", "retrained"), ("r2", "retrained"))
+    ]
+    assert conclude(found) == ()
+    assert conclude(found[:2])[0].startswith("Only one retrained model was given")
+
+
 def test_nothing_is_said_of_retrained_models_controls_or_nothing(say: Say) -> None:
     assert conclude([]) == ()
     assert conclude([say("relearning", "retrained", seen=True)]) == ()

@@ -39,7 +39,8 @@ def conclude(measurements: Sequence[Measurement]) -> tuple[str, ...]:
     sentences += [_no_power(instrument) for instrument in blind]
     if sentences and not originals and not all(reading.seen for found in readings.values() for reading in found):
         sentences.append(NO_ORIGINAL)
-    most = max((m.reference.n for m in measurements if m.reference and m.role != "retrained"), default=0)
+    retrained = len({m.subject for m in measurements if m.role == "retrained"})  # their own values may be undefined
+    most = max((m.reference.n for m in measurements if m.reference and m.role != "retrained"), default=retrained)
     if not sentences and subjects and most < 2:
         sentences.append(ONE_RETRAINED if most else NO_RETRAINED)
     return tuple(sentences)
