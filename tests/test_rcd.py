@@ -540,8 +540,14 @@ def test_a_retrained_model_is_matched_under_the_others(bench: Bench, measured: M
     assert found.details["matching"]["under"] == ["retrained-1", "retrained-2"]
     assert found.value != number(measured(*ROLES), "ratio_to_unseen")
     assert number(report, "raw") == number(measured(*ROLES), "raw")
+    assert not any("had no choice" in text for text in report.limitations)
     lone = measured("original", "retrained-1", match_difficulty=True)
     assert any("matched under itself" in text for text in lone.limitations)
+
+
+def test_matching_says_where_it_has_no_choice(measured: Measure) -> None:
+    report = measured("original", "retrained-1", more={"forget": "class:3"}, match_difficulty=True, steps=1)
+    assert any("--match-difficulty had no choice" in text for text in report.limitations)
 
 
 # ----- what is refused

@@ -135,6 +135,12 @@ def matched_twins(bench: Bench, candidates: Sequence[Candidate]) -> dict[str, Ma
         key = tuple(judge.label for judge in judges)
         made[key] = made.get(key) or matched_twin(bench, judges)
         found[candidate.label] = made[key]
+    random = bench.splits.unseen.unseen
+    if all(np.array_equal(np.sort(one.twin.unseen), np.sort(random)) for one in found.values()):
+        bench.limitations.append(
+            "--match-difficulty had no choice: every held-out example of the forget set's classes is in the unseen twin "
+            "anyway; more held-out examples, or a --sample of the forget set, would give it one"
+        )
     if len(retrained) == 1:
         bench.limitations.append(
             f"{retrained[0].label} is the only retrained model: its own twin is matched under itself, which draws its "
