@@ -545,8 +545,10 @@ def test_a_retrained_model_is_matched_under_the_others(bench: Bench, measured: M
     assert any("matched under itself" in text for text in lone.limitations)
 
 
-def test_matching_says_where_it_has_no_choice(measured: Measure) -> None:
-    report = measured("original", "retrained-1", more={"forget": "class:3"}, match_difficulty=True, steps=1)
+def test_matching_says_where_it_has_no_choice(tmp_path: Path, bench: Bench, measured: Measure) -> None:
+    path = tmp_path / "unseen.npy"
+    np.save(path, bench.splits.unseen.unseen)
+    report = measured("original", "retrained-1", more={"unseen": str(path)}, match_difficulty=True, steps=1)
     assert any("--match-difficulty had no choice" in text for text in report.limitations)
 
 

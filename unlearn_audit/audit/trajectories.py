@@ -138,7 +138,7 @@ def matched_twins(bench: Bench, candidates: Sequence[Candidate]) -> dict[str, Ma
     random = bench.splits.unseen.unseen
     if all(np.array_equal(np.sort(one.twin.unseen), np.sort(random)) for one in found.values()):
         bench.limitations.append(
-            "--match-difficulty had no choice: every held-out example of the forget set's classes is in the unseen twin "
+            "--match-difficulty had no choice: every held-out example of the forget set's classes is in the twin "
             "anyway; more held-out examples, or a --sample of the forget set, would give it one"
         )
     if len(retrained) == 1:
