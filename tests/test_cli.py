@@ -236,7 +236,8 @@ def test_4_when_everything_asked_for_is_null(run: Run, tiny: Path) -> None:
     ran = run("rcd", tiny / "unlearned.safetensors", *wild, "--format", "json")
     assert ran.code == 4
     found = json.loads(ran.stdout)["measurements"]
-    assert [measurement["value"] for measurement in found] == [None] * 4
+    assert found
+    assert all(measurement["value"] is None and measurement["reason"] for measurement in found)
     assert all(measurement["reason"] for measurement in found)
 
 

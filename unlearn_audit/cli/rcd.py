@@ -57,7 +57,7 @@ def _rcd(
     ] = None,
     match_difficulty: Annotated[
         bool | None,
-        _option("Twin as hard as the forget set under retrained models.", "--match-difficulty/--no-match-difficulty"),
+        _option("Twin as hard as the forget set under retrained models.", "--match-difficulty"),
     ] = None,
     controls: Annotated[bool | None, _option("Random initialisation too.", "--controls/--no-controls")] = None,
     *,
