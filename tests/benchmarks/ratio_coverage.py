@@ -1,4 +1,4 @@
-"""How often does the interval of a truly retrained model's `rcd.ratio_to_unseen` contain the other retrained ones' mean?
+"""How often does a truly retrained model's interval of `rcd.ratio_to_unseen` hold the other retrained ones' mean?
 
 Trains an original and several retrained models for each draw of the forget set, audits them (with and without matching
 on difficulty) and prints one row a draw, then the coverage with a Wilson interval. A run of minutes, not a test:
