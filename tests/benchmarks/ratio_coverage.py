@@ -43,8 +43,8 @@ def train_all(folder: Path, spec: str, forget: str, draw: int, arguments: argpar
     recipe, compute = pick_recipe("small", "small-cnn", epochs=arguments.epochs), prepare("cpu")
     entries = []
     for index in range(arguments.retrained + 1):
-        name = f"{left_out.sha256[:12]}-retrained-{index}" if index else f"{dataset.sha256[:12]}-original"
-        path = folder / f"{name}.safetensors"
+        name = f"{left_out.sha256[:8]}-retrained-{index}" if index else "original"
+        path = folder / f"{dataset.sha256[:8]}-{name}.safetensors"
         without = left_out if index else None
         if not path.exists():
             train_checkpoint(
