@@ -207,7 +207,7 @@ def dump_report(report: AuditReport) -> str:
     try:
         body = _encodable(report.model_dump(mode="json"))
         body["body_sha256"] = canonical_digest(body)
-        return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(body, indent=1, allow_nan=False) + "\n"  # ASCII, which every stream can carry
     except (ValueError, RecursionError) as problem:
         raise ReportError(f"the report holds something that JSON cannot carry: {problem}") from problem
 
