@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from unlearn_audit import catalogue
 from unlearn_audit.cli.console import message, progress_bars
-from unlearn_audit.cli.flags import Force, Quiet, Shared, config_layers, flag_values
+from unlearn_audit.cli.flags import Force, Quiet, Shared, resolved
 from unlearn_audit.errors import UsageError, unknown_name
 
 __all__ = ["register"]
@@ -85,16 +85,17 @@ def _apply(
     quiet: Quiet = False,
 ) -> None:
     """Run the method and say what to do next; a method never measures itself."""
-    from unlearn_audit.config import SECTIONS, resolve
-
-    shared = Shared(forget=forget, retain=retain, data=data, model=model, device=device, precision=precision, seed=seed)
-    layers = config_layers(flag_values([checkpoint], shared, {}), config)
-    ignored = set(SECTIONS)
-    kept = [layers[0]] + [
-        layer._replace(values={key: value for key, value in layer.values.items() if key not in ignored})
-        for layer in layers[1:]
-    ]
-    request = resolve(kept)
+    shared = Shared(
+        forget=forget,
+        retain=retain,
+        data=data,
+        model=model,
+        config=config,
+        device=device,
+        precision=precision,
+        seed=seed,
+    )
+    request = resolved([checkpoint], shared)
     from unlearn_audit.methods.applying import apply_method
 
     with progress_bars(quiet=quiet) as progress:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from unlearn_audit.cli.flags import Shared, resolved
+
 __all__ = ["register"]
 
 
@@ -25,16 +27,9 @@ def _inspect(
 
       unlearn-audit inspect demo/unlearned.safetensors
     """
-    from unlearn_audit.cli.flags import config_layers
-    from unlearn_audit.config import SECTIONS, resolve
     from unlearn_audit.subjects import inspect_checkpoint
 
-    flags = {key: value for key, value in (("model", model), ("data", data)) if value is not None}
-    layers = [
-        layer._replace(values={key: value for key, value in layer.values.items() if key not in SECTIONS})
-        for layer in config_layers(flags, config)
-    ]
-    found = inspect_checkpoint(checkpoint, resolve(layers))
+    found = inspect_checkpoint(checkpoint, resolved([str(checkpoint)], Shared(model=model, data=data, config=config)))
     if format == "json":
         sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
     else:

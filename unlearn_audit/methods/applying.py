@@ -12,7 +12,7 @@ from unlearn_audit import catalogue
 from unlearn_audit.checkpoints import Checkpoint, Metadata, check_finite, nonfinite, read_checkpoint, write_checkpoint
 from unlearn_audit.config import AuditConfig, Resolved
 from unlearn_audit.data import Splits, make_splits
-from unlearn_audit.engine import prepare
+from unlearn_audit.engine import Compute, prepare
 from unlearn_audit.errors import ConfigError, MeasurementError, UsageError
 from unlearn_audit.files import check_output
 from unlearn_audit.methods import Method, Problem, Unlearned
@@ -79,9 +79,9 @@ def apply_method(
     check_finite(parent)
     if out.exists() and out.samefile(parent.path):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
-    candidate, splits, limitations = _settle(request, parent)
-    model = copy.deepcopy(candidate.model)
     compute = prepare(config.device, config.precision, config.batch_size)
+    candidate, splits, limitations = _settle(request, parent, compute)
+    model = copy.deepcopy(candidate.model)
     problem = Problem(model, candidate.transform, splits, compute, config.seed, progress)
     done = method.run(problem, settings)
     broken = nonfinite(model.state_dict())
@@ -97,7 +97,7 @@ def apply_method(
     return Applied(write_checkpoint(out, model.state_dict(), metadata, force=force), done, limitations)
 
 
-def _settle(request: Resolved, parent: Checkpoint) -> tuple[Candidate, Splits, tuple[str, ...]]:
+def _settle(request: Resolved, parent: Checkpoint, compute: Compute) -> tuple[Candidate, Splits, tuple[str, ...]]:
     """Return the model, the splits and what the person should hear about them."""
     config, origins = request.config, dict(request.origins)
     if not config.forget:
@@ -105,7 +105,6 @@ def _settle(request: Resolved, parent: Checkpoint) -> tuple[Candidate, Splits, t
     limitations: list[str] = []
     dataset = settle_data(config, origins, [parent], limitations)
     splits = make_splits(dataset, config.forget, retain=config.retain, seed=config.seed)
-    compute = prepare(config.device, config.precision, config.batch_size)
     candidate = build_candidate(config, origins, config.checkpoint[0], parent, "model", dataset, compute)
     if not len(splits.retain):
         raise UsageError("the retain set is empty; a method needs something to keep")
