@@ -1,0 +1,28 @@
+"""The ways a model meets data: predict, full-batch loss and gradient, minibatch descent.
+
+Sets live on the device as they were stored (uint8 stays uint8) and are normalised on the fly. Everything here is a
+function of its arguments and seeds: the batch of a step depends on (seed, name, step) alone.
+"""
+
+from unlearn_audit.engine.batches import Augment, Batches
+from unlearn_audit.engine.computing import Compute, chunks, derive_seed, full_float32, one_thread, prepare, trainable
+from unlearn_audit.engine.descent import StepHook, descend
+from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, predict
+
+__all__ = [
+    "Augment",
+    "Batches",
+    "Compute",
+    "FullBatch",
+    "Inputs",
+    "Pass",
+    "StepHook",
+    "chunks",
+    "derive_seed",
+    "descend",
+    "full_float32",
+    "one_thread",
+    "predict",
+    "prepare",
+    "trainable",
+]

@@ -1,0 +1,154 @@
+"""Where and how precisely to compute, repeatably: device, precision, threads, seeds, chunks."""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unlearn_audit.errors import UsageError
+
+__all__ = [
+    "Compute",
+    "chunks",
+    "derive_seed",
+    "full_float32",
+    "one_thread",
+    "packed",
+    "prepare",
+    "trainable",
+]
+
+CPU_CHUNK, GPU_CHUNK = 128, 2048  # measured: 64 to 256 serve a CPU's caches alike
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how precisely to compute; `chunk` is the largest number of images in one forward pass."""
+
+    device: torch.device
+    precision: str = "fp32"
+    chunk: int = CPU_CHUNK
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context for a forward pass: bfloat16 autocast when asked for, else nothing."""
+        if self.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device in channels-last layout, the faster one for convolutions, and return it."""
+        return model.to(self.device).to(memory_format=torch.channels_last)
+
+
+def prepare(device: str = "auto", precision: str = "fp32", chunk: int | None = None) -> Compute:
+    """Choose the device and set torch up for repeatable numbers: TF32 off unless asked, deterministic kernels.
+
+    Args:
+        device: "auto" (cuda, else mps, else cpu), "cpu", "cuda", "cuda:N" or "mps".
+        precision: "fp32", "tf32" or "bf16".
+        chunk: images per forward pass; the default depends on the device.
+
+    Raises:
+        UsageError: the device is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        _require_cuda(chosen)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device mps: no Apple GPU is available here; use --device cpu")
+    _allow_tf32(matmul=precision == "tf32", cudnn=precision == "tf32")
+    return Compute(chosen, precision, chunk or (CPU_CHUNK if chosen.type == "cpu" else GPU_CHUNK))
+
+
+def _allow_tf32(matmul: bool, cudnn: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+
+def _require_cuda(device: torch.device) -> None:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise UsageError(f"--device {device}: no CUDA device is available here; use --device cpu or auto")
+    if device.index is not None and device.index >= count:
+        raise UsageError(f"--device {device}: there are only {count} CUDA devices (cuda:0 to cuda:{count - 1})")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one CPU thread within the block: the fastest way for very small networks, and repeatable.
+
+    Yields:
+        Nothing; the number of threads is put back at the end.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a 63-bit seed that depends on all parts, so that streams for different purposes never share draws.
+
+    >>> derive_seed(0, "retain", 1) == derive_seed(0, "retain", 1) != derive_seed(0, "forget", 1)
+    True
+    """
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def chunks(n: int, largest: int) -> Iterator[slice]:
+    """Cut n examples into the fewest chunks of at most `largest`, as equal as can be.
+
+    Yields:
+        Consecutive slices that cover 0 to n - 1.
+
+    >>> [part.stop - part.start for part in chunks(10, 4)]
+    [4, 3, 3]
+    """
+    count = math.ceil(n / largest)
+    size, longer = divmod(n, max(count, 1))
+    start = 0
+    for index in range(count):
+        stop = start + size + (index < longer)
+        yield slice(start, stop)
+        start = stop
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that take part in relearning and unlearning, by name; tied ones once."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() and parameter.requires_grad
+    }
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Multiply in full float32 within the block, whatever `prepare` allowed.
+
+    Yields:
+        Nothing; what was allowed is allowed again at the end.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    _allow_tf32(matmul=False, cudnn=False)
+    try:
+        yield
+    finally:
+        _allow_tf32(*before)
+
+
+def packed(inputs: Tensor) -> Tensor:
+    """Return images in channels-last layout, anything else contiguous."""
+    return inputs.contiguous(memory_format=torch.channels_last if inputs.dim() == 4 else torch.contiguous_format)

@@ -1,0 +1,90 @@
+"""One look at a whole set: its logits, or its losses with the gradient of their mean."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unlearn_audit.data import Examples, Transform
+from unlearn_audit.engine.computing import Compute, chunks, full_float32, packed
+from unlearn_audit.tasks import CLASSIFICATION, Task
+
+__all__ = ["FullBatch", "Inputs", "Pass", "predict"]
+
+ROWS_CHUNK = 65_536  # of inputs that are no images but rows of features, which take next to no room
+
+Inputs = Callable[[Tensor], Tensor]  # images as stored -> what the model takes
+
+
+def predict(model: nn.Module, images: Tensor, transform: Transform, *, compute: Compute) -> NDArray[np.float32]:
+    """Return the logits of every image, in evaluation mode, in order, none dropped.
+
+    Args:
+        model: on the device of `compute`; left in evaluation mode.
+        images: [N, C, H, W], as stored.
+        transform: the evaluation transform.
+        compute: device and chunk size. The forward pass is float32 whatever the precision asked for, TF32 too being
+            switched off for it, since attacks amplify rounding.
+
+    Returns:
+        Logits [N, classes], float32.
+    """
+    model.eval()
+    found = []
+    with full_float32(), torch.inference_mode():
+        for part in chunks(len(images), compute.chunk):
+            batch = transform(images[part].to(compute.device)).contiguous(memory_format=torch.channels_last)
+            found.append(model(batch).float().cpu())
+    return torch.cat(found).numpy() if found else np.zeros((0, 0), dtype=np.float32)
+
+
+class Pass(NamedTuple):
+    """What one pass over a full batch tells: per-example losses and errors [N], float64, on the CPU."""
+
+    losses: NDArray[np.float64]
+    errors: NDArray[np.float64]
+
+
+class FullBatch:
+    """A set that every step looks at as a whole, resident on the device, cut into equal chunks.
+
+    The gradient of the mean loss accumulates chunk by chunk; with frozen statistics it equals the unchunked one.
+
+    Args:
+        examples: the set.
+        transform: the evaluation transform.
+        compute: device and chunk size.
+        task: whose losses and errors are taken.
+    """
+
+    def __init__(self, examples: Examples, transform: Inputs, *, compute: Compute, task: Task = CLASSIFICATION) -> None:
+        self.compute, self.task = compute, task
+        images = packed(transform(examples.images.to(compute.device)))
+        labels = examples.labels.to(compute.device)
+        largest = compute.chunk if images.dim() == 4 else max(compute.chunk, ROWS_CHUNK)
+        self.parts = [(images[part], labels[part]) for part in chunks(len(labels), largest)]
+        self.n = len(labels)
+
+    def forward(self, model: nn.Module) -> Pass:
+        """Return losses and errors without a gradient: one forward pass over the set."""
+        with torch.no_grad():
+            return self._pass(model, backward=False)
+
+    def forward_backward(self, model: nn.Module) -> Pass:
+        """Return losses and errors and leave the gradient of the mean loss in `.grad`: one forward, one backward."""
+        model.zero_grad(set_to_none=True)
+        return self._pass(model, backward=True)
+
+    def _pass(self, model: nn.Module, *, backward: bool) -> Pass:
+        found = []
+        for images, labels in self.parts:
+            with self.compute.autocast():
+                outputs = model(images)
+            each = self.task.losses(outputs, labels)
+            if backward:
+                torch.autograd.backward(each.sum() / self.n)
+            found.append(torch.stack([each.detach(), self.task.errors(outputs.detach(), labels).to(each.dtype)]))
+        return Pass(*torch.cat(found, dim=1).cpu().double().numpy())  # one wait for the device in a pass
