@@ -1,7 +1,7 @@
 """The ways a model meets data: chunks, batches, full-batch gradients, predictions and the descent."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -15,7 +15,13 @@ from unlearn_audit.data import Examples, Transform
 from unlearn_audit.engine import (
     Batches,
     Compute,
+    Descent,
     FullBatch,
+    Hooks,
+    Parts,
+    StepHook,
+    Term,
+    Terms,
     chunks,
     derive_seed,
     descend,
@@ -273,11 +279,11 @@ def test_the_descent_sums_terms_follows_the_schedule_and_calls_hooks_between_gra
 
     descend(
         model,
-        lambda step: {"a": 3 * model.weight.sum(), "b": model.weight.square().sum()},
+        lambda step: {"a": Term(model.weight.sum(), 3.0), "b": Term(model.weight.square().sum())},
         optimizer,
         steps=4,
         schedule=lambda step: step / 2,
-        before_step=[hook],
+        hooks=[Hooks(mix=hook)],
     )
     for step in range(4):
         slope = 3 + 2 * expected[-1]
@@ -287,32 +293,72 @@ def test_the_descent_sums_terms_follows_the_schedule_and_calls_hooks_between_gra
     assert model.training
 
 
-@pytest.mark.parametrize(("every", "said"), [(1, 5), (4, 8), (20, 9)])
-def test_divergence_stops_the_descent_naming_the_step(every: int, said: int) -> None:
+@pytest.mark.parametrize("bad", [0, 5, 19, 20, 29])
+def test_divergence_stops_the_descent_naming_the_step(bad: int) -> None:
     model, optimizer = one_weight()
+    steps = []
 
-    def terms(step: int) -> dict[str, Tensor]:
-        return {"loss": model.weight.sum() * (float("inf") if step >= 5 else 1.0)}
+    def terms(step: int) -> Terms:
+        steps.append(step)
+        return {"loss": Term(model.weight.sum() * (float("inf") if step >= bad else 1.0))}
 
-    with pytest.raises(
-        MeasurementError, match=rf"^testing diverged by step {said}: loss (inf|-inf|nan); use a smaller"
-    ):
-        descend(model, terms, optimizer, steps=10, task="testing", check_every=every)
+    with pytest.raises(MeasurementError, match=rf"^testing diverged at step {bad}: loss (inf|-inf|nan); use a smaller"):
+        descend(model, terms, optimizer, steps=30, task="testing")
+    assert len(steps) == (20 if bad < 20 else 30)  # found out at the next look, and nothing after it is wasted
 
 
-def test_the_descent_tells_its_progress() -> None:
-    model, optimizer = one_weight()
+def test_the_descent_tells_its_progress_with_the_mean_losses_since_the_last_look() -> None:
+    model, optimizer = one_weight(step_size=1e-9)
     told: list[tuple[object, ...]] = []
-    descend(
-        model,
-        lambda step: {"loss": model.weight.sum()},
-        optimizer,
-        steps=5,
-        progress=lambda *news: told.append(news),
-        task="testing",
-        check_every=3,
-    )
-    assert [news[:3] for news in told] == [("testing", 1, 5), ("testing", 4, 5), ("testing", 5, 5)]
+
+    def terms(step: int) -> Terms:
+        found = {"retain": Term(float(step) * model.weight.sum(), 7.0)}
+        return found | ({"forget": Term(model.weight.sum(), -1.0)} if step >= 20 else {})
+
+    descend(model, terms, optimizer, steps=25, progress=lambda *news: told.append(news), task="testing")
+    assert told == [("testing", 20, 25, "retain 9.500"), ("testing", 25, 25, "retain 22.000, forget 1.000")]
+
+
+def test_a_stop_ends_the_descent_at_a_look() -> None:
+    model, optimizer = one_weight()
+
+    def stop(means: Mapping[str, float]) -> str | None:
+        return "low enough" if means["loss"] < 0.5 else None
+
+    def terms(step: int) -> Terms:
+        return {"loss": Term(model.weight.square().sum())}
+
+    assert descend(model, terms, optimizer, steps=100, stop=stop) == Descent(20, "low enough")
+    assert model.weight.item() == pytest.approx(0.8**20)
+
+
+def test_hooks_run_in_their_order_and_see_each_terms_gradient_where_one_asks() -> None:
+    model, optimizer = one_weight()
+    seen: list[tuple[str, float]] = []
+
+    def gradient(step: int, parts: Parts) -> None:
+        seen.extend((name, part[0].item()) for name, part in parts.items())
+        assert model.weight.grad is not None
+        seen.append(("sum", model.weight.grad.item()))
+        model.weight.grad.fill_(1.0)
+
+    def note(name: str) -> StepHook:
+        return lambda step: seen.append((name, model.weight.item()))
+
+    def terms(step: int) -> Terms:
+        square = model.weight.square().sum()  # two terms may share a graph
+        other = torch.ones((), requires_grad=True)
+        return {"retain": Term(square), "forget": Term(3 * square, -0.5), "elsewhere": Term(other)}
+
+    hooks = [
+        Hooks(gradient=gradient, hold=note("hold"), after=note("after"), parts=True),
+        Hooks(mix=lambda step: model.weight.mul_(0.5)),
+    ]
+    descend(model, terms, optimizer, steps=1, hooks=hooks)
+    assert seen == [
+        ("retain", 2.0), ("forget", -3.0), ("elsewhere", 0.0), ("sum", -1.0), ("hold", 0.5),
+        ("after", pytest.approx(0.4)),
+    ]  # fmt: skip
 
 
 # ----- where

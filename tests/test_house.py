@@ -247,7 +247,7 @@ def test_only_the_command_line_knows_typer(source: Source) -> None:
 
 # ----- the catalogue
 
-TABLES: Mapping[str, Mapping[str, str]] = {
+TABLES: Mapping[str, Mapping[str, Any]] = {
     name: table
     for name in catalogue.__all__
     if isinstance(table := getattr(catalogue, name), Mapping) and name != "METRICS"
@@ -257,7 +257,8 @@ ENTRIES = [(table, name) for table, entries in TABLES.items() for name in entrie
 
 @pytest.mark.parametrize(("table", "name"), ENTRIES)
 def test_every_entry_of_the_catalogue_is_there(table: str, name: str) -> None:
-    target = TABLES[table][name]
+    entry = TABLES[table][name]
+    target = entry if isinstance(entry, str) else entry.where
     module, colon, attribute = target.partition(":")
     assert colon
     assert module in MODULES, f"no file for {target}"
@@ -267,6 +268,11 @@ def test_every_entry_of_the_catalogue_is_there(table: str, name: str) -> None:
 @pytest.mark.parametrize("name", catalogue.METHODS)
 def test_a_method_has_the_name_it_is_listed_under(name: str) -> None:
     assert catalogue.load("method", catalogue.METHODS, name).name == name
+
+
+@pytest.mark.parametrize("name", catalogue.TRANSFORMS)
+def test_a_transform_has_the_name_it_is_listed_under(name: str) -> None:
+    assert catalogue.load("transform", catalogue.TRANSFORMS, name).name == name
 
 
 @pytest.mark.parametrize("name", catalogue.ATTACKS)
@@ -310,17 +316,22 @@ def test_every_attack_is_in_the_catalogue() -> None:
 def test_every_method_is_in_the_catalogue() -> None:
     from unlearn_audit.methods import Method
 
-    assert things("methods", lambda value: isinstance(value, Method)) == set(catalogue.METHODS.values())
+    assert things("methods", lambda value: isinstance(value, Method)) == {
+        entry.where for entry in catalogue.METHODS.values()
+    }
 
 
-def test_every_weight_transform_is_in_the_catalogue() -> None:
-    def is_transform(value: Any) -> bool:
-        if not inspect.isclass(value) or "__call__" not in vars(value):
-            return False
-        parameters = list(inspect.signature(value.__call__).parameters)
-        return parameters == ["self", "step"]
+def test_every_transform_is_in_the_catalogue() -> None:
+    from unlearn_audit.methods import StepTransform
 
-    assert things("methods", is_transform) == set(catalogue.WEIGHT_TRANSFORMS.values())
+    made = {
+        id(value)
+        for module in modules_in("methods")
+        for value in vars(module).values()
+        if isinstance(value, StepTransform)
+    }
+    listed = {id(catalogue.load("transform", catalogue.TRANSFORMS, name)) for name in catalogue.TRANSFORMS}
+    assert made == listed
 
 
 def test_every_model_is_in_the_catalogue() -> None:

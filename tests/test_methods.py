@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,14 @@ from unlearn_audit import catalogue
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import Dataset, Examples, Splits, Transform, make_splits
-from unlearn_audit.engine import Batches, Compute, derive_seed
+from unlearn_audit.engine import Batches, Compute, Term, derive_seed
 from unlearn_audit.errors import ConfigError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import sha256_of_file
-from unlearn_audit.methods import Problem, Unlearned, run_composition
+from unlearn_audit.methods import Problem, Unlearned
 from unlearn_audit.methods.applying import apply_method, parse_settings
+from unlearn_audit.methods.composing import LoopSettings, Objective, run_composition
 from unlearn_audit.methods.ieu import IEU, IeuSettings, run_ieu
-from unlearn_audit.methods.reinit import Reinit
+from unlearn_audit.methods.reinit import REINIT, Reinit, ReinitSettings
 from unlearn_audit.models.small import small_cnn
 
 Noise = Callable[..., Examples]
@@ -64,6 +66,10 @@ def unlearn(model: nn.Module, splits: Splits, seed: int = 0, **settings: Any) ->
     return run_ieu(problem_of(model, splits, seed), IeuSettings(**values))
 
 
+def reinit(model: nn.Module, *, seed: int, **settings: Any) -> Reinit:
+    return Reinit(model, ReinitSettings(**settings), seed=seed)
+
+
 def batches_of(splits: Splits, which: Literal["retain", "forget"], seed: int = 0, size: int = 16) -> Batches:
     examples = splits.forget_examples if which == "forget" else splits.retain_examples
     return Batches(examples, HALF, size, seed, which, CPU)
@@ -96,7 +102,7 @@ def test_steps_are_those_of_algorithm_1(
     splits: Splits, alpha: float, c: float, scale: Literal["fan_in", "total_d"]
 ) -> None:
     model, eta = Plain(), 0.1
-    noise = Reinit(model, alpha=alpha, seed=7, scale=scale)
+    noise = reinit(model, alpha=alpha, seed=7, scale=scale)
     theta = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     retain, forget = batches_of(splits, "retain", 7), batches_of(splits, "forget", 7)
 
@@ -120,7 +126,7 @@ def test_steps_are_those_of_algorithm_1(
 def test_no_descent_and_no_memory_leave_one_fresh_draw(splits: Splits) -> None:
     model = make_net()
     before = copy.deepcopy(dict(model.named_parameters()))
-    draws = Reinit(model, alpha=0.0, seed=3).draw(4)
+    draws = reinit(model, alpha=0.0, seed=3).draw(4)
     unlearn(model, splits, seed=3, alpha=0.0, step_size=1e-300, steps=5)
     mixed = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     assert len(mixed) == len(draws) == 4
@@ -161,7 +167,7 @@ class Coordinates(nn.Module):
 def test_moments_of_the_process(alpha: float, scale: Literal["fan_in", "total_d"], variance: float) -> None:
     start = 0.3
     model = Coordinates(start)
-    process = Reinit(model, alpha=alpha, seed=11, scale=scale)
+    process = reinit(model, alpha=alpha, seed=11, scale=scale)
     with torch.no_grad():
         for n in range(1, 61):
             process(n)
@@ -177,7 +183,7 @@ def test_moments_of_the_process(alpha: float, scale: Literal["fan_in", "total_d"
 
 def test_alpha_one_draws_nothing_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Coordinates(0.3)
-    process = Reinit(model, alpha=1.0, seed=0)
+    process = reinit(model, alpha=1.0, seed=0)
     monkeypatch.setattr(process, "draw", lambda step: pytest.fail("drew"))
     process(0)
     assert (model.weight == 0.3).all()
@@ -185,7 +191,7 @@ def test_alpha_one_draws_nothing_and_changes_nothing(monkeypatch: pytest.MonkeyP
 
 def test_each_step_draws_afresh_and_depends_on_seed_and_step_alone() -> None:
     def draw(seed: int, step: int) -> Tensor:
-        return Reinit(Coordinates(0.0), alpha=0.9, seed=seed).draw(step)[0]
+        return reinit(Coordinates(0.0), alpha=0.9, seed=seed).draw(step)[0]
 
     assert torch.equal(draw(0, 3), draw(0, 3))
     first, second, third = draw(0, 3), draw(0, 4), draw(1, 3)
@@ -196,7 +202,7 @@ def test_each_step_draws_afresh_and_depends_on_seed_and_step_alone() -> None:
 
 def test_tensors_of_one_step_are_drawn_apart() -> None:
     model = nn.Sequential(nn.Linear(50, 50), nn.Linear(50, 50))
-    first, second = Reinit(model, alpha=0.9, seed=0).draw(0)
+    first, second = reinit(model, alpha=0.9, seed=0).draw(0)
     assert not torch.equal(first, second)
 
 
@@ -308,7 +314,7 @@ def test_variants_have_the_papers_names(splits: Splits, alpha: float, c: float, 
 
 def test_the_catalogue_knows_the_method() -> None:
     assert catalogue.load("method", catalogue.METHODS, "ieu") is IEU
-    assert catalogue.load("weight transform", catalogue.WEIGHT_TRANSFORMS, "reinit") is Reinit
+    assert catalogue.load("transform", catalogue.TRANSFORMS, "reinit") is REINIT
 
 
 # ----- stops
@@ -323,11 +329,18 @@ def test_divergence_stops_with_the_step(splits: Splits, settings: dict[str, floa
 def test_weights_that_the_last_step_breaks_are_not_returned(splits: Splits) -> None:
     model = nn.Linear(1, 1)
 
-    def steep(step: int) -> dict[str, Tensor]:
-        return {"loss": 1e20 * model.weight.sum()}
-
     with pytest.raises(MeasurementError, match="^testing diverged at step 0: the weights are not finite"):
-        run_composition(problem_of(model, splits), steep, steps=1, step_size=1e30, batches=(), task="testing")
+        run_composition(
+            problem_of(model, splits),
+            plain(lambda step: {"loss": Term(1e20 * model.weight.sum())}),
+            LoopSettings(steps=1, step_size=1e30),
+            task="testing",
+        )
+
+
+def plain(terms: Callable[[int], Any]) -> Objective:
+    """An objective that has no data."""
+    return Objective(terms, length=int, epoch_of=int, gradients=lambda steps: 0, losses=())
 
 
 def test_a_batch_that_batchnorm_cannot_take_is_said(splits: Splits) -> None:
@@ -343,11 +356,8 @@ def test_momentum_is_sgds(splits: Splits) -> None:
     nn.init.constant_(model.weight, 1.0)
     done = run_composition(
         problem_of(model, splits),
-        lambda step: {"loss": 2 * model.weight.sum()},
-        steps=3,
-        step_size=0.1,
-        momentum=0.5,
-        batches=(),
+        plain(lambda step: {"loss": Term(2 * model.weight.sum())}),
+        LoopSettings(steps=3, step_size=0.1, momentum=0.5),
         task="testing",
     )
     assert model.weight.item() == pytest.approx(1 - 0.1 * (2 + 3 + 3.5))
@@ -357,9 +367,11 @@ def test_momentum_is_sgds(splits: Splits) -> None:
 # ----- from checkpoint to checkpoint
 
 
-def apply(parent: Path, out: Path, forget: Path | str, seed: int = 0, **settings: Any) -> str:
+def apply(
+    parent: Path, out: Path, forget: Path | str, seed: int = 0, clock: Any = time.monotonic, **settings: Any
+) -> str:
     asked = {"checkpoint": [{"path": str(parent)}], "forget": str(forget), "device": "cpu", "seed": seed}
-    return apply_method("ieu", out, resolve([Layer("flag", asked)]), {"steps": 3} | settings).sha256
+    return apply_method("ieu", out, resolve([Layer("flag", asked)]), {"steps": 3} | settings, clock=clock).sha256
 
 
 def test_the_parent_is_only_read_and_the_child_tells_where_it_comes_from(tiny: Path, tmp_path: Path) -> None:
@@ -373,15 +385,17 @@ def test_the_parent_is_only_read_and_the_child_tells_where_it_comes_from(tiny: P
     assert (made.role, made.method, made.parent_sha256, made.seed) == ("unlearned", "ieu", before, 4)
     assert (made.model, made.data, made.data_sha256) == (origin.model, origin.data, origin.data_sha256)
     assert (made.mean, made.std, made.recipe) == (origin.mean, origin.std, origin.recipe)
-    assert made.settings == {
-        "alpha": 0.99, "c": 0.1, "step_size": 0.05, "steps": 3, "batch_size": 64, "scale": "fan_in",
-    }  # fmt: skip
+    assert made.settings == IeuSettings(alpha=0.99, steps=3).model_dump(mode="json")
+    assert made.wall_seconds is not None
+    assert 0 < made.wall_seconds < 60
     assert (made.forget_n, made.steps, made.gradient_evaluations) == (144, 3, 3 * 64 + 64 + 64 + 16)
 
 
 def test_the_same_seed_writes_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     digests = [
-        apply(tiny / "original.safetensors", tmp_path / f"{index}.safetensors", tiny / "forget.npy", seed=seed)
+        apply(
+            tiny / "original.safetensors", tmp_path / f"{index}.safetensors", tiny / "forget.npy", seed=seed, clock=None
+        )
         for index, seed in enumerate((1, 1, 2))
     ]
     assert digests[0] == digests[1] != digests[2]

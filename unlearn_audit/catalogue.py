@@ -5,7 +5,7 @@ A new model, data source, method, transform or attack is one file (or function),
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from unlearn_audit.errors import UsageError, unknown_name
 
@@ -16,9 +16,18 @@ __all__ = [
     "METRICS",
     "MODELS",
     "RECIPES",
-    "WEIGHT_TRANSFORMS",
+    "TRANSFORMS",
+    "Entry",
     "load",
 ]
+
+
+class Entry(NamedTuple):
+    """Where a thing is, "module:attribute", and what it is, for help that must not import it."""
+
+    where: str
+    what: str
+
 
 MODELS: Mapping[str, str] = {
     "small-cnn": "unlearn_audit.models.small:small_cnn",
@@ -43,12 +52,25 @@ RECIPES: Mapping[str, str] = {
     "resnet": "unlearn_audit.recipes:RESNET",
 }
 
-METHODS: Mapping[str, str] = {
-    "ieu": "unlearn_audit.methods.ieu:IEU",
+METHODS: Mapping[str, Entry] = {
+    "ieu": Entry("unlearn_audit.methods.ieu:IEU", "descend on retain, ascend on forget, re-initialise step by step"),
+    "ft": Entry("unlearn_audit.methods.ft:FT", "fine-tune on the retain set"),
+    "ft-wd": Entry("unlearn_audit.methods.ft:FT_WD", "fine-tune while the weights shrink: IEU Noisy without its noise"),
+    "ga": Entry("unlearn_audit.methods.ga:GA", "gradient ascent on the forget set alone"),
+    "neggrad-plus": Entry("unlearn_audit.methods.neggrad_plus:NEGGRAD_PLUS", "descend on retain and ascend on forget"),
+    "rl": Entry("unlearn_audit.methods.rl:RL", "fine-tune with random labels on the forget set"),
+    "scrub": Entry("unlearn_audit.methods.scrub:SCRUB", "leave the original on forget, stay with it on retain"),
+    "salun": Entry("unlearn_audit.methods.salun:SALUN", "random labels, and only the salient weights move"),
+    "l1-sparse": Entry("unlearn_audit.methods.l1_sparse:L1_SPARSE", "fine-tune with an l1 penalty that fades"),
+    "ssd": Entry("unlearn_audit.methods.ssd:SSD", "dampen weights that matter most to the forget set; no training"),
+    "retrain": Entry("unlearn_audit.methods.retrain:RETRAIN", "train anew without the forget set: the reference"),
 }
 
-WEIGHT_TRANSFORMS: Mapping[str, str] = {
-    "reinit": "unlearn_audit.methods.reinit:Reinit",
+# What edits the gradient or the weights in each step, whatever the objective: `--with NAME`.
+TRANSFORMS: Mapping[str, Entry] = {
+    "reinit": Entry("unlearn_audit.methods.reinit:REINIT", "mix the weights with draws of an initialisation"),
+    "mask": Entry("unlearn_audit.methods.mask:MASK", "only the most salient weights (or random ones) move"),
+    "l1": Entry("unlearn_audit.methods.l1:L1", "an l1 penalty that fades"),
 }
 
 ATTACKS: Mapping[str, str] = {
@@ -93,7 +115,7 @@ METRICS: Mapping[str, str] = {
 }
 
 
-def load(kind: str, table: Mapping[str, str], name: str) -> Any:
+def load(kind: str, table: Mapping[str, str] | Mapping[str, Entry], name: str) -> Any:
     """Import and return what `table` has under `name`.
 
     Args:
@@ -106,5 +128,6 @@ def load(kind: str, table: Mapping[str, str], name: str) -> Any:
     """
     if name not in table:
         raise UsageError(unknown_name(kind, name, table))
-    module, _, attribute = table[name].partition(":")
+    entry = table[name]
+    module, _, attribute = (entry if isinstance(entry, str) else entry.where).partition(":")
     return getattr(import_module(module), attribute)

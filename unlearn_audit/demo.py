@@ -139,7 +139,7 @@ def _unlearn(out: Path, seed: int, progress: Progress) -> None:
         "seed": seed,
     }
     request = resolve([Layer("flag", asked)])
-    apply_method("ieu", out / "unlearned.safetensors", request, {}, force=True, progress=progress)
+    apply_method("ieu", out / "unlearned.safetensors", request, {}, force=True, clock=None, progress=progress)
 
 
 def _config(seed: int) -> str:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from unlearn_audit import __version__, catalogue, models, tasks
 from unlearn_audit.checkpoints import Metadata, write_checkpoint
 from unlearn_audit.data import Dataset, IndexSet
-from unlearn_audit.engine import Batches, Compute, derive_seed, descend
+from unlearn_audit.engine import Batches, Compute, Keeper, Term, Terms, derive_seed, descend
 from unlearn_audit.files import check_output
 from unlearn_audit.progress import Progress, silent
 
@@ -123,6 +123,7 @@ def train(
     seed: int,
     compute: Compute,
     allow_code: bool = False,
+    keeper: Keeper | None = None,
     progress: Progress = silent,
     task: str = "training",
 ) -> nn.Module:
@@ -136,6 +137,7 @@ def train(
         seed: of initialisation and order.
         compute: where.
         allow_code: whether the spec may name user code.
+        keeper: lets a killed run go on.
         progress: told along the way.
         task: its name in the progress.
 
@@ -159,17 +161,18 @@ def train(
     )
     steps = recipe.epochs * batches.per_epoch
 
-    def terms(step: int) -> dict[str, Tensor]:
+    def terms(step: int) -> Terms:
         images, labels = batches.at(step)
         with compute.autocast():
             logits = model(images)
-        return {"loss": tasks.losses(logits, labels).mean()}
+        return {"loss": Term(tasks.losses(logits, labels).mean())}
 
     def schedule(step: int) -> float:
         warm = min(1.0, (step + 1) / (WARM_UP * steps))
         return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
-    descend(model, terms, _optimizer(model, recipe), steps=steps, schedule=schedule, progress=progress, task=task)
+    optimizer = _optimizer(model, recipe)
+    descend(model, terms, optimizer, steps=steps, schedule=schedule, keeper=keeper, progress=progress, task=task)
     return model.eval()
 
 

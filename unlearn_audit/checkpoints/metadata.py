@@ -41,12 +41,15 @@ class Metadata(BaseModel):
         seed: seed of the run that made the checkpoint.
         method: unlearning method, for an unlearned model.
         settings: the method's settings, resolved.
+        transforms: what joined the method, as `--with` takes it, in order.
         parent_sha256: digest of the checkpoint file that the method started from.
         forget: forget set spec, as `--forget` takes it.
         forget_sha256: digest of the resolved indices.
         forget_n: number of forget examples.
         steps: optimizer steps taken.
         gradient_evaluations: per-example gradients computed.
+        wall_seconds: how long the steps took.
+        notes: what the reader should know of how it was made, above all where that deviates from the method's source.
         tool_version: version of this package that wrote the file.
         torch_version: version of torch that wrote the file.
     """
@@ -66,12 +69,15 @@ class Metadata(BaseModel):
     seed: int | None = None
     method: Name | None = None
     settings: Mapping[str, JsonValue] = Field(default_factory=dict)
+    transforms: tuple[Name, ...] = ()
     parent_sha256: Digest | None = None
     forget: Name | None = None
     forget_sha256: Digest | None = None
     forget_n: Count | None = None
     steps: Count | None = None
     gradient_evaluations: Count | None = None
+    wall_seconds: Annotated[float, Field(ge=0)] | None = None
+    notes: tuple[Name, ...] = ()
     tool_version: Name | None = None
     torch_version: Name | None = None
 

@@ -1,12 +1,14 @@
 """`unlearn-audit apply METHOD`, also named `unlearn`: remove a forget set's influence from a checkpoint."""
 
 import inspect
-from collections.abc import Callable
+import shlex
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from unlearn_audit import catalogue
 from unlearn_audit.cli.console import message, progress_bars
@@ -15,20 +17,40 @@ from unlearn_audit.errors import UsageError, unknown_name
 
 __all__ = ["register"]
 
+WITH_HELP = "Join a transform, NAME:KEY=VALUE,…; repeatable. " + " ".join(
+    f"{name}: {entry.what}." for name, entry in catalogue.TRANSFORMS.items()
+)
+
 
 class _Methods(TyperGroup):
-    """The methods of the catalogue as commands; a method's module is loaded only when it is named."""
+    """The methods of the catalogue as commands; a method's module is loaded only when it is to run or to explain."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(catalogue.METHODS)
+        return list(catalogue.METHODS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in catalogue.METHODS:
             raise UsageError(unknown_name("method", cmd_name, catalogue.METHODS))
-        method = catalogue.load("method", catalogue.METHODS, cmd_name)
+        return _Unloaded(name=cmd_name, help=catalogue.METHODS[cmd_name].what, rich_markup_mode="rich")
+
+
+class _Unloaded(TyperCommand):
+    """A method of which only the name and a line of help is known so far."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Load the method and go on as its command."""
+        method = catalogue.load("method", catalogue.METHODS, str(self.name))
         one = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        one.command(cmd_name, help=f"{inspect.getdoc(method.run)}\n\nSource: {method.source}.")(_command(method))
-        return typer.main.get_command(one)
+        one.command(method.name, help=_help(method))(_command(method))
+        return typer.main.get_command(one).make_context(info_name, args, parent=parent, **extra)
+
+
+def _help(method: Any) -> str:
+    command = f"unlearn-audit apply {method.name} o.safetensors --forget idx.npy --out u.safetensors"
+    extra = "mask:saliency,density=0.5" if method.name == "ieu" else "reinit:alpha=0.999"
+    composed = f"\n\n  unlearn-audit apply {method.name} … --with {extra}" if method.composes else ""
+    text = " ".join(f"{inspect.getdoc(method.run)}".replace("\n\n", "\0").split("\n")).replace("\0", "\n\n")
+    return f"{text}\n\nSource: {method.source}.\n\n[bold]Example[/bold]\n\n  {command}{composed}"
 
 
 def _command(method: Any) -> Callable[..., None]:
@@ -38,34 +60,51 @@ def _command(method: Any) -> Callable[..., None]:
         settings = {name: values.pop(name) for name in method.settings.model_fields}
         _apply(method.name, {name: value for name, value in settings.items() if value is not None}, **values)
 
-    own = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                _plain_type(field.default) | None,
-                typer.Option(
-                    f"--{name.replace('_', '-')}",
-                    help=f"{field.description}. Default {field.default}.",
-                    rich_help_panel=f"Settings of {method.name}",
-                ),
-            ],
-        )
-        for name, field in method.settings.model_fields.items()
-    ]
+    taken = ("method", "settings", *(() if method.composes else ("extras",)))
     common = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in inspect.signature(_apply, eval_str=True).parameters.items()
-        if name not in ("method", "settings")
+        if name not in taken
     ]
-    run.__signature__ = inspect.Signature(common + own)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature([*common, *_options(method)])  # type: ignore[attr-defined]
     run.__annotations__ = {}
     return run
 
 
-def _plain_type(default: object) -> type:
-    return type(default) if isinstance(default, bool | int | float) else str
+def _options(method: Any) -> Iterator[inspect.Parameter]:
+    """Yield an option for each setting, those that the method defines itself first."""
+    own = method.settings.__annotations__
+    fields = method.settings.model_fields
+    for name in sorted(fields, key=lambda name: name not in own):
+        field, flag = fields[name], f"--{name.replace('_', '-')}"
+        kind, words = _plain(field.annotation)
+        choice = f" One of {', '.join(words)}." if words else ""
+        default = "" if field.default in (None, False) else f" Default {_shown(field.default)}."
+        option = typer.Option(
+            f"{flag}/--no-{flag[2:]}" if field.default is True else flag,
+            help=f"{field.description}.{choice}{default}",
+            rich_help_panel=f"Settings of {method.name}" if name in own else "The loop",
+            show_default=False,
+        )
+        yield inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+        )
+
+
+def _plain(annotation: Any) -> tuple[type, tuple[str, ...]]:
+    """Return the plain type that the command line takes for a setting, and the words that it knows."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return str, get_args(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [_plain(each) for each in get_args(annotation) if each is not type(None)]
+        return kinds[0] if len(kinds) == 1 else (str, ())
+    return (annotation if annotation in (bool, int, float) else str), ()
+
+
+def _shown(value: object) -> str:
+    return "yes" if value is True else f"{value}"
 
 
 def _apply(
@@ -74,13 +113,21 @@ def _apply(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint to start from; it is only read.")],
     forget: Annotated[str, typer.Option(help="Forget set: idx.npy, class:3, random:0.1:0, mislabelled, …")],
     out: Annotated[Path, typer.Option(help="The checkpoint to write (.safetensors).")],
+    extras: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="SPEC", help=WITH_HELP),
+    ] = None,
     retain: Annotated[str | None, typer.Option(help="Retain set; default: the rest of the training set.")] = None,
     data: Annotated[str | None, typer.Option(help="Data spec; default: what the checkpoint says.")] = None,
     model: Annotated[str | None, typer.Option(help="Model spec; default: what the checkpoint says.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Normalisation: one number, or one per channel.")] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration file; flags win over it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 (default), tf32 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of batches and noise.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run, if there is one.")] = False,
+    save_every: Annotated[float, typer.Option(min=0, help="Seconds between two writes of what it needs.")] = 30.0,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -90,6 +137,8 @@ def _apply(
         retain=retain,
         data=data,
         model=model,
+        mean=mean,
+        std=std,
         config=config,
         device=device,
         precision=precision,
@@ -99,14 +148,33 @@ def _apply(
     from unlearn_audit.methods.applying import apply_method
 
     with progress_bars(quiet=quiet) as progress:
-        applied = apply_method(method, out, request, settings, force=force, progress=progress)
+        applied = apply_method(
+            method,
+            out,
+            request,
+            settings,
+            extras=extras or (),
+            force=force,
+            resume=resume,
+            save_every=save_every,
+            progress=progress,
+        )
+    _tell(applied, checkpoint, out, forget, quiet=quiet)
+
+
+def _tell(applied: Any, checkpoint: str, out: Path, forget: str, *, quiet: bool) -> None:
+    """Say what was done and how to audit it."""
     for text in applied.limitations:
         message(f"note: {text}", quiet=quiet)
+    done = applied.done
+    since = f", taken up at step {applied.resumed_at}" if applied.resumed_at else ""
     message(
-        f"wrote {out} ({applied.done.steps} steps, {applied.done.gradient_evaluations} gradients of single examples)",
+        f"wrote {out} ({done.steps} steps{since}, {done.gradient_evaluations} gradients of single examples, "
+        f"{applied.seconds:.1f} s)",
         quiet=quiet,
     )
-    message(f"audit it: unlearn-audit rcd {checkpoint} {out} --forget '{forget}'", quiet=quiet)
+    command = shlex.join(["unlearn-audit", "rcd", checkpoint, str(out), "--forget", forget])
+    message(f"audit it: {command}", quiet=quiet)
 
 
 def register(app: typer.Typer) -> None:

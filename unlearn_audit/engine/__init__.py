@@ -6,17 +6,24 @@ function of its arguments and seeds: the batch of a step depends on (seed, name,
 
 from unlearn_audit.engine.batches import Augment, Batches
 from unlearn_audit.engine.computing import Compute, chunks, derive_seed, full_float32, one_thread, prepare, trainable
-from unlearn_audit.engine.descent import StepHook, descend
+from unlearn_audit.engine.descent import Descent, Hooks, Keeper, Parts, StepHook, Stop, Term, Terms, descend
 from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, predict
 
 __all__ = [
     "Augment",
     "Batches",
     "Compute",
+    "Descent",
     "FullBatch",
+    "Hooks",
     "Inputs",
+    "Keeper",
+    "Parts",
     "Pass",
     "StepHook",
+    "Stop",
+    "Term",
+    "Terms",
     "chunks",
     "derive_seed",
     "descend",

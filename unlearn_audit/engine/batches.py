@@ -47,10 +47,14 @@ class Batches:
         epochs, more = divmod(steps, self.per_epoch)
         return epochs * len(self.examples) + more * self.batch_size
 
+    def rows(self, step: int) -> Tensor:
+        """Return which examples of the set [B] the batch of a step (counted from 0) holds."""
+        epoch, index = divmod(step, self.per_epoch)
+        return self._permutation(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the images [B, C, H, W], transformed, and the labels [B] of a step (counted from 0)."""
-        epoch, index = divmod(step, self.per_epoch)
-        rows = self._permutation(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        rows = self.rows(step)
         images = self.transform(self._images[rows])
         if self.augment is not None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.name, "augment", step))

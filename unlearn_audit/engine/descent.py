@@ -1,73 +1,131 @@
 """The one minibatch loop that training and unlearning share."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from unlearn_audit.engine.computing import trainable
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.progress import Progress, silent
 
-__all__ = ["StepHook", "descend"]
+__all__ = ["CHECK_EVERY", "Descent", "Hooks", "Keeper", "Parts", "StepHook", "Stop", "Term", "Terms", "descend"]
 
-LossTerms = dict[str, Tensor]
+CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
+
+
+class Term(NamedTuple):
+    """One term of an objective: a scalar loss with its graph, and its weight (below 0 the loss is ascended)."""
+
+    loss: Tensor
+    weight: float = 1.0
+
+
+Terms = Mapping[str, Term]
+Parts = Mapping[str, Sequence[Tensor]]  # term -> gradient of weight x loss, one tensor a trainable parameter
 StepHook = Callable[[int], None]
+Stop = Callable[[Mapping[str, float]], str | None]  # mean loss of each term since the last look -> why to stop
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What may be done in each step besides descending, in the order in which it happens; all get the step.
+
+    Attributes:
+        gradient: edits `.grad` of the parameters, seeing the gradient of each term if `parts` says so, else {}.
+        mix: edits weights with the gradient already taken, as decoupled weight decay does.
+        hold: looks at the weights as the optimiser will find them.
+        after: edits weights after the optimiser's step.
+        parts: whether `gradient` needs the terms' gradients apart, one backward pass for each term.
+        gradient_evaluations: gradients of single examples that were taken to prepare.
+    """
+
+    gradient: Callable[[int, Parts], None] | None = None
+    mix: StepHook | None = None
+    hold: StepHook | None = None
+    after: StepHook | None = None
+    parts: bool = False
+    gradient_evaluations: int = 0
+
+
+class Keeper(Protocol):
+    """Keeps a run's state, so that it can go on where it was killed."""
+
+    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Restore what was kept, if anything, and return how many steps are done."""
+
+    def keep(self, done: int) -> None:
+        """Keep the state after `done` steps; called between two steps, with finite weights."""
+
+
+class Descent(NamedTuple):
+    """How a descent ended: optimiser steps taken, and why it stopped early, if it did."""
+
+    steps: int
+    stopped: str | None
 
 
 def descend(
     model: nn.Module,
-    terms: Callable[[int], LossTerms],
+    terms: Callable[[int], Terms],
     optimizer: torch.optim.Optimizer,
     *,
     steps: int,
     schedule: Callable[[int], float] | None = None,
-    before_step: Sequence[StepHook] = (),
+    hooks: Sequence[Hooks] = (),
+    stop: Stop | None = None,
+    keeper: Keeper | None = None,
     progress: Progress = silent,
     task: str = "training",
-    check_every: int = 20,
-) -> None:
-    """Run the one minibatch loop that training and unlearning share, in training mode.
-
-    Each step: gradient of the sum of the terms, then the hooks of `before_step` (which may edit weights with the
-    gradient already taken, as decoupled weight decay does), then the optimiser's step.
+) -> Descent:
+    """Run the loop, in training mode; between two looks at the losses (every 20 steps) nothing waits for the device.
 
     Args:
         model: changed in place; left in training mode.
-        terms: step -> named scalar losses whose sum is descended.
+        terms: step -> named terms; the sum of weight x loss is descended.
         optimizer: over the model's parameters.
         steps: how many.
         schedule: step -> factor on the optimiser's initial learning rate.
-        before_step: called with the step between gradient and optimiser step.
-        progress: told every `check_every` steps, with the terms' values.
+        hooks: what else a step does; each kind runs in the order given.
+        stop: asked at every look.
+        keeper: restores a state at the beginning and is given one at every look.
+        progress: told at every look, with the losses.
         task: its name in the progress.
-        check_every: how often the loss is read from the device and checked.
 
     Raises:
-        MeasurementError: the loss or, at the end, a weight is not finite any more, or the model cannot take a batch
-            (BatchNorm has no statistics of one value); the message has the step.
+        MeasurementError: a loss or a weight is not finite any more, or the model cannot take a batch (BatchNorm has no
+            statistics of one value); the message has the step.
     """
     model.train()
+    parameters = list(trainable(model).values())
     rates = [group["lr"] for group in optimizer.param_groups]
-    for step in range(steps):
+    first = keeper.start(model, optimizer) if keeper else 0
+    seen: list[dict[str, Tensor]] = []
+    for step in range(first, steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (schedule(step) if schedule else 1.0)
         optimizer.zero_grad(set_to_none=True)
         found = _evaluated(terms, step, task)
-        torch.autograd.backward(torch.stack(list(found.values())).sum())
-        with torch.no_grad():
-            for hook in before_step:
-                hook(step)
-        optimizer.step()
-        if step % check_every == 0 or step == steps - 1:
-            _report(found, step, steps, progress, task)
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-        raise MeasurementError(
-            f"{task} diverged at step {steps - 1}: the weights are not finite; use a smaller step size"
-        )
+        parts = _backward(found, parameters, apart=any(hook.parts for hook in hooks))
+        _step(optimizer, hooks, step, parts)
+        seen.append({name: term.loss.detach() for name, term in found.items()})
+        if (step + 1) % CHECK_EVERY == 0 or step == steps - 1:
+            means = _look(seen, step, parameters, task)
+            progress(task, step + 1, steps, ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
+            seen.clear()
+            if keeper:
+                keeper.keep(step + 1)
+            why = stop(means) if stop else None
+            if why:
+                progress(task, steps, steps, why)
+                return Descent(step + 1, why)
+    return Descent(steps, None)
 
 
-def _evaluated(terms: Callable[[int], LossTerms], step: int, task: str) -> LossTerms:
+def _evaluated(terms: Callable[[int], Terms], step: int, task: str) -> Terms:
     """Evaluate the terms of a step; a batch that a model refuses is no crash of ours."""
     try:
         return terms(step)
@@ -77,10 +135,48 @@ def _evaluated(terms: Callable[[int], LossTerms], step: int, task: str) -> LossT
         ) from problem
 
 
-def _report(found: LossTerms, step: int, steps: int, progress: Progress, task: str) -> None:
-    """Tell the progress and stop when a term is not finite."""
-    values = {name: float(value.detach()) for name, value in found.items()}
-    note = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-    if not all(math.isfinite(value) for value in values.values()):
-        raise MeasurementError(f"{task} diverged by step {step}: {note}; use a smaller step size")
-    progress(task, step + 1, steps, note)
+def _backward(found: Terms, parameters: Sequence[nn.Parameter], *, apart: bool) -> Parts:
+    """Leave the gradient of the sum in `.grad`; return each term's own one where that is wanted."""
+    weighted = {name: term.loss if term.weight == 1 else term.weight * term.loss for name, term in found.items()}
+    if not apart:
+        torch.autograd.backward(torch.stack(list(weighted.values())).sum())
+        return {}
+    parts = {
+        name: torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for name, loss in weighted.items()
+    }
+    for parameter, *gradients in zip(parameters, *parts.values(), strict=True):
+        parameter.grad = torch.stack(gradients).sum(dim=0)
+    return parts
+
+
+def _step(optimizer: torch.optim.Optimizer, hooks: Sequence[Hooks], step: int, parts: Parts) -> None:
+    """Edit the gradient, edit the weights, take the optimiser's step, edit the weights again."""
+    with torch.no_grad():
+        for hook in hooks:
+            if hook.gradient:
+                hook.gradient(step, parts)
+        for edit in [*(hook.mix for hook in hooks), *(hook.hold for hook in hooks)]:
+            if edit:
+                edit(step)
+        optimizer.step()
+        for hook in hooks:
+            if hook.after:
+                hook.after(step)
+
+
+def _look(
+    seen: Sequence[Mapping[str, Tensor]], step: int, parameters: Sequence[nn.Parameter], task: str
+) -> dict[str, float]:
+    """Return the mean of each term's losses since the last look; stop where one, or a weight, is not finite."""
+    values = [dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True)) for losses in seen]
+    for index, losses in enumerate(values):
+        if not all(math.isfinite(value) for value in losses.values()):
+            at, note = step + 1 - len(values) + index, ", ".join(f"{name} {x:.3f}" for name, x in losses.items())
+            raise MeasurementError(f"{task} diverged at step {at}: {note}; use a smaller step size")
+    if parameters and not bool(torch.stack([torch.isfinite(parameter).all() for parameter in parameters]).all()):
+        raise MeasurementError(f"{task} diverged at step {step}: the weights are not finite; use a smaller step size")
+    return {
+        name: math.fsum(losses[name] for losses in values if name in losses) / sum(name in losses for losses in values)
+        for name in dict.fromkeys(name for losses in values for name in losses)
+    }

@@ -1,27 +1,80 @@
-"""Unlearning methods: each one an objective, its weight transforms and its defaults, run by one common loop.
+"""Unlearning methods: each one an objective, its transforms and its defaults, run by one common loop.
 
-A method edits a model in place and says what it did; it never measures itself.
+A method edits a model in place and says what it did; it never measures itself. First-order methods go through
+`composing.run_composition`; others (SSD, retraining) do their work in their own `run`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from unlearn_audit import tasks
 from unlearn_audit.data import Splits, Transform
-from unlearn_audit.engine import Batches, Compute, StepHook, descend
+from unlearn_audit.engine import Compute, Hooks, Keeper
 from unlearn_audit.progress import Progress, silent
 
-__all__ = ["Method", "Problem", "Unlearned", "mean_loss", "minibatches", "run_composition"]
+__all__ = ["Course", "Extra", "Method", "Problem", "Settings", "StepTransform", "Unlearned"]
+
+
+class Settings(BaseModel):
+    """What can be set: frozen, unknown keys refused, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long a run is: steps in all, and which epoch of the objective (from 0) a step belongs to."""
+
+    steps: int
+    epoch_of: Callable[[int], int]
+
+
+@dataclass(frozen=True)
+class StepTransform:
+    """Something that edits each step's gradient or weights, whatever the objective: `--with NAME`.
+
+    Attributes:
+        name: as the catalogue has it.
+        source: where it comes from.
+        settings: its settings with their defaults; a `variant` among them is what may stand right after the colon.
+        make: (problem, settings, course) -> what to do in each step.
+    """
+
+    name: str
+    source: str
+    settings: type[Settings]
+    make: Callable[["Problem", Any, Course], Hooks]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A transform with its settings, as `--with` asked for it."""
+
+    transform: StepTransform
+    settings: Settings
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is given: the model to edit (on the device), its transform, the splits, the device and a seed."""
+    """What a method is given.
+
+    Attributes:
+        model: to be edited in place, on the device.
+        transform: of its inputs.
+        splits: what to forget and what to keep.
+        compute: device and precision.
+        seed: of everything random; the draws of a step depend on (seed, purpose, step) alone.
+        progress: told along the way.
+        spec: the model spec, for a method that builds a network anew.
+        recipe: how the original was trained, as its metadata has it; {} where nobody knows.
+        extras: transforms that were asked for with `--with`, in order.
+        keeper: lets a killed run go on.
+        memory: what the method must remember beside weights and optimiser; the keeper keeps it, too. Tensors in it are
+            replaced, never changed.
+    """
 
     model: nn.Module
     transform: Transform
@@ -29,75 +82,46 @@ class Problem:
     compute: Compute
     seed: int
     progress: Progress = silent
+    spec: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    extras: tuple[Extra, ...] = ()
+    keeper: Keeper | None = None
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Unlearned:
-    """What a method did: optimiser steps, and gradients of single examples taken."""
+    """What a method did.
+
+    Attributes:
+        steps: optimiser steps taken.
+        gradient_evaluations: gradients of single examples taken.
+        stopped: why it stopped before its budget was spent.
+        notes: what the reader should know, in words: above all what was done otherwise than the source says.
+    """
 
     steps: int
     gradient_evaluations: int
+    stopped: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Method:
-    """An unlearning method: its name, where it comes from, its settings with defaults, and how to run it."""
+    """An unlearning method.
+
+    Attributes:
+        name: as the catalogue has it.
+        source: where it comes from.
+        settings: its settings with their defaults.
+        run: (problem, settings) -> what was done.
+        composes: whether it is a loop that takes `--with`.
+        role: of the model that it makes.
+    """
 
     name: str
     source: str
-    settings: type[BaseModel]
+    settings: type[Settings]
     run: Callable[[Problem, Any], Unlearned]
-
-
-Objective = Callable[[int], dict[str, Tensor]]
-
-
-def run_composition(
-    problem: Problem,
-    objective: Objective,
-    *,
-    steps: int,
-    step_size: float,
-    momentum: float = 0.0,
-    batches: Sequence[Batches],
-    before_step: Sequence[StepHook] = (),
-    task: str,
-) -> Unlearned:
-    """Run the loop: gradient of the objective, weight transforms, SGD step.
-
-    Args:
-        problem: the model, edited in place.
-        objective: step -> named loss terms whose sum is descended.
-        steps: how many.
-        step_size: SGD's learning rate.
-        momentum: SGD's momentum.
-        batches: the minibatches whose gradients each step takes, for the record.
-        before_step: weight transforms applied between the gradient and the step.
-        task: the method's name in the progress.
-
-    Returns:
-        What was done.
-
-    Raises:
-        MeasurementError: it diverged.
-    """
-    optimizer = torch.optim.SGD(problem.model.parameters(), lr=step_size, momentum=momentum)
-    descend(
-        problem.model, objective, optimizer, steps=steps, before_step=before_step, progress=problem.progress, task=task
-    )
-    return Unlearned(steps, sum(each.taken(steps) for each in batches))
-
-
-def minibatches(problem: Problem, which: Literal["retain", "forget"], batch_size: int) -> Batches:
-    """Return the shuffled minibatches of the retain or of the forget set; each has its own stream of the seed."""
-    splits = problem.splits
-    examples = splits.forget_examples if which == "forget" else splits.retain_examples
-    return Batches(examples, problem.transform, batch_size, problem.seed, which, problem.compute)
-
-
-def mean_loss(problem: Problem, batches: Batches, step: int) -> Tensor:
-    """Return the mean cross-entropy of the minibatch of a step, a scalar with its graph."""
-    images, labels = batches.at(step)
-    with problem.compute.autocast():
-        logits = problem.model(images)
-    return tasks.losses(logits, labels).mean()
+    composes: bool = True
+    role: Literal["unlearned", "retrained"] = "unlearned"

@@ -1,34 +1,49 @@
 """From a checkpoint to an unlearned checkpoint: settle what it is, run the method, write what was done."""
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import torch
 
-from unlearn_audit import catalogue
+from unlearn_audit import __version__, catalogue
 from unlearn_audit.checkpoints import Checkpoint, Metadata, check_finite, nonfinite, read_checkpoint, write_checkpoint
 from unlearn_audit.config import AuditConfig, Resolved
 from unlearn_audit.data import Splits, make_splits
 from unlearn_audit.engine import Compute, prepare
-from unlearn_audit.errors import ConfigError, MeasurementError, UsageError
-from unlearn_audit.files import check_output
-from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.errors import AuditError, MeasurementError, UsageError
+from unlearn_audit.files import check_output, sha256_of_bytes
+from unlearn_audit.methods import Method, Problem, Settings, Unlearned
+from unlearn_audit.methods.extras import checked, parse_extras
+from unlearn_audit.methods.resuming import StateFile, state_path
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import describe
 from unlearn_audit.subjects import Candidate, build_candidate, settle_data
 
-__all__ = ["Applied", "apply_method", "parse_settings"]
+__all__ = ["SAVE_EVERY", "Applied", "apply_method", "parse_settings"]
+
+SAVE_EVERY = 30.0  # seconds between two writes of the state that --resume goes on with
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What was written, and what the person should hear."""
+    """What was written, what was done, and what the person should hear.
+
+    Attributes:
+        sha256: of the file.
+        done: by the method.
+        seconds: of wall time, loading and writing left out, time before a kill included.
+        resumed_at: the step that a killed run was taken up at; 0 for a run from the start.
+        limitations: of the data, the checkpoint and the method.
+    """
 
     sha256: str
     done: Unlearned
+    seconds: float
+    resumed_at: int
     limitations: tuple[str, ...]
 
 
@@ -38,13 +53,7 @@ def parse_settings(method: Method, values: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: unknown or out of range; every problem at once.
     """
-    try:
-        return method.settings.model_validate(dict(values))
-    except ValidationError as problem:
-        lines = [
-            f"{'.'.join(map(str, error['loc']))}: {error['msg']} (got {error['input']!r})" for error in problem.errors()
-        ]
-        raise ConfigError(f"settings of {method.name}", lines) from problem
+    return checked(f"settings of {method.name}", method.settings, values)
 
 
 def apply_method(
@@ -53,48 +62,129 @@ def apply_method(
     request: Resolved,
     values: Mapping[str, Any],
     *,
+    extras: Sequence[str] = (),
     force: bool = False,
+    resume: bool = False,
+    save_every: float = SAVE_EVERY,
+    clock: Callable[[], float] | None = time.monotonic,
     progress: Progress = silent,
 ) -> Applied:
     """Unlearn with a method and write the result; the parent checkpoint is only read.
+
+    While it runs, the state is written to `OUT.resume` every `save_every` seconds and on an interrupt; the file goes
+    away with success. When the method diverges, the last good weights are kept as a checkpoint of their own.
 
     Args:
         name: of the method, in the catalogue.
         out: the file to write.
         request: a configuration with one checkpoint and a forget set, and where its keys came from.
         values: the method's settings that were given.
-        force: replace an existing file.
+        extras: transforms that join the method's own, as `--with` takes them.
+        force: replace an existing file, and forget the state of a killed run.
+        resume: go on with the state of a killed run where there is one.
+        save_every: seconds.
+        clock: tells seconds; None leaves the wall time out of the metadata, so that equal runs write equal bytes.
         progress: told along the way.
 
     Raises:
-        UsageError: unknown method, settings out of range, no forget set, nothing left to retain.
+        UsageError: unknown method or transform, no forget set, nothing left to retain.
+        ConfigError: settings out of range.
         OutputError: the file exists or cannot be written; found out before any work.
         MeasurementError: the checkpoint cannot be read or does not fit, or the method diverged.
     """
     method: Method = catalogue.load("method", catalogue.METHODS, name)
-    settings = parse_settings(method, values)
+    settings: Settings = parse_settings(method, values)
+    added = parse_extras(extras)
+    if added and not method.composes:
+        raise UsageError(f"{name} takes no --with: it is no loop of gradient steps that a transform could join")
     config = request.config
     check_output(out, force=force)
+    _check_state(out, force=force, resume=resume)
     parent = read_checkpoint(Path(config.checkpoint[0].path))
     check_finite(parent)
     if out.exists() and out.samefile(parent.path):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
     compute = prepare(config.device, config.precision, config.batch_size)
     candidate, splits, limitations = _settle(request, parent, compute)
-    model = copy.deepcopy(candidate.model)
-    problem = Problem(model, candidate.transform, splits, compute, config.seed, progress)
-    done = method.run(problem, settings)
-    broken = nonfinite(model.state_dict())
-    if broken:
-        raise MeasurementError(f"{name} diverged: {next(iter(broken))} is not finite; use a smaller step size")
     metadata = _metadata(parent, candidate, splits, method, config).model_copy(
+        update={"settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
+    )
+    problem = Problem(
+        copy.deepcopy(candidate.model),
+        candidate.transform,
+        splits,
+        compute,
+        config.seed,
+        progress,
+        spec=candidate.spec,
+        recipe=metadata.recipe,
+        extras=added,
+    )
+    keeper = StateFile(
+        state_path(out),
+        _identity(metadata, splits, compute),
+        resume=resume,
+        every=save_every,
+        memory=problem.memory,
+        clock=clock or time.monotonic,
+    )
+    done = _run(method, replace(problem, keeper=keeper), settings, keeper, metadata, out)
+    seconds = keeper.seconds
+    metadata = metadata.model_copy(
         update={
-            "settings": settings.model_dump(mode="json"),
             "steps": done.steps,
             "gradient_evaluations": done.gradient_evaluations,
+            "wall_seconds": round(seconds, 3) if clock else None,
+            "notes": _notes(done),
         }
     )
-    return Applied(write_checkpoint(out, model.state_dict(), metadata, force=force), done, limitations)
+    written = write_checkpoint(out, problem.model.state_dict(), metadata, force=force)
+    keeper.remove()
+    return Applied(written, done, seconds, keeper.resumed_at, (*limitations, *_notes(done)))
+
+
+def _run(
+    method: Method, problem: Problem, settings: Settings, keeper: StateFile, metadata: Metadata, out: Path
+) -> Unlearned:
+    """Run the method; whatever ends it early, what it had reached is not lost."""
+    try:
+        done = method.run(problem, settings)
+        broken = nonfinite(problem.model.state_dict())
+        if broken:
+            raise MeasurementError(
+                f"{method.name} diverged: {next(iter(broken))} is not finite; use a smaller step size"
+            )
+    except MeasurementError as problem_:
+        kept = _keep_last_good(keeper, metadata, str(problem_), out)
+        raise type(problem_)(f"{problem_}{kept}") from problem_
+    except KeyboardInterrupt:
+        keeper.write()
+        raise
+    return done
+
+
+def _keep_last_good(keeper: StateFile, metadata: Metadata, why: str, out: Path) -> str:
+    """Write the last good weights as a checkpoint and return what the message says of it."""
+    if keeper.last is None:
+        return ""
+    path = out.with_name(f"{out.stem}.step-{keeper.last.done}{out.suffix}")
+    notes = (f"stopped early: {why}",)
+    told = metadata.model_copy(update={"steps": keeper.last.done, "notes": notes})
+    try:
+        write_checkpoint(path, keeper.weights(), told, force=False)
+    except AuditError as problem:
+        return f"; the weights of step {keeper.last.done} could not be kept: {problem}"
+    return f"; the weights after {keeper.last.done} steps are kept in {path}"
+
+
+def _check_state(out: Path, *, force: bool, resume: bool) -> None:
+    """Leave no doubt about the state of a killed run: it is gone on with, or forgotten on request."""
+    path = state_path(out)
+    if not path.exists() or resume:
+        return
+    if not force:
+        raise UsageError(f"{path} holds the state of a killed run; add --resume to go on, or --force to begin anew")
+    path.unlink()
 
 
 def _settle(request: Resolved, parent: Checkpoint, compute: Compute) -> tuple[Candidate, Splits, tuple[str, ...]]:
@@ -106,8 +196,6 @@ def _settle(request: Resolved, parent: Checkpoint, compute: Compute) -> tuple[Ca
     dataset = settle_data(config, origins, [parent], limitations)
     splits = make_splits(dataset, config.forget, retain=config.retain, seed=config.seed)
     candidate = build_candidate(config, origins, config.checkpoint[0], parent, "model", dataset, compute)
-    if not len(splits.retain):
-        raise UsageError("the retain set is empty; a method needs something to keep")
     return candidate, splits, (*limitations, *candidate.notes)
 
 
@@ -116,7 +204,7 @@ def _metadata(
 ) -> Metadata:
     return describe(candidate.spec, splits.dataset).model_copy(
         update={
-            "role": "unlearned",
+            "role": method.role,
             "mean": tuple(candidate.transform.mean),
             "std": tuple(candidate.transform.std),
             "recipe": parent.metadata.recipe if parent.metadata else {},
@@ -128,3 +216,21 @@ def _metadata(
             "forget_n": len(splits.forget.indices),
         }
     )
+
+
+def _identity(metadata: Metadata, splits: Splits, compute: Compute) -> dict[str, Any]:
+    """Return everything that the result depends on."""
+    keys = ("method", "settings", "transforms", "seed", "parent_sha256", "data_sha256", "forget_sha256", "model",
+            "mean", "std")  # fmt: skip
+    return {key: getattr(metadata, key) for key in keys} | {
+        "retain_sha256": sha256_of_bytes(splits.retain.astype("<i8").tobytes()),
+        "device": compute.device.type,
+        "precision": compute.precision,
+        "torch": torch.__version__,
+        "tool": __version__,
+    }
+
+
+def _notes(done: Unlearned) -> tuple[str, ...]:
+    stopped = (f"stopped after {done.steps} steps: {done.stopped}",) if done.stopped else ()
+    return (*stopped, *done.notes)

@@ -6,30 +6,55 @@ Its variants: GA (alpha = 1, c > 0), Noisy (alpha < 1, c = 0), GA+Noisy (both); 
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from pydantic import Field, model_validator
 
-from unlearn_audit.methods import Method, Problem, Unlearned, mean_loss, minibatches, run_composition
-from unlearn_audit.methods.reinit import Reinit
+from unlearn_audit.engine import Term, Terms
+from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods.composing import (
+    LoopSettings,
+    Share,
+    Step,
+    ascended,
+    mean_loss,
+    minibatches,
+    paired,
+    run_composition,
+)
+from unlearn_audit.methods.reinit import REINIT, ReinitSettings
 
 __all__ = ["IEU", "IeuSettings", "run_ieu"]
 
-Share = Annotated[float, Field(ge=0, le=1)]
 
-
-class IeuSettings(BaseModel):
+class IeuSettings(LoopSettings):
     """Settings of IEU. The paper's appendix with its values is not public: these defaults are ours."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    alpha: Share = Field(0.999, description="share of the old weights kept at each step; 1 adds no noise (Algorithm 1)")
-    c: Share = Field(0.1, description="weight of the ascent on the forget set; 0 leaves it out (Algorithm 1)")
-    step_size: Annotated[float, Field(gt=0, le=1e30)] = Field(0.05, description="eta, the step on the retain set")
-    steps: Annotated[int, Field(ge=0)] = Field(200, description="T, minibatch steps")
-    batch_size: Annotated[int, Field(gt=0)] = Field(64, description="examples of each set in one step")
-    scale: Literal["fan_in", "total_d"] = Field(
-        "fan_in", description="variance of a fresh draw: 2 / fan-in of each tensor, or 2 / all parameters"
+    alpha: Share = Field(
+        default=0.999, description="share of the old weights kept at each step; 1 adds no noise (Algorithm 1)"
     )
+    c: Share = Field(default=0.1, description="weight of the ascent on the forget set; 0 leaves it out (Algorithm 1)")
+    step_size: Step = Field(default=0.05, description="eta, the step on the retain set")
+    steps: Annotated[int, Field(ge=0)] | None = Field(default=200, description="T, minibatch steps")
+    scale: Literal["fan_in", "total_d", "none"] = Field(
+        default="fan_in",
+        description="variance of a fresh draw: 2 / fan-in of each tensor, 2 / all parameters, or no noise, decay alone",
+    )
+    draw: Literal["fresh", "fixed", "per_epoch"] = Field(
+        default="fresh", description="a new draw each step (Algorithm 1), one for the whole run, or one an epoch"
+    )
+    include_1d: bool = Field(default=False, description="mix biases and BatchNorm's parameters, too")
+    retain_free: bool = Field(
+        default=False, description="leave the retain set alone: a form that no result of the paper supports"
+    )
+    loss_clip: Step | None = Field(
+        default=None, description="clip an example's ascended loss at this; a deviation, recorded"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> "IeuSettings":
+        """Refuse a run that takes no gradient at all."""
+        if self.retain_free and not self.c:
+            raise ValueError("with retain_free and c = 0 no gradient is left to take")
+        return self
 
     @property
     def variant(self) -> str:
@@ -44,23 +69,27 @@ def run_ieu(problem: Problem, settings: IeuSettings) -> Unlearned:
     Retain and forget batches pass through the network one after the other, so that their BatchNorm statistics do not
     mix; with c = 0 no forget batch passes at all.
     """
-    retain = minibatches(problem, "retain", settings.batch_size)
-    forget = minibatches(problem, "forget", settings.batch_size)
+    retain = None if settings.retain_free else minibatches(problem, "retain", settings)
+    forget = minibatches(problem, "forget", settings) if settings.c > 0 else None
 
-    def objective(step: int) -> dict[str, Tensor]:
-        terms = {"retain": mean_loss(problem, retain, step)}
-        if settings.c > 0:
-            terms["forget"] = -settings.c * mean_loss(problem, forget, step)
-        return terms
+    def terms(step: int) -> Terms:
+        found = {}
+        if retain:
+            found["retain"] = Term(mean_loss(problem, retain, step))
+        if forget:
+            found["forget"] = Term(mean_loss(problem, forget, step, clip=settings.loss_clip), -settings.c)
+        return found
 
+    noise = ReinitSettings(
+        alpha=settings.alpha, scale=settings.scale, draw=settings.draw, include_1d=settings.include_1d
+    )
     return run_composition(
         problem,
-        objective,
-        steps=settings.steps,
-        step_size=settings.step_size,
-        batches=[retain, forget] if settings.c > 0 else [retain],
-        before_step=[Reinit(problem.model, alpha=settings.alpha, seed=problem.seed, scale=settings.scale)],
+        paired(retain, forget, terms),
+        settings,
+        own=[(REINIT, noise)],
         task=f"IEU {settings.variant}",
+        notes=ascended(settings.loss_clip),
     )
 
 

@@ -1,0 +1,58 @@
+"""Fine-tuning on the retain set, plain (FT) and with weight decay (FT-WD).
+
+FT is IEU with alpha = 1 and c = 0. FT-WD is its Noisy variant without the noise: the weights shrink by alpha in each
+step, which for plain SGD is weight decay (1 - alpha)/eta. What Noisy does beyond FT-WD is what the noise does.
+"""
+
+from pydantic import Field
+
+from unlearn_audit.engine import Term, Terms
+from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods.composing import LoopSettings, Share, mean_loss, minibatches, paired, run_composition
+from unlearn_audit.methods.reinit import REINIT, ReinitSettings
+
+__all__ = ["FT", "FT_WD", "FtSettings", "FtWdSettings", "run_ft", "run_ft_wd"]
+
+
+class FtSettings(LoopSettings):
+    """Settings of FT: those of the Unlearn-Saliency code (SGD .01, momentum .9, decay 5e-4, batch 256, 10 epochs)."""
+
+    step_size: float = Field(default=0.01, gt=0, le=1e30, description="learning rate")
+    epochs: float | None = Field(default=10, gt=0, le=1e6, description="passes over the retain set")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser, on every parameter")
+
+
+class FtWdSettings(FtSettings):
+    """Settings of FT-WD: those of IEU's defaults, so that the two differ by the noise alone."""
+
+    alpha: Share = Field(default=0.999, description="factor on weights of two or more dimensions in each step")
+    step_size: float = Field(default=0.05, gt=0, le=1e30, description="learning rate, IEU's")
+    epochs: float | None = Field(default=None, gt=0, le=1e6, description="passes over the retain set, instead of steps")
+    steps: int | None = Field(default=200, ge=0, description="minibatch steps, IEU's")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(default=0.0, ge=0, description="of the optimiser, on every parameter, beside alpha")
+
+
+def run_ft(problem: Problem, settings: FtSettings) -> Unlearned:
+    """Fine-tune on the retain set; the forget set is never looked at."""
+    return _fine_tune(problem, settings, alpha=1.0, task="FT")
+
+
+def run_ft_wd(problem: Problem, settings: FtWdSettings) -> Unlearned:
+    """Fine-tune on the retain set while the weights shrink by alpha in each step, decoupled from the gradient."""
+    return _fine_tune(problem, settings, alpha=settings.alpha, task="FT-WD")
+
+
+def _fine_tune(problem: Problem, settings: LoopSettings, *, alpha: float, task: str) -> Unlearned:
+    retain = minibatches(problem, "retain", settings)
+
+    def terms(step: int) -> Terms:
+        return {"retain": Term(mean_loss(problem, retain, step))}
+
+    shrinking = [(REINIT, ReinitSettings(alpha=alpha, scale="none"))] if alpha < 1 else []
+    return run_composition(problem, paired(retain, None, terms), settings, own=shrinking, task=task)
+
+
+FT = Method("ft", "Warnecke et al. 2021; values of the Unlearn-Saliency code, batch 64 ours", FtSettings, run_ft)
+FT_WD = Method("ft-wd", "ours: the ablation that IEU's Noisy variant must beat", FtWdSettings, run_ft_wd)

@@ -1,0 +1,44 @@
+"""GA: gradient ascent on the forget set alone (Thudi et al. 2022). The loss is unbounded: stop in time."""
+
+from pydantic import Field
+
+from unlearn_audit.engine import Term, Terms
+from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods.composing import (
+    LoopSettings,
+    Step,
+    ascended,
+    mean_loss,
+    minibatches,
+    paired,
+    run_composition,
+)
+
+__all__ = ["GA", "GaSettings", "run_ga"]
+
+
+class GaSettings(LoopSettings):
+    """Settings of GA: those of the Unlearn-Sparse and Unlearn-Saliency code (1e-4, 5 epochs)."""
+
+    step_size: Step = Field(default=1e-4, description="learning rate; published ones go from 1e-6 to 1e-3")
+    epochs: float | None = Field(default=5, gt=0, le=1e6, description="passes over the forget set")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser, on every parameter")
+    loss_clip: Step | None = Field(default=None, description="clip an example's loss at this; a deviation, recorded")
+
+
+def run_ga(problem: Problem, settings: GaSettings) -> Unlearned:
+    """Ascend the forget set's loss; the retain set is never looked at.
+
+    At the published step size little happens, at larger ones the network collapses: --stop-forget-loss ends it.
+    """
+    forget = minibatches(problem, "forget", settings)
+
+    def terms(step: int) -> Terms:
+        return {"forget": Term(mean_loss(problem, forget, step, clip=settings.loss_clip), -1.0)}
+
+    objective = paired(None, forget, terms)
+    return run_composition(problem, objective, settings, task="GA", notes=ascended(settings.loss_clip))
+
+
+GA = Method("ga", "Thudi et al. 2022; values of the Unlearn-Saliency code, batch 64 ours", GaSettings, run_ga)

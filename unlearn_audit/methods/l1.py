@@ -1,0 +1,38 @@
+"""An l1 penalty on the weights: its subgradient joins the gradient, so that momentum carries it (Jia et al. 2023)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from unlearn_audit.engine import Hooks, Parts, trainable
+from unlearn_audit.methods import Course, Problem, Settings, StepTransform
+
+__all__ = ["L1", "L1Settings"]
+
+
+class L1Settings(Settings):
+    """Settings of the penalty: 5e-4 is what comparisons use, the linear decay is the paper's."""
+
+    alpha: Annotated[float, Field(ge=0, le=1e30)] = Field(default=5e-4, description="weight of the sum of |weights|")
+    decay: Literal["linear", "none"] = Field(default="linear", description="to zero over the epochs, or none")
+    free_epochs: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs at the end without the penalty")
+
+
+def _make(problem: Problem, settings: L1Settings, course: Course) -> Hooks:
+    """Add alpha_t·sign(w) to the gradient of every trainable parameter, as the gradient of the penalty."""
+    parameters = list(trainable(problem.model).values())
+    epochs = course.epoch_of(max(course.steps - 1, 0)) + 1 - settings.free_epochs
+
+    def gradient(step: int, parts: Parts) -> None:
+        epoch = course.epoch_of(step)
+        if epoch >= epochs:
+            return
+        weight = settings.alpha * (1 - epoch / epochs if settings.decay == "linear" else 1)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.sign(), alpha=weight)
+
+    return Hooks(gradient=gradient)
+
+
+L1 = StepTransform("l1", "Jia et al. 2023", L1Settings, _make)

@@ -1,0 +1,54 @@
+"""NegGrad+: descent on retain and ascent on forget in one step (Kurmanji et al. 2023, section 4)."""
+
+from pydantic import Field
+
+from unlearn_audit.engine import Term, Terms
+from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods.composing import (
+    LoopSettings,
+    Share,
+    Step,
+    ascended,
+    mean_loss,
+    minibatches,
+    paired,
+    run_composition,
+)
+
+__all__ = ["NEGGRAD_PLUS", "NegGradPlusSettings", "run_neggrad_plus"]
+
+
+class NegGradPlusSettings(LoopSettings):
+    """Settings of NegGrad+: those of the SCRUB code (alpha .95, SGD .01, 10 epochs, no decay)."""
+
+    alpha: Share = Field(default=0.95, description="weight of the retain loss; the forget loss gets alpha - 1")
+    epochs: float | None = Field(default=10, gt=0, le=1e6, description="passes over the retain set")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
+    loss_clip: Step | None = Field(
+        default=None, description="clip an example's ascended loss at this; a deviation, recorded"
+    )
+
+
+def run_neggrad_plus(problem: Problem, settings: NegGradPlusSettings) -> Unlearned:
+    """Descend alpha·CE(retain batch) - (1 - alpha)·CE(forget batch), one retain batch a step.
+
+    The forget set is shuffled anew each time it is through, so that its batches do not repeat.
+    """
+    retain = minibatches(problem, "retain", settings) if settings.alpha > 0 else None
+    forget = minibatches(problem, "forget", settings) if settings.alpha < 1 else None
+
+    def terms(step: int) -> Terms:
+        found = {}
+        if retain:
+            found["retain"] = Term(mean_loss(problem, retain, step), settings.alpha)
+        if forget:
+            found["forget"] = Term(mean_loss(problem, forget, step, clip=settings.loss_clip), settings.alpha - 1)
+        return found
+
+    objective = paired(retain, forget, terms)
+    return run_composition(problem, objective, settings, task="NegGrad+", notes=ascended(settings.loss_clip))
+
+
+NEGGRAD_PLUS = Method(
+    "neggrad-plus", "Kurmanji et al. 2023; values of the SCRUB code", NegGradPlusSettings, run_neggrad_plus
+)

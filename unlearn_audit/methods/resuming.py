@@ -1,0 +1,164 @@
+"""Going on where a killed run stopped: a file beside the output with weights, optimiser state and the step."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unlearn_audit.errors import CheckpointError, UsageError
+from unlearn_audit.files import atomic_write, check_input
+
+__all__ = ["Kept", "StateFile", "state_path"]
+
+ENTRY, SCHEMA = "unlearn_audit_state", 1
+
+
+def state_path(out: Path) -> Path:
+    """Return where the state of a run that writes `out` is kept."""
+    return out.with_name(f"{out.name}.resume")
+
+
+class Kept(NamedTuple):
+    """A state between two steps, on the device: steps done, and tensors "weights/…", "optimizer/…", "memory/…"."""
+
+    done: int
+    tensors: dict[str, Tensor]
+
+
+class StateFile:
+    """The keeper of `apply`: the last good state in memory, and in a file every so many seconds.
+
+    Args:
+        path: the file.
+        identity: everything that the run's result depends on; a state of another run is refused.
+        resume: go on with the file where there is one.
+        every: seconds between two writes.
+        memory: what the method must remember; restored in place.
+        clock: tells seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        *,
+        resume: bool,
+        every: float,
+        memory: dict[str, Tensor],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path, self.identity, self.resume, self.every = path, json.loads(json.dumps(identity)), resume, every
+        self.memory, self.clock = memory, clock
+        self.last: Kept | None = None
+        self.resumed_at = 0
+        self._model: nn.Module | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._began = self._written = clock()
+        self._before = 0.0  # seconds that earlier runs took
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work so far, those before a kill up to the last write included."""
+        return self._before + self.clock() - self._began
+
+    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Restore the file's state where one is asked for and there, and return how many steps are done.
+
+        Raises:
+            UsageError: it belongs to another run.
+            CheckpointError: it cannot be read, or does not fit.
+        """
+        self._model, self._optimizer = model, optimizer
+        if self.resume and self.path.exists():
+            self.last = self._read()
+            self._restore(self.last)
+            self.resumed_at = self.last.done
+        return self.resumed_at
+
+    def keep(self, done: int) -> None:
+        """Remember the state after `done` steps, and write it when it is time."""
+        self.last = Kept(done, self._state())
+        if self.clock() - self._written >= self.every:
+            self.write()
+
+    def write(self) -> bool:
+        """Write the last state, whole or not at all; return whether there is one."""
+        if self.last is None:
+            return False
+        about = {"schema": SCHEMA, "identity": self.identity, "done": self.last.done, "seconds": self.seconds}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.last.tensors.items()}
+        entry = {ENTRY: json.dumps(about, sort_keys=True)}
+        atomic_write(self.path, lambda target: save_file(tensors, target, metadata=entry))
+        self._written = self.clock()
+        return True
+
+    def remove(self) -> None:
+        """Remove the file once the result is written."""
+        self.path.unlink(missing_ok=True)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the state dict of the last good state, {} before there is one."""
+        tensors = self.last.tensors if self.last else {}
+        return {name.removeprefix("weights/"): each for name, each in tensors.items() if name.startswith("weights/")}
+
+    def _state(self) -> dict[str, Tensor]:
+        found = {f"memory/{name}": tensor for name, tensor in self.memory.items()}
+        if self._model is not None:
+            found |= {f"weights/{name}": tensor.clone() for name, tensor in self._model.state_dict().items()}
+        if self._optimizer is not None:
+            for index, values in self._optimizer.state_dict()["state"].items():
+                found |= {
+                    f"optimizer/{index}/{key}": value.clone()
+                    for key, value in values.items()
+                    if isinstance(value, Tensor)
+                }
+        return found
+
+    def _read(self) -> Kept:
+        check_input(self.path, "state file", CheckpointError)
+        try:
+            with safe_open(self.path, framework="pt") as stream:
+                about = json.loads((stream.metadata() or {}).get(ENTRY, "null"))
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            if about["schema"] != SCHEMA:
+                raise self._unreadable(f"schema {about['schema']!r:.40}")
+            identity, done, seconds = dict(about["identity"]), int(about["done"]), float(about["seconds"])
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as problem:
+            raise self._unreadable(str(problem)) from problem
+        other = [key for key in {**self.identity, **identity} if self.identity.get(key) != identity.get(key)]
+        if other:
+            told = "; ".join(f"{key} {identity.get(key)!r:.60}, now {self.identity.get(key)!r:.60}" for key in other)
+            raise UsageError(
+                f"{self.path} is the state of another run ({told}); repeat that one's command to go on with it, or use "
+                "--force without --resume to begin anew"
+            )
+        self._before = seconds
+        return Kept(done, tensors)
+
+    def _restore(self, kept: Kept) -> None:
+        """Put a state into the model, the optimiser and the memory."""
+        if self._model is None or self._optimizer is None:
+            return
+        state: dict[int, dict[str, Tensor]] = {}
+        try:
+            for name, tensor in kept.tensors.items():
+                kind, _, rest = name.partition("/")
+                if kind == "optimizer":
+                    index, _, key = rest.partition("/")
+                    state.setdefault(int(index), {})[key] = tensor
+                elif kind == "memory":
+                    self.memory[rest] = tensor.to(next(self._model.parameters()).device)
+            groups = self._optimizer.state_dict()["param_groups"]
+            self._model.load_state_dict(self.weights())
+            self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        except (RuntimeError, ValueError, KeyError) as problem:
+            raise self._unreadable(str(problem).splitlines()[0]) from problem
+
+    def _unreadable(self, why: str) -> CheckpointError:
+        return CheckpointError(f"cannot go on with {self.path}: {why}; use --force without --resume to begin anew")

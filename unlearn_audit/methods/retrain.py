@@ -1,0 +1,64 @@
+"""Retraining from scratch on the retain set with the original's recipe and a seed of its own: the reference itself."""
+
+from dataclasses import fields, replace
+from typing import Annotated
+
+from pydantic import Field
+
+from unlearn_audit.errors import ConfigError, UsageError
+from unlearn_audit.methods import Method, Problem, Settings, Unlearned
+from unlearn_audit.recipes import Recipe, pick_recipe, train
+
+__all__ = ["RETRAIN", "RetrainSettings", "run_retrain"]
+
+
+class RetrainSettings(Settings):
+    """Settings of retraining: none is needed where the checkpoint says how it was trained."""
+
+    recipe: str | None = Field(default=None, description="a named recipe, instead of the checkpoint's own")
+    epochs: Annotated[int, Field(gt=0)] | None = Field(default=None, description="passes, instead of the recipe's")
+
+
+def run_retrain(problem: Problem, settings: RetrainSettings) -> Unlearned:
+    """Train a new network without the forget set, as the original was trained; nothing of the checkpoint is used."""
+    recipe, notes = _recipe(problem, settings)
+    splits = problem.splits
+    if not len(splits.retain):
+        raise UsageError("the retain set is empty; there is nothing to train on")
+    model = train(
+        problem.spec,
+        splits.dataset,
+        splits.retain,
+        recipe,
+        seed=problem.seed,
+        compute=problem.compute,
+        allow_code=True,  # the checkpoint's own network was built from this spec, so whoever asked has allowed it
+        keeper=problem.keeper,
+        progress=problem.progress,
+        task="retraining",
+    )
+    problem.model.load_state_dict(model.state_dict())
+    steps = recipe.epochs * -(-len(splits.retain) // recipe.batch_size)
+    return Unlearned(steps, recipe.epochs * len(splits.retain), notes=notes)
+
+
+def _recipe(problem: Problem, settings: RetrainSettings) -> tuple[Recipe, tuple[str, ...]]:
+    """Return the recipe, and what is to be said when it is not the original's."""
+    known = problem.recipe
+    if settings.recipe is None and known:
+        names = [field.name for field in fields(Recipe)]
+        if set(known) != set(names):
+            raise ConfigError("settings of retrain", ["recipe: the checkpoint's is of another kind; name one"])
+        own = Recipe(**{name: known[name] for name in names})
+        return (
+            (replace(own, epochs=settings.epochs), ("not the original's number of epochs",))
+            if (settings.epochs and settings.epochs != own.epochs)
+            else (own, ())
+        )
+    chosen = pick_recipe(settings.recipe, problem.spec, epochs=settings.epochs)
+    return chosen, (f"recipe {chosen.name}, while the original's is {known.get('name', 'not known')}",)
+
+
+RETRAIN = Method(
+    "retrain", "the definition of unlearning", RetrainSettings, run_retrain, composes=False, role="retrained"
+)
