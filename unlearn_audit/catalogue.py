@@ -68,8 +68,11 @@ METHODS: Mapping[str, Entry] = {
 
 # What edits the gradient or the weights in each step, whatever the objective: `--with NAME`.
 TRANSFORMS: Mapping[str, Entry] = {
-    "reinit": Entry("unlearn_audit.methods.reinit:REINIT", "mix the weights with draws of an initialisation"),
-    "mask": Entry("unlearn_audit.methods.mask:MASK", "only the most salient weights (or random ones) move"),
+    "ascent": Entry("unlearn_audit.methods.ascent:ASCENT", "ascend the forget set's loss, too (IEU's GA)"),
+    "reinit": Entry(
+        "unlearn_audit.methods.reinit:REINIT", "mix the weights with draws of an initialisation (IEU's Noisy)"
+    ),
+    "mask": Entry("unlearn_audit.methods.mask:MASK", "only the most salient weights, or random ones, move"),
     "l1": Entry("unlearn_audit.methods.l1:L1", "an l1 penalty that fades"),
 }
 

@@ -35,20 +35,24 @@ class Hooks:
     """What may be done in each step besides descending, in the order in which it happens; all get the step.
 
     Attributes:
+        terms: more terms of the objective, under names of their own.
         gradient: edits `.grad` of the parameters, seeing the gradient of each term if `parts` says so, else {}.
         mix: edits weights with the gradient already taken, as decoupled weight decay does.
         hold: looks at the weights as the optimiser will find them.
         after: edits weights after the optimiser's step.
         parts: whether `gradient` needs the terms' gradients apart, one backward pass for each term.
         gradient_evaluations: gradients of single examples that were taken to prepare.
+        gradients: steps -> those that `terms` takes in the first so many steps.
     """
 
+    terms: Callable[[int], Terms] | None = None
     gradient: Callable[[int, Parts], None] | None = None
     mix: StepHook | None = None
     hold: StepHook | None = None
     after: StepHook | None = None
     parts: bool = False
     gradient_evaluations: int = 0
+    gradients: Callable[[int], int] | None = None
 
 
 class Keeper(Protocol):
@@ -101,34 +105,36 @@ def descend(
     """
     model.train()
     parameters = list(trainable(model).values())
+    watched = [*parameters, *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
     rates = [group["lr"] for group in optimizer.param_groups]
+    sources = [terms, *(hook.terms for hook in hooks if hook.terms)]
     first = keeper.start(model, optimizer) if keeper else 0
     seen: list[dict[str, Tensor]] = []
     for step in range(first, steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (schedule(step) if schedule else 1.0)
         optimizer.zero_grad(set_to_none=True)
-        found = _evaluated(terms, step, task)
+        found = _evaluated(sources, step, task)
         parts = _backward(found, parameters, apart=any(hook.parts for hook in hooks))
         _step(optimizer, hooks, step, parts)
         seen.append({name: term.loss.detach() for name, term in found.items()})
         if (step + 1) % CHECK_EVERY == 0 or step == steps - 1:
-            means = _look(seen, step, parameters, task)
+            means = _look(seen, step, watched, task)
             progress(task, step + 1, steps, ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
             seen.clear()
-            if keeper:
-                keeper.keep(step + 1)
             why = stop(means) if stop else None
             if why:
                 progress(task, steps, steps, why)
                 return Descent(step + 1, why)
+            if keeper:  # not before the stop is asked: who goes on from here would pass it by
+                keeper.keep(step + 1)
     return Descent(steps, None)
 
 
-def _evaluated(terms: Callable[[int], Terms], step: int, task: str) -> Terms:
+def _evaluated(sources: Sequence[Callable[[int], Terms]], step: int, task: str) -> Terms:
     """Evaluate the terms of a step; a batch that a model refuses is no crash of ours."""
     try:
-        return terms(step)
+        return {name: term for source in sources for name, term in source(step).items()}
     except ValueError as problem:
         raise MeasurementError(
             f"{task} stopped at step {step}: the model cannot take this batch: {problem}"
@@ -165,16 +171,14 @@ def _step(optimizer: torch.optim.Optimizer, hooks: Sequence[Hooks], step: int, p
                 hook.after(step)
 
 
-def _look(
-    seen: Sequence[Mapping[str, Tensor]], step: int, parameters: Sequence[nn.Parameter], task: str
-) -> dict[str, float]:
-    """Return the mean of each term's losses since the last look; stop where one, or a weight, is not finite."""
+def _look(seen: Sequence[Mapping[str, Tensor]], step: int, weights: Sequence[Tensor], task: str) -> dict[str, float]:
+    """Return the mean of each term's losses since the last look; stop where one, a weight or a buffer is not finite."""
     values = [dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True)) for losses in seen]
     for index, losses in enumerate(values):
         if not all(math.isfinite(value) for value in losses.values()):
             at, note = step + 1 - len(values) + index, ", ".join(f"{name} {x:.3f}" for name, x in losses.items())
             raise MeasurementError(f"{task} diverged at step {at}: {note}; use a smaller step size")
-    if parameters and not bool(torch.stack([torch.isfinite(parameter).all() for parameter in parameters]).all()):
+    if weights and not bool(torch.stack([torch.isfinite(each).all() for each in weights]).all()):
         raise MeasurementError(f"{task} diverged at step {step}: the weights are not finite; use a smaller step size")
     return {
         name: math.fsum(losses[name] for losses in values if name in losses) / sum(name in losses for losses in values)

@@ -98,12 +98,14 @@ class Unlearned:
         gradient_evaluations: gradients of single examples taken.
         stopped: why it stopped before its budget was spent.
         notes: what the reader should know, in words: above all what was done otherwise than the source says.
+        recipe: how the model was trained, where it was trained anew; else that of the original holds.
     """
 
     steps: int
     gradient_evaluations: int
     stopped: str | None = None
     notes: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -128,13 +128,16 @@ def apply_method(
         memory=problem.memory,
         clock=clock or time.monotonic,
     )
-    done = _run(method, replace(problem, keeper=keeper), settings, keeper, metadata, out)
+    if not resume:
+        keeper.remove()  # asked for with --force, else there is none
+    done = _run(method, replace(problem, keeper=keeper), settings, keeper, metadata, out, force=force)
     seconds = keeper.seconds
     metadata = metadata.model_copy(
         update={
             "steps": done.steps,
             "gradient_evaluations": done.gradient_evaluations,
             "wall_seconds": round(seconds, 3) if clock else None,
+            "recipe": metadata.recipe if done.recipe is None else done.recipe,
             "notes": _notes(done),
         }
     )
@@ -144,7 +147,14 @@ def apply_method(
 
 
 def _run(
-    method: Method, problem: Problem, settings: Settings, keeper: StateFile, metadata: Metadata, out: Path
+    method: Method,
+    problem: Problem,
+    settings: Settings,
+    keeper: StateFile,
+    metadata: Metadata,
+    out: Path,
+    *,
+    force: bool,
 ) -> Unlearned:
     """Run the method; whatever ends it early, what it had reached is not lost."""
     try:
@@ -155,7 +165,7 @@ def _run(
                 f"{method.name} diverged: {next(iter(broken))} is not finite; use a smaller step size"
             )
     except MeasurementError as problem_:
-        kept = _keep_last_good(keeper, metadata, str(problem_), out)
+        kept = _keep_last_good(keeper, metadata, str(problem_), out, force=force)
         raise type(problem_)(f"{problem_}{kept}") from problem_
     except KeyboardInterrupt:
         keeper.write()
@@ -163,28 +173,29 @@ def _run(
     return done
 
 
-def _keep_last_good(keeper: StateFile, metadata: Metadata, why: str, out: Path) -> str:
-    """Write the last good weights as a checkpoint and return what the message says of it."""
+def _keep_last_good(keeper: StateFile, metadata: Metadata, why: str, out: Path, *, force: bool) -> str:
+    """Write the last good weights as a checkpoint and return what the message says of it.
+
+    The state is of no more use then: whoever goes on with it comes to the same end.
+    """
     if keeper.last is None:
         return ""
     path = out.with_name(f"{out.stem}.step-{keeper.last.done}{out.suffix}")
     notes = (f"stopped early: {why}",)
     told = metadata.model_copy(update={"steps": keeper.last.done, "notes": notes})
     try:
-        write_checkpoint(path, keeper.weights(), told, force=False)
+        write_checkpoint(path, keeper.weights(), told, force=force)
     except AuditError as problem:
         return f"; the weights of step {keeper.last.done} could not be kept: {problem}"
+    keeper.remove()
     return f"; the weights after {keeper.last.done} steps are kept in {path}"
 
 
 def _check_state(out: Path, *, force: bool, resume: bool) -> None:
     """Leave no doubt about the state of a killed run: it is gone on with, or forgotten on request."""
-    path = state_path(out)
-    if not path.exists() or resume:
-        return
-    if not force:
+    path = check_output(state_path(out), force=True)
+    if path.exists() and not resume and not force:
         raise UsageError(f"{path} holds the state of a killed run; add --resume to go on, or --force to begin anew")
-    path.unlink()
 
 
 def _settle(request: Resolved, parent: Checkpoint, compute: Compute) -> tuple[Candidate, Splits, tuple[str, ...]]:

@@ -78,6 +78,14 @@ class LoopSettings(Settings):
             raise ValueError("steps and epochs are two ways to say one thing; give one of them")
         return {**values, **dict.fromkeys(name for name in BUDGET if name not in given)} if given else values
 
+    @model_validator(mode="after")
+    def _stop_within_reach(self) -> "LoopSettings":
+        """Refuse a stop at a loss that a clipped one never reaches."""
+        clip = getattr(self, "loss_clip", None)
+        if clip is not None and self.stop_forget_loss is not None and self.stop_forget_loss > clip:
+            raise ValueError("stop_forget_loss is above loss_clip, so that it would never be reached")
+        return self
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -142,8 +150,9 @@ def run_composition(
         progress=problem.progress,
         task=task,
     )
-    gradients = objective.gradients(descent.steps) + sum(hook.gradient_evaluations for hook in hooks)
-    return Unlearned(descent.steps, gradients, descent.stopped, tuple(notes))
+    steps = descent.steps
+    taken = [hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks]
+    return Unlearned(steps, objective.gradients(steps) + sum(taken), descent.stopped, tuple(notes))
 
 
 def _budget(settings: LoopSettings, objective: Objective) -> int:
@@ -327,7 +336,8 @@ class Turns:
         """Return the gradients of single examples in the first so many steps."""
         turn = self.at(steps)
         passes = turn.epoch + (not turn.on_forget)
-        on_forget = turn.batch if turn.on_forget else self.forget.per_epoch * min(passes, self.until or passes)
+        made = passes if self.until is None else min(passes, self.until)
+        on_forget = turn.batch if turn.on_forget else self.forget.per_epoch * made
         return self.forget.taken(on_forget) + self.retain.taken(steps - on_forget)
 
     def objective(self, on_forget: Callable[[int], Terms], on_retain: Callable[[int], Terms]) -> Objective:

@@ -76,9 +76,9 @@ class StateFile:
         """
         self._model, self._optimizer = model, optimizer
         if self.resume and self.path.exists():
-            self.last = self._read()
-            self._restore(self.last)
-            self.resumed_at = self.last.done
+            kept = self._read()
+            self._restore(kept)
+            self.last, self.resumed_at = kept, kept.done
         return self.resumed_at
 
     def keep(self, done: int) -> None:
@@ -104,8 +104,7 @@ class StateFile:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the state dict of the last good state, {} before there is one."""
-        tensors = self.last.tensors if self.last else {}
-        return {name.removeprefix("weights/"): each for name, each in tensors.items() if name.startswith("weights/")}
+        return _weights(self.last) if self.last else {}
 
     def _state(self) -> dict[str, Tensor]:
         found = {f"memory/{name}": tensor for name, tensor in self.memory.items()}
@@ -131,9 +130,10 @@ class StateFile:
             identity, done, seconds = dict(about["identity"]), int(about["done"]), float(about["seconds"])
         except (SafetensorError, OSError, ValueError, TypeError, KeyError) as problem:
             raise self._unreadable(str(problem)) from problem
-        other = [key for key in {**self.identity, **identity} if self.identity.get(key) != identity.get(key)]
+        was, now = _flat(identity), _flat(self.identity)
+        other = [key for key in {**now, **was} if now.get(key) != was.get(key)]
         if other:
-            told = "; ".join(f"{key} {identity.get(key)!r:.60}, now {self.identity.get(key)!r:.60}" for key in other)
+            told = "; ".join(f"{key} {was.get(key)!r:.60}, now {now.get(key)!r:.60}" for key in other)
             raise UsageError(
                 f"{self.path} is the state of another run ({told}); repeat that one's command to go on with it, or use "
                 "--force without --resume to begin anew"
@@ -155,10 +155,31 @@ class StateFile:
                 elif kind == "memory":
                     self.memory[rest] = tensor.to(next(self._model.parameters()).device)
             groups = self._optimizer.state_dict()["param_groups"]
-            self._model.load_state_dict(self.weights())
+            self._model.load_state_dict(_weights(kept))
+            self._check_shapes(state)
             self._optimizer.load_state_dict({"state": state, "param_groups": groups})
         except (RuntimeError, ValueError, KeyError) as problem:
             raise self._unreadable(str(problem).splitlines()[0]) from problem
 
+    def _check_shapes(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Refuse an optimiser's state that is not of its parameters; torch would find out in the midst of a step."""
+        groups = self._optimizer.param_groups if self._optimizer else []
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        for index, values in state.items():
+            for key, value in values.items():
+                if value.dim() and (index >= len(parameters) or value.shape != parameters[index].shape):
+                    raise ValueError(f"optimizer/{index}/{key} has the shape {tuple(value.shape)} of no such parameter")
+
     def _unreadable(self, why: str) -> CheckpointError:
         return CheckpointError(f"cannot go on with {self.path}: {why}; use --force without --resume to begin anew")
+
+
+def _weights(kept: Kept) -> dict[str, Tensor]:
+    """Return the state dict that a state holds."""
+    return {name.removeprefix("weights/"): each for name, each in kept.tensors.items() if name.startswith("weights/")}
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity with each setting under a key of its own, so that the one that differs can be named."""
+    parts = {key: value if isinstance(value, Mapping) else {"": value} for key, value in identity.items()}
+    return {f"{key} {inner}".rstrip(): value for key, inside in parts.items() for inner, value in inside.items()}

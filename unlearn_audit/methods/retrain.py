@@ -39,7 +39,7 @@ def run_retrain(problem: Problem, settings: RetrainSettings) -> Unlearned:
     )
     problem.model.load_state_dict(model.state_dict())
     steps = recipe.epochs * -(-len(splits.retain) // recipe.batch_size)
-    return Unlearned(steps, recipe.epochs * len(splits.retain), notes=notes)
+    return Unlearned(steps, recipe.epochs * len(splits.retain), notes=notes, recipe=recipe.settings())
 
 
 def _recipe(problem: Problem, settings: RetrainSettings) -> tuple[Recipe, tuple[str, ...]]:

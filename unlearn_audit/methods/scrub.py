@@ -43,9 +43,9 @@ class ScrubSettings(LoopSettings):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser, on every parameter")
     schedule: str = Field(
-        default="milestones:2,4,8",
+        default="milestones:3,5,9",
         pattern=r"^(constant|linear|cosine|milestones:\d+(,\d+)*)$",
-        description="of the learning rate; the published one has x 0.1 in epochs 3, 5, 9",
+        description="of the learning rate; the published one has x 0.1 after epochs 3, 5, 9",
     )
     rewind: bool = Field(
         default=False, description="SCRUB+R: take the epoch whose forget error is nearest to the twin's"

@@ -1,0 +1,35 @@
+"""Ascent on the forget set as a part that joins any objective: IEU's "GA" (Tran & Woo 2026, Algorithm 1)."""
+
+from dataclasses import replace
+
+from pydantic import Field
+
+from unlearn_audit.engine import Hooks, Term, Terms
+from unlearn_audit.methods import Course, Problem, Settings, StepTransform
+from unlearn_audit.methods.composing import LoopSettings, Share, Size, Step, mean_loss, minibatches
+
+__all__ = ["ASCENT", "AscentSettings"]
+
+
+class AscentSettings(Settings):
+    """Settings of the ascent; the paper's values are not public, these are ours."""
+
+    c: Share = Field(default=0.1, description="weight of the forget set's mean loss; 0 leaves it out")
+    batch_size: Size = Field(default=64, description="forget examples in one step")
+    loss_clip: Step | None = Field(default=None, description="clip an example's loss at this")
+
+
+def _make(problem: Problem, settings: AscentSettings, course: Course) -> Hooks:
+    """Add -c·(mean loss of a forget batch) to the objective of each step."""
+    if settings.c == 0:
+        return Hooks()
+    forget = minibatches(problem, "forget", LoopSettings(steps=0, batch_size=settings.batch_size))
+    forget = replace(forget, name="ascent")  # a stream of its own, whatever the method does with the forget set
+
+    def terms(step: int) -> Terms:
+        return {"forget ascended": Term(mean_loss(problem, forget, step, clip=settings.loss_clip), -settings.c)}
+
+    return Hooks(terms=terms, gradients=forget.taken)
+
+
+ASCENT = StepTransform("ascent", "Tran & Woo 2026, Algorithm 1", AscentSettings, _make)
