@@ -14,7 +14,7 @@ import pytest
 from unlearn_audit.report import AuditReport, Data, Interval, Measurement, SetSummary, Subject, Tool
 
 if TYPE_CHECKING:
-    from unlearn_audit.data import Examples
+    from unlearn_audit.data import Examples, Splits
 
 
 # Typer draws for a terminal wherever it finds itself on certain build machines; here it never is one.
@@ -183,6 +183,14 @@ def noise() -> Callable[..., "Examples"]:
         return Examples(images, labels, labels.clone())
 
     return make
+
+
+@pytest.fixture(scope="session")
+def splits(noise: Callable[..., "Examples"]) -> "Splits":
+    """A hundred training examples of random images, ten of them to be forgotten."""
+    from small_problems import make_small_splits
+
+    return make_small_splits(noise)
 
 
 @pytest.fixture(scope="session")

@@ -11,68 +11,44 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from small_problems import (
+    Plain,
+    batches_of,
+    cross_entropy,
+    difference,
+    make_net,
+    make_problem,
+    parameters_of,
+    same,
+    slopes,
+    watch_inputs,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearn_audit import catalogue
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.config import Layer, resolve
-from unlearn_audit.data import Dataset, Examples, Splits, Transform, make_splits
-from unlearn_audit.engine import Batches, Compute, Term, derive_seed
+from unlearn_audit.data import Examples, Splits, Transform
+from unlearn_audit.engine import Term, derive_seed
 from unlearn_audit.errors import ConfigError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import sha256_of_file
-from unlearn_audit.methods import Problem, Unlearned
+from unlearn_audit.methods import Unlearned
 from unlearn_audit.methods.applying import apply_method, parse_settings
 from unlearn_audit.methods.composing import LoopSettings, Objective, run_composition
+from unlearn_audit.methods.ft import FtSettings, FtWdSettings, run_ft, run_ft_wd
 from unlearn_audit.methods.ieu import IEU, IeuSettings, run_ieu
+from unlearn_audit.methods.neggrad_plus import NegGradPlusSettings, run_neggrad_plus
 from unlearn_audit.methods.reinit import REINIT, Reinit, ReinitSettings
-from unlearn_audit.models.small import small_cnn
-
-Noise = Callable[..., Examples]
-HALF = Transform((0.5,), (0.25,))
-CPU = Compute(torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def splits(noise: Noise) -> Splits:
-    """A hundred training examples, ten of them to be forgotten."""
-    dataset = Dataset("noise", noise(100), noise(60, seed=1), 4, (0.5,), (0.25,), "0" * 64)
-    return make_splits(dataset, "range:0-9")
-
-
-def make_net(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return CPU.place(small_cnn(classes=4, channels=1))
-
-
-class Plain(nn.Module):
-    """A network without BatchNorm, in double precision."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 4)).double()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images.double())  # type: ignore[no-any-return]
-
-
-def problem_of(model: nn.Module, splits: Splits, seed: int = 0) -> Problem:
-    return Problem(model, HALF, splits, CPU, seed)
 
 
 def unlearn(model: nn.Module, splits: Splits, seed: int = 0, **settings: Any) -> Unlearned:
     values = {"alpha": 1.0, "c": 0.0, "step_size": 0.05, "steps": 6, "batch_size": 16} | settings
-    return run_ieu(problem_of(model, splits, seed), IeuSettings(**values))
+    return run_ieu(make_problem(model, splits, seed), IeuSettings(**values))
 
 
 def reinit(model: nn.Module, *, seed: int, **settings: Any) -> Reinit:
     return Reinit(model, ReinitSettings(**settings), seed=seed)
-
-
-def batches_of(splits: Splits, which: Literal["retain", "forget"], seed: int = 0, size: int = 16) -> Batches:
-    examples = splits.forget_examples if which == "forget" else splits.retain_examples
-    return Batches(examples, HALF, size, seed, which, CPU)
 
 
 # ----- IEU against Algorithm 1
@@ -103,17 +79,14 @@ def test_steps_are_those_of_algorithm_1(
 ) -> None:
     model, eta = Plain(), 0.1
     noise = reinit(model, alpha=alpha, seed=7, scale=scale)
-    theta = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    theta = parameters_of(model)
     retain, forget = batches_of(splits, "retain", 7), batches_of(splits, "forget", 7)
 
-    def slopes(batches: Batches, step: int) -> dict[str, Tensor]:
-        images, labels = batches.at(step)
-        named = {name: tensor.clone().requires_grad_() for name, tensor in theta.items()}
-        loss = functional.cross_entropy(torch.func.functional_call(model, named, (images,)), labels)
-        return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+    def slope(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        return slopes(lambda weights: cross_entropy(model, weights, batch), theta)
 
     for step in range(4):
-        g_r, g_f = slopes(retain, step), slopes(forget, step)
+        g_r, g_f = slope(retain.at(step)), slope(forget.at(step))
         draws = iter(noise.draw(step))
         for name in theta:
             mixed = alpha * theta[name] + (1 - alpha) * next(draws) if theta[name].dim() > 1 else theta[name]
@@ -200,6 +173,53 @@ def test_each_step_draws_afresh_and_depends_on_seed_and_step_alone() -> None:
         assert abs(correlation.item()) < 4 / first.numel() ** 0.5
 
 
+def test_with_one_fixed_draw_the_process_comes_to_that_draw() -> None:
+    alpha, model = 0.9, Coordinates(0.3)
+    process = reinit(model, alpha=alpha, seed=2, draw="fixed")
+    draw = process.draw(0)[0].double()
+    with torch.no_grad():
+        for n in range(1, 401):
+            process(n - 1)
+            if n in {1, 5, 50, 400}:
+                expected = alpha**n * 0.3 + (1 - alpha**n) * draw
+                assert (model.weight.double() - expected).abs().max() < 1e-6
+    assert (model.weight.double() - draw).abs().max() < 1e-6
+    assert draw.std().item() == pytest.approx((2 / 1000) ** 0.5, rel=0.02)
+
+
+def test_a_draw_of_an_epoch_holds_for_the_epoch(splits: Splits) -> None:
+    draws = {steps: mixed_alone(splits, steps, draw="per_epoch") for steps in (1, 6, 7, 12, 13)}
+    assert torch.equal(draws[1], draws[6])  # ninety retain examples in batches of sixteen: six steps an epoch
+    assert torch.equal(draws[7], draws[12])
+    assert not torch.equal(draws[6], draws[7])
+    assert not torch.equal(draws[12], draws[13])
+    assert torch.equal(mixed_alone(splits, 1, draw="fixed"), mixed_alone(splits, 13, draw="fixed"))
+    assert not torch.equal(mixed_alone(splits, 1, draw="fresh"), mixed_alone(splits, 2, draw="fresh"))
+
+
+def mixed_alone(splits: Splits, steps: int, **settings: Any) -> Tensor:
+    """Return the weights of a layer after steps of next to no length and no memory: the last draw."""
+    model = make_net()
+    unlearn(model, splits, alpha=0.0, step_size=1e-300, steps=steps, **settings)
+    return dict(model.named_parameters())["conv2.weight"].detach()
+
+
+def test_one_dimensional_tensors_are_mixed_on_request_and_buffers_never(splits: Splits) -> None:
+    model = make_net()
+    before, draws = dict(make_net().named_buffers()), reinit(model, alpha=0.0, seed=0, include_1d=True).draw(0)
+    unlearn(model, splits, alpha=0.0, step_size=1e-300, steps=1, include_1d=True)
+    assert len(draws) == len(list(model.parameters())) == 11
+    for parameter, draw in zip(model.parameters(), draws, strict=True):
+        assert torch.equal(parameter.detach(), draw)
+    scale = dict(model.named_parameters())["bn3.weight"]
+    assert scale.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.4)
+    plain = make_net()
+    unlearn(plain, splits, alpha=1.0, step_size=1e-300, steps=1)
+    for (name, one), two in zip(model.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(one, two), name
+        assert not torch.equal(one, before[name]), name
+
+
 def test_tensors_of_one_step_are_drawn_apart() -> None:
     model = nn.Sequential(nn.Linear(50, 50), nn.Linear(50, 50))
     first, second = reinit(model, alpha=0.9, seed=0).draw(0)
@@ -240,7 +260,7 @@ def test_a_part_that_is_off_is_not_run(splits: Splits, c: float, passes: int) ->
     assert done.gradient_evaluations == 90 + (60 if c else 0)
 
 
-def test_without_ascent_the_forget_set_makes_no_difference(splits: Splits, noise: Noise) -> None:
+def test_without_ascent_the_forget_set_makes_no_difference(splits: Splits, noise: Callable[..., Examples]) -> None:
     models = []
     for seed in (0, 8):
         other = noise(100, seed=seed)
@@ -261,11 +281,169 @@ def test_the_checkpoints_own_transform_is_used(splits: Splits) -> None:
     model, inputs = make_net(), []
     model.register_forward_pre_hook(lambda module, given: inputs.append(given[0].clone()))
     run_ieu(
-        replace(problem_of(model, splits), transform=Transform((0.0,), (2.0,))),
+        replace(make_problem(model, splits), transform=Transform((0.0,), (2.0,))),
         IeuSettings(alpha=1.0, c=0.0, steps=1, batch_size=200),
     )
     wanted = splits.retain_examples.images.float() / 255 / 2
     assert inputs[0].sum().item() == pytest.approx(wanted.sum().item(), rel=1e-5)
+
+
+# ----- forms of IEU
+
+
+def test_with_full_batches_a_step_takes_both_sets_whole(splits: Splits) -> None:
+    model, eta, c = Plain(), 0.1, 0.3
+    theta = parameters_of(model)
+
+    def objective(weights: dict[str, Tensor]) -> Tensor:
+        sets = [(batches_of(splits, which, size=200).at(0)) for which in ("retain", "forget")]
+        return cross_entropy(model, weights, sets[0]) - c * cross_entropy(model, weights, sets[1])
+
+    for _ in range(3):
+        slope = slopes(objective, theta)
+        theta = {name: theta[name] - eta * slope[name] for name in theta}
+    done = unlearn(model, splits, batch_size="full", step_size=eta, c=c, steps=3)
+    assert difference(theta, parameters_of(model)) < 1e-12
+    assert done == Unlearned(3, 3 * 100)
+
+
+def test_retain_free_ascends_the_forget_set_alone(splits: Splits) -> None:
+    model, eta, c = Plain(), 0.1, 0.5
+    theta, seen = parameters_of(model), watch_inputs(model)
+    forget = batches_of(splits, "forget", size=4)
+    for step in range(5):
+        slope = slopes(lambda weights, step=step: cross_entropy(model, weights, forget.at(step)), theta)
+        theta = {name: theta[name] + eta * c * slope[name] for name in theta}
+    seen.clear()
+    done = unlearn(model, splits, retain_free=True, c=c, step_size=eta, steps=5, batch_size=4)
+    assert difference(theta, parameters_of(model)) < 1e-12
+    assert [len(batch) for batch in seen] == [4, 4, 2, 4, 4]
+    assert done == Unlearned(5, 18)
+
+
+def test_an_epoch_without_retain_set_is_a_pass_over_the_forget_set(splits: Splits) -> None:
+    assert unlearn(Plain(), splits, retain_free=True, c=0.1, steps=None, epochs=2, batch_size=4) == Unlearned(6, 20)
+
+
+def test_a_clipped_loss_has_no_gradient_above_and_the_whole_one_below(splits: Splits) -> None:
+    examples, eta = batches_of(splits, "forget", size=200).at(0), 0.1
+    with torch.no_grad():
+        each = functional.cross_entropy(Plain()(examples[0]), examples[1], reduction="none").sort().values
+    clip = (each[4].item() + each[5].item()) / 2  # half of them are above
+    model = Plain()
+
+    def below(weights: dict[str, Tensor]) -> Tensor:
+        logits = torch.func.functional_call(model, weights, (examples[0],))
+        each = functional.cross_entropy(logits, examples[1], reduction="none")
+        return each[each < clip].sum() / len(each)
+
+    theta = parameters_of(model)
+    slope = slopes(below, theta)
+    settings = {"retain_free": True, "c": 1.0, "step_size": eta, "steps": 1, "batch_size": "full"}
+    done = unlearn(model, splits, loss_clip=clip, **settings)
+    assert difference({name: theta[name] + eta * slope[name] for name in theta}, parameters_of(model)) < 1e-12
+    assert done.notes == (f"the ascended loss of an example is clipped at {clip:g} nats",)
+    still = Plain()
+    unlearn(still, splits, loss_clip=each[0].item() / 2, **settings)
+    assert same(still, theta)
+
+
+def test_without_a_clip_nothing_is_noted(splits: Splits) -> None:
+    assert unlearn(Plain(), splits, c=1.0).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"retain_free": True, "c": 0}, "together: with retain_free and c = 0 no gradient is left"),
+        ({"loss_clip": 0}, "loss_clip: "),
+        ({"loss_clip": 1, "stop_forget_loss": 1.5}, "together: stop_forget_loss is above loss_clip"),
+    ],
+)
+def test_forms_that_make_no_sense_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=f"^settings of ieu: {says}"):
+        parse_settings(IEU, settings)
+
+
+# ----- IEU and its relatives
+
+
+def loops() -> list[dict[str, Any]]:
+    return [
+        {"momentum": 0.0, "weight_decay": 0.0},
+        {"momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"},
+        {"optimizer": "adam", "step_size": 1e-3, "schedule": "milestones:1", "augment": "yes"},
+        {"batch_size": "full", "steps": None, "epochs": 2.5},
+    ]
+
+
+@pytest.mark.parametrize("loop", loops())
+def test_ieu_without_noise_and_ascent_is_ft_bit_for_bit(splits: Splits, loop: dict[str, Any]) -> None:
+    ieu, ft = make_net(), make_net()
+    values = {"step_size": 0.05, "steps": 9, "batch_size": 16, "momentum": 0.0, "weight_decay": 0.0} | loop
+    one = run_ieu(make_problem(ieu, splits), IeuSettings(alpha=1.0, c=0.0, **values))
+    two = run_ft(make_problem(ft, splits), FtSettings(**values))
+    assert same(ieu, ft)
+    assert not same(ft, make_net())
+    assert one == two
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_without_draws_the_mixing_is_decoupled_weight_decay_bit_for_bit(splits: Splits, momentum: float) -> None:
+    alpha, eta = 0.97, 0.05
+    ours, theirs, ft_wd = make_net(), make_net(), make_net()
+    settings = {"alpha": alpha, "step_size": eta, "steps": 8, "batch_size": 16, "momentum": momentum}
+    unlearn(ours, splits, scale="none", **settings)
+    run_ft_wd(make_problem(ft_wd, splits), FtWdSettings(**settings))
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=eta, momentum=momentum)
+    retain = batches_of(splits, "retain")
+    for step in range(8):
+        images, labels = retain.at(step)
+        optimizer.zero_grad()
+        torch.autograd.backward(functional.cross_entropy(theirs(images), labels, reduction="none").mean())
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                if parameter.dim() >= 2:
+                    parameter.mul_(alpha)
+        optimizer.step()
+    assert same(ours, theirs)
+    assert same(ft_wd, theirs)
+
+
+def test_ft_wd_is_sgd_with_weight_decay_of_one_minus_alpha_over_eta(splits: Splits) -> None:
+    alpha, eta = 0.98, 0.05
+    ours, theirs = Plain(), Plain()
+    run_ft_wd(make_problem(ours, splits), FtWdSettings(alpha=alpha, step_size=eta, steps=12, batch_size=16))
+    matrices = [parameter for parameter in theirs.parameters() if parameter.dim() >= 2]
+    vectors = [parameter for parameter in theirs.parameters() if parameter.dim() < 2]
+    optimizer = torch.optim.SGD([{"params": matrices, "weight_decay": (1 - alpha) / eta}, {"params": vectors}], lr=eta)
+    retain = batches_of(splits, "retain")
+    for step in range(12):
+        images, labels = retain.at(step)
+        optimizer.zero_grad()
+        torch.autograd.backward(functional.cross_entropy(theirs(images), labels))
+        optimizer.step()
+    assert difference(ours, theirs) < 1e-13
+    plain = Plain()
+    run_ft_wd(make_problem(plain, splits), FtWdSettings(alpha=1.0, step_size=eta, steps=12, batch_size=16))
+    assert difference(ours, plain) > 1e-3
+
+
+def test_ft_wd_of_the_defaults_differs_from_ieu_by_noise_and_ascent_alone() -> None:
+    ieu, ft_wd = IeuSettings(), FtWdSettings()
+    shared = set(IeuSettings.model_fields) & set(FtWdSettings.model_fields)
+    assert {name for name in shared if getattr(ieu, name) != getattr(ft_wd, name)} == set()
+    assert "alpha" in shared
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.8, 1.0])
+def test_ieu_without_noise_is_neggrad_plus_up_to_the_step_size(splits: Splits, weight: float) -> None:
+    ieu, neggrad, eta = Plain(), Plain(), 0.1
+    unlearn(ieu, splits, seed=3, c=(1 - weight) / weight, step_size=eta, steps=9)
+    settings = NegGradPlusSettings(alpha=weight, step_size=eta / weight, steps=9, batch_size=16, momentum=0)
+    run_neggrad_plus(make_problem(neggrad, splits, 3), settings)
+    assert difference(ieu, neggrad) < 1e-13
+    assert difference(ieu, Plain()) > 1e-3
 
 
 # ----- settings
@@ -307,7 +485,7 @@ def test_every_problem_of_the_settings_is_told_at_once() -> None:
 def test_variants_have_the_papers_names(splits: Splits, alpha: float, c: float, name: str) -> None:
     assert IeuSettings(alpha=alpha, c=c).variant == name
     told: list[str] = []
-    problem = replace(problem_of(make_net(), splits), progress=lambda task, *_: told.append(task))
+    problem = replace(make_problem(make_net(), splits), progress=lambda task, *_: told.append(task))
     run_ieu(problem, IeuSettings(alpha=alpha, c=c, steps=1))
     assert told == [f"IEU {name}"]
 
@@ -331,7 +509,7 @@ def test_weights_that_the_last_step_breaks_are_not_returned(splits: Splits) -> N
 
     with pytest.raises(MeasurementError, match="^testing diverged at step 0: the weights are not finite"):
         run_composition(
-            problem_of(model, splits),
+            make_problem(model, splits),
             plain(lambda step: {"loss": Term(1e20 * model.weight.sum())}),
             LoopSettings(steps=1, step_size=1e30),
             task="testing",
@@ -355,7 +533,7 @@ def test_momentum_is_sgds(splits: Splits) -> None:
     model = nn.Linear(1, 1, bias=False).double()
     nn.init.constant_(model.weight, 1.0)
     done = run_composition(
-        problem_of(model, splits),
+        make_problem(model, splits),
         plain(lambda step: {"loss": Term(2 * model.weight.sum())}),
         LoopSettings(steps=3, step_size=0.1, momentum=0.5),
         task="testing",
