@@ -125,6 +125,7 @@ def _train(out: Path, dataset: Dataset, forget: IndexSet, seed: int, compute: Co
             seed=derive_seed(seed, "demo", name),
             compute=compute,
             force=True,
+            clock=None,
             progress=progress,
             task=f"training {name}",
         )

@@ -1,6 +1,8 @@
 """Named training recipes: how an original or a retrained model comes to be, the same way each time."""
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,7 @@ def train_checkpoint(
     compute: Compute,
     allow_code: bool = False,
     force: bool = False,
+    clock: Callable[[], float] | None = time.monotonic,
     progress: Progress = silent,
     task: str = "training",
 ) -> str:
@@ -211,6 +214,7 @@ def train_checkpoint(
         compute: where.
         allow_code: whether the spec may name user code.
         force: replace an existing file.
+        clock: tells seconds; None leaves the wall time out of the metadata, so that equal runs write equal bytes.
         progress: told along the way.
         task: its name in the progress.
 
@@ -225,6 +229,7 @@ def train_checkpoint(
     indices = np.arange(len(dataset.train))
     if without is not None:
         indices = np.setdiff1d(indices, without.indices)
+    began = clock() if clock else 0.0
     model = train(
         spec, dataset, indices, recipe, seed=seed, compute=compute, allow_code=allow_code, progress=progress, task=task
     )
@@ -239,6 +244,7 @@ def train_checkpoint(
             "forget_n": len(without.indices) if without else None,
             "steps": steps,
             "gradient_evaluations": recipe.epochs * len(indices),
+            "wall_seconds": round(clock() - began, 3) if clock else None,
         }
     )
     return write_checkpoint(out, model.state_dict(), metadata, force=force)

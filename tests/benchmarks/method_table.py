@@ -103,7 +103,8 @@ def audited(
     kept = folder / f"{case['name']}-report.json"
     if not kept.exists():
         asked: dict[str, Any] = {"checkpoint": entries, "forget": case["forget"], "data": case["data"]}
-        asked |= {key: plan[key] for key in ("sample", "rcd") if key in plan}
+        asked |= {name: plan.get(name, {}) for name in plan["measure"]}
+        asked |= {"sample": plan["sample"]} if "sample" in plan else {}
         request = resolve([Layer("flag", asked, "benchmark")])
         write_report(run_audit(request.config, origins=request.origins, only=tuple(plan["measure"])), kept)
     return read_report(kept)
