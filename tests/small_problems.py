@@ -25,6 +25,7 @@ __all__ = [
     "make_problem",
     "make_small_splits",
     "parameters_of",
+    "rows_in",
     "same",
     "slopes",
     "snapshot",
@@ -115,3 +116,10 @@ def watch_inputs(model: nn.Module) -> list[Tensor]:
     seen: list[Tensor] = []
     model.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone()))
     return seen
+
+
+def rows_in(batch: Tensor, examples: Examples) -> list[int]:
+    """Which examples of a set a batch holds, in order; -1 for one that is not in it."""
+    known = HALF(examples.images).flatten(1)
+    equal = (batch.flatten(1)[:, None] == known[None]).all(dim=2)
+    return [int(row.nonzero()[0]) if row.any() else -1 for row in equal]
