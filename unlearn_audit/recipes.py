@@ -16,7 +16,7 @@ from torch.nn import functional
 from unlearn_audit import __version__, catalogue, models, tasks
 from unlearn_audit.checkpoints import Metadata, write_checkpoint
 from unlearn_audit.data import Dataset, IndexSet
-from unlearn_audit.engine import Batches, Compute, Keeper, Term, Terms, derive_seed, descend
+from unlearn_audit.engine import Batches, Compute, Keeper, Term, Terms, derive_seed, descend, upload
 from unlearn_audit.files import check_output
 from unlearn_audit.progress import Progress, silent
 
@@ -107,10 +107,10 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
     pad = max(1, height // 8)
     padded = functional.pad(images, (pad, pad, pad, pad))
-    shifts = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator).to(images.device)
+    shifts = upload(torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator), images.device)
     rows = shifts[0] + torch.arange(height, device=images.device)
     columns = shifts[1] + torch.arange(width, device=images.device)
-    mirrored = (torch.rand(count, 1, generator=generator) < 0.5).to(images.device)
+    mirrored = upload(torch.rand(count, 1, generator=generator) < 0.5, images.device)
     columns = torch.where(mirrored, columns.flip(1), columns)
     index = torch.arange(count, device=images.device)
     return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -5,7 +5,16 @@ function of its arguments and seeds: the batch of a step depends on (seed, name,
 """
 
 from unlearn_audit.engine.batches import Augment, Batches
-from unlearn_audit.engine.computing import Compute, chunks, derive_seed, full_float32, one_thread, prepare, trainable
+from unlearn_audit.engine.computing import (
+    Compute,
+    chunks,
+    derive_seed,
+    full_float32,
+    one_thread,
+    prepare,
+    trainable,
+    upload,
+)
 from unlearn_audit.engine.descent import Descent, Hooks, Keeper, Parts, StepHook, Stop, Term, Terms, descend
 from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, predict
 
@@ -32,4 +41,5 @@ __all__ = [
     "predict",
     "prepare",
     "trainable",
+    "upload",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine.computing import Compute, derive_seed, packed
+from unlearn_audit.engine.computing import Compute, derive_seed, packed, upload
 from unlearn_audit.engine.passes import Inputs
 
 __all__ = ["Augment", "Batches"]
@@ -65,5 +65,5 @@ class Batches:
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.name, epoch))
             order = torch.randperm(len(self.examples), generator=generator)
-            self._order = (epoch, order.to(self.compute.device))
+            self._order = (epoch, upload(order, self.compute.device))
         return self._order[1]

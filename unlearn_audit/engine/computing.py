@@ -21,6 +21,7 @@ __all__ = [
     "packed",
     "prepare",
     "trainable",
+    "upload",
 ]
 
 CPU_CHUNK, GPU_CHUNK = 128, 2048  # measured: 64 to 256 serve a CPU's caches alike
@@ -152,3 +153,10 @@ def full_float32() -> Iterator[None]:
 def packed(inputs: Tensor) -> Tensor:
     """Return images in channels-last layout, anything else contiguous."""
     return inputs.contiguous(memory_format=torch.channels_last if inputs.dim() == 4 else torch.contiguous_format)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on the device; a CUDA device is not waited for, which needs page-locked memory."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from unlearn_audit import tasks
-from unlearn_audit.engine import Term, derive_seed
+from unlearn_audit.engine import Term, derive_seed, upload
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Problem, Unlearned
 from unlearn_audit.methods.composing import (
@@ -76,7 +76,7 @@ class RandomLabels:
     def on(self, device: torch.device, epoch: int) -> Tensor:
         """Return the labels [n] of a pass on a device; they travel there once a pass."""
         if self._placed[0] != epoch:
-            self._placed = (epoch, self.drawn(epoch).to(device))
+            self._placed = (epoch, upload(self.drawn(epoch), device))
         return self._placed[1]
 
     def drawn(self, epoch: int) -> Tensor:
