@@ -1,12 +1,13 @@
 """Retraining from scratch on the retain set with the original's recipe and a seed of its own: the reference itself."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Method, Problem, Settings, Unlearned
+from unlearn_audit.methods.composing import Step
 from unlearn_audit.recipes import Recipe, pick_recipe, train
 
 __all__ = ["RETRAIN", "RetrainSettings", "run_retrain"]
@@ -17,6 +18,18 @@ class RetrainSettings(Settings):
 
     recipe: str | None = Field(default=None, description="a named recipe, instead of the checkpoint's own")
     epochs: Annotated[int, Field(gt=0)] | None = Field(default=None, description="passes, instead of the recipe's")
+
+
+class _Recorded(Settings):
+    """A recipe as a checkpoint's metadata has it; anyone may have written that."""
+
+    name: str
+    epochs: Annotated[int, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)]
+    step_size: Step
+    momentum: Annotated[float, Field(gt=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    augment: bool
 
 
 def run_retrain(problem: Problem, settings: RetrainSettings) -> Unlearned:
@@ -46,10 +59,12 @@ def _recipe(problem: Problem, settings: RetrainSettings) -> tuple[Recipe, tuple[
     """Return the recipe, and what is to be said when it is not the original's."""
     known = problem.recipe
     if settings.recipe is None and known:
-        names = [field.name for field in fields(Recipe)]
-        if set(known) != set(names):
-            raise ConfigError("settings of retrain", ["recipe: the checkpoint's is of another kind; name one"])
-        own = Recipe(**{name: known[name] for name in names})
+        try:
+            own = Recipe(**_Recorded.model_validate(dict(known)).model_dump())
+        except ValidationError as wrong:
+            raise ConfigError(
+                "settings of retrain", ["recipe: the checkpoint's is of another kind; name one"]
+            ) from wrong
         return (
             (replace(own, epochs=settings.epochs), ("not the original's number of epochs",))
             if (settings.epochs and settings.epochs != own.epochs)
