@@ -1,8 +1,9 @@
 """The one minibatch loop that training and unlearning share."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import NamedTuple, Protocol
 
 import torch
@@ -134,11 +135,20 @@ def descend(
 def _evaluated(sources: Sequence[Callable[[int], Terms]], step: int, task: str) -> Terms:
     """Evaluate the terms of a step; a batch that a model refuses is no crash of ours."""
     try:
-        return {name: term for source in sources for name, term in source(step).items()}
+        found: dict[str, Term] = {}
+        for source in sources:
+            for name, term in source(step).items():
+                found[_free(name, found)] = term
+        return found
     except ValueError as problem:
         raise MeasurementError(
             f"{task} stopped at step {step}: the model cannot take this batch: {problem}"
         ) from problem
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """Return the name, numbered where it is taken: a transform may join twice."""
+    return next(each for each in chain([name], (f"{name} {n}" for n in count(2))) if each not in taken)
 
 
 def _backward(found: Terms, parameters: Sequence[nn.Parameter], *, apart: bool) -> Parts:
