@@ -120,15 +120,15 @@ class StateFile:
         return found
 
     def _read(self) -> Kept:
-        check_input(self.path, "state file", CheckpointError)
         try:
+            check_input(self.path, "state file", CheckpointError)
             with safe_open(self.path, framework="pt") as stream:
                 about = json.loads((stream.metadata() or {}).get(ENTRY, "null"))
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
             if about["schema"] != SCHEMA:
-                raise self._unreadable(f"schema {about['schema']!r:.40}")
+                raise ValueError(f"schema {about['schema']!r:.40} where this version reads {SCHEMA}")
             identity, done, seconds = dict(about["identity"]), int(about["done"]), float(about["seconds"])
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as problem:
+        except (CheckpointError, SafetensorError, OSError, ValueError, TypeError, KeyError) as problem:
             raise self._unreadable(str(problem)) from problem
         was, now = _flat(identity), _flat(self.identity)
         other = [key for key in {**now, **was} if now.get(key) != was.get(key)]
@@ -151,7 +151,7 @@ class StateFile:
                 kind, _, rest = name.partition("/")
                 if kind == "optimizer":
                     index, _, key = rest.partition("/")
-                    state.setdefault(int(index), {})[key] = tensor
+                    state.setdefault(int(index), {})[key] = tensor.clone()  # the optimiser goes on in its own copy
                 elif kind == "memory":
                     self.memory[rest] = tensor.to(next(self._model.parameters()).device)
             groups = self._optimizer.state_dict()["param_groups"]
