@@ -18,6 +18,7 @@ from unlearn_audit.recipes import crop_and_flip
 __all__ = [
     "LoopSettings",
     "Objective",
+    "Schedule",
     "Share",
     "Size",
     "Step",
@@ -35,6 +36,7 @@ __all__ = [
 Share = Annotated[float, Field(ge=0, le=1)]
 Step = Annotated[float, Field(gt=0, le=1e30)]
 Size = Annotated[int, Field(gt=0)] | Literal["full"]
+Schedule = Annotated[str, Field(pattern=r"^(constant|linear|cosine|milestones:\d+(,\d+)*)$")]
 BUDGET = ("steps", "epochs")
 
 
@@ -52,9 +54,8 @@ class LoopSettings(Settings):
     optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="sgd or adam")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="of SGD")
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="of the optimiser, on every parameter")
-    schedule: str = Field(
+    schedule: Schedule = Field(
         default="constant",
-        pattern=r"^(constant|linear|cosine|milestones:\d+(,\d+)*)$",
         description="of the learning rate: constant, linear or cosine (to zero), milestones:3,5 (x 0.1 after epochs)",
     )
     augment: Literal["recipe", "yes", "no"] = Field(

@@ -8,7 +8,15 @@ from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Problem, Unlearned
-from unlearn_audit.methods.composing import LoopSettings, Share, mean_loss, minibatches, paired, run_composition
+from unlearn_audit.methods.composing import (
+    LoopSettings,
+    Schedule,
+    Share,
+    mean_loss,
+    minibatches,
+    paired,
+    run_composition,
+)
 from unlearn_audit.methods.reinit import REINIT, ReinitSettings
 
 __all__ = ["FT", "FT_WD", "FtSettings", "FtWdSettings", "run_ft", "run_ft_wd"]
@@ -29,7 +37,10 @@ class FtWdSettings(FtSettings):
     alpha: Share = Field(default=0.999, description="factor on weights of two or more dimensions in each step")
     step_size: float = Field(default=0.05, gt=0, le=1e30, description="learning rate, IEU's")
     epochs: float | None = Field(default=None, gt=0, le=1e6, description="passes over the retain set, instead of steps")
-    steps: int | None = Field(default=200, ge=0, description="minibatch steps, IEU's")
+    steps: int | None = Field(default=400, ge=0, description="minibatch steps, IEU's")
+    schedule: Schedule = Field(
+        default="cosine", description="of the learning rate, IEU's: constant, linear, cosine, milestones:3,5"
+    )
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(default=0.0, ge=0, description="of the optimiser, on every parameter, beside alpha")
 

@@ -20,7 +20,16 @@ from unlearn_audit import tasks
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import Hooks, Term, predict
 from unlearn_audit.methods import Method, Problem, Unlearned
-from unlearn_audit.methods.composing import LoopSettings, Size, Step, Turns, logits_of, minibatches, run_composition
+from unlearn_audit.methods.composing import (
+    LoopSettings,
+    Schedule,
+    Size,
+    Step,
+    Turns,
+    logits_of,
+    minibatches,
+    run_composition,
+)
 
 __all__ = ["SCRUB", "ScrubSettings", "divergence", "run_scrub"]
 
@@ -42,9 +51,8 @@ class ScrubSettings(LoopSettings):
     temperature: Step = Field(default=4.0, description="T, of both softmaxes in d")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser, on every parameter")
-    schedule: str = Field(
+    schedule: Schedule = Field(
         default="milestones:3,5,9",
-        pattern=r"^(constant|linear|cosine|milestones:\d+(,\d+)*)$",
         description="of the learning rate; the published one has x 0.1 after epochs 3, 5, 9",
     )
     rewind: bool = Field(
