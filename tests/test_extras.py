@@ -39,7 +39,9 @@ from unlearn_audit.methods.rl import RlSettings, run_rl
 from unlearn_audit.methods.salun import SalunSettings, run_salun
 from unlearn_audit.methods.scrub import ScrubSettings, run_scrub
 
-SHORT: dict[str, Any] = {"batch_size": 16, "step_size": 0.05, "momentum": 0.0, "weight_decay": 0.0, "steps": 5}
+SHORT: dict[str, Any] = {
+    "batch_size": 16, "step_size": 0.05, "momentum": 0.0, "weight_decay": 0.0, "steps": 5, "schedule": "constant",
+}  # fmt: skip
 
 
 def transform(name: str) -> StepTransform:
@@ -140,7 +142,7 @@ def test_several_are_applied_in_order_after_the_methods_own(splits: Splits) -> N
             theta[name] = factor * theta[name] - eta * slope[name]
     extras = parse_extras(["reinit:alpha=0.5,scale=none", "l1:alpha=0.1,decay=none", "reinit:alpha=0.5,scale=none"])
     run_ft_wd(
-        make_problem(model, splits, extras=extras), FtWdSettings(alpha=0.9, step_size=eta, steps=3, batch_size=16)
+        make_problem(model, splits, extras=extras), FtWdSettings(**SHORT | {"alpha": 0.9, "step_size": eta, "steps": 3})
     )
     assert difference(theta, parameters_of(model)) < 1e-12
 

@@ -43,7 +43,14 @@ from unlearn_audit.methods.reinit import REINIT, Reinit, ReinitSettings
 
 
 def unlearn(model: nn.Module, splits: Splits, seed: int = 0, **settings: Any) -> Unlearned:
-    values = {"alpha": 1.0, "c": 0.0, "step_size": 0.05, "steps": 6, "batch_size": 16} | settings
+    values = {
+        "alpha": 1.0,
+        "c": 0.0,
+        "step_size": 0.05,
+        "steps": 6,
+        "batch_size": 16,
+        "schedule": "constant",
+    } | settings
     return run_ieu(make_problem(model, splits, seed), IeuSettings(**values))
 
 
@@ -381,6 +388,7 @@ def loops() -> list[dict[str, Any]]:
 def test_ieu_without_noise_and_ascent_is_ft_bit_for_bit(splits: Splits, loop: dict[str, Any]) -> None:
     ieu, ft = make_net(), make_net()
     values = {"step_size": 0.05, "steps": 9, "batch_size": 16, "momentum": 0.0, "weight_decay": 0.0} | loop
+    values = {"schedule": "constant"} | values
     one = run_ieu(make_problem(ieu, splits), IeuSettings(alpha=1.0, c=0.0, **values))
     two = run_ft(make_problem(ft, splits), FtSettings(**values))
     assert same(ieu, ft)
@@ -393,6 +401,7 @@ def test_without_draws_the_mixing_is_decoupled_weight_decay_bit_for_bit(splits: 
     alpha, eta = 0.97, 0.05
     ours, theirs, ft_wd = make_net(), make_net(), make_net()
     settings = {"alpha": alpha, "step_size": eta, "steps": 8, "batch_size": 16, "momentum": momentum}
+    settings["schedule"] = "constant"
     unlearn(ours, splits, scale="none", **settings)
     run_ft_wd(make_problem(ft_wd, splits), FtWdSettings(**settings))
     optimizer = torch.optim.SGD(theirs.parameters(), lr=eta, momentum=momentum)
@@ -413,7 +422,8 @@ def test_without_draws_the_mixing_is_decoupled_weight_decay_bit_for_bit(splits: 
 def test_ft_wd_is_sgd_with_weight_decay_of_one_minus_alpha_over_eta(splits: Splits) -> None:
     alpha, eta = 0.98, 0.05
     ours, theirs = Plain(), Plain()
-    run_ft_wd(make_problem(ours, splits), FtWdSettings(alpha=alpha, step_size=eta, steps=12, batch_size=16))
+    loop: dict[str, Any] = {"step_size": eta, "steps": 12, "batch_size": 16, "schedule": "constant"}
+    run_ft_wd(make_problem(ours, splits), FtWdSettings(alpha=alpha, **loop))
     matrices = [parameter for parameter in theirs.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in theirs.parameters() if parameter.dim() < 2]
     optimizer = torch.optim.SGD([{"params": matrices, "weight_decay": (1 - alpha) / eta}, {"params": vectors}], lr=eta)
@@ -425,7 +435,7 @@ def test_ft_wd_is_sgd_with_weight_decay_of_one_minus_alpha_over_eta(splits: Spli
         optimizer.step()
     assert difference(ours, theirs) < 1e-13
     plain = Plain()
-    run_ft_wd(make_problem(plain, splits), FtWdSettings(alpha=1.0, step_size=eta, steps=12, batch_size=16))
+    run_ft_wd(make_problem(plain, splits), FtWdSettings(alpha=1.0, **loop))
     assert difference(ours, plain) > 1e-3
 
 

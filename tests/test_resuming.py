@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from small_problems import same
 
@@ -405,6 +405,23 @@ def test_a_folder_in_the_place_of_the_state_is_refused(tiny: Path, tmp_path: Pat
     for flags in ({}, {"resume": True}, {"force": True}):
         with pytest.raises(OutputError, match=r"u\.safetensors\.resume is a directory"):
             apply(CASES["ieu"], tmp_path, tiny, **flags)
+
+
+@pytest.mark.parametrize(
+    "problem", [SafetensorError("No space left on device"), OSError(28, "No space left on device")]
+)
+def test_a_full_disk_is_said_and_leaves_the_state_before(tiny: Path, tmp_path: Path, problem: Exception) -> None:
+    def full(tensors: Any, target: Path, **more: Any) -> None:
+        if read_done(tmp_path) == 20:
+            raise problem
+        save_file(tensors, target, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resuming, "save_file", full)
+        with pytest.raises(OutputError, match=r"^cannot write .*u\.safetensors\.resume: No space left on device$"):
+            apply(CASES["ieu"], tmp_path, tiny)
+    assert read_done(tmp_path) == 20
+    assert [each.name for each in tmp_path.iterdir()] == ["u.safetensors.resume"]
 
 
 def test_an_output_that_is_there_is_not_replaced_by_going_on(state: bytes, tiny: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unlearn_audit.errors import CheckpointError, UsageError
+from unlearn_audit.errors import CheckpointError, OutputError, UsageError
 from unlearn_audit.files import atomic_write, check_input
 
 __all__ = ["Kept", "StateFile", "state_path"]
@@ -88,13 +88,20 @@ class StateFile:
             self.write()
 
     def write(self) -> bool:
-        """Write the last state, whole or not at all; return whether there is one."""
+        """Write the last state, whole or not at all; return whether there is one.
+
+        Raises:
+            OutputError: no space, no permission.
+        """
         if self.last is None:
             return False
         about = {"schema": SCHEMA, "identity": self.identity, "done": self.last.done, "seconds": self.seconds}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.last.tensors.items()}
         entry = {ENTRY: json.dumps(about, sort_keys=True)}
-        atomic_write(self.path, lambda target: save_file(tensors, target, metadata=entry))
+        try:
+            atomic_write(self.path, lambda target: save_file(tensors, target, metadata=entry))
+        except SafetensorError as problem:
+            raise OutputError(f"cannot write {self.path}: {problem}") from problem
         self._written = self.clock()
         return True
 
