@@ -66,7 +66,7 @@ def apply(case: Case, folder: Path, tiny: Path, *, seed: int = 0, **more: Any) -
         "forget": str(more.pop("forget", tiny / "forget.npy")),
         "device": "cpu",
         "seed": seed,
-    }
+    } | ({"batch_size": more.pop("chunk")} if "chunk" in more else {})
     values = {"save_every": 0.0, "clock": None} | more
     request = resolve([Layer("flag", asked)])
     return apply_method(case.method, folder / "u.safetensors", request, case.settings, extras=case.extras, **values)
@@ -296,6 +296,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "method 'ieu', now 'ft'": {"case": CASES["ft"]},
     "parent_sha256 '": {"parent": "retrained-1.safetensors"},
     "forget_sha256 '": {"forget": "class:3"},
+    "chunk 128, now 64": {"chunk": 64},
 }
 
 

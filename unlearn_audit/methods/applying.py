@@ -237,6 +237,7 @@ def _identity(metadata: Metadata, splits: Splits, compute: Compute) -> dict[str,
         "retain_sha256": sha256_of_bytes(splits.retain.astype("<i8").tobytes()),
         "device": compute.device.type,
         "precision": compute.precision,
+        "chunk": compute.chunk,
         "torch": torch.__version__,
         "tool": __version__,
     }

@@ -1,4 +1,7 @@
-"""A mask on the weights: only some of them take the optimiser's steps (SalUn's weight saliency, Fan et al. 2024)."""
+"""A mask on the weights: only some of them take the optimiser's steps (SalUn's weight saliency, Fan et al. 2024).
+
+It holds against the optimiser alone: a transform that mixes weights (reinit) mixes all of them, masked ones included.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
