@@ -14,7 +14,7 @@ __all__ = ["ASCENT", "AscentSettings"]
 class AscentSettings(Settings):
     """Settings of the ascent; the paper's values are not public, these are ours."""
 
-    c: Share = Field(default=0.03, description="weight of the forget set's mean loss; 0 leaves it out")
+    c: Share = Field(default=0.06, description="weight of the forget set's mean loss; 0 leaves it out")
     batch_size: Size = Field(default=64, description="forget examples in one step")
     loss_clip: Step | None = Field(default=None, description="clip an example's loss at this")
 
