@@ -178,7 +178,13 @@ def test_bytes_and_writers_write_and_leave_nothing_else(tmp_path: Path) -> None:
 def test_permissions_are_those_of_an_ordinary_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     atomic_write(tmp_path / "ours", b"x")
-    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "ours")}
+
+    def replaced(path: Path) -> None:
+        path.unlink()
+        path.touch(mode=0o600)
+
+    atomic_write(tmp_path / "theirs", replaced)
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "ours", "theirs")}
     assert len(modes) == 1
 
 

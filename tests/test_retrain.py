@@ -46,6 +46,12 @@ def test_retraining_is_training_without_the_forget_set_bit_for_bit(tiny: Path, t
     assert applied.done.notes == ()
 
 
+def test_the_originals_own_seed_is_pointed_out(tiny: Path, tmp_path: Path) -> None:
+    """The fixture's original was trained with seed 0."""
+    applied, _ = retrain(tiny, tmp_path / "r.safetensors", seed=0, epochs=1)
+    assert any("began with the same weights" in note for note in applied.done.notes)
+
+
 def test_nothing_of_the_checkpoint_is_used_but_its_recipe(splits: Splits) -> None:
     models = []
     for seed in (0, 1):
@@ -66,11 +72,11 @@ def test_steps_and_gradients_are_counted(splits: Splits) -> None:
 
 
 def test_other_epochs_than_the_originals_are_said_and_recorded(tiny: Path, tmp_path: Path) -> None:
-    _, made = retrain(tiny, tmp_path / "r.safetensors", epochs=1)
+    _, made = retrain(tiny, tmp_path / "r.safetensors", seed=1, epochs=1)
     assert made.metadata is not None
     assert made.metadata.notes == ("not the original's number of epochs",)
     assert made.metadata.recipe["epochs"] == 1
-    _, same_number = retrain(tiny, tmp_path / "s.safetensors", epochs=3)
+    _, same_number = retrain(tiny, tmp_path / "s.safetensors", seed=1, epochs=3)
     assert same_number.metadata is not None
     assert same_number.metadata.notes == ()
 
@@ -81,7 +87,7 @@ def test_without_a_recorded_recipe_the_one_taken_is_said(tiny: Path, tmp_path: P
     write_checkpoint(
         tmp_path / "o.safetensors", original.state, original.metadata.model_copy(update={"recipe": {}}), force=False
     )
-    applied, made = retrain(tiny, tmp_path / "r.safetensors", parent=str(tmp_path / "o.safetensors"), epochs=1)
+    applied, made = retrain(tiny, tmp_path / "r.safetensors", parent=str(tmp_path / "o.safetensors"), seed=1, epochs=1)
     assert applied.done.notes == ("recipe small, while the original's is not known",)
     assert made.metadata is not None
     assert made.metadata.notes == applied.done.notes

@@ -148,12 +148,14 @@ def atomic_write(path: Path, write: Callable[[Path], object] | bytes) -> None:
     """
     try:
         with _new_file(path.parent) as temporary:
+            permissions = temporary.stat().st_mode
             if isinstance(write, bytes):
                 temporary.write_bytes(write)
             else:
                 write(temporary)
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
+            temporary.chmod(permissions)  # some writers put a file of their own there, which only its owner may read
             temporary.replace(path)
     except OSError as problem:
         raise OutputError(f"cannot write {path}: {problem.strerror or problem}") from problem

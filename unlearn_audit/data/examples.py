@@ -90,7 +90,9 @@ class Transform:
         values: tuple[float, ...] = getattr(self, name)
         if len(values) not in (1, images.shape[1]):
             raise DataError(f"{name} has {len(values)} entries, but images have {images.shape[1]} channels")
-        return torch.tensor(values, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+        # Filled where the images are: copying a tensor to a GPU would wait for it in every batch.
+        channels = [torch.full((1,), value, dtype=torch.float32, device=images.device) for value in values]
+        return torch.cat(channels).view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,6 +70,7 @@ class Problem:
         progress: told along the way.
         spec: the model spec, for a method that builds a network anew.
         recipe: how the original was trained, as its metadata has it; {} where nobody knows.
+        original_seed: of the original's training, where its metadata has it.
         extras: transforms that were asked for with `--with`, in order.
         keeper: lets a killed run go on.
         memory: what the method must remember beside weights and optimiser; the keeper keeps it, too. Tensors in it are
@@ -84,6 +85,7 @@ class Problem:
     progress: Progress = silent
     spec: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    original_seed: int | None = None
     extras: tuple[Extra, ...] = ()
     keeper: Keeper | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)

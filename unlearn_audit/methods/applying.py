@@ -118,6 +118,7 @@ def apply_method(
         progress,
         spec=candidate.spec,
         recipe=metadata.recipe,
+        original_seed=parent.metadata.seed if parent.metadata and parent.metadata.role == "original" else None,
         extras=added,
     )
     keeper = StateFile(

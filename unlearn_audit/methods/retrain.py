@@ -1,4 +1,4 @@
-"""Retraining from scratch on the retain set with the original's recipe and a seed of its own: the reference itself."""
+"""Retraining from scratch on the retain set with the original's recipe: the reference itself."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -38,6 +38,11 @@ def run_retrain(problem: Problem, settings: RetrainSettings) -> Unlearned:
     splits = problem.splits
     if not len(splits.retain):
         raise UsageError("the retain set is empty; there is nothing to train on")
+    if problem.seed == problem.original_seed:
+        notes += (
+            f"the original was trained with seed {problem.seed}, too: both began with the same weights; a reference of "
+            "its own wants another --seed",
+        )
     model = train(
         problem.spec,
         splits.dataset,
