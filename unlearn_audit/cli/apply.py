@@ -146,19 +146,25 @@ def _apply(
     )
     request = resolved([checkpoint], shared)
     from unlearn_audit.methods.applying import apply_method
+    from unlearn_audit.methods.resuming import state_path
 
-    with progress_bars(quiet=quiet) as progress:
-        applied = apply_method(
-            method,
-            out,
-            request,
-            settings,
-            extras=extras or (),
-            force=force,
-            resume=resume,
-            save_every=save_every,
-            progress=progress,
-        )
+    try:
+        with progress_bars(quiet=quiet) as progress:
+            applied = apply_method(
+                method,
+                out,
+                request,
+                settings,
+                extras=extras or (),
+                force=force,
+                resume=resume,
+                save_every=save_every,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if state_path(out).exists():
+            message(f"the state so far is in {state_path(out)}; the same command with --resume goes on", quiet=quiet)
+        raise
     _tell(applied, checkpoint, out, forget, quiet=quiet)
 
 

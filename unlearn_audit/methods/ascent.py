@@ -1,6 +1,7 @@
 """Ascent on the forget set as a part that joins any objective: IEU's "GA" (Tran & Woo 2026, Algorithm 1)."""
 
 from dataclasses import replace
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,9 +15,11 @@ __all__ = ["ASCENT", "AscentSettings"]
 class AscentSettings(Settings):
     """Settings of the ascent; the paper's values are not public, these are ours."""
 
-    c: Share = Field(default=0.06, description="weight of the forget set's mean loss; 0 leaves it out")
+    c: Share = Field(default=0.2, description="weight of the forget set's mean loss; 0 leaves it out")
     batch_size: Size = Field(default=64, description="forget examples in one step")
-    loss_clip: Step | None = Field(default=None, description="clip an example's loss at this")
+    loss_clip: Step | Literal["none"] = Field(
+        default=15.0, description="nats at which an example's loss is clipped, beyond Algorithm 1; or none"
+    )
 
 
 def _make(problem: Problem, settings: AscentSettings, course: Course) -> Hooks:
@@ -26,8 +29,10 @@ def _make(problem: Problem, settings: AscentSettings, course: Course) -> Hooks:
     forget = minibatches(problem, "forget", LoopSettings(steps=0, batch_size=settings.batch_size))
     forget = replace(forget, name="ascent")  # a stream of its own, whatever the method does with the forget set
 
+    clip = None if settings.loss_clip == "none" else settings.loss_clip
+
     def terms(step: int) -> Terms:
-        return {"forget ascended": Term(mean_loss(problem, forget, step, clip=settings.loss_clip), -settings.c)}
+        return {"forget ascended": Term(mean_loss(problem, forget, step, clip=clip), -settings.c)}
 
     return Hooks(terms=terms, gradients=forget.taken)
 

@@ -83,7 +83,7 @@ class LoopSettings(Settings):
     def _stop_within_reach(self) -> "LoopSettings":
         """Refuse a stop at a loss that a clipped one never reaches."""
         clip = getattr(self, "loss_clip", None)
-        if clip is not None and self.stop_forget_loss is not None and self.stop_forget_loss > clip:
+        if isinstance(clip, float) and self.stop_forget_loss is not None and self.stop_forget_loss > clip:
             raise ValueError("stop_forget_loss is above loss_clip, so that it would never be reached")
         return self
 
