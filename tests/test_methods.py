@@ -49,6 +49,7 @@ def unlearn(model: nn.Module, splits: Splits, seed: int = 0, **settings: Any) ->
         "step_size": 0.05,
         "steps": 6,
         "batch_size": 16,
+        "loss_clip": "none",
         "schedule": "constant",
     } | settings
     return run_ieu(make_problem(model, splits, seed), IeuSettings(**values))
@@ -355,8 +356,10 @@ def test_a_clipped_loss_has_no_gradient_above_and_the_whole_one_below(splits: Sp
     assert same(still, theta)
 
 
-def test_without_a_clip_nothing_is_noted(splits: Splits) -> None:
+def test_without_a_clip_or_without_ascent_nothing_is_noted(splits: Splits) -> None:
     assert unlearn(Plain(), splits, c=1.0).notes == ()
+    assert unlearn(Plain(), splits, c=0.0, loss_clip=15).notes == ()
+    assert IeuSettings().clip == 15
 
 
 @pytest.mark.parametrize(
