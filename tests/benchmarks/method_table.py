@@ -204,7 +204,11 @@ def label_of(entry: Mapping[str, str], index: int) -> str:
 def summarise(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     """Print each model's average gap in each case and the mean over cases, best first."""
     labels = {label for rows in found.values() for label in rows}
-    complete = [label for label in labels if all(label in rows for rows in found.values())]
+    complete = [
+        label
+        for label in labels
+        if all(label in rows and rows[label]["average"] is not None for rows in found.values())
+    ]
     means = {label: fmean(rows[label]["average"] for rows in found.values()) for label in complete}
     print(f"\nmean over cases of the average gap\n\n| model | mean | {' | '.join(found)} |")
     print(f"|---|---{'|---' * len(found)}|")
