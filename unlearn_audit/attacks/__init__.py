@@ -1,15 +1,20 @@
 """Membership inference: can forget examples be told from examples that the model never saw?
 
-An attack is a pure function of signals: it gives each example a score, higher for "member".
+An attack is a pure function of evidence: it gives each example a score, higher for "member". Which examples are members
+is not part of the evidence.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Attack", "Signals"]
+__all__ = ["Attack", "Evidence", "Need", "Population", "Shadows", "Signals", "log_odds"]
+
+Floats = NDArray[np.float64]
+Need = Literal["shadows", "unlearned", "population", "splits"]
 
 
 class Signals(NamedTuple):
@@ -19,10 +24,107 @@ class Signals(NamedTuple):
     labels: NDArray[np.int64]
 
 
+class Shadows(NamedTuple):
+    """What M shadow models say about the attacked examples and about the rest of what they were trained on.
+
+    Attributes:
+        logits: [M, N, Q, C] float32, on the attacked examples, query by query as for the target.
+        inside: [M, N] whether the example was in the training set; for models that unlearned, in the forget set.
+        outside: [M, N] whether it was out: never seen. An example that is neither says nothing about either side.
+        rest: [M, P, C] float32, on the other examples of the pool, plain images only.
+        rest_inside: [M, P] whether those were in the training set.
+        rest_labels: [P].
+        population: [M, Z, C] float32, on the population, which none of them saw; Z may be 0.
+    """
+
+    logits: NDArray[np.float32]
+    inside: NDArray[np.bool_]
+    outside: NDArray[np.bool_]
+    rest: NDArray[np.float32]
+    rest_inside: NDArray[np.bool_]
+    rest_labels: NDArray[np.int64]
+    population: NDArray[np.float32]
+
+
+class Population(NamedTuple):
+    """Held-out examples that nobody was trained on: the target's signals, and the images as rows [Z, D], float32."""
+
+    signals: Signals
+    inputs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All that an attack may look at: one target model, N attacked examples, and what its `needs` name.
+
+    Attributes:
+        logits: [N, Q, C] float32, the target's; query 0 is the plain image, the others are augmented.
+        labels: [N] the labels that the examples were seen under.
+        inputs: [N, D] float32, the images as the model gets them, flattened.
+        shadows: models that were trained as the target was.
+        unlearned: models that were trained and then unlearned as the target was.
+        population: held-out examples.
+        retain: the target's signals on its retain set.
+        test: the target's signals on the test set.
+        seed: of anything random.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    inputs: NDArray[np.float32]
+    shadows: Shadows | None = None
+    unlearned: Shadows | None = None
+    population: Population | None = None
+    retain: Signals | None = None
+    test: Signals | None = None
+    seed: int = 0
+
+    @property
+    def plain(self) -> Signals:
+        """The target's signals on the plain images."""
+        return Signals(self.logits[:, 0], self.labels)
+
+
 class Attack(NamedTuple):
-    """An attack: its name, the question it answers in words, its source, and its score [N], higher for "member"."""
+    """An attack on one target model.
+
+    Attributes:
+        name: as the catalogue has it; its measurements are `mia.<name>.auc` and so on.
+        hypothesis: the question that it answers, in words.
+        source: where it comes from.
+        score: evidence -> [N], higher for "member".
+        needs: what the evidence must hold besides the target's own signals; "splits" is retain and test.
+        threshold: the score from which on it says "member" of its own accord; None where it only ranks.
+        legacy: why it should not be a verdict; None where it may.
+    """
 
     name: str
     hypothesis: str
     source: str
-    score: Callable[[Signals], NDArray[np.float64]]
+    score: Callable[[Evidence], Floats]
+    needs: tuple[Need, ...] = ()
+    threshold: float | None = None
+    legacy: str | None = None
+
+
+def log_odds(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Floats:
+    """Return log p_y - log(1 - p_y) of the label y, the sum over the other classes taken before the logarithm.
+
+    log(1 - p_y) is unstable where p_y is near 1, so that 1 - p_y is summed as the other classes' share; all in float64
+    (Carlini et al. 2022, section IV-C).
+
+    Args:
+        logits: [..., C], at least two classes.
+        labels: of the shape [...], or one that broadcasts to it.
+
+    Returns:
+        [...] in nats.
+    """
+    wide = logits.astype(np.float64)
+    wanted = np.broadcast_to(labels, wide.shape[:-1])[..., None]
+    chosen = np.take_along_axis(wide, wanted, axis=-1)[..., 0]
+    others = wide.copy()
+    np.put_along_axis(others, wanted, -np.inf, axis=-1)
+    highest = others.max(axis=-1)
+    odds: Floats = chosen - highest - np.log(np.exp(others - highest[..., None]).sum(axis=-1))
+    return odds

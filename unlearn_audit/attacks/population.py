@@ -1,18 +1,19 @@
 """Attacks that need no shadow model: one threshold for all examples on a statistic of the target's own output.
 
-Yeom et al. 2018 (loss). They see average leakage only and underestimate what single examples reveal.
+They see average leakage only and underestimate what single examples reveal.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
-from unlearn_audit.attacks import Attack, Signals
+from unlearn_audit.attacks import Attack, Evidence
 
 __all__ = ["loss"]
 
 
-def _negative_loss(signals: Signals) -> NDArray[np.float64]:
+def _negative_loss(evidence: Evidence) -> NDArray[np.float64]:
+    signals = evidence.plain
     return -metrics.cross_entropy(signals.logits.astype(np.float64), signals.labels)
 
 

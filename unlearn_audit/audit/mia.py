@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import catalogue, metrics
-from unlearn_audit.attacks import Attack
+from unlearn_audit.attacks import Attack, Evidence, Signals
 from unlearn_audit.audit.bench import Bench
 from unlearn_audit.audit.compare import compared, difference_details, reference_of
 from unlearn_audit.config import MiaSettings
@@ -34,7 +34,12 @@ def measure_mia(bench: Bench, settings: MiaSettings) -> Iterator[Measurement]:
 
 
 def _scores(bench: Bench, candidate: Candidate, attack: Attack) -> Scores:
-    return Scores(attack.score(bench.paired_forget(candidate)), attack.score(bench.signals(candidate, "unseen")))
+    sides = (bench.paired_forget(candidate), bench.signals(candidate, "unseen"))
+    return Scores(*(attack.score(_evidence(side)) for side in sides))
+
+
+def _evidence(signals: Signals) -> Evidence:
+    return Evidence(signals.logits[:, None], signals.labels, np.zeros((len(signals.labels), 0), np.float32))
 
 
 def _auc(bench: Bench, candidate: Candidate, attack: Attack, scores: dict[str, Scores]) -> Measurement:

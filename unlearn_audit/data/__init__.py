@@ -3,20 +3,26 @@
 from unlearn_audit.data.examples import Dataset, Examples, Transform
 from unlearn_audit.data.indices import IndexSet, read_indices
 from unlearn_audit.data.loading import load_data
+from unlearn_audit.data.pool import Pool, make_pool
+from unlearn_audit.data.queries import QUERY_COUNTS, query
 from unlearn_audit.data.spec import is_code
 from unlearn_audit.data.splits import Splits, make_splits, read_training_indices
 from unlearn_audit.data.twin import Twin
 
 __all__ = [
+    "QUERY_COUNTS",
     "Dataset",
     "Examples",
     "IndexSet",
+    "Pool",
     "Splits",
     "Transform",
     "Twin",
     "is_code",
     "load_data",
+    "make_pool",
     "make_splits",
+    "query",
     "read_indices",
     "read_training_indices",
 ]
