@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from html import escape
 from typing import NamedTuple
 
+from unlearn_audit.render import charts
+from unlearn_audit.render.charts import Axis, Chart, style_of
+from unlearn_audit.render.details import TruncationDetails, details_of
 from unlearn_audit.render.table import printable
 from unlearn_audit.report import AuditReport
 
-__all__ = ["CAPTION", "Series", "series_of", "svg", "text"]
+__all__ = ["CAPTION", "Series", "chart", "series_of", "svg", "text"]
 
 CAPTION = "excess of the loss over its floor, nats (log scale), by relearning steps"
 SYMBOLS = "ox+*#@%&abcdefghijklmnpqrstuvwyz"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")  # Okabe & Ito
-DASHES = ("", "8 3", "2 3", "8 3 2 3", "14 4")
 MARGIN = 9  # columns of the value labels
 LEAST_ROWS = 7
 
@@ -43,9 +43,10 @@ def series_of(report: AuditReport) -> tuple[Series, ...]:
     """Return the curves that a report's truncation verdicts carry, in the order of the subjects."""
     found = []
     for measurement in report.measurements:
-        curve = measurement.details.get("excess") if measurement.name == "truncation.verdict" else None
-        if isinstance(curve, dict):
-            pairs = [(k, v) for k, v in zip(curve["steps"], curve["values"], strict=True) if v > 0]
+        is_verdict = measurement.name == "truncation.verdict"
+        curve = details_of(measurement, TruncationDetails).excess if is_verdict else None
+        if curve is not None:
+            pairs = [(k, v) for k, v in zip(curve.steps, curve.values, strict=True) if v > 0]
             note = str(measurement.value or "no verdict")
             label = printable(measurement.subject)
             found.append(Series(label, [k for k, _ in pairs], [v for _, v in pairs], printable(note)))
@@ -174,42 +175,34 @@ def _packed(entries: Sequence[str], width: int) -> list[str]:
     return ["  " + "".join(entry.ljust(cell) for entry in entries[i : i + each]) for i in range(0, len(entries), each)]
 
 
-WIDTH, TOP, LEFT, RIGHT, PLOT = 720, 58, 84, 24, 300  # pixels of the SVG; PLOT is the height of the frame
+def chart(series: Sequence[Series], *, title: str = "Is the truncation error exponential?") -> Chart:
+    """Return the same picture as a chart: a straight line is an exponential decay.
+
+    Args:
+        series: the curves; colours, dashes and marks tell them apart.
+        title: heading of the picture.
+    """
+    return Chart(
+        title=title,
+        caption=f"{CAPTION}; exponential = straight",
+        x=Axis("relearning steps K"),
+        y=Axis("excess, nats", log=True),
+        series=tuple(
+            charts.Series(one.label, one.steps, one.values, style_of(index), note=one.note or "no verdict")
+            for index, one in enumerate(series)
+        ),
+        described=_alternative(series),
+    )
 
 
 def svg(series: Sequence[Series], *, title: str = "Is the truncation error exponential?") -> str:
     """Draw the curves as one self-contained SVG document with a title and a text alternative.
 
-    Args:
-        series: the curves; colours, dashes and marks tell them apart.
-        title: heading of the picture.
-
     Returns:
         The document, drawn without scripts, links or fonts of its own; a picture of words alone where no curve can be
         drawn.
     """
-    frame = _frame(_drawn(series))
-    bottom = TOP + PLOT
-    total = bottom + 62 + 20 * len(series)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {total}" width="{WIDTH}" height="{total}" '
-        f'role="img" font-family="sans-serif" font-size="13">',
-        f"<title>{_safe(title)}</title>",
-        f"<desc>{_safe(_alternative(series))}</desc>",
-        f'<rect width="{WIDTH}" height="{total}" fill="#ffffff"/>',
-        f'<text x="16" y="24" font-size="16" font-weight="bold" fill="#111111">{_safe(title)}</text>',
-        f'<text x="16" y="43" fill="#444444">{_safe(CAPTION)}; exponential = straight</text>',
-    ]
-    if frame is not None:
-        parts += _grid(frame, bottom)
-        parts += [part for index, one in enumerate(series) for part in _curve(one, index, frame)]
-    parts += [part for index, one in enumerate(series) for part in _key(one, index, bottom + 62 + 20 * index)]
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _safe(words: str) -> str:
-    """Return text for XML: escaped, and characters that XML has no way to carry written out."""
-    return escape(printable(words))
+    return charts.document(chart(series, title=title))
 
 
 def _alternative(series: Sequence[Series]) -> str:
@@ -222,52 +215,3 @@ def _alternative(series: Sequence[Series]) -> str:
         for one in series
     ]
     return f"Line chart: {CAPTION}. " + "; ".join(said) + "."
-
-
-def _at(frame: _Frame, step: float, value: float) -> tuple[float, float]:
-    """Return a point's place in pixels."""
-    return LEFT + step / frame.last * (WIDTH - LEFT - RIGHT), TOP + (1 - frame.height(value)) * PLOT
-
-
-def _grid(frame: _Frame, bottom: int) -> Iterator[str]:
-    """Yield the frame, its horizontal lines and the labels of both axes."""
-    yield f'<g stroke="#dddddd" fill="none"><rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{PLOT}"/>'
-    labels = _labels(frame, 10)
-    heights = [(_at(frame, 0, value)[1], label) for value, label in labels]
-    yield from (f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>' for y, _ in heights)
-    yield '</g><g fill="#444444">'
-    yield from (f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>' for y, label in heights)
-    for part in (0, 0.25, 0.5, 0.75, 1):
-        x = LEFT + part * (WIDTH - LEFT - RIGHT)
-        yield f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{round(part * frame.last)}</text>'
-    yield f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{bottom + 36}" text-anchor="middle">relearning steps K</text></g>'
-
-
-def _style(index: int) -> str:
-    dash = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
-    return f'stroke="{COLOURS[index % len(COLOURS)]}" stroke-width="2" fill="none" stroke-dasharray="{dash or "none"}"'
-
-
-def _curve(one: Series, index: int, frame: _Frame) -> Iterator[str]:
-    """Yield one curve's line and the marks along it."""
-    places = [_at(frame, step, value) for step, value in zip(one.steps, one.values, strict=True)]
-    if not places:
-        return
-    yield f'<polyline {_style(index)} points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
-    parts = (min(1.0, part + 0.04 * (index % 7)) for part in (0.1, 0.4, 0.7))  # apart from the other curves' marks
-    yield from (_mark(*places[round(part * (len(places) - 1))], index) for part in parts)
-
-
-def _mark(x: float, y: float, index: int) -> str:
-    """Return the symbol of a model, the same as in the text picture."""
-    return (
-        f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle" font-family="monospace" font-weight="bold" '
-        f'fill="{COLOURS[index % len(COLOURS)]}">{escape(_symbol(index))}</text>'
-    )
-
-
-def _key(one: Series, index: int, y: int) -> Iterator[str]:
-    """Yield one model's line of the legend."""
-    yield f'<line x1="16" x2="56" y1="{y - 4}" y2="{y - 4}" {_style(index)}/>'
-    yield _mark(36, y - 4, index)
-    yield f'<text x="66" y="{y}" fill="#111111">{_safe(one.label)}: {_safe(one.note or "no verdict")}</text>'

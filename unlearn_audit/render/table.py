@@ -1,5 +1,6 @@
 """The table that every format shows: measurements down, subjects across, retrained seeds as mean ± spread."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,7 +38,14 @@ NAMES: dict[str, tuple[str, int, bool]] = {
     "spectrum.concentration": ("lambda max x d / tr", 1, False),
     "spectrum.effective_rank": ("effective rank", 2, False),
     "spectrum.condition_number": ("condition number", 1, False),
-    "mia.loss.auc": ("loss attack AUC", 3, False),
+}
+# The same for the last part of `mia.<attack>.…`; the attack's name stands before it.
+ATTACK_NAMES: dict[str, tuple[str, int, bool]] = {
+    "auc": ("attack AUC", 3, False),
+    "tpr_at_fpr_1e-2": ("TPR at 1 % FPR", 3, False),
+    "tpr_at_fpr_1e-3": ("TPR at 0.1 % FPR", 3, False),
+    "accuracy": ("attack accuracy", 3, False),
+    "base_rate": ("base rate", 3, False),
 }
 MOST_COLUMNS = 4
 
@@ -66,10 +74,11 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One measurement across all columns."""
+    """One measurement across all columns; `family` is the first part of its name."""
 
     label: str
     cells: tuple[Cell, ...]
+    family: str = ""
 
 
 def columns(report: AuditReport) -> tuple[Column, ...]:
@@ -89,18 +98,27 @@ def columns(report: AuditReport) -> tuple[Column, ...]:
 
 def rows(report: AuditReport, shown: Sequence[Column]) -> tuple[Row, ...]:
     """Return one row per measurement that a person looks at, in a fixed order."""
-    present = {measurement.name for measurement in report.measurements}
     by_key = {(measurement.name, measurement.subject): measurement for measurement in report.measurements}
     found = []
-    for name, (label, digits, signed) in NAMES.items():
-        if name not in present:
-            continue
+    for name, (label, digits, signed) in _named(report).items():
         cells = tuple(
             _cell([by_key[name, subject] for subject in column.subjects if (name, subject) in by_key], digits, signed)
             for column in shown
         )
-        found.append(Row(label, cells))
+        found.append(Row(label, cells, name.partition(".")[0]))
     return tuple(found)
+
+
+def _named(report: AuditReport) -> dict[str, tuple[str, int, bool]]:
+    """Return how the measurements that there are are called; attacks in the order of the report, loss and so on."""
+    present = dict.fromkeys(measurement.name for measurement in report.measurements)
+    found = {name: told for name, told in NAMES.items() if name in present}
+    for name in present:
+        attack = re.fullmatch(r"mia\.(.+)\.([^.]+)", name)
+        if attack and attack[2] in ATTACK_NAMES:
+            label, digits, signed = ATTACK_NAMES[attack[2]]
+            found[name] = (f"{attack[1]} {label}", digits, signed)
+    return found
 
 
 def _cell(found: Sequence[Measurement], digits: int, signed: bool) -> Cell:

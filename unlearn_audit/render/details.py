@@ -1,0 +1,115 @@
+"""What pictures take from a measurement's details, which are free in form: checked before they are used."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from unlearn_audit.report import AuditReport, Measurement
+
+__all__ = ["Exposed", "MiaDetails", "OrderChange", "RcdDetails", "StepSize", "TruncationDetails", "details_of",
+           "unreadable"]  # fmt: skip
+
+Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Whole = Annotated[int, Field(strict=True)]
+
+
+class _Part(BaseModel):
+    """A part of some details; fields that no picture needs are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StepSize(_Part):
+    """One model's RCD under one step size."""
+
+    step_size: Annotated[Real, Field(gt=0)]
+    value: Real | None
+    moved: Real | None = None
+    essentially_initial_loss: bool = False
+    kendall_tau_to_first: Real | None = None
+    kendall_tau_reason: str | None = None
+
+
+class OrderChange(_Part):
+    """From which K on a model is above, or below, another one."""
+
+    other: str = Field(alias="with")
+    at: Whole
+    larger_from_there: bool
+
+
+class RcdDetails(_Part):
+    """Of `rcd.raw`; a curve that is null stands in the arrays."""
+
+    loss: tuple[Real, ...] | None = None
+    step_sizes: tuple[StepSize, ...] | None = None
+    rank_by_k: dict[str, Whole] | None = None
+    order_changes: tuple[OrderChange, ...] | None = None
+
+
+class _Excess(_Part):
+    steps: tuple[Annotated[Whole, Field(ge=0)], ...]
+    values: tuple[Real, ...]
+
+    @model_validator(mode="after")
+    def _paired(self) -> "_Excess":
+        if len(self.steps) != len(self.values) or list(self.steps) != sorted(set(self.steps)):
+            raise ValueError("steps increase, and each has a value")
+        return self
+
+
+class TruncationDetails(_Part):
+    """Of `truncation.verdict`."""
+
+    excess: _Excess | None = None
+
+
+class Exposed(_Part):
+    """One example that an attack calls a member, and the share of the unseen twin that scores as high."""
+
+    index: Whole
+    label: Whole
+    score: Real | None
+    share_of_twin_above: Real
+
+
+class MiaDetails(_Part):
+    """Of `mia.<attack>.auc`."""
+
+    worst: tuple[Exposed, ...] | None = None
+
+
+Kind = TypeVar("Kind", RcdDetails, TruncationDetails, MiaDetails)
+
+
+def details_of(measurement: Measurement, kind: type[Kind]) -> Kind:
+    """Return a measurement's details as a kind; empty ones where they are of no known form (`unreadable` says so)."""
+    try:
+        return kind.model_validate(measurement.details)
+    except ValidationError:
+        return kind()
+
+
+def unreadable(report: AuditReport) -> tuple[str, ...]:
+    """Say whose details are of no known form, so that a picture lacks them."""
+    return tuple(dict.fromkeys(_problems(report)))
+
+
+def _problems(report: AuditReport) -> Iterator[str]:
+    for measurement in report.measurements:
+        kind = _kind_of(measurement.name)
+        try:
+            if kind is not None:
+                kind.model_validate(measurement.details)
+        except ValidationError as problem:
+            place = ".".join(str(part) for part in problem.errors()[0]["loc"])
+            yield (
+                f"{measurement.name} of {measurement.subject}: its details are of no known form (first: {place}); "
+                "what they would show is left out"
+            )
+
+
+def _kind_of(name: str) -> type[Any] | None:
+    kinds: dict[str, type[Any]] = {"rcd.raw": RcdDetails, "truncation.verdict": TruncationDetails}
+    return MiaDetails if name.startswith("mia.") and name.endswith(".auc") else kinds.get(name)
