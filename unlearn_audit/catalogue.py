@@ -11,6 +11,7 @@ from unlearn_audit.errors import UsageError, unknown_name
 
 __all__ = [
     "ATTACKS",
+    "ATTACK_GROUPS",
     "DATA_SOURCES",
     "METHODS",
     "METRICS",
@@ -78,6 +79,12 @@ TRANSFORMS: Mapping[str, Entry] = {
 
 ATTACKS: Mapping[str, str] = {
     "loss": "unlearn_audit.attacks.population:loss",
+}
+
+# Names for several attacks at once; "all" leaves out those that lack what they need, and says so.
+ATTACK_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "population": ("loss", "confidence", "entropy", "modified-entropy"),
+    "all": tuple(ATTACKS),
 }
 
 # Name of a measurement -> what it is; a policy that names anything else is refused.

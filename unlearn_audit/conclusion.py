@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.report import Measurement
 
 __all__ = ["Seen", "conclude"]
 
-INSTRUMENTS = {"rcd.ratio_to_unseen": "relearning", "mia.loss.auc": "the loss attack"}
+INSTRUMENTS = {"rcd.ratio_to_unseen": "relearning"} | {
+    f"mia.{attack}.auc": f"the {attack} attack" for attack in ATTACKS
+}
 UTILITY = {"gap.forget": "forget accuracy", "gap.test": "test accuracy", "gap.retain": "retain accuracy"}
 
 
@@ -61,6 +64,8 @@ def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Seen]
         if measurement.subject != label:
             continue
         if measurement.name in INSTRUMENTS and (difference := _difference(measurement)):
+            if "wrong_hypothesis" in measurement.details and not difference["seen"]:
+                continue  # an attack that asks another question has nothing to say by finding nothing
             yield Seen(INSTRUMENTS[measurement.name], measurement, bool(difference["seen"]))
         elif measurement.name in UTILITY and measurement.details.get("seen") is not None:
             yield Seen(UTILITY[measurement.name], measurement, bool(measurement.details["seen"]))

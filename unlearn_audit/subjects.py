@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from unlearn_audit import models
-from unlearn_audit.checkpoints import Checkpoint, nonfinite, read_checkpoint
+from unlearn_audit.checkpoints import Checkpoint, Metadata, nonfinite, read_checkpoint
 from unlearn_audit.config import AuditConfig, CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
 from unlearn_audit.data import Dataset, Transform, load_data
 from unlearn_audit.engine import Compute
@@ -36,6 +36,7 @@ class Candidate:
     transform: Transform
     notes: tuple[str, ...] = ()
     assumed: bool = False
+    metadata: Metadata | None = None
 
 
 def settle_data(
@@ -141,7 +142,16 @@ def build_candidate(
     models.check_input(model, sample, spec=spec, classes=dataset.classes)
     role = entry.role or (metadata.role if metadata and metadata.role else "subject")
     return Candidate(
-        label, role, str(checkpoint.path), checkpoint.sha256, spec, model, transform, notes, origin == "state dict"
+        label,
+        role,
+        str(checkpoint.path),
+        checkpoint.sha256,
+        spec,
+        model,
+        transform,
+        notes,
+        assumed=origin == "state dict",
+        metadata=metadata,
     )
 
 

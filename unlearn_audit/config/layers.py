@@ -128,6 +128,9 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             found[key] = str(folder / found[key])
     if isinstance(found.get("data"), str):
         found["data"] = anchored_data_spec(found["data"], folder)
+    mia = found.get("mia")
+    if isinstance(mia, dict) and isinstance(mia.get("shadows"), str):
+        found["mia"] = mia | {"shadows": str(folder / mia["shadows"])}
     if isinstance(found.get("checkpoint"), list):
         found["checkpoint"] = [
             entry | {"path": str(folder / entry["path"])}

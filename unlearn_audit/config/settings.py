@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from unlearn_audit.catalogue import ATTACKS
+from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS
 from unlearn_audit.errors import unknown_name
 from unlearn_audit.toml import Flag, Number, VersionOne
 
@@ -92,16 +92,21 @@ class SpectrumSettings(Part):
 
 
 class MiaSettings(Part):
-    """Which membership-inference attacks to run."""
+    """Membership inference: which attacks, with which shadow models; "population" and "all" name several."""
 
     attacks: Annotated[tuple[str, ...], Field(min_length=1)] = ("loss",)
+    shadows: Annotated[str, Field(min_length=1)] | None = None
+    variance: Literal["auto", "pooled", "per_example"] = "auto"
+    a: Literal["fit"] | Annotated[Number, Field(ge=0, le=1)] = "fit"
+    worst: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 10
 
     @field_validator("attacks")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = (*ATTACK_GROUPS, *ATTACKS)
         for index, name in enumerate(names):
-            if name not in ATTACKS:
-                raise ValueError(unknown_name("attack", name, ATTACKS))
+            if name not in known and not re.fullmatch(r"[\w.]+:[\w.]+", name):
+                raise ValueError(unknown_name("attack", name, known))
             if name in names[:index]:
                 raise ValueError(f"attack '{name}' is named twice")
         return names

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearn_audit.data import Examples, Transform
+from unlearn_audit.data import Examples
 from unlearn_audit.engine.computing import Compute, chunks, full_float32, packed
 from unlearn_audit.tasks import CLASSIFICATION, Task
 
@@ -19,7 +19,7 @@ ROWS_CHUNK = 65_536  # of inputs that are no images but rows of features, which 
 Inputs = Callable[[Tensor], Tensor]  # images as stored -> what the model takes
 
 
-def predict(model: nn.Module, images: Tensor, transform: Transform, *, compute: Compute) -> NDArray[np.float32]:
+def predict(model: nn.Module, images: Tensor, transform: Inputs, *, compute: Compute) -> NDArray[np.float32]:
     """Return the logits of every image, in evaluation mode, in order, none dropped.
 
     Args:
