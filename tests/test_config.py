@@ -159,7 +159,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "mean": ({"mean": [0.5, "x"]}, "mean.1: must be a number (got 'x')"),
     "mean true": ({"mean": True}, "mean: must be a list"),
     "attack": ({"mia": {"attacks": ["los"]}}, "unknown attack 'los'; did you mean 'loss'?"),
-    "attack that is code": ({"mia": {"attacks": ["mine:attack"]}}, "unknown attack 'mine:attack'"),
     "attack twice": ({"mia": {"attacks": ["loss", "loss"]}}, "attack 'loss' is named twice"),
     "no attack": ({"mia": {"attacks": []}}, "mia.attacks: must be a list of 1 or more"),
     "section for a value": ({"rcd": 3}, "rcd: must be a table (got 3)"),
