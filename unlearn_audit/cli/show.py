@@ -1,34 +1,108 @@
-"""`unlearn-audit show`: look at a report again."""
+"""`unlearn-audit show`: look at a report again, or hand it on."""
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unlearn_audit.cli.console import draw
+from unlearn_audit.cli.console import draw, message
+from unlearn_audit.cli.flags import Force, Quiet
+
+if TYPE_CHECKING:
+    from unlearn_audit.gate import Decision
+    from unlearn_audit.report import AuditReport
 
 __all__ = ["register"]
 
 
 def _show(
     report: Annotated[Path, typer.Argument(help="report.json of an audit.")],
-    format: Annotated[Literal["table", "markdown"], typer.Option(help="What stdout gets.")] = "table",
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page that stands alone, with pictures.", metavar="FILE")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write Markdown, such as $GITHUB_STEP_SUMMARY.", metavar="FILE")
+    ] = None,
+    format: Annotated[
+        Literal["table", "markdown"] | None,
+        typer.Option(help="What stdout gets; default table, or nothing where a file is written."),
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="Show a gate's decisions too; `gate` has the exit code.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Label to gate in the place of the role unlearned.")] = None,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Show a report; needs no torch.
+    """Show a report in the terminal, as Markdown, or as an HTML page; needs no torch and no network.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       unlearn-audit show demo/report.json
+
+      unlearn-audit show report/report.json --html report.html --policy policy.toml
     """
-    from unlearn_audit.render import markdown, terminal
     from unlearn_audit.report import read_report
 
+    _check(html, markdown, policy, subject, force=force)
     found = read_report(report)
+    decisions = _decisions(found, policy, subject)
+    if html is not None:
+        _write(html, _page(report, found, decisions), quiet=quiet)
+    if markdown is not None:
+        _write(markdown, _markdown(found, decisions), quiet=quiet)
     if format == "markdown":
-        sys.stdout.write(markdown.render(found))
-    else:
-        draw(terminal.render(found))
+        sys.stdout.write(_markdown(found, decisions))
+    elif format == "table" or (html is None and markdown is None):
+        _table(found, decisions)
+
+
+def _check(html: Path | None, markdown: Path | None, policy: Path | None, subject: str | None, *, force: bool) -> None:
+    """Refuse what cannot be written, before anything is."""
+    from unlearn_audit.errors import OutputError, UsageError
+    from unlearn_audit.files import check_output
+
+    if subject is not None and policy is None:
+        raise UsageError("--subject says whom a policy gates; name one with --policy")
+    for path in (html, markdown):
+        if path is not None:
+            check_output(path, force=force)
+    if html is not None and markdown is not None and html.resolve() == markdown.resolve():
+        raise OutputError(f"--html and --markdown both write {html}; name two files")
+
+
+def _decisions(report: "AuditReport", policy: Path | None, subject: str | None) -> "tuple[Decision, ...] | None":
+    from unlearn_audit.gate import apply_policy, read_policy
+
+    return None if policy is None else apply_policy(read_policy(policy), report, subject=subject)
+
+
+def _page(path: Path, report: "AuditReport", decisions: "tuple[Decision, ...] | None") -> str:
+    from unlearn_audit.render import html
+    from unlearn_audit.render.arrays import read_arrays
+
+    return html.render(report, read_arrays(path, report), decisions)
+
+
+def _markdown(report: "AuditReport", decisions: "tuple[Decision, ...] | None") -> str:
+    from unlearn_audit.render import markdown
+
+    return markdown.render(report, decisions)
+
+
+def _table(report: "AuditReport", decisions: "tuple[Decision, ...] | None") -> None:
+    from unlearn_audit.render import decisions as decided
+    from unlearn_audit.render import terminal
+
+    draw(terminal.render(report))
+    if decisions is not None:
+        draw(decided.render(decisions))
+
+
+def _write(path: Path, text: str, *, quiet: bool) -> None:
+    from unlearn_audit.files import atomic_write
+
+    atomic_write(path, text.encode())
+    message(f"wrote {path}", quiet=quiet)
 
 
 def register(app: typer.Typer) -> None:

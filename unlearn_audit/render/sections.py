@@ -1,0 +1,161 @@
+"""What a written report is made of, whatever its format: sections with rows of numbers, small tables and pictures."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from unlearn_audit.gate import Decision
+from unlearn_audit.render import pictures, semilog
+from unlearn_audit.render.arrays import Arrays
+from unlearn_audit.render.charts import Chart
+from unlearn_audit.render.details import MiaDetails, details_of
+from unlearn_audit.render.relearning import SmallTable, small_tables
+from unlearn_audit.render.table import Row, columns, rows
+from unlearn_audit.report import AuditReport
+
+__all__ = ["Section", "decided", "exposed", "provenance", "sections"]
+
+TITLES = {
+    "accuracy": "Accuracy and gaps",
+    "rcd": "Relearning",
+    "truncation": "Truncation",
+    "spectrum": "Curvature",
+    "mia": "Membership inference",
+}
+BELONGS_TO = {"loss": "accuracy", "gap": "accuracy"}
+MOST_EXPOSED = 10  # examples of each subject
+
+
+class Section(NamedTuple):
+    """One part of a report: its heading, rows of the common table, and what stands below them."""
+
+    title: str
+    rows: tuple[Row, ...]
+    tables: tuple[SmallTable, ...]
+    charts: tuple[Chart, ...]
+
+
+def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
+    """Return the sections that the report has something for."""
+    all_rows = rows(report, columns(report))
+    curves = semilog.series_of(report)
+    charts = {
+        "rcd": (
+            *pictures.relearning_curves(report, arrays),
+            *pictures.gap_against_rcd(report),
+            *pictures.step_sizes(report),
+        ),
+        "truncation": (semilog.chart(curves),) if curves else (),
+        "mia": pictures.roc_curves(report, arrays),
+    }
+    tables = {"rcd": small_tables(report), "mia": exposed(report)}
+    found = (
+        Section(
+            title,
+            tuple(row for row in all_rows if BELONGS_TO.get(row.family, row.family) == family),
+            tables.get(family, ()),
+            charts.get(family, ()),
+        )
+        for family, title in TITLES.items()
+    )
+    return tuple(section for section in found if section.rows or section.tables or section.charts)
+
+
+def exposed(report: AuditReport) -> tuple[SmallTable, ...]:
+    """Return the examples that each attack is surest of, for every subject that kept a list."""
+    heading = ("training index", "label", "score", "share of the twin that scores as high")
+    found = []
+    for measurement in report.measurements:
+        attack = re.fullmatch(r"mia\.(.+)\.auc", measurement.name)
+        worst = details_of(measurement, MiaDetails).worst if attack else None
+        if attack and worst and measurement.role != "retrained":
+            cells = tuple(
+                (str(one.index), str(one.label), _number(one.score), f"{one.share_of_twin_above:.1%}")
+                for one in worst[:MOST_EXPOSED]
+            )
+            title = f"Most exposed examples of {measurement.subject}, {attack[1]} attack"
+            found.append(SmallTable(title, heading, cells))
+    return tuple(found)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def decided(decisions: Sequence[Decision]) -> SmallTable:
+    """Return a gate's decisions as a table."""
+    cells = tuple(
+        (
+            decision.rule.id,
+            decision.subject,
+            decision.verdict.value + (" (warning)" if decision.rule.severity == "warn" else ""),
+            f"{decision.rule.metric}: {decision.why}",
+        )
+        for decision in decisions
+    )
+    return SmallTable("Decisions of the gate", ("rule", "subject", "verdict", "why"), cells)
+
+
+# ----- provenance
+
+
+def provenance(report: AuditReport) -> tuple[SmallTable, ...]:
+    """Return what the report was made of: checkpoints, data, settings and who said them, environment, tool."""
+    found = (_checkpoints(report), _data(report), _settings(report.settings), _environment(report), _document(report))
+    return tuple(table for table in found if table.rows)
+
+
+def _checkpoints(report: AuditReport) -> SmallTable:
+    heading = ("label", "role", "model", "parameters", "file", "SHA-256")
+    cells = tuple(
+        (one.label, one.role, one.model, f"{one.parameters:,}", one.path, one.sha256) for one in report.subjects
+    )
+    notes = tuple(f"{one.label}: {note}" for one in report.subjects for note in one.notes)
+    return SmallTable("Checkpoints", heading, cells, notes)
+
+
+def _data(report: AuditReport) -> SmallTable:
+    data = report.data
+    sets = {"forget": data.forget, "retain": data.retain, "test": data.test, "unseen twin": data.unseen}
+    cells = [(name, str(one.n), one.spec, one.sha256) for name, one in sets.items() if one is not None]
+    return SmallTable(
+        "Data", ("set", "examples", "from", "SHA-256"), (("source", "", data.source, data.sha256), *cells)
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> SmallTable:
+    """Return every setting with its value and where it came from; one that nobody named is the default."""
+    config, said = (part if isinstance(part, dict) else {} for part in (settings.get("config"), settings.get("from")))
+    rest = {key: value for key, value in settings.items() if key not in ("config", "from")}
+    cells = [(".".join(keys), _value(value), str(said.get(".".join(keys), "default"))) for keys, value in _flat(config)]
+    for keys, value in _flat(rest):  # normalisation, "mean" of "unlearned", is said as "mean of unlearned"
+        cells.append((".".join(keys), _value(value), str(said.get(" of ".join(reversed(keys[1:])), ""))))
+    return SmallTable("Settings", ("setting", "value", "said by"), tuple(cells))
+
+
+def _flat(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Yield keys from the top down with their values; a section with nothing in it is told as it stands."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _environment(report: AuditReport) -> SmallTable:
+    cells = tuple((".".join(keys), _value(value)) for keys, value in _flat(report.environment))
+    return SmallTable("Environment", ("what", "value"), cells)
+
+
+def _document(report: AuditReport) -> SmallTable:
+    facts = {
+        "tool": f"{report.tool.name} {report.tool.version}",
+        "written": report.created_at,
+        "SHA-256 of the body": report.body_sha256 or "not written yet",
+    }
+    return SmallTable("This report", ("what", "value"), tuple(facts.items()))
