@@ -19,6 +19,7 @@ from unlearn_audit.cli import (
     mia,
     rcd,
     schema,
+    shadows,
     show,
     spectrum,
     train,
@@ -60,7 +61,7 @@ def _root(
     """
 
 
-for verb in (demo, rcd, truncation, spectrum, gaps, mia, train, audit, gate, show, inspect, validate, schema):
+for verb in (demo, rcd, truncation, spectrum, gaps, mia, shadows, train, audit, gate, show, inspect, validate, schema):
     verb.register(app)
 apply.register(app)
 

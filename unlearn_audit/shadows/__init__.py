@@ -1,0 +1,37 @@
+"""Shadow models: a fleet of networks trained as the target was, on halves of what it may have seen.
+
+A fleet is a folder: the plan, and what finished work has left. Any number of workers, on any machine that sees the
+folder, take tasks from it; a killed one costs no finished model.
+"""
+
+from unlearn_audit.shadows.folder import FleetFolder
+from unlearn_audit.shadows.plan import FleetPlan, Task, Treatment, members, read_plan, tasks
+from unlearn_audit.shadows.planning import Planned, plan_fleet
+from unlearn_audit.shadows.reading import Fleet, FleetSignals, open_fleet
+from unlearn_audit.shadows.running import Outcome, default_workers, run_on_ray, run_workers
+from unlearn_audit.shadows.verifying import verify
+from unlearn_audit.shadows.work import Workshop, open_workshop, work, work_until_done
+
+__all__ = [
+    "Fleet",
+    "FleetFolder",
+    "FleetPlan",
+    "FleetSignals",
+    "Outcome",
+    "Planned",
+    "Task",
+    "Treatment",
+    "Workshop",
+    "default_workers",
+    "members",
+    "open_fleet",
+    "open_workshop",
+    "plan_fleet",
+    "read_plan",
+    "run_on_ray",
+    "run_workers",
+    "tasks",
+    "verify",
+    "work",
+    "work_until_done",
+]

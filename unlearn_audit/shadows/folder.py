@@ -1,0 +1,215 @@
+"""The folder of a fleet, its only source of truth: who works on what, what is finished, what failed.
+
+A worker claims a task by making a file that nobody else can make, keeps touching it while it works, and publishes the
+result under its final name in one step. A claim that nobody touches any more is taken over.
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unlearn_audit.errors import OutputError
+from unlearn_audit.files import atomic_write
+from unlearn_audit.shadows.plan import Task
+
+__all__ = ["LEASE", "Failure", "FleetFolder"]
+
+LEASE = 60.0  # seconds after which a claim that nobody touched may be taken over
+MOST_ATTEMPTS = 3
+
+
+class Failure(NamedTuple):
+    """Why a task could not be done, and how often it was begun."""
+
+    message: str
+    attempts: int
+
+
+class FleetFolder:
+    """Paths and claims of a fleet.
+
+    Args:
+        path: the folder.
+        lease: seconds until an untouched claim is stale; a worker of this machine that is gone is noticed at once.
+    """
+
+    def __init__(self, path: Path, *, lease: float = LEASE) -> None:
+        self.path, self.lease = path, lease
+
+    def model(self, task: Task | str) -> Path:
+        """Return where the task's checkpoint is published."""
+        return self.path / "models" / f"{_id(task)}.safetensors"
+
+    def signals(self, task: Task | str) -> Path:
+        """Return where what the task's model says is published."""
+        return self.path / "signals" / f"{_id(task)}.npz"
+
+    def state(self, task: Task | str) -> Path:
+        """Return where an unfinished training keeps what it goes on with."""
+        return self.path / "state" / f"{_id(task)}.resume"
+
+    def failure(self, task: Task | str) -> Path:
+        """Return where it is said why a task could not be done."""
+        return self.path / "failed" / f"{_id(task)}.json"
+
+    def claim_of(self, task: Task | str) -> Path:
+        """Return the claim's file."""
+        return self.path / "claims" / f"{_id(task)}.json"
+
+    def make(self) -> None:
+        """Make the folder and what belongs into it.
+
+        Raises:
+            OutputError: no permission, no space, or a file is in the way.
+        """
+        try:
+            for name in ("models", "signals", "state", "failed", "claims", "scores"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise OutputError(f"cannot make {problem.filename}: {problem.strerror}") from problem
+
+    def finished(self, task: Task) -> bool:
+        """Whether the model and what it says are there; what is in the files is `verify`'s question."""
+        return self.model(task).exists() and self.signals(task).exists()
+
+    def failed(self, task: Task | str) -> Failure | None:
+        """Return why a task is given up; None where it is not."""
+        try:
+            about = json.loads(self.failure(task).read_text())
+            found = Failure(str(about["message"]), int(about["attempts"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if about.get("final") or found.attempts >= MOST_ATTEMPTS else None
+
+    def tried(self, task: Task) -> int:
+        """Return how often the task was begun and neither finished nor let go."""
+        try:
+            return int(json.loads(self.failure(task).read_text())["attempts"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def record(self, task: Task, problem: BaseException | str, *, final: bool) -> None:
+        """Say why a task was not done; `final` where it would come out the same way again."""
+        told = problem if isinstance(problem, str) else f"{type(problem).__name__}: {problem}"
+        trace = [] if isinstance(problem, str) else traceback.format_exception(problem)
+        about = {"message": told, "attempts": self.tried(task) + 1, "final": final, "traceback": trace}
+        atomic_write(self.failure(task), json.dumps(about, indent=1).encode())
+
+    def forgive(self) -> None:
+        """Begin to count anew how often workers died: a run that was killed is no fault of its tasks."""
+        for path in (self.path / "failed").glob("*.json"):
+            if not (_read(path) or {}).get("final"):
+                path.unlink(missing_ok=True)
+
+    def working_on(self, task: Task) -> dict[str, Any] | None:
+        """Return who has claimed a task and is alive, else None."""
+        seen = _read(self.claim_of(task))
+        return None if seen is None or self._stale(self.claim_of(task), seen) else seen
+
+    @contextmanager
+    def claimed(self, task: Task) -> Iterator[bool]:
+        """Claim a task for the block, touching the claim all the while.
+
+        Yields:
+            Whether it is ours; if not, somebody else is at work on it.
+        """
+        path, nonce = self.claim_of(task), secrets.token_hex(8)
+        if not self._take(path, nonce, task):
+            yield False
+            return
+        stop = threading.Event()
+        beat = threading.Thread(target=_touch, args=(path, stop, self.lease / 4), daemon=True)
+        beat.start()
+        try:
+            yield True
+        finally:
+            stop.set()
+            beat.join()
+            if (_read(path) or {}).get("nonce") == nonce:
+                path.unlink(missing_ok=True)
+
+    def _take(self, path: Path, nonce: str, task: Task) -> bool:
+        """Make the claim's file, after putting a stale one away; False where another one holds it."""
+        seen = _read(path)
+        if seen is not None and self._stale(path, seen):
+            aside = path.with_name(f"{path.name}.{nonce}")
+            with suppress(OSError):
+                path.rename(aside)
+                taken = _read(aside)
+                if taken == seen:
+                    self.record(task, f"its worker ({seen.get('host')}, process {seen.get('pid')}) died", final=False)
+                    aside.unlink(missing_ok=True)
+                else:  # another worker was faster, and this is its claim
+                    with suppress(FileExistsError):
+                        os.link(aside, path)
+                    aside.unlink(missing_ok=True)
+        return _make(path, {"host": socket.gethostname(), "pid": os.getpid(), "nonce": nonce, "since": time.time()})
+
+    def _stale(self, path: Path, seen: dict[str, Any]) -> bool:
+        """Whether nobody holds a claim any more."""
+        try:
+            untouched = time.time() - path.stat().st_mtime
+        except OSError:
+            return False
+        if untouched > self.lease:
+            return True
+        return seen.get("host") == socket.gethostname() and not _alive(seen.get("pid"))
+
+
+def _id(task: Task | str) -> str:
+    return task if isinstance(task, str) else task.id
+
+
+def _make(path: Path, about: dict[str, Any]) -> bool:
+    """Make a file with this content if there is none of the name; it appears with its content or not at all."""
+    draft = path.with_name(f".{path.name}.{about['nonce']}.tmp")
+    try:
+        draft.write_text(json.dumps(about))
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as problem:
+        raise OutputError(f"cannot claim work in {path.parent}: {problem.strerror or problem}") from problem
+    return True
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return what a claim says; {} where it is damaged, None where there is none."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _touch(path: Path, stop: threading.Event, every: float) -> None:
+    """Touch a claim until told to stop."""
+    while not stop.wait(every):
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _alive(pid: object) -> bool:
+    """Whether a process of this machine is there."""
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

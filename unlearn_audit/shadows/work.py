@@ -1,0 +1,291 @@
+"""Doing one task of a fleet: train a shadow model or put it through a treatment, then ask it about everything."""
+
+import io
+import os
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unlearn_audit import __version__, catalogue
+from unlearn_audit.checkpoints import Metadata, check_finite, read_checkpoint, write_checkpoint
+from unlearn_audit.data import Dataset, Pool, Splits, Transform, load_data, make_pool, make_splits, query
+from unlearn_audit.engine import Compute, derive_seed, predict, prepare
+from unlearn_audit.errors import AuditError, DataError, MeasurementError, OutputError
+from unlearn_audit.files import atomic_write
+from unlearn_audit.methods import Method, Problem
+from unlearn_audit.methods.applying import parse_settings
+from unlearn_audit.methods.extras import parse_extras
+from unlearn_audit.methods.resuming import StateFile
+from unlearn_audit.models import load_state
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.recipes import describe, new_model, train
+from unlearn_audit.shadows.folder import FleetFolder
+from unlearn_audit.shadows.plan import FleetPlan, Task, members, read_plan, tasks
+
+__all__ = ["SAVE_EVERY", "Workshop", "open_workshop", "signals_key", "work", "work_until_done"]
+
+SAVE_EVERY = 60.0  # seconds between two writes of what an unfinished training goes on with
+
+
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """Everything that the tasks of a fleet share, loaded once a worker.
+
+    Attributes:
+        folder: of the fleet.
+        plan: what it is to be.
+        dataset: as it was loaded.
+        splits: as the audit makes them.
+        pool: what shadow models are trained on and asked about.
+        compute: device and precision of training.
+        allow_code: whether data and model may be callables of the user's.
+    """
+
+    folder: FleetFolder
+    plan: FleetPlan
+    dataset: Dataset
+    splits: Splits
+    pool: Pool
+    compute: Compute
+    allow_code: bool = False
+
+    @property
+    def pooled(self) -> Dataset:
+        """The data with the pool as its training set, normalised as the target's."""
+        return replace(self.dataset, train=self.pool.examples, mean=self.plan.mean, std=self.plan.std)
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """All work, done or not."""
+        return tasks(self.plan, len(self.pool.examples))
+
+
+def open_workshop(path: Path, *, allow_code: bool = False, lease: float | None = None) -> Workshop:
+    """Load a fleet's data and check that it is still what was planned.
+
+    Args:
+        path: the fleet's folder.
+        allow_code: whether the plan may name callables of the user's as data or model: it is a file, and a file must
+            not choose code to run on its own.
+        lease: seconds, see `FleetFolder`.
+
+    Raises:
+        UsageError: no fleet there.
+        DataError: the data has changed.
+    """
+    plan = read_plan(path)
+    folder = FleetFolder(path) if lease is None else FleetFolder(path, lease=lease)
+    dataset = load_data(plan.data, allow_code=allow_code)
+    if dataset.sha256 != plan.data_sha256:
+        raise DataError(f"{plan.data} has changed since the fleet in {path} was planned; plan a new one elsewhere")
+    splits = make_splits(
+        dataset, str(path / "forget.npy"), unseen=str(path / "unseen.npy"), sample=plan.sample, seed=plan.seed
+    )
+    pool = make_pool(splits, seed=plan.seed)
+    if pool.sha256 != plan.pool_sha256:
+        raise DataError(
+            f"{path}: forget.npy or unseen.npy has changed since the fleet was planned; plan a new one elsewhere"
+        )
+    return Workshop(folder, plan, dataset, splits, pool, prepare(plan.device, plan.precision), allow_code)
+
+
+def work(shop: Workshop, progress: Progress = silent) -> int:
+    """Do what is left to do and nobody else is at work on; return how many tasks were done here.
+
+    A task that fails is recorded in the folder, and the others go on.
+    """
+    done = 0
+    for task in shop.tasks:
+        if shop.folder.finished(task) or shop.folder.failed(task):
+            continue
+        if task.parent is not None and not shop.folder.model(task.parent).exists():
+            continue
+        with shop.folder.claimed(task) as ours:
+            if ours and not shop.folder.finished(task) and not shop.folder.failed(task):
+                done += _attempt(shop, task, progress)
+    return done
+
+
+def work_until_done(shop: Workshop, progress: Progress = silent, *, wait: float = 1.0) -> int:
+    """Work until every task is finished or given up; wait while only others are at work.
+
+    Args:
+        shop: the fleet.
+        progress: told of training steps.
+        wait: seconds between two looks.
+
+    Returns:
+        How many tasks were done here.
+    """
+    done = 0
+    while True:
+        found = work(shop, progress)
+        done += found
+        if not any(_open(shop, task) for task in shop.tasks):
+            return done
+        if not found:
+            time.sleep(wait)
+
+
+def _open(shop: Workshop, task: Task) -> bool:
+    """Whether a task is still to be done and can be."""
+    without_parent = task.parent is not None and shop.folder.failed(task.parent) is not None
+    return not shop.folder.finished(task) and not shop.folder.failed(task) and not without_parent
+
+
+def _attempt(shop: Workshop, task: Task, progress: Progress) -> int:
+    """Do one task; what went wrong is recorded, and would again."""
+    try:
+        if not shop.folder.model(task).exists():
+            _make_model(shop, task, progress)
+        _ask(shop, task)
+    except OutputError:
+        raise  # no space or no permission is no fault of this task
+    except AuditError as problem:
+        shop.folder.record(task, problem, final=True)
+        return 0
+    shop.folder.failure(task).unlink(missing_ok=True)
+    return 1
+
+
+def _make_model(shop: Workshop, task: Task, progress: Progress) -> None:
+    """Train or unlearn, and publish the checkpoint; a file that another worker published meanwhile stays."""
+    model, metadata = _trained(shop, task, progress) if task.treatment is None else _treated(shop, task, progress)
+    target = shop.folder.model(task)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp.safetensors")
+    try:
+        write_checkpoint(draft, model.state_dict(), metadata, force=True)
+        _publish(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    shop.folder.state(task).unlink(missing_ok=True)
+
+
+def _publish(draft: Path, target: Path) -> None:
+    """Give a finished file its name; if it has one already, both must say the same."""
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        if target.read_bytes() != draft.read_bytes():
+            raise MeasurementError(
+                f"{target} was made twice and came out differently: this machine does not compute repeatably"
+            ) from None
+    except OSError as problem:
+        raise OutputError(f"cannot write {target}: {problem.strerror or problem}") from problem
+
+
+def _inside(shop: Workshop, task: Task) -> NDArray[np.int64]:
+    return members(shop.plan, task.number, len(shop.pool.examples))
+
+
+def _trained(shop: Workshop, task: Task, progress: Progress) -> tuple[nn.Module, Metadata]:
+    plan, inside = shop.plan, _inside(shop, task)
+    keeper = StateFile(shop.folder.state(task), {"task": task.id}, resume=True, every=SAVE_EVERY, memory={})
+    recipe, seed = plan.training_recipe(), derive_seed(plan.seed, "shadow", task.number)
+    model = train(
+        plan.model,
+        shop.pooled,
+        inside,
+        recipe,
+        seed=seed,
+        compute=shop.compute,
+        allow_code=shop.allow_code,
+        keeper=keeper,
+        progress=progress,
+        task=f"shadow {task.number + 1}",
+    )
+    return model, _metadata(shop, "shadow", seed)
+
+
+def _treated(shop: Workshop, task: Task, progress: Progress) -> tuple[nn.Module, Metadata]:
+    """Unlearn those of a shadow model's own examples that are attacked."""
+    plan, treatment = shop.plan, task.treatment
+    if treatment is None or task.parent is None:
+        raise MeasurementError(f"task {task.id} has nothing to unlearn")
+    method: Method = catalogue.load("method", catalogue.METHODS, treatment.method)
+    seed = derive_seed(plan.seed, "treatment", treatment.key, task.number)
+    parent = read_checkpoint(shop.folder.model(task.parent))
+    check_finite(parent)
+    problem = Problem(
+        _built(shop, parent.state, str(parent.path)),
+        Transform(plan.mean, plan.std),
+        _forgetting(shop, task),
+        shop.compute,
+        seed,
+        progress,
+        spec=plan.model,
+        recipe=plan.recipe,
+        extras=tuple(parse_extras(treatment.transforms)),
+    )
+    method.run(problem, parse_settings(method, treatment.settings))
+    metadata = _metadata(shop, "shadow-unlearned", seed)
+    return problem.model, metadata.model_copy(
+        update={"method": treatment.method, "settings": treatment.settings, "transforms": treatment.transforms}
+    )
+
+
+def _forgetting(shop: Workshop, task: Task) -> Splits:
+    """Return the sets of a treatment: forget the attacked examples that the model has seen, retain its others."""
+    inside, targets = _inside(shop, task), shop.pool.targets
+    forget = np.intersect1d(inside, targets)
+    if len(forget) == 0 or len(forget) == len(inside):
+        raise MeasurementError(f"shadow model {task.number + 1} has nothing to forget, or nothing to retain")
+    whole = replace(shop.splits.forget, indices=forget)
+    return replace(
+        shop.splits, dataset=shop.pooled, forget=whole, measured=forget, retain=np.setdiff1d(inside, targets)
+    )
+
+
+def _built(shop: Workshop, state: object, where: str) -> nn.Module:
+    model = new_model(shop.plan.model, shop.pooled, 0, allow_code=shop.allow_code)
+    load_state(model, state, where=where)  # type: ignore[arg-type]
+    return shop.compute.place(model).eval()
+
+
+def _metadata(shop: Workshop, role: str, seed: int) -> Metadata:
+    """Return what a shadow model's checkpoint says; its training set is the fleet's business."""
+    return describe(shop.plan.model, shop.pooled).model_copy(
+        update={"role": role, "recipe": dict(shop.plan.recipe), "seed": seed, "tool_version": __version__}
+    )
+
+
+def signals_key(plan: FleetPlan, model_sha256: str) -> str:
+    """Return what a model's answers depend on, in one text; they are float32 whatever the training was."""
+    return f"{model_sha256} {plan.pool_sha256} {plan.mean} {plan.std} {plan.queries} fp32"
+
+
+def _ask(shop: Workshop, task: Task) -> None:
+    """Publish what the model says of the pool, of the population and of all views of the attacked examples."""
+    checkpoint = read_checkpoint(shop.folder.model(task))
+    model = _built(shop, checkpoint.state, str(checkpoint.path))
+    transform, pool = Transform(shop.plan.mean, shop.plan.std), shop.pool
+    plain = [predict(model, part.images, transform, compute=shop.compute) for part in (pool.examples, pool.population)]
+    plain_all = np.concatenate([part for part in plain if len(part)])
+    if not np.isfinite(plain_all).all():
+        raise MeasurementError(f"{checkpoint.path}: the model's outputs are not finite")
+    images = pool.examples.images[torch.from_numpy(pool.targets)]
+    views = [plain_all[pool.targets]] + [
+        predict(model, images, _Query(transform, number), compute=shop.compute)
+        for number in range(1, shop.plan.queries)
+    ]
+    stream = io.BytesIO()
+    key = np.frombuffer(signals_key(shop.plan, checkpoint.sha256).encode(), dtype=np.uint8)
+    np.savez(stream, plain=plain_all, queried=np.stack(views, axis=1), key=key)
+    atomic_write(shop.folder.signals(task), stream.getvalue())
+
+
+class _Query:
+    """One view of an image as the model gets it."""
+
+    def __init__(self, transform: Transform, number: int) -> None:
+        self.transform, self.number = transform, number
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the view of a batch."""
+        return query(self.transform(images), self.number)
