@@ -90,11 +90,14 @@ def _markdown(report: "AuditReport", decisions: "tuple[Decision, ...] | None") -
 
 
 def _table(report: "AuditReport", decisions: "tuple[Decision, ...] | None") -> None:
+    from rich.text import Text
+
     from unlearn_audit.render import decisions as decided
     from unlearn_audit.render import terminal
 
     draw(terminal.render(report))
     if decisions is not None:
+        draw(Text("\nDecisions of the gate", style="bold"))
         draw(decided.render(decisions))
 
 

@@ -88,7 +88,7 @@ def _verdict(report: AuditReport, decisions: Sequence[Decision] | None) -> Eleme
         )  # fmt: skip
     said = report.conclusion or ("This report draws no conclusion: nothing in it was comparable.",)
     parts.append(_list(said, class_="conclusion"))
-    parts += [_small(decided(decisions))] if decisions else []
+    parts += [_small(decided(decisions), "decisions")] if decisions else []
     return _section("Verdict", "verdict", *parts)
 
 
@@ -166,7 +166,7 @@ def _row(row: Row) -> Element:
     return element("tr", element("th", row.label, scope="row"), *cells)
 
 
-def _small(small: SmallTable) -> Element:
+def _small(small: SmallTable, class_: str = "") -> Element:
     heads = [element("th", cell, scope="col") for cell in small.heading]
     rows = [
         element(
@@ -178,7 +178,7 @@ def _small(small: SmallTable) -> Element:
     table = element("table", element("caption", title), element("thead", element("tr", *heads)),
                     element("tbody", *rows))  # fmt: skip
     notes = [_list(small.notes, class_="notes")] if small.notes else []
-    return element("div", _scrolling(table, title), *notes, class_="small")
+    return element("div", _scrolling(table, title), *notes, class_=f"small {class_}".strip())
 
 
 def _class(cell: str) -> str | None:

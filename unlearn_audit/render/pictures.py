@@ -6,16 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
+from unlearn_audit.render import semilog
 from unlearn_audit.render.arrays import Arrays, curve_name, score_names
 from unlearn_audit.render.charts import CONTROL, ORIGINAL, RETRAINED, Axis, Chart, Guide, Series, Style, style_of
 from unlearn_audit.render.details import RcdDetails, details_of
+from unlearn_audit.render.table import printable
 from unlearn_audit.report import AuditReport, Measurement
 
-__all__ = ["foreign_scores", "gap_against_rcd", "relearning_curves", "roc_curves", "step_sizes"]
+__all__ = [
+    "foreign_scores",
+    "gap_against_rcd",
+    "relearning_curves",
+    "roc_curves",
+    "roc_steps",
+    "step_sizes",
+    "truncation",
+]
 
 Floats = NDArray[np.float64]
 RATES = (Guide(1e-3, "0.1 %"), Guide(1e-2, "1 %"))
 MOST_CORNERS = 300  # of a ROC curve
+FAR = 20  # times the smallest value: where a linear axis shows little
 SAME = 1e-6  # how far the AUC of the arrays may be from the report's, when they belong together
 
 
@@ -101,10 +112,15 @@ def _over_gap(report: AuditReport, name: str, title: str) -> Chart | None:
         f"Average gap against {title.partition(',')[0]}",
         "To the left: accuracies like the retrained models'. Up and down: to be read against the retrained models, "
         "higher is not simply better. Bars are intervals over examples.",
-        Axis("average gap to the retrained models"),
+        Axis("average gap to the retrained models", log=_spread_out([one.xs[0] for one in series])),
         Axis(title),
         tuple(series),
     )
+
+
+def _spread_out(values: Sequence[float]) -> bool:
+    """Return whether values need a logarithmic axis, since the original's would press all others together."""
+    return min(values) > 0 and max(values) > FAR * min(values)
 
 
 def step_sizes(report: AuditReport) -> tuple[Chart, ...]:
@@ -132,6 +148,16 @@ def step_sizes(report: AuditReport) -> tuple[Chart, ...]:
             tuple(series),
         ),
     )
+
+
+def truncation(report: AuditReport) -> tuple[Chart, ...]:
+    """Return the excess over the floor on a logarithmic axis, with the verdict on its decay."""
+    look = _Look(report)
+    curves = semilog.series_of(report)
+    # A curve's label is what is fit to print of its subject's.
+    subjects = {printable(label): label for label in look.labels}
+    drawn = [look.series(subjects[one.label], one.steps, one.values)._replace(note=one.note) for one in curves]
+    return (semilog.chart(drawn, title=semilog.TITLE, described=semilog.alternative(curves)),) if drawn else ()
 
 
 # ----- membership inference
@@ -182,13 +208,13 @@ def _roc_chart(attack: str, curves: Sequence[tuple[str, Floats, Floats]], look: 
         f"rate below {1 / fewest:.2g}, where the curves begin.",
         Axis("false positive rate", log=True, low=low, high=1.0),
         Axis("true positive rate", log=True, low=low, high=1.0),
-        tuple(look.series(label, *_roc(members, others)) for label, members, others in curves),
+        tuple(look.series(label, *roc_steps(members, others)) for label, members, others in curves),
         guides=RATES,
         diagonal=True,
     )
 
 
-def _roc(members: Floats, non_members: Floats) -> tuple[list[float], list[float]]:
+def roc_steps(members: Floats, non_members: Floats) -> tuple[list[float], list[float]]:
     """Return the steps of the highest true positive rate at no more than each false positive rate, from 1 / n on."""
     others, ordered = np.unique(non_members)[::-1], np.sort(members)
     # Between two values of non-members a threshold is best just above the lower one; below the last all are caught.

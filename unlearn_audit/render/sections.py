@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from unlearn_audit.gate import Decision
-from unlearn_audit.render import pictures, semilog
+from unlearn_audit.render import pictures
 from unlearn_audit.render.arrays import Arrays
 from unlearn_audit.render.charts import Chart
 from unlearn_audit.render.details import MiaDetails, details_of
@@ -38,15 +38,14 @@ class Section(NamedTuple):
 
 def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
     """Return the sections that the report has something for."""
-    all_rows = rows(report, columns(report))
-    curves = semilog.series_of(report)
+    all_rows = [row for row in rows(report, columns(report)) if any(cell.value != "–" for cell in row.cells)]
     charts = {
         "rcd": (
             *pictures.relearning_curves(report, arrays),
             *pictures.gap_against_rcd(report),
             *pictures.step_sizes(report),
         ),
-        "truncation": (semilog.chart(curves),) if curves else (),
+        "truncation": pictures.truncation(report),
         "mia": pictures.roc_curves(report, arrays),
     }
     tables = {"rcd": small_tables(report), "mia": exposed(report)}
@@ -63,18 +62,23 @@ def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
 
 
 def exposed(report: AuditReport) -> tuple[SmallTable, ...]:
-    """Return the examples that each attack is surest of, for every subject that kept a list."""
+    """Return the examples that each attack is surest of, for every subject under audit.
+
+    Of an original, which saw them all, only where there is no other subject.
+    """
     heading = ("training index", "label", "score", "share of the twin that scores as high")
+    roles = {subject.role for subject in report.subjects}
+    passed_over = {"retrained", "original"} if roles - {"retrained", "original"} else {"retrained"}
     found = []
     for measurement in report.measurements:
         attack = re.fullmatch(r"mia\.(.+)\.auc", measurement.name)
         worst = details_of(measurement, MiaDetails).worst if attack else None
-        if attack and worst and measurement.role != "retrained":
+        if attack and worst and measurement.role not in passed_over:
             cells = tuple(
                 (str(one.index), str(one.label), _number(one.score), f"{one.share_of_twin_above:.1%}")
                 for one in worst[:MOST_EXPOSED]
             )
-            title = f"Most exposed examples of {measurement.subject}, {attack[1]} attack"
+            title = f"most exposed examples of {measurement.subject}, {attack[1]} attack"
             found.append(SmallTable(title, heading, cells))
     return tuple(found)
 

@@ -10,8 +10,9 @@ from unlearn_audit.render.details import TruncationDetails, details_of
 from unlearn_audit.render.table import printable
 from unlearn_audit.report import AuditReport
 
-__all__ = ["CAPTION", "Series", "chart", "series_of", "svg", "text"]
+__all__ = ["CAPTION", "TITLE", "Series", "alternative", "chart", "series_of", "svg", "text"]
 
+TITLE = "Is the truncation error exponential?"
 CAPTION = "excess of the loss over its floor, nats (log scale), by relearning steps"
 SYMBOLS = "ox+*#@%&abcdefghijklmnpqrstuvwyz"
 MARGIN = 9  # columns of the value labels
@@ -175,37 +176,37 @@ def _packed(entries: Sequence[str], width: int) -> list[str]:
     return ["  " + "".join(entry.ljust(cell) for entry in entries[i : i + each]) for i in range(0, len(entries), each)]
 
 
-def chart(series: Sequence[Series], *, title: str = "Is the truncation error exponential?") -> Chart:
+def chart(drawn: Sequence[charts.Series], *, title: str, described: str) -> Chart:
     """Return the same picture as a chart: a straight line is an exponential decay.
+
+    Args:
+        drawn: the curves, each with its style and its verdict for a note.
+        title: heading of the picture.
+        described: its text alternative (`alternative`).
+    """
+    x, y = Axis("relearning steps K"), Axis("excess, nats", log=True)
+    return Chart(title, f"{CAPTION}; exponential = straight", x, y, tuple(drawn), described=described)
+
+
+def svg(series: Sequence[Series], *, title: str = TITLE) -> str:
+    """Draw the curves as one self-contained SVG document with a title and a text alternative.
 
     Args:
         series: the curves; colours, dashes and marks tell them apart.
         title: heading of the picture.
-    """
-    return Chart(
-        title=title,
-        caption=f"{CAPTION}; exponential = straight",
-        x=Axis("relearning steps K"),
-        y=Axis("excess, nats", log=True),
-        series=tuple(
-            charts.Series(one.label, one.steps, one.values, style_of(index), note=one.note or "no verdict")
-            for index, one in enumerate(series)
-        ),
-        described=_alternative(series),
-    )
-
-
-def svg(series: Sequence[Series], *, title: str = "Is the truncation error exponential?") -> str:
-    """Draw the curves as one self-contained SVG document with a title and a text alternative.
 
     Returns:
         The document, drawn without scripts, links or fonts of its own; a picture of words alone where no curve can be
         drawn.
     """
-    return charts.document(chart(series, title=title))
+    drawn = [
+        charts.Series(one.label, one.steps, one.values, style_of(index), note=one.note or "no verdict")
+        for index, one in enumerate(series)
+    ]
+    return charts.document(chart(drawn, title=title, described=alternative(series)))
 
 
-def _alternative(series: Sequence[Series]) -> str:
+def alternative(series: Sequence[Series]) -> str:
     """Describe the picture in words."""
     said = [
         f"{one.label}: {one.note or 'no verdict'}, from {one.values[0]:.3g} nats at step {one.steps[0]} to "

@@ -1,5 +1,7 @@
 """A report for a terminal: tables that fit 80 columns, then the conclusion in words."""
 
+from textwrap import fill
+
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -11,6 +13,8 @@ from unlearn_audit.render.table import MOST_COLUMNS, Column, columns, footnotes,
 from unlearn_audit.report import AuditReport
 
 __all__ = ["render"]
+
+WIDEST_LABEL = 19  # columns, which leaves room for four numbers with their intervals
 
 
 def render(report: AuditReport) -> RenderableType:
@@ -60,5 +64,5 @@ def _table(report: AuditReport, group: tuple[Column, ...]) -> Table:
             if cell.interval:
                 text.append(f"\n{cell.interval}", style="dim")
             cells.append(text)
-        table.add_row(Text(row.label), *cells)
+        table.add_row(Text(fill(row.label, WIDEST_LABEL)), *cells)
     return table

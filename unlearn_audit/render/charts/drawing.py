@@ -48,7 +48,7 @@ def document(chart: Chart, *, width: int = 720, height: int = 300) -> str:
     return as_xml(tree).rstrip() + "\n"
 
 
-def draw(chart: Chart, *, key: str, width: int = 400, height: int = 230, alone: bool = False) -> Element:
+def draw(chart: Chart, *, key: str, width: int = 380, height: int = 220, alone: bool = False) -> Element:
     """Draw a chart.
 
     Args:

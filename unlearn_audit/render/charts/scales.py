@@ -72,7 +72,7 @@ def _log_ends(shown: list[float]) -> tuple[float, float]:
 
 
 def _linear_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    rough = (high - low) / 5
+    rough = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next((times * power for times in (1, 2, 5) if times * power >= rough), 10 * power)
     found = [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -41,7 +41,7 @@ class Style(NamedTuple):
     mark: int
 
 
-RETRAINED = Style(HUES, 0, 0)
+RETRAINED = Style(HUES, 0, 3)
 CONTROL = Style(HUES + 1, 2, len(MARKS) - 1)
 ORIGINAL = Style(1, 1, 1)
 
