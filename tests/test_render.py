@@ -127,6 +127,20 @@ def test_every_metric_that_a_person_looks_at_has_a_name() -> None:
     assert set(table.NAMES) <= set(METRICS)
 
 
+def test_every_number_of_an_attack_has_a_row(make_report: Make, make_measurement: Make) -> None:
+    parts = ("auc", "tpr_at_fpr_1e-2", "tpr_at_fpr_1e-3", "accuracy", "base_rate")
+    found = [make_measurement(f"mia.{a}.{part}", "u", value=0.5) for a in ("loss", "lira-offline") for part in parts]
+    report = make_report(*found, make_measurement("accuracy.test", "u"), make_measurement("mia.loss.other", "u"))
+    named = [row.label for row in table.rows(report, table.columns(report))]
+    assert named == [
+        "accuracy test", "loss attack AUC", "loss TPR at 1 % FPR", "loss TPR at 0.1 % FPR", "loss attack accuracy",
+        "loss base rate", "lira-offline attack AUC", "lira-offline TPR at 1 % FPR", "lira-offline TPR at 0.1 % FPR",
+        "lira-offline attack accuracy", "lira-offline base rate"]  # fmt: skip
+    lines = shown(terminal.render(report)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "lira-offline attack" in {line[:19] for line in lines}
+
+
 def test_retrained_seeds_stand_together_where_there_are_many_columns(report_of: Make) -> None:
     few = report_of([("o", "original"), ("r1", "retrained"), ("r2", "retrained")])
     assert [column.heading for column in table.columns(few)] == ["o", "r1", "r2", "random initialisation"]

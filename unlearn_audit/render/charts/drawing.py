@@ -70,7 +70,7 @@ def draw(chart: Chart, *, key: str, width: int = 380, height: int = 220, alone: 
     if plot is not None:
         parts += _axes(chart, plot)
         parts += _guides(chart, plot)
-        parts += [part for index, one in enumerate(chart.series) for part in _series(one, index, plot)]
+        parts += [part for index in range(len(chart.series)) for part in _series(chart, index, plot)]
     parts += [part for row, x, one in entries for part in _entry(one, x, bottom + ROW * row + 6, width)]
     names = {"xmlns": "http://www.w3.org/2000/svg"} if alone else {}
     size = {"width": width, "height": total} if alone else {}
@@ -157,7 +157,7 @@ def _axes(chart: Chart, plot: _Plot) -> Iterator[Element]:
 def _guides(chart: Chart, plot: _Plot) -> Iterator[Element]:
     """Yield the diagonal and the vertical lines with their names."""
     style: dict[str, object] = {"stroke": COLOURS[-1][0], "stroke_dasharray": "4 4", "class_": f"c{len(COLOURS) - 1}"}
-    if chart.diagonal:
+    if chart.diagonal and plot.x.log == plot.y.log:
         low, high = max(plot.x.low, plot.y.low), min(plot.x.high, plot.y.high)
         first, last = (10**end if plot.x.log else end for end in (low, high))
         yield _line(plot.x.place(first), plot.y.place(first), plot.x.place(last), plot.y.place(last), **style)
@@ -168,28 +168,22 @@ def _guides(chart: Chart, plot: _Plot) -> Iterator[Element]:
             yield _words(guide.label, at + 4, plot.y.end + 11, font_size=10)
 
 
-def _series(one: Series, index: int, plot: _Plot) -> Iterator[Element]:
+def _series(chart: Chart, index: int, plot: _Plot) -> Iterator[Element]:
     """Yield one series: its line, its error bars and its marks."""
-    pairs = [
-        (x, y, one.ends[row] if row < len(one.ends) else None)
-        for row, (x, y) in enumerate(zip(one.xs, one.ys, strict=True))
-        if _has_place(plot.x, x) and _has_place(plot.y, y)
-    ]
-    if not pairs:
+    one = chart.series[index]
+    shown = _shown(chart, one)
+    if not shown:
         return
-    places = [plot.at(x, y) for x, y, _ in pairs]
+    places = [plot.at(one.xs[row], one.ys[row]) for row in shown]
     if one.joined:
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in _thinned(places))
         yield element("polyline", **_pen(one), points=points)
-    for x, _, ends in pairs:
-        if ends is not None:
-            yield from _bar(plot, x, ends, one)
+    for row, (x, _) in zip(shown, places, strict=True):
+        ends = one.ends[row] if row < len(one.ends) else None
+        if ends is not None and all(map(chart.y.shows, ends)):
+            yield from _bar(x, *(plot.y.place(end) for end in ends), one=one)
     marked = places if len(places) <= FEW else _spread(places, index)
     yield from (_mark(x, y, one) for x, y in marked)
-
-
-def _has_place(scale: Scale, value: float) -> bool:
-    return abs(value) < float("inf") and (value > 0 or not scale.log)
 
 
 def _pen(one: Series) -> dict[str, object]:
@@ -198,13 +192,11 @@ def _pen(one: Series) -> dict[str, object]:
             "stroke_linejoin": "round", "stroke_dasharray": DASHES[one.style.dash] or "none"}  # fmt: skip
 
 
-def _bar(plot: _Plot, x: float, ends: tuple[float, float], one: Series) -> Iterator[Element]:
-    """Yield an error bar with its caps, as far as it lies on the axis."""
+def _bar(x: float, low: float, high: float, *, one: Series) -> Iterator[Element]:
+    """Yield an error bar with its caps."""
     pen = _pen(one) | {"stroke_dasharray": None, "stroke_width": 1.3}
-    low, high = (plot.y.place(end) if _has_place(plot.y, end) else plot.y.start for end in ends)
-    at = plot.x.place(x)
-    yield _line(at, low, at, high, **pen)
-    yield from (_line(at - 3, end, at + 3, end, **pen) for end in (low, high))
+    yield _line(x, low, x, high, **pen)
+    yield from (_line(x - 3, end, x + 3, end, **pen) for end in (low, high))
 
 
 def _mark(x: float, y: float, one: Series) -> Element:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 __all__ = ["Axis", "Scale", "scale_of"]
 
-LARGEST = 1e300  # beyond it a span is no float any more
+LARGEST = 1e300  # beyond it, and below its inverse, a span is no float any more
 MOST_DECADES = 8
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -21,7 +21,7 @@ class Axis(NamedTuple):
 
     def shows(self, value: float) -> bool:
         """Return whether a value has a place on such an axis."""
-        return math.isfinite(value) and abs(value) < LARGEST and (value > 0 or not self.log)
+        return abs(value) < LARGEST and (value > 1 / LARGEST or not self.log)
 
 
 class Scale(NamedTuple):
@@ -56,7 +56,7 @@ def scale_of(axis: Axis, values: Iterable[float], start: float, end: float) -> S
         low = math.log10(axis.low) if axis.log else axis.low
     if axis.high is not None:
         high = math.log10(axis.high) if axis.log else axis.high
-    return Scale(axis.log, low, max(high, low + 1e-9 * max(1.0, abs(low))), start, end)
+    return Scale(axis.log, low, max(high, low + max(1 / LARGEST, 1e-9 * abs(low))), start, end)
 
 
 def _linear_ends(shown: list[float]) -> tuple[float, float]:
