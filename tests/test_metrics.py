@@ -11,7 +11,7 @@ from scipy import special, stats
 from sklearn.metrics import roc_auc_score
 
 from unlearn_audit import metrics
-from unlearn_audit.metrics import Floats
+from unlearn_audit.metrics.values import Floats
 
 # Few distinct values, so that ties are everywhere.
 tied_scores = st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 0.5000001, 3.0]), min_size=1, max_size=40).map(np.array)

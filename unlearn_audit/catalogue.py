@@ -12,6 +12,7 @@ from unlearn_audit.errors import UsageError, unknown_name
 __all__ = [
     "ATTACKS",
     "ATTACK_GROUPS",
+    "ATTACK_METRICS",
     "DATA_SOURCES",
     "METHODS",
     "METRICS",
@@ -77,8 +78,30 @@ TRANSFORMS: Mapping[str, Entry] = {
     "l1": Entry("unlearn_audit.methods.l1:L1", "an l1 penalty that fades"),
 }
 
-ATTACKS: Mapping[str, str] = {
-    "loss": "unlearn_audit.attacks.population:loss",
+ATTACKS: Mapping[str, Entry] = {
+    "loss": Entry("unlearn_audit.attacks.population:loss", "a threshold on the loss"),
+    "confidence": Entry("unlearn_audit.attacks.population:confidence", "a threshold on the largest probability"),
+    "entropy": Entry("unlearn_audit.attacks.population:entropy", "a threshold on the entropy of the outputs"),
+    "modified-entropy": Entry(
+        "unlearn_audit.attacks.population:modified_entropy", "a threshold on the entropy towards the label"
+    ),
+    "quantile": Entry("unlearn_audit.attacks.quantile:quantile", "the margin against what held-out images have"),
+    "shokri": Entry("unlearn_audit.attacks.shokri:shokri", "a classifier a class, trained on shadow models' outputs"),
+    "lira": Entry("unlearn_audit.attacks.lira:lira", "log-odds against shadow models with and without the example"),
+    "lira-offline": Entry("unlearn_audit.attacks.lira:lira_offline", "log-odds against shadow models without it"),
+    "rmia": Entry("unlearn_audit.attacks.rmia:rmia", "likelihood against that under all shadow models"),
+    "rmia-offline": Entry("unlearn_audit.attacks.rmia:rmia_offline", "likelihood against shadow models without it"),
+    "ulira": Entry("unlearn_audit.attacks.ulira:ulira", "log-odds against models that unlearned it or never saw it"),
+    "svc": Entry("unlearn_audit.attacks.svc:svc", "the field's MIA-efficacy; legacy, never a verdict"),
+}
+
+# What is measured of every attack: ending of the name -> what it is.
+ATTACK_METRICS: Mapping[str, str] = {
+    "auc": "AUC",
+    "tpr_at_fpr_1e-2": "true positive rate at 1 % false positives",
+    "tpr_at_fpr_1e-3": "true positive rate at 0.1 % false positives",
+    "accuracy": "balanced accuracy",
+    "base_rate": "share of members among the attacked",
 }
 
 # Names for several attacks at once; "all" leaves out those that lack what they need, and says so.
@@ -121,7 +144,12 @@ METRICS: Mapping[str, str] = {
     "spectrum.concentration": "lambda_max x parameters / trace",
     "spectrum.effective_rank": "trace / lambda_max",
     "spectrum.condition_number": "lambda_max / lambda_min where the objective is convex",
-    "mia.loss.auc": "AUC of the loss attack, forget set against its unseen twin",
+    **{
+        f"mia.{attack}.{ending}": f"{what} of the {attack} attack, forget set against its unseen twin"
+        for attack in ATTACKS
+        for ending, what in ATTACK_METRICS.items()
+    },
+    "mia.svc.efficacy": "share of the forget set that an SVC of the field's tables takes for non-members",
 }
 
 

@@ -1,95 +1,170 @@
-"""Membership inference against every subject: forget examples against their unseen twin."""
+"""Membership inference against every subject: forget examples against their unseen twin, attack by attack."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from unlearn_audit import catalogue, metrics
-from unlearn_audit.attacks import Attack, Evidence, Signals
-from unlearn_audit.audit.bench import Bench
-from unlearn_audit.audit.compare import compared, difference_details, reference_of
-from unlearn_audit.config import MiaSettings
-from unlearn_audit.report import Interval, Measurement
+from unlearn_audit import catalogue
+from unlearn_audit.attacks import Attack, lira, rmia, svc
+from unlearn_audit.audit.bench import Bench, Split
+from unlearn_audit.audit.compare import reference_of
+from unlearn_audit.audit.evidence import Witnesses, call_witnesses
+from unlearn_audit.audit.mia_numbers import Scores, mia_numbers, why_no_value, worst
+from unlearn_audit.audit.user_attacks import attack_from_code
+from unlearn_audit.config import MiaSettings, code_is_allowed
+from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.report import Measurement
+from unlearn_audit.shadows import Treatment
 from unlearn_audit.subjects import Candidate
 
-__all__ = ["Scores", "measure_mia"]
-
-
-class Scores(NamedTuple):
-    """An attack's scores on the forget examples that have a partner, and on the twin; higher says "member"."""
-
-    members: NDArray[np.float64]
-    non_members: NDArray[np.float64]
+__all__ = ["measure_mia"]
 
 
 def measure_mia(bench: Bench, settings: MiaSettings) -> Iterator[Measurement]:
-    """Yield `mia.<attack>.auc` of every subject, read against the retrained models' own."""
-    for name in settings.attacks:
-        attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
-        scores = {candidate.label: _scores(bench, candidate, attack) for candidate in bench.subjects}
-        for candidate in bench.subjects:
-            yield _auc(bench, candidate, attack, scores)
+    """Yield what every attack finds on every subject, read against the retrained models' own values."""
+    witnesses = call_witnesses(bench, settings.shadows)
+    attacks = _attacks(bench, settings, witnesses)
+    for index, attack in enumerate(attacks):
+        bench.progress("membership inference", index, len(attacks), attack.name)
+        yield from _against_all(bench, witnesses, attack, settings)
+    bench.progress("membership inference", len(attacks), len(attacks))
 
 
-def _scores(bench: Bench, candidate: Candidate, attack: Attack) -> Scores:
-    sides = (bench.paired_forget(candidate), bench.signals(candidate, "unseen"))
-    return Scores(*(attack.score(_evidence(side)) for side in sides))
+def _attacks(bench: Bench, settings: MiaSettings, witnesses: Witnesses) -> list[Attack]:
+    """Return the attacks asked for, each once; those that a group names and that cannot run are left out and named."""
+    found: dict[str, Attack] = {}
+    left_out: dict[str, list[str]] = {}
+    for asked in settings.attacks:
+        for name in catalogue.ATTACK_GROUPS.get(asked, (asked,)):
+            attack = _attack(bench, name, settings)
+            lacks = _lacks(attack, witnesses)
+            if lacks is None:
+                found[attack.name] = attack
+            elif asked in catalogue.ATTACK_GROUPS:
+                left_out.setdefault(lacks, []).append(attack.name)
+            else:
+                raise UsageError(f"mia {attack.name}: {lacks}")
+    bench.limitations += [f"attacks not run: {', '.join(names)}; {lacks}" for lacks, names in left_out.items()]
+    return list(found.values())
 
 
-def _evidence(signals: Signals) -> Evidence:
-    return Evidence(signals.logits[:, None], signals.labels, np.zeros((len(signals.labels), 0), np.float32))
+def _attack(bench: Bench, name: str, settings: MiaSettings) -> Attack:
+    """Return an attack of the catalogue with its settings, or one of the user's own."""
+    if ":" in name:
+        if not code_is_allowed(bench.origins.get("mia.attacks", "default")):
+            raise UsageError(
+                f"attack '{name}' is code to run, and a config that was merely found may not choose it; name it "
+                "yourself: `mia module:callable`, or --config FILE"
+            )
+        return attack_from_code(name)
+    if name == "lira":
+        return lira.online(variance=settings.variance)
+    if name == "lira-offline":
+        return lira.offline(variance=settings.variance)
+    if name == "rmia-offline":
+        return rmia.offline(a=None if settings.a == "fit" else settings.a)
+    attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
+    return attack
 
 
-def _auc(bench: Bench, candidate: Candidate, attack: Attack, scores: dict[str, Scores]) -> Measurement:
-    """Return the AUC with DeLong's interval and the paired difference to the retrained models."""
-    ours = scores[candidate.label]
-    others = [scores[other.label] for other in bench.references(candidate)]
-    value = metrics.auc(*ours)
-    levels = [level for level in (metrics.auc(*other) for other in others) if level is not None]
-    bounds = metrics.auc_interval(*ours)
-    reason = _why_not(ours)
+SVC_SPLITS: tuple[Split, ...] = ("retain", "test", "forget")
+NO_FLEET = "shadow models are needed: make them with `unlearn-audit shadows run DIR`, then name them with --shadows DIR"
+NO_TREATMENT = (
+    "shadow models that were unlearned as the target was are needed: give the unlearned checkpoint to "
+    "`unlearn-audit shadows run`"
+)
+
+
+def _lacks(attack: Attack, witnesses: Witnesses) -> str | None:
+    """Return what an attack lacks, or None."""
+    if witnesses.fleet is None and {"shadows", "unlearned"} & set(attack.needs):
+        return NO_FLEET
+    if witnesses.fleet is not None and "unlearned" in attack.needs and not witnesses.fleet.plan.treatments:
+        return NO_TREATMENT
+    return None
+
+
+def _against_all(bench: Bench, witnesses: Witnesses, attack: Attack, settings: MiaSettings) -> Iterator[Measurement]:
+    """Yield one attack's measurements on every subject."""
+    for candidate in bench.subjects:
+        treatment, lacks = _treatment(witnesses, attack, candidate)
+        scores = lacks or _scores(witnesses, candidate, attack, treatment)
+        others = [_scores(witnesses, other, attack, treatment) for other in bench.references(candidate)]
+        comparable = [other for other in others if isinstance(other, Scores)]
+        shown = []
+        if isinstance(scores, Scores):
+            key = f"mia.{attack.name}/{candidate.label}"
+            bench.arrays |= {f"{key}/members": scores.members, f"{key}/non_members": scores.non_members}
+            if why_no_value(scores) is None:
+                labels = witnesses.pool.examples.labels.numpy()[witnesses.pool.forget]
+                shown = worst(scores, witnesses.pool.forget, labels, settings.worst)
+        details = _details(bench, witnesses, attack, candidate, treatment)
+        yield from mia_numbers(attack, candidate, scores, comparable, details, shown)
+        if attack.name == "svc":
+            yield _efficacy(bench, candidate)
+
+
+def _treatment(witnesses: Witnesses, attack: Attack, candidate: Candidate) -> tuple[Treatment | None, str | None]:
+    """Return what the shadow models should have gone through for this target, or why there are none such."""
+    if "unlearned" not in attack.needs or witnesses.fleet is None:
+        return None, None
+    own = witnesses.treatment_of(candidate)
+    if candidate.role == "unlearned" and own is None:
+        return None, f"no shadow model was unlearned as {candidate.label} was; {NO_TREATMENT}"
+    return own or witnesses.fleet.plan.treatments[0], None
+
+
+def _scores(witnesses: Witnesses, candidate: Candidate, attack: Attack, treatment: Treatment | None) -> Scores | str:
+    """Return an attack's scores, or why it cannot give any."""
+    try:
+        found = attack.score(witnesses.evidence(candidate, attack, treatment))
+    except MeasurementError as problem:
+        return str(problem)
+    half = len(witnesses.pool.forget)
+    return Scores(found[:half], found[half:])
+
+
+def _details(
+    bench: Bench, witnesses: Witnesses, attack: Attack, candidate: Candidate, treatment: Treatment | None
+) -> dict[str, Any]:
+    """Say which hypothesis the scores test, and with how many models."""
+    found: dict[str, Any] = {"queries": witnesses.queries}
+    if "shadows" in attack.needs or "unlearned" in attack.needs:
+        found["shadow_models"] = len(witnesses.signals(treatment).models)
+        found["shadows_were"] = "trained, then unlearned" if "unlearned" in attack.needs else "trained"
+    if treatment is not None:
+        found["unlearned_by"] = treatment.method
+    if candidate.role == "unlearned" and "shadows" in attack.needs:
+        found["wrong_hypothesis"] = (
+            "the shadow models were trained and not unlearned: the scores ask whether this model is like one that was "
+            "trained on the example; whether it is like one that unlearned it is ulira's question"
+        )
+        said = f"mia.{attack.name}: {found['wrong_hypothesis']}"
+        if said not in bench.limitations:
+            bench.limitations.append(said)
+    return found
+
+
+def _efficacy(bench: Bench, candidate: Candidate) -> Measurement:
+    """Return the share of the forget set that the legacy attack takes for non-members, on all features."""
+    values = {feature: _share(bench, candidate, feature) for feature in svc.FEATURES}
+    levels = [_share(bench, other, "confidence") for other in bench.references(candidate)]
+    value = values["confidence"]
     return Measurement(
-        name=f"mia.{attack.name}.auc",
+        name="mia.svc.efficacy",
         subject=candidate.label,
         role=candidate.role,
-        value=None if reason else value,
-        reason=reason,
-        unit="probability",
+        value=value,
+        reason=None if value is not None else "the retain, test or forget set is empty",
+        unit="fraction",
         direction="compare to retrained",
-        n=len(ours.members) + len(ours.non_members),
-        interval=Interval(low=bounds.low, high=bounds.high, method="DeLong, logit scale") if bounds else None,
-        reference=reference_of(levels),
-        method=f"{attack.hypothesis} ({attack.source})",
-        details={
-            "members": f"{len(ours.members)} forget examples",
-            "non_members": f"{len(ours.non_members)} examples of their unseen twin",
-            "base_rate": len(ours.members) / max(1, len(ours.members) + len(ours.non_members)),
-            "difference": _difference(ours, others, value, levels),
-        },
+        n=len(bench.examples("forget")),
+        reference=reference_of([level for level in levels if level is not None]),
+        method="1 - share of the forget set that an SVC on confidences, trained on retain against test, calls member "
+        "(MIA-efficacy, Fan et al. 2024); higher is not better: the retrained models' value is the target",
+        details={"by_feature": values, "legacy": svc.LEGACY},
     )
 
 
-def _why_not(scores: Scores) -> str | None:
-    """Return why an AUC of these scores would mean nothing, or None where it means something."""
-    if not len(scores.members) or not len(scores.non_members):
-        return "no forget example has a partner in the unseen twin"
-    found = np.unique(np.concatenate(scores))
-    if np.isnan(found).any():
-        return "the attack's score is not a number for some examples"
-    return "degenerate: the attack gives every example the same score" if len(found) == 1 else None
-
-
-def _difference(
-    ours: Scores, others: list[Scores], value: float | None, levels: list[float]
-) -> dict[str, object] | None:
-    """Compare AUCs: DeLong's components paired over examples, plus the spread of the retrained seeds."""
-    if value is None or _why_not(ours) or len(levels) < 2 or min(len(ours.members), len(ours.non_members)) < 2:
-        return None
-    components = [metrics.auc_components(*other) for other in others]
-    variance = 0.0
-    for side, own in enumerate(metrics.auc_components(*ours)):
-        gaps = own - np.mean([component[side] for component in components], axis=0)
-        variance += float(gaps.var(ddof=1) / len(gaps))
-    return difference_details(compared(value, levels, variance), "AUC")
+def _share(bench: Bench, candidate: Candidate, feature: str) -> float | None:
+    retain, test, forget = (bench.signals(candidate, split) for split in SVC_SPLITS)
+    return svc.efficacy(retain, test, forget, feature)

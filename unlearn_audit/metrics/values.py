@@ -1,8 +1,4 @@
-"""The numbers of an audit: pure functions of logits, labels and scores, with their intervals.
-
-Fractions are in [0, 1], losses in nats. Nothing undefined comes back as a number: functions that may have no answer
-return None, and their callers say why.
-"""
+"""Means, losses, areas and ratios with their intervals and differences."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

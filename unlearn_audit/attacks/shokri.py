@@ -1,0 +1,84 @@
+"""Shokri's attack: do the target's outputs look like a shadow model's on examples that it was trained on?
+
+Shokri et al. 2017: for each class a small network learns, from all shadow models' outputs, to tell inside from outside.
+"""
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit.attacks import Attack, Evidence, Shadows
+from unlearn_audit.attacks.population import probabilities
+from unlearn_audit.errors import MeasurementError
+
+__all__ = ["shokri"]
+
+HIDDEN, ROWS = 64, 5_000  # units of the network (section VI-D); examples of either side a class, at random
+
+
+def _score(evidence: Evidence) -> NDArray[np.float64]:
+    """Return the probability of "inside" that the network of the example's class gives, [N]."""
+    if evidence.shadows is None:
+        raise MeasurementError("Shokri's attack needs shadow models")
+    features, labels, inside = _training_set(evidence.shadows, evidence.labels)
+    asked = _features(evidence.plain.logits)
+    found = np.full(len(evidence.labels), np.nan)
+    for number in np.unique(evidence.labels):
+        rows, mine = _drawn(labels == number, inside, evidence.seed + int(number)), evidence.labels == number
+        found[mine] = _inside(features[rows], inside[rows], asked[mine], evidence.seed)
+    return found
+
+
+def _features(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return what the network sees: the probability vector, and its logarithm, in which sure outputs differ, too."""
+    shares = probabilities(logits)
+    return np.concatenate([shares, np.log10(np.maximum(shares, 1e-10)) / 10], axis=-1)
+
+
+def _training_set(
+    shadows: Shadows, labels: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return features, labels and membership of everything that shadow models were asked about."""
+    models = len(shadows.logits)
+    known = shadows.inside | shadows.outside
+    outputs = np.concatenate([shadows.logits[:, :, 0], shadows.rest], axis=1)
+    inside = np.concatenate([shadows.inside, shadows.rest_inside], axis=1)
+    seen_as = np.broadcast_to(np.concatenate([labels, shadows.rest_labels]), (models, outputs.shape[1]))
+    usable = np.concatenate([known, np.ones_like(shadows.rest_inside)], axis=1)
+    return _features(outputs[usable]), seen_as[usable], inside[usable]
+
+
+def _drawn(of_class: NDArray[np.bool_], inside: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """Return rows of a class, as many inside as outside, at most `ROWS` of each."""
+    stream = np.random.default_rng(seed)
+    sides = [np.flatnonzero(of_class & side) for side in (inside, ~inside)]
+    size = min(ROWS, *(len(side) for side in sides))
+    if size == 0:
+        raise MeasurementError("a class has no shadow outputs on one side; more shadow models are needed")
+    return np.sort(np.concatenate([stream.choice(side, size, replace=False) for side in sides]))
+
+
+def _inside(
+    features: NDArray[np.float64], inside: NDArray[np.bool_], asked: NDArray[np.float64], seed: int
+) -> NDArray[np.float64]:
+    """Train one class's network and ask it."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    network = MLPClassifier((HIDDEN,), random_state=seed % 2**32, max_iter=100, batch_size=min(200, len(features)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 100 passes are what is asked for, whether or not enough
+        network.fit(features, inside)
+    return np.asarray(network.predict_proba(asked)[:, 1], dtype=np.float64)
+
+
+shokri = Attack(
+    "shokri",
+    "do the outputs on forget examples look more like those on training examples than the outputs on their unseen twin "
+    "do?",
+    "Shokri et al. 2017",
+    _score,
+    ("shadows",),
+    threshold=0.5,
+)

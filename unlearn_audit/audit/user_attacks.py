@@ -1,0 +1,33 @@
+"""Attacks of the user's own; the caller has already decided that this code may run."""
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from unlearn_audit.attacks import Attack
+from unlearn_audit.catalogue import ATTACKS
+from unlearn_audit.errors import UsageError
+
+__all__ = ["attack_from_code"]
+
+
+def attack_from_code(spec: str) -> Attack:
+    """Import `package.module:callable`, call it without arguments and return the attack; the current folder counts.
+
+    Raises:
+        UsageError: the import or the call fails, something else comes back, or its name is taken or no name.
+    """
+    module, _, attribute = spec.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        attack = getattr(import_module(module), attribute)()
+    except Exception as problem:
+        raise UsageError(f"attack {spec} failed: {type(problem).__name__}: {problem}") from problem
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if not isinstance(attack, Attack):
+        raise UsageError(f"{spec} returned {type(attack).__name__}; an unlearn_audit.attacks.Attack is needed")
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", attack.name) or attack.name in ATTACKS:
+        raise UsageError(f"{spec}: an attack's name is of a-z and dashes, and not one of ours: {attack.name!r}")
+    return attack

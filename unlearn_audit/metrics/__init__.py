@@ -1,0 +1,55 @@
+"""The numbers of an audit: pure functions of logits, labels and scores, with their intervals.
+
+Fractions are in [0, 1], losses in nats. Nothing undefined comes back as a number: functions that may have no answer
+return None, and their callers say why.
+"""
+
+from unlearn_audit.metrics.operating_points import (
+    Accuracy,
+    OperatingPoint,
+    balanced_accuracy,
+    clopper_pearson,
+    non_members_needed,
+    tpr_at_fpr,
+)
+from unlearn_audit.metrics.values import (
+    Bounds,
+    Difference,
+    accuracy,
+    auc,
+    auc_components,
+    auc_interval,
+    auc_variance,
+    bootstrap_ratio,
+    cross_entropy,
+    difference_from_references,
+    mean_and_spread,
+    ratio_of_medians,
+    student_interval,
+    tail_share,
+    wilson_interval,
+)
+
+__all__ = [
+    "Accuracy",
+    "Bounds",
+    "Difference",
+    "OperatingPoint",
+    "accuracy",
+    "auc",
+    "auc_components",
+    "auc_interval",
+    "auc_variance",
+    "balanced_accuracy",
+    "bootstrap_ratio",
+    "clopper_pearson",
+    "cross_entropy",
+    "difference_from_references",
+    "mean_and_spread",
+    "non_members_needed",
+    "ratio_of_medians",
+    "student_interval",
+    "tail_share",
+    "tpr_at_fpr",
+    "wilson_interval",
+]

@@ -1,0 +1,150 @@
+"""What an attack does at one threshold: whom it catches, whom it accuses, and how well that is known."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit.metrics.values import Bounds, wilson_interval
+
+__all__ = [
+    "Accuracy",
+    "OperatingPoint",
+    "balanced_accuracy",
+    "clopper_pearson",
+    "non_members_needed",
+    "tpr_at_fpr",
+]
+
+Floats = NDArray[np.float64]
+
+
+class OperatingPoint(NamedTuple):
+    """One threshold of an attack: what it catches, and how many non-members it accuses.
+
+    Attributes:
+        tpr: share of members at or above the threshold.
+        attained_fpr: share of non-members there, at most the rate asked for.
+        threshold: infinite where no score keeps the rate, and nobody is accused.
+        true_positives: members at or above it.
+        bounds: Clopper-Pearson interval of `tpr`.
+        fpr_upper: upper end of the false positive rate's.
+    """
+
+    tpr: float
+    attained_fpr: float
+    threshold: float
+    true_positives: int
+    bounds: Bounds
+    fpr_upper: float
+
+
+class Accuracy(NamedTuple):
+    """A balanced accuracy: mean of both sides' shares of right answers, its interval, and who is called a member.
+
+    Attributes:
+        accuracy: in [0, 1]; .5 where members and non-members cannot be told apart.
+        bounds: Wilson's interval at the number of examples on both sides.
+        says_member: share of all examples that are called members; 0 or 1 is a degenerate attack.
+        right: [M + N] 1.0 where the answer is right, members first.
+    """
+
+    accuracy: float
+    bounds: Bounds
+    says_member: float
+    right: Floats
+
+
+def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Bounds | None:
+    """Return the exact binomial interval (Clopper & Pearson 1934); None for n = 0.
+
+    >>> [round(end, 4) for end in clopper_pearson(0, 100)]
+    [0.0, 0.0362]
+    """
+    if n == 0:
+        return None
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))
+    return Bounds(low, high)
+
+
+def non_members_needed(fpr: float, level: float = 0.95) -> int:
+    """Return how many non-members it takes to show, with none accused, that the false positive rate is at most `fpr`.
+
+    The upper end of Clopper and Pearson's interval for 0 of n is 1 - ((1 - level) / 2)^(1 / n).
+
+    >>> non_members_needed(0.01), non_members_needed(0.001)
+    (368, 3688)
+    """
+    return math.ceil(math.log((1 - level) / 2) / math.log1p(-fpr))
+
+
+def tpr_at_fpr(members: Floats, non_members: Floats, fpr: float, level: float = 0.95) -> OperatingPoint:
+    """Return the true positive rate at the lowest threshold whose false positive rate is at most `fpr`.
+
+    No interpolation and no split ties: the threshold is a score that was given, everybody at or above it is accused,
+    and the rate that is attained is reported beside the one that was asked for.
+
+    Args:
+        members: scores [M], M >= 1, higher says "member", no NaN.
+        non_members: scores [N], N >= 1, likewise.
+        fpr: the largest share of non-members that may be accused.
+        level: of the intervals.
+    """
+    scores = np.unique(np.concatenate([members, non_members]))
+    accused = len(non_members) - np.searchsorted(np.sort(non_members), scores, side="left")
+    allowed = scores[accused <= fpr * len(non_members)]
+    threshold = float(allowed[0]) if len(allowed) else float("inf")
+    caught, wrong = int((members >= threshold).sum()), int((non_members >= threshold).sum())
+    if not len(allowed):
+        caught = wrong = 0  # an infinite score is no threshold of its own
+    bounds, upper = clopper_pearson(caught, len(members), level), clopper_pearson(wrong, len(non_members), level)
+    return OperatingPoint(
+        caught / len(members),
+        wrong / len(non_members),
+        threshold,
+        caught,
+        bounds or Bounds(0.0, 1.0),
+        upper.high if upper else 1.0,
+    )
+
+
+FOLDS = 5
+
+
+def balanced_accuracy(members: Floats, non_members: Floats, threshold: float | None = None) -> Accuracy:
+    """Return the balanced accuracy of answering "member" from a threshold on.
+
+    Without a threshold of the attack's own, that of each fifth of the examples (every fifth of either side) is chosen
+    on the other four fifths, the one of the highest balanced accuracy there and the lowest of several: chosen on the
+    same examples it would find differences in noise.
+
+    Args:
+        members: scores [M], M >= 1, higher says "member".
+        non_members: scores [N], N >= 1.
+        threshold: the attack's own, or None.
+    """
+    called = [np.zeros(len(side), dtype=bool) for side in (members, non_members)]
+    for fold in range(FOLDS):
+        rows = [np.arange(len(side)) % FOLDS == fold for side in (members, non_members)]
+        chosen = threshold if threshold is not None else _best_threshold(members[~rows[0]], non_members[~rows[1]])
+        for found, side, mine in zip(called, (members, non_members), rows, strict=True):
+            found[mine] = side[mine] >= chosen
+    right = np.concatenate([called[0], ~called[1]]).astype(np.float64)
+    value = float((called[0].mean() + 1 - called[1].mean()) / 2)
+    bounds = wilson_interval(round(value * len(right)), len(right)) or Bounds(0.0, 1.0)
+    return Accuracy(value, bounds, float(np.concatenate(called).mean()), right)
+
+
+def _best_threshold(members: Floats, non_members: Floats) -> float:
+    """Return the score with the highest balanced accuracy from it on, the lowest such; infinite without examples."""
+    scores = np.unique(np.concatenate([members, non_members]))
+    if not len(members) or not len(non_members):
+        return float("inf")
+    caught = len(members) - np.searchsorted(np.sort(members), scores, side="left")
+    accused = len(non_members) - np.searchsorted(np.sort(non_members), scores, side="left")
+    return float(scores[int(np.argmax(caught / len(members) - accused / len(non_members)))])
