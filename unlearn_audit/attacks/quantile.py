@@ -1,8 +1,8 @@
 """Quantile regression: is the margin higher than held-out images like this one lead to expect? No shadow models.
 
 Bertran et al. 2023 regress the margin's distribution on the image, with examples that were never seen, by a network
-that was pretrained elsewhere. Here a ridge regression on principal components of the image and on the label stands in its
-place (ours): it needs no download, and with few held-out examples there is little more to learn.
+that was pretrained elsewhere. Here a ridge regression on principal components of the image and on the label stands in
+its place (ours): it needs no download, and with few held-out examples there is little more to learn.
 """
 
 import numpy as np
