@@ -64,6 +64,8 @@ def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Seen]
         if measurement.subject != label:
             continue
         if measurement.name in INSTRUMENTS and (difference := _difference(measurement)):
+            if "legacy" in measurement.details:
+                continue
             if "wrong_hypothesis" in measurement.details and not difference["seen"]:
                 continue  # an attack that asks another question has nothing to say by finding nothing
             yield Seen(INSTRUMENTS[measurement.name], measurement, bool(difference["seen"]))

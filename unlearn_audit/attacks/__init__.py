@@ -24,7 +24,8 @@ class Signals(NamedTuple):
     labels: NDArray[np.int64]
 
 
-class Shadows(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Shadows:
     """What M shadow models say about the attacked examples and about the rest of what they were trained on.
 
     Attributes:

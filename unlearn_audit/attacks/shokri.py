@@ -4,6 +4,9 @@ Shokri et al. 2017: for each class a small network learns, from all shadow model
 """
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +20,32 @@ __all__ = ["shokri"]
 HIDDEN, ROWS = 64, 5_000  # units of the network (section VI-D); examples of either side a class, at random
 
 
+_trained: WeakKeyDictionary[Shadows, dict[tuple[int, int], Any]] = WeakKeyDictionary()  # once for all targets
+
+
 def _score(evidence: Evidence) -> NDArray[np.float64]:
     """Return the probability of "inside" that the network of the example's class gives, [N]."""
     if evidence.shadows is None:
         raise MeasurementError("Shokri's attack needs shadow models")
-    features, labels, inside = _training_set(evidence.shadows, evidence.labels)
+    networks = _networks(evidence.shadows, evidence.labels, evidence.seed)
     asked = _features(evidence.plain.logits)
     found = np.full(len(evidence.labels), np.nan)
     for number in np.unique(evidence.labels):
-        rows, mine = _drawn(labels == number, inside, evidence.seed + int(number)), evidence.labels == number
-        found[mine] = _inside(features[rows], inside[rows], asked[mine], evidence.seed)
+        mine = evidence.labels == number
+        found[mine] = networks[int(number)].predict_proba(asked[mine])[:, 1]
     return found
+
+
+def _networks(shadows: Shadows, labels: NDArray[np.int64], seed: int) -> Mapping[int, Any]:
+    """Return the network of each class among the labels of the attacked examples, which go with the shadow models."""
+    known = _trained.setdefault(shadows, {})
+    wanted = [int(number) for number in np.unique(labels)]
+    if any((seed, number) not in known for number in wanted):
+        features, seen_as, inside = _training_set(shadows, labels)
+        for number in wanted:
+            rows = _drawn(seen_as == number, inside, seed + number)
+            known[seed, number] = _fitted(features[rows], inside[rows], seed)
+    return {number: known[seed, number] for number in wanted}
 
 
 def _features(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -59,18 +77,15 @@ def _drawn(of_class: NDArray[np.bool_], inside: NDArray[np.bool_], seed: int) ->
     return np.sort(np.concatenate([stream.choice(side, size, replace=False) for side in sides]))
 
 
-def _inside(
-    features: NDArray[np.float64], inside: NDArray[np.bool_], asked: NDArray[np.float64], seed: int
-) -> NDArray[np.float64]:
-    """Train one class's network and ask it."""
+def _fitted(features: NDArray[np.float64], inside: NDArray[np.bool_], seed: int) -> Any:
+    """Train one class's network."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
     network = MLPClassifier((HIDDEN,), random_state=seed % 2**32, max_iter=100, batch_size=min(200, len(features)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 100 passes are what is asked for, whether or not enough
-        network.fit(features, inside)
-    return np.asarray(network.predict_proba(asked)[:, 1], dtype=np.float64)
+        return network.fit(features, inside)
 
 
 shokri = Attack(

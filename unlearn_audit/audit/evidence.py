@@ -10,7 +10,7 @@ from unlearn_audit.attacks import Attack, Evidence, Population, Shadows, Signals
 from unlearn_audit.audit.bench import Bench
 from unlearn_audit.data import Pool, make_pool, query
 from unlearn_audit.engine import predict
-from unlearn_audit.errors import DataError
+from unlearn_audit.errors import DataError, MeasurementError
 from unlearn_audit.shadows import Fleet, FleetSignals, Treatment, open_fleet
 from unlearn_audit.subjects import Candidate
 
@@ -73,6 +73,13 @@ class Witnesses:
         if key not in self._signals:
             self._signals[key] = self.fleet.evidence(treatment, self.pool)
         return self._signals[key]
+
+    def count(self, treatment: Treatment | None) -> int:
+        """Return how many of the fleet's models can be asked."""
+        try:
+            return len(self.signals(treatment).models)
+        except MeasurementError:
+            return 0
 
     def shadows(self, treatment: Treatment | None) -> Shadows:
         """Return the fleet's signals as attacks take them."""

@@ -1,6 +1,6 @@
 """Membership inference against every subject: forget examples against their unseen twin, attack by attack."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from unlearn_audit import catalogue
@@ -23,6 +23,7 @@ def measure_mia(bench: Bench, settings: MiaSettings) -> Iterator[Measurement]:
     """Yield what every attack finds on every subject, read against the retrained models' own values."""
     witnesses = call_witnesses(bench, settings.shadows)
     attacks = _attacks(bench, settings, witnesses)
+    bench.limitations += _other_questions(bench, attacks)
     for index, attack in enumerate(attacks):
         bench.progress("membership inference", index, len(attacks), attack.name)
         yield from _against_all(bench, witnesses, attack, settings)
@@ -83,24 +84,49 @@ def _lacks(attack: Attack, witnesses: Witnesses) -> str | None:
     return None
 
 
+def _other_questions(bench: Bench, attacks: Sequence[Attack]) -> list[str]:
+    """Return what to say of attacks whose shadow models are not like the unlearned subjects."""
+    names = [attack.name for attack in attacks if "shadows" in attack.needs]
+    if not names or all(candidate.role != "unlearned" for candidate in bench.subjects):
+        return []
+    return [f"{', '.join(names)}: {WRONG_HYPOTHESIS}"]
+
+
+WRONG_HYPOTHESIS = (
+    "the shadow models were trained and not unlearned: the scores ask whether an unlearned model is like one that was "
+    "trained on the example; whether it is like one that unlearned it is ulira's question"
+)
+
+
 def _against_all(bench: Bench, witnesses: Witnesses, attack: Attack, settings: MiaSettings) -> Iterator[Measurement]:
     """Yield one attack's measurements on every subject."""
+    known: dict[tuple[str, str], Scores | str] = {}
+
+    def scores_of(candidate: Candidate, treatment: Treatment | None) -> Scores | str:
+        key = candidate.label, treatment.key if treatment else ""
+        if key not in known:
+            known[key] = _scores(witnesses, candidate, attack, treatment)
+        return known[key]
+
     for candidate in bench.subjects:
         treatment, lacks = _treatment(witnesses, attack, candidate)
-        scores = lacks or _scores(witnesses, candidate, attack, treatment)
-        others = [_scores(witnesses, other, attack, treatment) for other in bench.references(candidate)]
+        scores = lacks or scores_of(candidate, treatment)
+        others = [scores_of(other, treatment) for other in bench.references(candidate)]
         comparable = [other for other in others if isinstance(other, Scores)]
-        shown = []
-        if isinstance(scores, Scores):
-            key = f"mia.{attack.name}/{candidate.label}"
-            bench.arrays |= {f"{key}/members": scores.members, f"{key}/non_members": scores.non_members}
-            if why_no_value(scores) is None:
-                labels = witnesses.pool.examples.labels.numpy()[witnesses.pool.forget]
-                shown = worst(scores, witnesses.pool.forget, labels, settings.worst)
-        details = _details(bench, witnesses, attack, candidate, treatment)
+        shown = _kept(bench, witnesses, f"mia.{attack.name}/{candidate.label}", scores, settings.worst)
+        details = _details(witnesses, attack, candidate, treatment)
         yield from mia_numbers(attack, candidate, scores, comparable, details, shown)
-        if attack.name == "svc":
-            yield _efficacy(bench, candidate)
+    if attack.name == "svc":
+        yield from _efficacies(bench)
+
+
+def _kept(bench: Bench, witnesses: Witnesses, key: str, scores: Scores | str, count: int) -> list[dict[str, Any]]:
+    """Keep the scores of every example; return the most exposed ones."""
+    if isinstance(scores, str):
+        return []
+    bench.arrays |= {f"{key}/members": scores.members, f"{key}/non_members": scores.non_members}
+    forget = witnesses.pool.forget
+    return [] if why_no_value(scores) else worst(scores, forget, witnesses.pool.examples.labels.numpy()[forget], count)
 
 
 def _treatment(witnesses: Witnesses, attack: Attack, candidate: Candidate) -> tuple[Treatment | None, str | None]:
@@ -123,48 +149,42 @@ def _scores(witnesses: Witnesses, candidate: Candidate, attack: Attack, treatmen
     return Scores(found[:half], found[half:])
 
 
-def _details(
-    bench: Bench, witnesses: Witnesses, attack: Attack, candidate: Candidate, treatment: Treatment | None
-) -> dict[str, Any]:
+def _details(witnesses: Witnesses, attack: Attack, candidate: Candidate, treatment: Treatment | None) -> dict[str, Any]:
     """Say which hypothesis the scores test, and with how many models."""
     found: dict[str, Any] = {"queries": witnesses.queries}
     if "shadows" in attack.needs or "unlearned" in attack.needs:
-        found["shadow_models"] = len(witnesses.signals(treatment).models)
+        found["shadow_models"] = witnesses.count(treatment)
         found["shadows_were"] = "trained, then unlearned" if "unlearned" in attack.needs else "trained"
     if treatment is not None:
         found["unlearned_by"] = treatment.method
     if candidate.role == "unlearned" and "shadows" in attack.needs:
-        found["wrong_hypothesis"] = (
-            "the shadow models were trained and not unlearned: the scores ask whether this model is like one that was "
-            "trained on the example; whether it is like one that unlearned it is ulira's question"
-        )
-        said = f"mia.{attack.name}: {found['wrong_hypothesis']}"
-        if said not in bench.limitations:
-            bench.limitations.append(said)
+        found["wrong_hypothesis"] = WRONG_HYPOTHESIS
     return found
 
 
-def _efficacy(bench: Bench, candidate: Candidate) -> Measurement:
-    """Return the share of the forget set that the legacy attack takes for non-members, on all features."""
-    values = {feature: _share(bench, candidate, feature) for feature in svc.FEATURES}
-    levels = [_share(bench, other, "confidence") for other in bench.references(candidate)]
-    value = values["confidence"]
-    return Measurement(
-        name="mia.svc.efficacy",
-        subject=candidate.label,
-        role=candidate.role,
-        value=value,
-        reason=None if value is not None else "the retain, test or forget set is empty",
-        unit="fraction",
-        direction="compare to retrained",
-        n=len(bench.examples("forget")),
-        reference=reference_of([level for level in levels if level is not None]),
-        method="1 - share of the forget set that an SVC on confidences, trained on retain against test, calls member "
-        "(MIA-efficacy, Fan et al. 2024); higher is not better: the retrained models' value is the target",
-        details={"by_feature": values, "legacy": svc.LEGACY},
-    )
+def _efficacies(bench: Bench) -> Iterator[Measurement]:
+    """Yield the share of the forget set that the legacy attack takes for non-members, on all features."""
+    shares = {candidate.label: _shares(bench, candidate) for candidate in bench.subjects}
+    for candidate in bench.subjects:
+        found = shares[candidate.label]
+        levels = [shares[other.label]["confidence"] for other in bench.references(candidate)]
+        value = found["confidence"]
+        yield Measurement(
+            name="mia.svc.efficacy",
+            subject=candidate.label,
+            role=candidate.role,
+            value=value,
+            reason=None if value is not None else "the retain, test or forget set is empty",
+            unit="fraction",
+            direction="compare to retrained",
+            n=len(bench.examples("forget")),
+            reference=reference_of([level for level in levels if level is not None]),
+            method="1 - share of the forget set that an SVC on confidences, trained on retain against test, calls "
+            "member (MIA-efficacy, Fan et al. 2024); higher is not better: the retrained models' value is the target",
+            details={"by_feature": found, "legacy": svc.LEGACY},
+        )
 
 
-def _share(bench: Bench, candidate: Candidate, feature: str) -> float | None:
+def _shares(bench: Bench, candidate: Candidate) -> dict[str, float | None]:
     retain, test, forget = (bench.signals(candidate, split) for split in SVC_SPLITS)
-    return svc.efficacy(retain, test, forget, feature)
+    return {feature: svc.efficacy(retain, test, forget, feature) for feature in svc.FEATURES}

@@ -128,7 +128,8 @@ def _auc(found: _Found, shown: Sequence[dict[str, Any]]) -> Measurement:
     ours = found.scores
     value, bounds = metrics.auc(*ours), metrics.auc_interval(*ours)
     levels = [level for level in (metrics.auc(*other) for other in found.others) if level is not None]
-    details: dict[str, Any] = {"difference": None if found.reason else _auc_difference(ours, found.others, levels)}
+    difference = None if found.reason else _auc_difference(ours, found.others, levels)
+    details: dict[str, Any] = {"base_rate": _share_of_members(ours), "difference": difference}
     if shown:
         details["worst"] = list(shown)
     return _measurement(
@@ -212,7 +213,7 @@ def _accuracy(found: _Found) -> Measurement:
         reference=reference_of([other.accuracy for other in others]),
         details={
             "threshold": method,
-            "base_rate": len(found.scores.members) / sum(map(len, found.scores)),
+            "base_rate": _share_of_members(found.scores),
             "says_member": ours.says_member,
             "degenerate": ours.says_member in (0.0, 1.0),
             "difference": _paired(ours.right, [other.right for other in others]),
@@ -222,11 +223,16 @@ def _accuracy(found: _Found) -> Measurement:
 
 def _base_rate(found: _Found) -> Measurement:
     """Return the share of members: what an attack that says "member" of everybody gets right."""
-    total = sum(map(len, found.scores))
+    rate = _share_of_members(found.scores)
     return _measurement(
-        found,
+        found._replace(reason=None if rate is not None else found.reason),
         "base_rate",
-        len(found.scores.members) / total if total else None,
-        None if total else "there are no examples",
+        rate,
+        None if rate is not None else "there are no examples",
         direction="none",
     )
+
+
+def _share_of_members(scores: Scores) -> float | None:
+    total = sum(map(len, scores))
+    return len(scores.members) / total if total else None
