@@ -61,10 +61,14 @@ def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
     return tuple(section for section in found if section.rows or section.tables or section.charts)
 
 
-def exposed(report: AuditReport) -> tuple[SmallTable, ...]:
+def exposed(report: AuditReport, most: int | None = MOST_EXPOSED) -> tuple[SmallTable, ...]:
     """Return the examples that each attack is surest of, for every subject under audit.
 
     Of an original, which saw them all, only where there is no other subject.
+
+    Args:
+        report: of an audit.
+        most: how many of each; None for all that the report has.
     """
     heading = ("training index", "label", "score", "share of the twin that scores as high")
     roles = {subject.role for subject in report.subjects}
@@ -76,7 +80,7 @@ def exposed(report: AuditReport) -> tuple[SmallTable, ...]:
         if attack and worst and measurement.role not in passed_over:
             cells = tuple(
                 (str(one.index), str(one.label), _number(one.score), f"{one.share_of_twin_above:.1%}")
-                for one in worst[:MOST_EXPOSED]
+                for one in worst[:most]
             )
             title = f"most exposed examples of {measurement.subject}, {attack[1]} attack"
             found.append(SmallTable(title, heading, cells))

@@ -39,13 +39,13 @@ NAMES: dict[str, tuple[str, int, bool]] = {
     "spectrum.effective_rank": ("effective rank", 2, False),
     "spectrum.condition_number": ("condition number", 1, False),
 }
-# The same for the last part of `mia.<attack>.…`; the attack's name stands before it.
+# The same for the last part of `mia.<attack>.…`; the attack's name stands before it. The base rate is a footnote.
 ATTACK_NAMES: dict[str, tuple[str, int, bool]] = {
     "auc": ("attack AUC", 3, False),
     "tpr_at_fpr_1e-2": ("TPR at 1 % FPR", 3, False),
     "tpr_at_fpr_1e-3": ("TPR at 0.1 % FPR", 3, False),
     "accuracy": ("attack accuracy", 3, False),
-    "base_rate": ("base rate", 3, False),
+    "efficacy": ("MIA-efficacy", 3, False),
 }
 MOST_COLUMNS = 4
 
@@ -110,14 +110,12 @@ def rows(report: AuditReport, shown: Sequence[Column]) -> tuple[Row, ...]:
 
 
 def _named(report: AuditReport) -> dict[str, tuple[str, int, bool]]:
-    """Return how the measurements that there are are called; attacks in the order of the report, loss and so on."""
+    """Return how the measurements that there are are called; all attacks' AUCs first, then all rates, and so on."""
     present = dict.fromkeys(measurement.name for measurement in report.measurements)
     found = {name: told for name, told in NAMES.items() if name in present}
-    for name in present:
-        attack = re.fullmatch(r"mia\.(.+)\.([^.]+)", name)
-        if attack and attack[2] in ATTACK_NAMES:
-            label, digits, signed = ATTACK_NAMES[attack[2]]
-            found[name] = (f"{attack[1]} {label}", digits, signed)
+    parts = [(name, attack) for name in present if (attack := re.fullmatch(r"mia\.(.+)\.([^.]+)", name))]
+    for ending, (label, digits, signed) in ATTACK_NAMES.items():
+        found |= {name: (f"{attack[1]} {label}", digits, signed) for name, attack in parts if attack[2] == ending}
     return found
 
 
@@ -157,6 +155,7 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     truncation = next((m for m in report.measurements if m.name == "truncation.verdict"), None)
     if truncation is not None:
         notes.append(f"truncation: {truncation.method}; its [low, high] brackets the decay at the end")
+    notes += _of_attacks(report)
     notes.append("[low, high]: 95 % interval; ±: standard deviation over retrained seeds")
     reasons = dict.fromkeys(f"{m.name} of {m.subject}: {m.reason}" for m in report.measurements if m.reason)
     if len(reasons) > 6:
@@ -166,3 +165,14 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
                 names.setdefault(m.reason, {})[m.name] = None
         reasons = dict.fromkeys(f"{', '.join(found)}: {reason}" for reason, found in names.items())
     return (*notes, *reasons)
+
+
+def _of_attacks(report: AuditReport) -> list[str]:
+    """Say what attacks tell from what, and what one gets right that says the same of everybody."""
+    rate = next((m for m in report.measurements if m.name.startswith("mia.") and m.name.endswith(".base_rate")), None)
+    if rate is None or not isinstance(rate.value, int | float):
+        return []
+    return [
+        f"attacks: forget examples against their unseen twin, n = {rate.n}, base rate {rate.value:.3f}; AUC .5: not "
+        "told apart; read against retrained"
+    ]

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from unlearn_audit.render import semilog
 from unlearn_audit.render.relearning import SmallTable, small_tables
+from unlearn_audit.render.sections import exposed
 from unlearn_audit.render.table import MOST_COLUMNS, Column, columns, footnotes, printable, rows
 from unlearn_audit.report import AuditReport
 
@@ -22,7 +23,7 @@ def render(report: AuditReport) -> RenderableType:
     shown = columns(report)
     groups = [shown[start : start + MOST_COLUMNS] for start in range(0, len(shown), MOST_COLUMNS)]
     parts: list[RenderableType] = [_table(report, group) for group in groups]
-    for small in small_tables(report):
+    for small in (*small_tables(report), *_exposed(report)):
         parts += [Text(f"\n{printable(small.title)}", style="bold"), _small(small)]
         parts += [Text(printable(note), style="dim") for note in small.notes]
     picture = semilog.text(semilog.series_of(report))
@@ -35,6 +36,14 @@ def render(report: AuditReport) -> RenderableType:
         parts.append(Text("\nConclusion", style="bold"))
         parts += [_bullet(text, "") for text in report.conclusion]
     return Group(*parts)
+
+
+def _exposed(report: AuditReport) -> tuple[SmallTable, ...]:
+    """Return the most exposed examples, where somebody asked how many are to be shown."""
+    said = report.settings.get("from")
+    if not isinstance(said, dict) or "mia.worst" not in said:
+        return ()
+    return exposed(report, most=None)
 
 
 def _small(small: SmallTable) -> Table:
