@@ -1,10 +1,11 @@
 """How often is a truly retrained model called different from the other retrained ones, attack by attack?
 
-For several draws of the forget set on digits: an original, many retrained models and a fleet of shadow models, then
-every attack on all of them. Each retrained model is held against the others, once against all and once against three,
-as a user would who has three. A rejection is a difference whose 95 % interval leaves out zero: 5 % are expected;
-the line of an attack says how many there were, with Wilson's interval (retrained models of one draw share shadow models
-and examples, so it is optimistic), and what the attack says of the originals. Audits are kept and found again.
+For several draws of the forget set on digits: an original, many retrained models and a fleet of shadow models, each
+also put through IEU (for ulira), then every attack on all of them. Each retrained model is held against the others,
+once against all and once against three, as a user would who has three. A rejection is a difference whose 95 % interval
+leaves out zero: 5 % are expected; the line of an attack says how many there were, with Wilson's interval (retrained
+models of one draw share shadow models and examples, so it is optimistic), and what the attack says of the originals.
+Audits are kept and found again.
 A run of minutes, no test:
 
     python tests/benchmarks/attack_calibration.py --draws 4 --retrained 10 --shadows 8 --folder kept/
@@ -41,12 +42,18 @@ class Row(NamedTuple):
 
 
 def fleet(folder: Path, case: Case, target: str, shadows: int) -> Path:
-    """Return the folder of a finished fleet for the forget set of one case."""
-    where = folder / f"shadows-{case.name}"
-    command = ["shadows", "run", str(where), target, "--forget", case.forget, "--count", str(shadows), "--quiet"]
-    run = "import sys; from unlearn_audit.cli import main; sys.argv[0] = 'unlearn-audit'; main()"
-    subprocess.run([sys.executable, "-c", run, *command], check=True)
+    """Return the folder of a finished fleet for the forget set of one case, trained, and trained and unlearned."""
+    where, unlearned = folder / f"shadows-{case.name}", folder / f"unlearned-{case.name}.safetensors"
+    if not unlearned.exists():
+        call("apply", "ieu", target, "--forget", case.forget, "--out", str(unlearned))
+    call("shadows", "run", str(where), target, str(unlearned), "--forget", case.forget, "--count", str(shadows))
     return where
+
+
+def call(*words: str) -> None:
+    """Run a verb of the command line."""
+    run = "import sys; from unlearn_audit.cli import main; sys.argv[0] = 'unlearn-audit'; main()"
+    subprocess.run([sys.executable, "-c", run, *words, "--quiet"], check=True)
 
 
 def audited(
