@@ -163,6 +163,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_fleet(tiny: Path) -> Path:
+    """A folder of four shadow models of `tiny`'s recipe, each also unlearned as its unlearned model was."""
+    from unlearn_audit.config import Layer, resolve
+    from unlearn_audit.shadows import open_workshop, plan_fleet, work
+
+    entries = [{"path": str(tiny / f"{name}.safetensors")} for name in ("original", "unlearned")]
+    asked = {"checkpoint": entries, "forget": str(tiny / "forget.npy"), "device": "cpu"}
+    plan_fleet(tiny / "shadows", resolve([Layer("flag", asked, "test")]), count=4)
+    assert work(open_workshop(tiny / "shadows")) == 8
+    return tiny / "shadows"
+
+
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
     """The folder that the whole demo wrote, and what it printed; takes most of a minute, so use `tiny` if it serves."""
     folder = tmp_path_factory.mktemp("demo") / "demo"

@@ -16,7 +16,7 @@ from torch import nn
 from unlearn_audit import __version__
 from unlearn_audit.audit import MEASUREMENTS, run_audit
 from unlearn_audit.audit.controls import RANDOM
-from unlearn_audit.catalogue import METRICS
+from unlearn_audit.catalogue import ATTACK_METRICS, METRICS
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.config import SECTIONS, AuditConfig
 from unlearn_audit.data import Examples, Splits, Transform, load_data, make_splits
@@ -497,7 +497,7 @@ def test_incomplete_requests_are_refused(tiny: Path) -> None:
 
 def test_only_runs_what_is_named(tiny: Path) -> None:
     found = run_audit(config_of(tiny, "original", gaps={}, mia={}, rcd=RCD), only=("mia",))
-    assert {m.name for m in found.measurements} == {"mia.loss.auc"}
+    assert {m.name for m in found.measurements} == {f"mia.loss.{ending}" for ending in ATTACK_METRICS}
 
 
 # ----- from the command line

@@ -247,10 +247,11 @@ def test_only_the_command_line_knows_typer(source: Source) -> None:
 
 # ----- the catalogue
 
+WORDS = ("METRICS", "ATTACK_METRICS", "ATTACK_GROUPS")  # tables of words, not of what is somewhere
 TABLES: Mapping[str, Mapping[str, Any]] = {
     name: table
     for name in catalogue.__all__
-    if isinstance(table := getattr(catalogue, name), Mapping) and name != "METRICS"
+    if isinstance(table := getattr(catalogue, name), Mapping) and name not in WORDS
 }
 ENTRIES = [(table, name) for table, entries in TABLES.items() for name in entries]
 
@@ -310,7 +311,14 @@ def things(package: str, belongs: Callable[[Any], bool]) -> set[str]:
 def test_every_attack_is_in_the_catalogue() -> None:
     from unlearn_audit.attacks import Attack
 
-    assert things("attacks", lambda value: isinstance(value, Attack)) == set(catalogue.ATTACKS.values())
+    assert things("attacks", lambda value: isinstance(value, Attack)) == {
+        entry.where for entry in catalogue.ATTACKS.values()
+    }
+
+
+def test_groups_of_attacks_hold_attacks() -> None:
+    assert {name for group in catalogue.ATTACK_GROUPS.values() for name in group} <= set(catalogue.ATTACKS)
+    assert not set(catalogue.ATTACK_GROUPS) & set(catalogue.ATTACKS)
 
 
 def test_every_method_is_in_the_catalogue() -> None:
@@ -370,8 +378,9 @@ def test_an_unknown_name_answers_with_the_nearest_and_the_list() -> None:
 
 
 @pytest.fixture(scope="module")
-def everything(tiny: Path, run: Callable[..., Any]) -> dict[str, Any]:
-    """The report of an audit with every section, on small checkpoints."""
+def everything(tiny: Path, tiny_fleet: Path, run: Callable[..., Any]) -> dict[str, Any]:
+    """The report of an audit with every section, on small checkpoints and shadow models."""
+    assert tiny_fleet == tiny / "shadows"
     from unlearn_audit.config import SECTIONS
 
     names = ("original", "unlearned", "retrained-1", "retrained-2")
@@ -390,7 +399,7 @@ SMALL = {
     "rcd": "steps = 5\nresamples = 100",
     "truncation": "reference_steps = 30",
     "spectrum": "eigenvalues = 2\nprobes = 2",
-    "mia": f"attacks = {json.dumps(list(catalogue.ATTACKS))}",
+    "mia": f"attacks = {json.dumps(list(catalogue.ATTACKS))}\nshadows = 'shadows'",
 }
 
 

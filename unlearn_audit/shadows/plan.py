@@ -22,13 +22,13 @@ PLAN_NAME = "fleet.json"
 CODE = 1  # counted up when the same plan would give other numbers: the training loop, the assignment, the forget sets
 
 
-class Part(BaseModel):
+class _Part(BaseModel):
     """A part of a plan: frozen, unknown keys refused, no conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Treatment(Part):
+class Treatment(_Part):
     """An unlearning method with its settings, as a checkpoint's metadata has them."""
 
     method: str
@@ -41,7 +41,7 @@ class Treatment(Part):
         return _digest(self.model_dump(mode="json"))
 
 
-class FleetPlan(Part):
+class FleetPlan(_Part):
     """Everything that the models of a fleet depend on.
 
     Attributes:

@@ -15,7 +15,7 @@ from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.plan import FleetPlan, Task, Treatment, members, read_plan, tasks
 from unlearn_audit.shadows.work import signals_key
 
-__all__ = ["Fleet", "FleetSignals", "open_fleet", "read_signals"]
+__all__ = ["Fleet", "FleetSignals", "open_fleet", "read_signals", "treatment_in"]
 
 
 class FleetSignals(NamedTuple):

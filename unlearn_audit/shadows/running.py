@@ -85,7 +85,7 @@ def _outcome(shop: Workshop, before: int, seconds: float) -> Outcome:
     return Outcome(done - before, before, failed, len(shop.tasks) - done - len(failed), seconds)
 
 
-class Crew:
+class _Crew:
     """Worker processes, each with its share of the machine."""
 
     def __init__(self, shop: Workshop, size: int) -> None:
@@ -153,15 +153,15 @@ def _last_words(process: subprocess.Popen[bytes]) -> str:
 
 
 @contextmanager
-def _crew(shop: Workshop, size: int) -> Iterator[Crew]:
-    crew = Crew(shop, size)
+def _crew(shop: Workshop, size: int) -> Iterator[_Crew]:
+    crew = _Crew(shop, size)
     try:
         yield crew
     finally:
         crew.dismiss()
 
 
-def _watch(shop: Workshop, crew: Crew, progress: Progress) -> None:
+def _watch(shop: Workshop, crew: _Crew, progress: Progress) -> None:
     """Tell how far the folder is until every worker has ended; give up where they only die."""
     total, deaths, known = len(shop.tasks), 0, -1
     while crew.at_work:

@@ -8,7 +8,7 @@ from unlearn_audit.render.charts.series import COLOURS, DASHES, MARKS, Chart, Se
 from unlearn_audit.render.markup import Element, as_xml, element
 from unlearn_audit.render.table import printable
 
-__all__ = ["STYLESHEET", "document", "draw"]
+__all__ = ["STYLESHEET", "described", "document", "draw"]
 
 GLYPH = 6.6  # pixels of a character of 12 pixels, on average
 TOP, RIGHT, ROW, SWATCH = 28, 14, 19, 36
