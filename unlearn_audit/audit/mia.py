@@ -1,13 +1,18 @@
 """Membership inference against every subject: forget examples against their unseen twin, attack by attack."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unlearn_audit import catalogue
-from unlearn_audit.attacks import Attack, lira, rmia, svc
+from unlearn_audit.attacks import Attack, Evidence, lira, rmia, svc
 from unlearn_audit.audit.bench import Bench, Split
 from unlearn_audit.audit.compare import reference_of
 from unlearn_audit.audit.evidence import Witnesses, call_witnesses
+from unlearn_audit.audit.kept_scores import KeptScores
 from unlearn_audit.audit.mia_numbers import Scores, mia_numbers, why_no_value, worst
 from unlearn_audit.audit.user_attacks import attack_from_code
 from unlearn_audit.config import MiaSettings, code_is_allowed
@@ -17,6 +22,8 @@ from unlearn_audit.shadows import Treatment
 from unlearn_audit.subjects import Candidate
 
 __all__ = ["measure_mia"]
+
+Floats = NDArray[np.float64]
 
 
 def measure_mia(bench: Bench, settings: MiaSettings) -> Iterator[Measurement]:
@@ -101,11 +108,13 @@ WRONG_HYPOTHESIS = (
 def _against_all(bench: Bench, witnesses: Witnesses, attack: Attack, settings: MiaSettings) -> Iterator[Measurement]:
     """Yield one attack's measurements on every subject."""
     known: dict[tuple[str, str], Scores | str] = {}
+    kept = KeptScores(witnesses.fleet.folder.scores if witnesses.fleet else None)
+    asked = f"variance {settings.variance} a {settings.a}"
 
     def scores_of(candidate: Candidate, treatment: Treatment | None) -> Scores | str:
         key = candidate.label, treatment.key if treatment else ""
         if key not in known:
-            known[key] = _scores(witnesses, candidate, attack, treatment)
+            known[key] = _scores(witnesses, candidate, treatment, attack, partial(kept.of, attack, asked))
         return known[key]
 
     for candidate in bench.subjects:
@@ -139,10 +148,16 @@ def _treatment(witnesses: Witnesses, attack: Attack, candidate: Candidate) -> tu
     return own or witnesses.fleet.plan.treatments[0], None
 
 
-def _scores(witnesses: Witnesses, candidate: Candidate, attack: Attack, treatment: Treatment | None) -> Scores | str:
+def _scores(
+    witnesses: Witnesses,
+    candidate: Candidate,
+    treatment: Treatment | None,
+    attack: Attack,
+    score: Callable[[Evidence], Floats],
+) -> Scores | str:
     """Return an attack's scores, or why it cannot give any."""
     try:
-        found = attack.score(witnesses.evidence(candidate, attack, treatment))
+        found = score(witnesses.evidence(candidate, attack, treatment))
     except MeasurementError as problem:
         return str(problem)
     half = len(witnesses.pool.forget)

@@ -2,12 +2,17 @@
 
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from unlearn_audit.attacks import Attack
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit.attacks import Attack, Evidence
 from unlearn_audit.catalogue import ATTACKS
-from unlearn_audit.errors import UsageError
+from unlearn_audit.errors import MeasurementError, UsageError
 
 __all__ = ["attack_from_code"]
 
@@ -30,4 +35,15 @@ def attack_from_code(spec: str) -> Attack:
         raise UsageError(f"{spec} returned {type(attack).__name__}; an unlearn_audit.attacks.Attack is needed")
     if not re.fullmatch(r"[a-z][a-z0-9-]*", attack.name) or attack.name in ATTACKS:
         raise UsageError(f"{spec}: an attack's name is of a-z and dashes, and not one of ours: {attack.name!r}")
-    return attack
+    return attack._replace(score=partial(_checked, spec, attack.score))
+
+
+def _checked(spec: str, score: Callable[[Evidence], object], evidence: Evidence) -> NDArray[np.float64]:
+    """Return the scores of somebody else's attack; what is no score for each example is a reason, not a number."""
+    try:
+        found = np.asarray(score(evidence), dtype=np.float64)
+    except Exception as problem:
+        raise MeasurementError(f"{spec} failed: {type(problem).__name__}: {problem}") from problem
+    if found.shape != evidence.labels.shape:
+        raise MeasurementError(f"{spec} gave {found.shape} scores for {len(evidence.labels)} examples")
+    return found

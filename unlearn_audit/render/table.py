@@ -163,8 +163,15 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
         for m in report.measurements:
             if m.reason:
                 names.setdefault(m.reason, {})[m.name] = None
-        reasons = dict.fromkeys(f"{', '.join(found)}: {reason}" for reason, found in names.items())
+        reasons = dict.fromkeys(f"{', '.join(_shortened(tuple(found)))}: {reason}" for reason, found in names.items())
     return (*notes, *reasons)
+
+
+def _shortened(names: Sequence[str]) -> Sequence[str]:
+    """Return the names, or one for all where they are the same number of many attacks."""
+    endings = {name.rpartition(".")[2] for name in names}
+    alike = len(names) > 3 and len(endings) == 1 and all(name.startswith("mia.") for name in names)
+    return [f"mia.*.{endings.pop()} ({len(names)} attacks)"] if alike else names
 
 
 def _of_attacks(report: AuditReport) -> list[str]:

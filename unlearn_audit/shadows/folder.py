@@ -60,6 +60,11 @@ class FleetFolder:
         """Return where it is said why a task could not be done."""
         return self.path / "failed" / f"{_id(task)}.json"
 
+    @property
+    def scores(self) -> Path:
+        """Where attacks keep what they made of the signals."""
+        return self.path / "scores"
+
     def claim_of(self, task: Task | str) -> Path:
         """Return the claim's file."""
         return self.path / "claims" / f"{_id(task)}.json"
