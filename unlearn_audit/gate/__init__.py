@@ -1,0 +1,35 @@
+"""The gate: a policy's rules against a report, without torch. It fails closed."""
+
+from unlearn_audit.gate.deciding import (
+    Decision,
+    Gated,
+    ReviewedWaiver,
+    Source,
+    apply_policy,
+    exit_code,
+    gate_files,
+    review_waivers,
+)
+from unlearn_audit.gate.judging import Judgement, Verdict, judge, worst
+from unlearn_audit.gate.policy import SHIPPED, Policy, Rule, Waiver, policy_file, read_policy
+
+__all__ = [
+    "SHIPPED",
+    "Decision",
+    "Gated",
+    "Judgement",
+    "Policy",
+    "ReviewedWaiver",
+    "Rule",
+    "Source",
+    "Verdict",
+    "Waiver",
+    "apply_policy",
+    "exit_code",
+    "gate_files",
+    "judge",
+    "policy_file",
+    "read_policy",
+    "review_waivers",
+    "worst",
+]

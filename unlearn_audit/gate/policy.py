@@ -1,0 +1,168 @@
+"""What a policy may say: rules, waivers, and the policies that are shipped."""
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from unlearn_audit.catalogue import METRICS
+from unlearn_audit.errors import ConfigError, unknown_name
+from unlearn_audit.toml import Flag, Number, VersionOne, explain, key_lines, nearest_line, read_toml
+
+__all__ = ["SHIPPED", "Policy", "Rule", "Waiver", "policy_file", "read_policy"]
+
+SHIPPED = ("default", "strict", "lenient")
+WITHIN_ONE_RUN = ("rcd.raw", "rcd.steps_to_relearn")  # the checkpoints of one run share a step size, two runs do not
+
+Text = Annotated[str, Field(min_length=1)]
+Change = Annotated[Number, Field(ge=0)]
+
+
+class Part(BaseModel):
+    """A part of a policy: frozen, unknown keys refused, no conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rule(Part):
+    """One demand on one metric of one subject (a role or a label)."""
+
+    id: Text
+    metric: str
+    subject: str = "unlearned"
+    min: Number | None = None
+    max: Number | None = None
+    equals: str | None = None
+    equivalent_to: Literal["retrained"] | None = None
+    margin: Annotated[Number, Field(gt=0)] | None = None
+    max_increase: Change | None = None
+    max_decrease: Change | None = None
+    bound: Literal["lower", "upper", "value"] | None = None
+    require_interval: Flag = False
+    min_n: Annotated[int, Field(ge=0, strict=True)] = 0
+    severity: Literal["fail", "warn"] = "fail"
+    reason: str | None = None
+
+    @property
+    def limits(self) -> bool:
+        """Whether it limits the value itself."""
+        return self.min is not None or self.max is not None
+
+    @property
+    def compares(self) -> bool:
+        """Whether it limits the change since a baseline."""
+        return self.max_increase is not None or self.max_decrease is not None
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in METRICS:
+            raise ValueError(unknown_name("metric", name, METRICS))
+        return name
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "Rule":
+        problem = next(self._problems(), None)
+        if problem:
+            raise ValueError(f"rule '{self.id}'{problem}")
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """Yield what the keys say that they cannot say together."""
+        numbers, text = self.limits or self.equivalent_to is not None or self.compares, self.equals is not None
+        if [self.limits, text, self.equivalent_to is not None, self.compares].count(True) != 1:
+            yield " needs exactly one of min/max, equals, equivalent_to, max_increase/max_decrease"
+        if (self.equivalent_to is None) != (self.margin is None):
+            yield ": equivalent_to and margin belong together"
+        if self.min is not None and self.max is not None and self.min > self.max:
+            yield f": min {self.min} is greater than max {self.max}"
+        if numbers and self.metric.endswith(".verdict"):
+            yield f": {self.metric} is a text; use equals"
+        if text and not self.metric.endswith(".verdict"):
+            yield f": {self.metric} is a number; equals is for texts"
+        if self.compares and self.metric in WITHIN_ONE_RUN:
+            yield f": {self.metric} compares only within one run; limit the change of rcd.ratio_to_unseen instead"
+        if self.bound is not None and not (self.limits or self.compares):
+            yield ": bound says which end a limit must hold, and there is no limit"
+        if self.bound == "value" and self.require_interval:
+            yield ": bound = 'value' tests no interval, so it cannot require one"
+
+
+class Waiver(Part):
+    """A person's word that one rule need not hold for one checkpoint, until a day."""
+
+    rule: Text
+    sha256: str
+    reason: str
+    owner: str
+    expires: Annotated[date, Field(strict=True)]
+
+    @field_validator("sha256")
+    @classmethod
+    def _digest(cls, digest: str) -> str:
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(
+                f"must be the checkpoint's sha256, 64 of 0-9 and a-f as the report has it (got {digest!r})"
+            )
+        return digest
+
+    @field_validator("reason", "owner")
+    @classmethod
+    def _says_something(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("must say something")
+        return text
+
+
+class Policy(Part):
+    """A list of rules, and what is waived for now."""
+
+    schema_version: VersionOne
+    rule: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    waiver: tuple[Waiver, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique(self) -> "Policy":
+        ids = [rule.id for rule in self.rule]
+        twice = next((name for name in ids if ids.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"rule id '{twice}' appears twice")
+        for index, waiver in enumerate(self.waiver):
+            if waiver.rule not in ids:
+                raise ValueError(f"waiver.{index}.rule: {unknown_name('rule', waiver.rule, ids)}")
+            if any((waiver.rule, waiver.sha256) == (other.rule, other.sha256) for other in self.waiver[:index]):
+                raise ValueError(f"waiver.{index}: rule '{waiver.rule}' is waived twice for {waiver.sha256[:12]}…")
+        return self
+
+
+def policy_file(path: Path) -> Path:
+    """Return the file of a policy: a shipped one by its bare name (`./default` is a file here), else the path itself.
+
+    >>> policy_file(Path("default")).parts[-2:]
+    ('policies', 'default.toml')
+    """
+    shipped = Path(__file__).parents[1] / "policies" / f"{path}.toml"
+    return shipped if str(path) in SHIPPED else path
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy from TOML.
+
+    Args:
+        path: the file, or the bare name of a shipped policy: default, strict, lenient.
+
+    Raises:
+        ConfigError: missing, not TOML, an unknown key or metric, another schema version, a waiver for a rule that is
+            not there; all problems at once.
+    """
+    values, text = read_toml(policy_file(path), "policy")
+    try:
+        return Policy.model_validate(values)
+    except ValidationError as problem:
+        lines = key_lines(text)
+        located = [(nearest_line(wrong.place, lines) or 0, wrong.text) for wrong in explain(problem, values, Policy)]
+        texts = [f"line {line}: {text}" if line else text for line, text in sorted(located)]
+        raise ConfigError(str(path), texts) from problem
