@@ -66,7 +66,7 @@ def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Seen]
         if measurement.name in INSTRUMENTS and (difference := _difference(measurement)):
             if "legacy" in measurement.details:
                 continue
-            if "wrong_hypothesis" in measurement.details and not difference["seen"]:
+            if "wrong_hypothesis" in measurement.details and (not difference["seen"] or measurement.role == "original"):
                 continue  # an attack that asks another question has nothing to say by finding nothing
             yield Seen(INSTRUMENTS[measurement.name], measurement, bool(difference["seen"]))
         elif measurement.name in UTILITY and measurement.details.get("seen") is not None:

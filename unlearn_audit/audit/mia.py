@@ -104,6 +104,10 @@ WRONG_HYPOTHESIS = (
     "trained on the example; whether it is like one that unlearned it is ulira's question"
 )
 
+NEVER_UNLEARNED = (
+    "this model was never unlearned: it is like neither side of the shadow models, and the score can lie on either side"
+)
+
 
 def _against_all(bench: Bench, witnesses: Witnesses, attack: Attack, settings: MiaSettings) -> Iterator[Measurement]:
     """Yield one attack's measurements on every subject."""
@@ -174,6 +178,8 @@ def _details(witnesses: Witnesses, attack: Attack, candidate: Candidate, treatme
         found["unlearned_by"] = treatment.method
     if candidate.role == "unlearned" and "shadows" in attack.needs:
         found["wrong_hypothesis"] = WRONG_HYPOTHESIS
+    if candidate.role == "original" and "unlearned" in attack.needs:
+        found["wrong_hypothesis"] = NEVER_UNLEARNED
     return found
 
 

@@ -110,7 +110,7 @@ def read_signals(path: Path, plan: FleetPlan, model_sha256: str) -> tuple[NDArra
         MeasurementError: the file is damaged, or belongs to another model.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             key, plain, queried = (arrays[name] for name in ("key", "plain", "queried"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
         raise MeasurementError(
