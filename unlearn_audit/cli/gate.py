@@ -2,46 +2,109 @@
 
 import json
 import sys
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from unlearn_audit.cli.console import draw, message
-from unlearn_audit.cli.flags import Quiet
+from unlearn_audit.cli.flags import Force, Quiet
+
+if TYPE_CHECKING:
+    from unlearn_audit.gate import Gated
 
 __all__ = ["register"]
 
 
+def _file(what: str) -> Any:
+    return typer.Option(help=what, metavar="FILE")
+
+
 def _gate(
     report: Annotated[Path, typer.Argument(help="report.json of an audit.")],
-    policy: Annotated[Path, typer.Option(help="Policy in TOML.")],
+    policy: Annotated[
+        Path, typer.Option(help="Policy in TOML, or a shipped one: default, strict, lenient.", metavar="FILE|NAME")
+    ],
+    baseline: Annotated[Path | None, _file("report.json of the last release, for rules that limit a change.")] = None,
     subject: Annotated[str | None, typer.Option(help="Label to gate in the place of the role unlearned.")] = None,
-    format: Annotated[Literal["table", "json"], typer.Option(help="What stdout gets.")] = "table",
+    today: Annotated[
+        datetime | None,
+        typer.Option(help="The day on which waivers are looked at.", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD"),
+    ] = None,
+    format: Annotated[Literal["table", "json", "markdown"], typer.Option(help="What stdout gets.")] = "table",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write JSON, too.", metavar="FILE")] = None,
+    markdown: Annotated[Path | None, _file("Write Markdown, such as a step summary.")] = None,
+    junit: Annotated[Path | None, _file("Write JUnit XML, as CI systems show it.")] = None,
+    statement: Annotated[Path | None, _file("Write an unsigned in-toto Statement (test-result), for signing.")] = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Hold a report against a policy: exit 0 passed, 1 failed, 4 inconclusive, 2 or 3 when it cannot be judged.
 
     Needs no torch and no GPU. A missing, null or too small measurement never passes.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       unlearn-audit gate report/report.json --policy policy.toml
-    """
-    from unlearn_audit.gate import apply_policy, exit_code, read_policy
-    from unlearn_audit.render import decisions
-    from unlearn_audit.report import read_report
 
-    rules = read_policy(policy)
-    found = apply_policy(rules, read_report(report), subject=subject)
-    code = exit_code(found)
-    if format == "json":
-        sys.stdout.write(json.dumps(decisions.as_values(found, code), indent=1, allow_nan=False) + "\n")
+      unlearn-audit gate report/report.json --policy default --junit gate.xml
+    """
+    from unlearn_audit.gate import gate_files
+
+    files = {"json": json_file, "markdown": markdown, "junit": junit, "statement": statement}
+    wanted = {kind: path for kind, path in files.items() if path is not None}
+    _make_way(wanted, [report, policy, *([baseline] if baseline else [])], force=force)
+    day = today.date() if today else None
+    found = gate_files(report, policy, baseline=baseline, subject=subject, today=day)
+    for kind, path in wanted.items():
+        _write(path, kind, found, quiet=quiet)
+    if found.problem:
+        raise found.problem
+    if format == "table":
+        from unlearn_audit.render import decisions
+
+        draw(decisions.render_gated(found))
     else:
-        draw(decisions.render(found))
-    verdict = {0: "passed", 1: "failed", 4: "inconclusive"}[code]
-    message(f"{verdict}: {report} against {policy}", quiet=quiet)
-    raise typer.Exit(code)
+        sys.stdout.write(_text(format, found))
+    message(f"{found.outcome}: {report} against {policy}", quiet=quiet)
+    raise typer.Exit(found.code)
+
+
+def _make_way(files: dict[str, Path], inputs: Sequence[Path], *, force: bool) -> None:
+    """Refuse what cannot be written, before anything is read; no output of an earlier gate stays beside this one's."""
+    from unlearn_audit.errors import OutputError
+    from unlearn_audit.files import check_output
+
+    taken = {path.resolve(): "an input" for path in inputs}
+    for kind, path in files.items():
+        check_output(path, force=force)
+        if path.resolve() in taken:
+            raise OutputError(f"--{kind} would write {path}, which is {taken[path.resolve()]}; name another file")
+        taken[path.resolve()] = f"what --{kind} writes"
+    for path in files.values():
+        path.unlink(missing_ok=True)
+
+
+def _text(kind: str, found: "Gated") -> str:
+    """Return the decisions in a format."""
+    from unlearn_audit.render import decisions, junit
+    from unlearn_audit.statement import as_statement
+
+    if kind == "markdown":
+        return decisions.as_markdown(found)
+    if kind == "junit":
+        return junit.render(found)
+    values = as_statement(found) if kind == "statement" else decisions.as_document(found)
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"
+
+
+def _write(path: Path, kind: str, found: "Gated", *, quiet: bool) -> None:
+    from unlearn_audit.files import atomic_write
+
+    atomic_write(path, _text(kind, found).encode())
+    message(f"wrote {path}", quiet=quiet)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,6 +1,6 @@
 """A policy's rules over a whole report: whose value, the waivers, the exit code."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -64,6 +64,12 @@ class Gated(NamedTuple):
     def code(self) -> int:
         """The exit code; a report that could not be read is 3, however severe the rules are."""
         return 3 if self.problem else exit_code(self.decisions)
+
+    @property
+    def outcome(self) -> Literal["passed", "failed", "error", "inconclusive"]:
+        """What the exit code says, in a word."""
+        words: Mapping[int, Literal["passed", "failed", "error"]] = {0: "passed", 1: "failed", 3: "error"}
+        return words.get(self.code, "inconclusive")
 
 
 def gate_files(

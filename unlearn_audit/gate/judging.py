@@ -8,13 +8,13 @@ a text where a number belongs, or the reverse, is an error of the report.
 import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from unlearn_audit import metrics
 from unlearn_audit.gate.policy import Rule
 from unlearn_audit.report import Interval, Measurement
 
-__all__ = ["Judgement", "Verdict", "judge", "worst"]
+__all__ = ["NO_BASELINE", "Judgement", "Verdict", "judge", "worst"]
 
 FEWEST_RETRAINED = 3  # for a test of equivalence: a spread over two seeds says nothing
 LEAST_LEVEL = 0.95  # an interval that covers less often has ends that promise less
@@ -99,7 +99,7 @@ def _finite(number: object) -> float | None:
 # ----- a limit on the value, or on its change since the baseline
 
 
-class Seen(NamedTuple):
+class _Seen(NamedTuple):
     """A number with the ends between which it may lie, where they are known, and how it is shown."""
 
     value: float
@@ -107,14 +107,20 @@ class Seen(NamedTuple):
     text: str
 
 
-Side = Literal["min", "max"]
+class _Limit(NamedTuple):
+    """A limit that a number must not fall below (sign 1) or exceed (sign -1), and how the policy says it."""
+
+    sign: int
+    number: float
+    said: str
 
 
 def _limited(rule: Rule, measurement: Measurement) -> Judgement:
     value, interval = float(measurement.value or 0), measurement.interval
     ends = metrics.Bounds(interval.low, interval.high) if interval else None
-    seen = Seen(value, ends, f"{value:.4g}{_shown(ends, '.4g')}")
-    return _hold(rule, seen, {"min": ("min", rule.min, rule.min), "max": ("max", rule.max, rule.max)})
+    least = [] if rule.min is None else [_Limit(1, rule.min, f"min {rule.min:.4g}")]
+    most = [] if rule.max is None else [_Limit(-1, rule.max, f"max {rule.max:.4g}")]
+    return _hold(rule, _Seen(value, ends, f"{value:.4g}{_shown(ends, '.4g')}"), [*least, *most])
 
 
 def _changed(rule: Rule, measurement: Measurement, earlier: Measurement | str) -> Judgement:
@@ -127,12 +133,10 @@ def _changed(rule: Rule, measurement: Measurement, earlier: Measurement | str) -
     new, old = float(measurement.value or 0), float(earlier.value or 0)
     ends = _between(new, measurement.interval, old, earlier.interval)
     text = f"{old:.4g} in the baseline, {new:.4g} now: {new - old:+.4g}{_shown(ends, '+.4g')}"
-    least = None if rule.max_decrease is None else -rule.max_decrease
-    limits: Limits = {
-        "min": ("max_decrease", rule.max_decrease, least),
-        "max": ("max_increase", rule.max_increase, rule.max_increase),
-    }
-    return _hold(rule, Seen(new - old, ends, text), limits)
+    down, up = rule.max_decrease, rule.max_increase
+    least = [] if down is None else [_Limit(1, -down, f"max_decrease {down:.4g}")]
+    most = [] if up is None else [_Limit(-1, up, f"max_increase {up:.4g}")]
+    return _hold(rule, _Seen(new - old, ends, text), [*least, *most])
 
 
 def _between(new: float, now: Interval | None, old: float, then: Interval | None) -> metrics.Bounds | None:
@@ -152,31 +156,27 @@ def _shown(ends: metrics.Bounds | None, form: str) -> str:
     return f" [{ends.low:{form}}, {ends.high:{form}}]" if ends else ""
 
 
-Limits = Mapping[Side, tuple[str, float | None, float | None]]  # its key in the policy, as given, as a limit
+def _hold(rule: Rule, seen: _Seen, limits: Sequence[_Limit]) -> Judgement:
+    """Hold a number against the limits that there are; of two the worse verdict counts."""
+    found = [_within(seen, limit, rule.bound) for limit in limits]
+    verdict = worst([judgement.verdict for judgement in found])
+    if verdict == Verdict.PASSED:
+        return Judgement(verdict, ", ".join((seen.text, *(limit.said for limit in limits))))
+    return next(judgement for judgement in found if judgement.verdict == verdict)
 
 
-def _hold(rule: Rule, seen: Seen, limits: Limits) -> Judgement:
-    """Hold a number against the limits that there are; of two the worse judgement counts."""
-    found = [
-        _within(seen, side, limit, rule.bound, f"{seen.text}, {key} {given:.4g}")
-        for side, (key, given, limit) in limits.items()
-        if limit is not None
-    ]
-    return min(found, key=lambda judgement: WORST_FIRST.index(judgement.verdict))
-
-
-def _within(seen: Seen, side: Side, limit: float, bound: str | None, text: str) -> Judgement:
+def _within(seen: _Seen, limit: _Limit, bound: str | None) -> Judgement:
     """Hold the value, and the required end of its interval, against one limit."""
-    sign, unfavourable = (1, "lower") if side == "min" else (-1, "upper")
+    text, unfavourable = f"{seen.text}, {limit.said}", "lower" if limit.sign > 0 else "upper"
     end = bound or unfavourable
     ends = {"value": seen.value} | ({"lower": seen.ends.low, "upper": seen.ends.high} if seen.ends else {})
     # A favourable end is tested alone, since it was asked for; otherwise the value must hold as well.
     tested = [ends.get(end, seen.value)] + ([seen.value] if end in (unfavourable, "value") else [])
-    if all(math.isfinite(number) and sign * (number - limit) >= 0 for number in tested):
+    if all(math.isfinite(number) and limit.sign * (number - limit.number) >= 0 for number in tested):
         return Judgement(Verdict.PASSED, text)
     if not math.isfinite(seen.value):
         return Judgement(Verdict.INCONCLUSIVE, f"{text}: beyond what a number can hold")
-    if sign * (seen.value - limit) >= 0:
+    if limit.sign * (seen.value - limit.number) >= 0:
         return Judgement(Verdict.INCONCLUSIVE, f"{text}: the {end} end does not hold; measure more examples")
     return Judgement(Verdict.FAILED, text)
 

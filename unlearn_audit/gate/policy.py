@@ -21,13 +21,13 @@ Text = Annotated[str, Field(min_length=1)]
 Change = Annotated[Number, Field(ge=0)]
 
 
-class Part(BaseModel):
+class _Part(BaseModel):
     """A part of a policy: frozen, unknown keys refused, no conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Rule(Part):
+class Rule(_Part):
     """One demand on one metric of one subject (a role or a label)."""
 
     id: Text
@@ -91,7 +91,7 @@ class Rule(Part):
             yield ": bound = 'value' tests no interval, so it cannot require one"
 
 
-class Waiver(Part):
+class Waiver(_Part):
     """A person's word that one rule need not hold for one checkpoint, until a day."""
 
     rule: Text
@@ -117,7 +117,7 @@ class Waiver(Part):
         return text
 
 
-class Policy(Part):
+class Policy(_Part):
     """A list of rules, and what is waived for now."""
 
     schema_version: VersionOne

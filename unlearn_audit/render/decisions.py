@@ -1,49 +1,123 @@
-"""A gate's decisions: a table for people, plain values for programs."""
+"""A gate's decisions and waivers: tables for people, Markdown for a step summary, plain values for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from unlearn_audit.gate import Decision
+from unlearn_audit.gate import Decision, Gated, ReviewedWaiver, Source
+from unlearn_audit.render.gfm import bullets, kept_short, pipe_table
 from unlearn_audit.render.table import printable
 
-__all__ = ["as_values", "render"]
+__all__ = ["as_document", "as_markdown", "as_values", "render", "render_gated"]
 
-STYLES = {"passed": "green", "failed": "red", "inconclusive": "yellow"}
+STYLES = {
+    "passed": "green",
+    "failed": "red",
+    "inconclusive": "yellow",
+    "waived": "yellow",
+    "error": "red",
+    "used": "yellow",
+    "unused": "dim",
+    "expired": "red",
+}
+DECIDED = ("rule", "subject", "verdict", "why")
+WAIVED = ("waiver of rule", "checkpoint", "status", "owner, reason")
 
 
 def as_values(decisions: Sequence[Decision], code: int) -> dict[str, Any]:
     """Return the decisions and the exit code as plain values for one JSON document."""
+    return {"exit_code": code, "decisions": [_decision_values(decision) for decision in decisions]}
+
+
+def _decision_values(decision: Decision) -> dict[str, Any]:
+    found = decision.measurement
     return {
-        "exit_code": code,
-        "decisions": [
-            {
-                "rule": decision.rule.id,
-                "metric": decision.rule.metric,
-                "subject": decision.subject,
-                "verdict": decision.verdict.value,
-                "severity": decision.rule.severity,
-                "why": decision.why,
-            }
-            for decision in decisions
-        ],
+        "rule": decision.rule.id,
+        "metric": decision.rule.metric,
+        "subject": decision.subject,
+        "sha256": decision.sha256,
+        "verdict": decision.verdict.value,
+        "severity": decision.rule.severity,
+        "why": decision.why,
+        "reason": decision.rule.reason,
+        "value": found.value if found else None,
+        "n": found.n if found else None,
+        "interval": found.interval.model_dump(mode="json") if found and found.interval else None,
     }
+
+
+def as_document(gated: Gated) -> dict[str, Any]:
+    """Return everything that a gate found as plain values: what was read with its digest, decisions, waivers."""
+    return {
+        "schema_version": 1,
+        "verdict": gated.outcome,
+        "problem": str(gated.problem) if gated.problem else None,
+        "report": gated.report._asdict(),
+        "policy": gated.policy._asdict(),
+        "baseline": gated.baseline._asdict() if gated.baseline else None,
+        "today": gated.today.isoformat(),
+        **as_values(gated.decisions, gated.code),
+        "waivers": [_waiver_values(reviewed) for reviewed in gated.waivers],
+    }
+
+
+def _waiver_values(reviewed: ReviewedWaiver) -> dict[str, Any]:
+    return {**reviewed.waiver.model_dump(mode="json"), "status": reviewed.status, "why": reviewed.why}
+
+
+def _decision_rows(decisions: Iterable[Decision]) -> Iterator[tuple[str, ...]]:
+    for decision in decisions:
+        warning = " (warning)" if decision.rule.severity == "warn" else ""
+        why = f"{decision.rule.metric}: {decision.why}"
+        yield decision.rule.id, decision.subject, decision.verdict.value + warning, why
+
+
+def _waiver_rows(waivers: Iterable[ReviewedWaiver]) -> Iterator[tuple[str, ...]]:
+    for waiver, status, why in waivers:
+        yield waiver.rule, f"{waiver.sha256[:12]}…", status, f"{waiver.owner}, {waiver.reason} ({why})"
 
 
 def render(decisions: Sequence[Decision]) -> RenderableType:
     """Return the decisions as a table."""
+    return _table(DECIDED, _decision_rows(decisions))
+
+
+def render_gated(gated: Gated) -> RenderableType:
+    """Return the decisions as a table, and below them every waiver of the policy."""
+    shown = render(gated.decisions)
+    return Group(shown, "", _table(WAIVED, _waiver_rows(gated.waivers))) if gated.waivers else shown
+
+
+def _table(headings: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("rule", "subject", "verdict", "why"):
+    for heading in headings:
         table.add_column(heading, overflow="fold")
-    for decision in decisions:
-        warning = " (warning)" if decision.rule.severity == "warn" else ""
-        table.add_row(
-            Text(printable(decision.rule.id)),
-            Text(printable(decision.subject)),
-            Text(decision.verdict + warning, style=STYLES[decision.verdict]),
-            Text(printable(f"{decision.rule.metric}: {decision.why}")),
-        )
+    for name, subject, status, why in rows:
+        style = STYLES[status.removesuffix(" (warning)")]
+        table.add_row(Text(printable(name)), Text(printable(subject)), Text(status, style=style), Text(printable(why)))
     return table
+
+
+def as_markdown(gated: Gated) -> str:
+    """Return everything as Markdown of at most 1 MB; a text that would be longer ends with a sentence that says so."""
+    sign = {"passed": "✅", "failed": "❌", "error": "❗", "inconclusive": "❔"}[gated.outcome]
+    lines = [f"### {sign} The policy's verdict: {gated.outcome}", ""]
+    lines += [*bullets([str(gated.problem)]), ""] if gated.problem else []
+    lines += [*pipe_table(DECIDED, _decision_rows(gated.decisions)), ""]
+    lines += [*pipe_table(WAIVED, _waiver_rows(gated.waivers)), ""] if gated.waivers else []
+    return kept_short("\n".join([*lines, *bullets(_read(gated))]) + "\n")
+
+
+def _read(gated: Gated) -> Iterator[str]:
+    """Yield what was read."""
+    for what, source in (("report", gated.report), ("policy", gated.policy), ("baseline", gated.baseline)):
+        if source is not None:
+            yield f"{what} {source.path}, {_digest(source)}"
+    yield f"waivers as of {gated.today}"
+
+
+def _digest(source: Source) -> str:
+    return f"sha256 {source.sha256}" if source.sha256 else "not readable"
