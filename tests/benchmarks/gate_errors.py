@@ -99,7 +99,8 @@ def quieted(case: Case, splits: Splits) -> None:
         (kept + unsure).backward()
         optimizer.step()
     metadata = parent.metadata or Metadata()
-    write_checkpoint(case.path("quieted"), model.state_dict(), metadata.model_copy(update={"role": "unlearned"}))
+    told = metadata.model_copy(update={"role": "unlearned"})
+    write_checkpoint(case.path("quieted"), model.state_dict(), told, force=False)
 
 
 def audited(case: Case, tested: int) -> AuditReport:
