@@ -41,9 +41,9 @@ def _fit(values: Floats, chosen: NDArray[np.bool_], variance: Variance) -> _Side
         raise MeasurementError(
             f"{int((counts == 0).sum())} of {len(counts)} examples have no shadow model on one side; more are needed"
         )
-    weights = chosen[..., None].astype(np.float64)
-    mean = (values * weights).sum(axis=0) / counts
-    squares = ((values - mean) ** 2 * weights).sum(axis=0)
+    mine = chosen[..., None]
+    mean = np.where(mine, values, 0.0).sum(axis=0) / counts
+    squares = np.where(mine, (values - mean) ** 2, 0.0).sum(axis=0)
     if variance == "per_example" or (variance == "auto" and len(values) >= PER_EXAMPLE_FROM):
         if (counts < 2).any():
             raise MeasurementError("a variance for each example needs two shadow models on each side; use pooled")

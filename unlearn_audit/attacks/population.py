@@ -6,7 +6,6 @@ They see average leakage only and underestimate what single examples reveal.
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearn_audit import metrics
 from unlearn_audit.attacks import Attack, Evidence, Signals
 
 __all__ = ["confidence", "entropies", "entropy", "loss", "modified_entropies", "modified_entropy", "probabilities"]
@@ -20,17 +19,26 @@ def probabilities(logits: NDArray[np.float32]) -> Floats:
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> Floats:
+    """Return log p_c [..., C]; that of a p_c near 1 is minus the others' share and not rounded to zero."""
     wide = logits.astype(np.float64)
-    shifted = wide - wide.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    top = wide.argmax(axis=-1)[..., None]
+    shifted = wide - np.take_along_axis(wide, top, axis=-1)
+    odds = np.exp(shifted)
+    np.put_along_axis(odds, top, 0.0, axis=-1)
+    return np.asarray(shifted - np.log1p(odds.sum(axis=-1, keepdims=True)))
 
 
 def _log_others(logits: NDArray[np.float32]) -> Floats:
-    """Return log(1 - p_c) of every class c, as the sum of the others' shares: nothing is lost near p_c = 1."""
-    shares = probabilities(logits)
-    classes = shares.shape[-1]
-    others = np.stack([np.delete(shares, c, axis=-1).sum(axis=-1) for c in range(classes)], axis=-1)
-    return np.asarray(np.log(np.maximum(others, np.finfo(np.float64).tiny)))
+    """Return log(1 - p_c) of every class c, the largest one's summed over the others: nothing is lost near 1."""
+    logs = _log_softmax(logits)
+    top = logs.argmax(axis=-1)[..., None]
+    rest = logs.copy()
+    np.put_along_axis(rest, top, -np.inf, axis=-1)
+    others = np.log1p(-np.exp(rest))  # at most 1/2 each, so that 1 - p_c loses nothing
+    peak = rest.max(axis=-1, keepdims=True)
+    of_top = peak + np.log(np.exp(rest - peak).sum(axis=-1, keepdims=True))
+    np.put_along_axis(others, top, of_top, axis=-1)
+    return np.asarray(others)
 
 
 def entropies(logits: NDArray[np.float32]) -> Floats:
@@ -53,12 +61,14 @@ def modified_entropies(signals: Signals) -> Floats:
 
 
 def _negative_loss(evidence: Evidence) -> Floats:
+    """Return log p_y, [N]."""
     signals = evidence.plain
-    return -metrics.cross_entropy(signals.logits.astype(np.float64), signals.labels)
+    return np.asarray(_log_softmax(signals.logits)[np.arange(len(signals.labels)), signals.labels])
 
 
 def _confidence(evidence: Evidence) -> Floats:
-    return np.asarray(probabilities(evidence.plain.logits).max(axis=-1))
+    """Return the logarithm of the largest probability, which ranks as that does, without ties at 1."""
+    return np.asarray(_log_softmax(evidence.plain.logits).max(axis=-1))
 
 
 def _negative_entropy(evidence: Evidence) -> Floats:

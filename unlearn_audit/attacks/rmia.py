@@ -33,7 +33,7 @@ def _mean(values: Floats, chosen: NDArray[np.bool_]) -> Floats:
         raise MeasurementError(
             f"{int((counts == 0).sum())} of {len(counts)} examples have no shadow model on one side; more are needed"
         )
-    return np.asarray((values * chosen).sum(axis=0) / counts)
+    return np.asarray(np.where(chosen, values, 0.0).sum(axis=0) / counts)
 
 
 def _shadows(evidence: Evidence) -> Shadows:

@@ -71,8 +71,10 @@ def efficacy(retain: Signals, test: Signals, forget: Signals, feature: str = "co
 
 def _score(evidence: Evidence) -> Floats:
     """Return the classifier's decision function on confidences, [N]."""
-    if evidence.retain is None or evidence.test is None or not len(evidence.retain.labels):
+    if evidence.retain is None or evidence.test is None:
         raise MeasurementError("MIA-efficacy needs a retain and a test set")
+    if not len(evidence.retain.labels) or not len(evidence.test.labels):
+        raise MeasurementError("MIA-efficacy needs retain and test examples; one of the two sets is empty")
     model = _fitted(evidence.retain, evidence.test, "confidence")
     return np.asarray(model.decision_function(_rows(evidence.plain, "confidence")))
 

@@ -97,7 +97,7 @@ def tpr_at_fpr(members: Floats, non_members: Floats, fpr: float, level: float = 
     """
     scores = np.unique(np.concatenate([members, non_members]))
     accused = len(non_members) - np.searchsorted(np.sort(non_members), scores, side="left")
-    allowed = scores[accused <= fpr * len(non_members)]
+    allowed = scores[accused / len(non_members) <= fpr]  # a division: 0.29 * 100 is not 29
     threshold = float(allowed[0]) if len(allowed) else float("inf")
     caught, wrong = int((members >= threshold).sum()), int((non_members >= threshold).sum())
     if not len(allowed):
@@ -147,4 +147,5 @@ def _best_threshold(members: Floats, non_members: Floats) -> float:
         return float("inf")
     caught = len(members) - np.searchsorted(np.sort(members), scores, side="left")
     accused = len(non_members) - np.searchsorted(np.sort(non_members), scores, side="left")
-    return float(scores[int(np.argmax(caught / len(members) - accused / len(non_members)))])
+    gained = caught * len(non_members) - accused * len(members)  # in integers, so that equal ones compare as equal
+    return float(scores[int(np.argmax(gained))])
