@@ -13,7 +13,8 @@ from unlearn_audit.methods.applying import parse_settings
 from unlearn_audit.methods.extras import parse_extras
 
 ROOT = Path(__file__).parents[1]
-PLANS = sorted((ROOT / "sample_configs").glob("*.toml"))
+SAMPLES = sorted((ROOT / "sample_configs").glob("*.toml"))
+PLANS = [path for path in SAMPLES if "run" in tomllib.loads(path.read_text())]
 
 
 @pytest.fixture(scope="module")
