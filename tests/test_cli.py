@@ -39,6 +39,7 @@ VERBS = [
     "gaps",
     "mia",
     "train",
+    "init",
     "audit",
     "gate",
     "show",

@@ -15,6 +15,7 @@ from unlearn_audit.cli import (
     demo,
     gaps,
     gate,
+    init,
     inspect,
     mia,
     rcd,
@@ -61,7 +62,9 @@ def _root(
     """
 
 
-for verb in (demo, rcd, truncation, spectrum, gaps, mia, shadows, train, audit, gate, show, inspect, validate, schema):
+for verb in (
+    demo, rcd, truncation, spectrum, gaps, mia, shadows, train, init, audit, gate, show, inspect, validate, schema,
+):  # fmt: skip
     verb.register(app)
 apply.register(app)
 

@@ -11,7 +11,7 @@ from unlearn_audit.gate.deciding import (
     review_waivers,
 )
 from unlearn_audit.gate.judging import Judgement, Verdict, judge, worst
-from unlearn_audit.gate.policy import SHIPPED, Policy, Rule, Waiver, policy_file, read_policy
+from unlearn_audit.gate.policy import SHIPPED, Policy, Rule, Waiver, policy_file, read_policy, shipped_policy
 
 __all__ = [
     "SHIPPED",
@@ -31,5 +31,6 @@ __all__ = [
     "policy_file",
     "read_policy",
     "review_waivers",
+    "shipped_policy",
     "worst",
 ]

@@ -12,7 +12,7 @@ from unlearn_audit.catalogue import METRICS
 from unlearn_audit.errors import ConfigError, unknown_name
 from unlearn_audit.toml import Flag, Number, VersionOne, explain, key_lines, nearest_line, read_toml
 
-__all__ = ["SHIPPED", "Policy", "Rule", "Waiver", "policy_file", "read_policy"]
+__all__ = ["SHIPPED", "Policy", "Rule", "Waiver", "policy_file", "read_policy", "shipped_policy"]
 
 SHIPPED = ("default", "strict", "lenient")
 WITHIN_ONE_RUN = ("rcd.raw", "rcd.steps_to_relearn")  # the checkpoints of one run share a step size, two runs do not
@@ -146,6 +146,11 @@ def policy_file(path: Path) -> Path:
     """
     shipped = Path(__file__).parents[1] / "policies" / f"{path}.toml"
     return shipped if str(path) in SHIPPED else path
+
+
+def shipped_policy(name: str) -> str:
+    """Return the text of a shipped policy, one of `SHIPPED`."""
+    return policy_file(Path(name)).read_text(encoding="utf-8")
 
 
 def read_policy(path: Path) -> Policy:

@@ -1,0 +1,142 @@
+"""`unlearn-audit init`: a first config and a first policy."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unlearn_audit.cli.console import message
+from unlearn_audit.cli.flags import Force, Quiet
+
+if TYPE_CHECKING:
+    from unlearn_audit.checkpoints import Metadata
+    from unlearn_audit.starting import Start
+
+__all__ = ["register"]
+
+Given = tuple[Path, str | None]  # a checkpoint and the role that its flag gives it
+ROLES = ("original", "retrained", "unlearned")
+
+
+def _role(what: str) -> Any:
+    return typer.Option(help=what, metavar="CKPT")
+
+
+def _init(
+    checkpoints: Annotated[
+        list[Path] | None, typer.Argument(metavar="CKPT...", help="Checkpoints; roles from their metadata.")
+    ] = None,
+    original: Annotated[list[Path] | None, _role("Checkpoint trained on everything.")] = None,
+    retrained: Annotated[list[Path] | None, _role("Checkpoint trained without the forget set; repeat it.")] = None,
+    unlearned: Annotated[list[Path] | None, _role("Checkpoint after unlearning; repeat it.")] = None,
+    forget: Annotated[str | None, typer.Option(help="Forget set: idx.npy, class:3, random:0.1:0, …")] = None,
+    data: Annotated[str | None, typer.Option(help="Data spec, where the checkpoints do not say it.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model spec, where the weights do not tell it.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for unlearn-audit.toml and policy.toml.")] = Path(),
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a commented config and policy for checkpoints, to be read, changed and used.
+
+    Each checkpoint is read once, for what it says of itself; nothing in it is executed.
+
+    [bold]Example[/bold]
+
+      unlearn-audit init o.safetensors r.safetensors --unlearned u.pt --forget idx.npy
+    """
+    from unlearn_audit.files import atomic_write, check_output_folder, make_output_folder
+    from unlearn_audit.starting import CONFIG_NAME, POLICY_NAME, starting_config, starting_policy
+
+    roles = (None, *ROLES)
+    given = [
+        (path, role)
+        for role, paths in zip(roles, (checkpoints, original, retrained, unlearned), strict=True)
+        for path in paths or ()
+    ]
+    check_output_folder(out, force=force, owned=(CONFIG_NAME, POLICY_NAME))
+    start = _start(given, forget, data, model, out)
+    texts = {CONFIG_NAME: starting_config(start), POLICY_NAME: starting_policy()}
+    make_output_folder(out, force=force, owned=(CONFIG_NAME, POLICY_NAME))
+    for name, text in texts.items():
+        atomic_write(out / name, text.encode())
+        message(f"wrote {out / name}", quiet=quiet)
+    for line in _left_to_do(start):
+        message(line, quiet=quiet)
+
+
+def _start(given: Sequence[Given], forget: str | None, data: str | None, model: str | None, out: Path) -> "Start":
+    """Read the checkpoints and return what is known, with paths as a file in `out` has to name them."""
+    from unlearn_audit.checkpoints import read_checkpoint
+    from unlearn_audit.config import anchored_data_spec
+    from unlearn_audit.errors import UsageError
+    from unlearn_audit.starting import Start, StartingCheckpoint
+
+    if not given:
+        raise UsageError("no checkpoint is given; name those that belong together, as in: init CKPT... --forget SPEC")
+    said = [read_checkpoint(path).metadata for path, _ in given]
+    found = [
+        StartingCheckpoint(_from(out, path), role or _known_role(meta), meta.data if meta else None,
+                           meta.model if meta else None)
+        for (path, role), meta in zip(given, said, strict=True)
+    ]  # fmt: skip
+    elsewhere = out.resolve() != Path.cwd()
+    data = anchored_data_spec(data, Path.cwd()) if data is not None and elsewhere else data
+    spec, source = (_checked(forget), None) if forget is not None else _agreed(given, said)
+    return Start(found, None if spec is None else _spec_from(out, spec), source, data, model)
+
+
+def _known_role(metadata: "Metadata | None") -> str | None:
+    return metadata.role if metadata is not None and metadata.role in ROLES else None
+
+
+def _checked(forget: str) -> str:
+    """Return the forget set's spec; a file that is not there would leave a config that is not valid."""
+    from unlearn_audit.config.layers import is_index_words
+    from unlearn_audit.errors import DataError
+
+    if not is_index_words(forget) and not Path(forget).is_file():
+        raise DataError(f"--forget: no such file: {forget}")
+    return forget
+
+
+def _agreed(given: Sequence[Given], said: "Sequence[Metadata | None]") -> tuple[str | None, str | None]:
+    """Return the forget set that the checkpoints agree on, if it can be found here, and one that says it."""
+    from unlearn_audit.config.layers import is_index_words
+
+    told = [(path, meta) for (path, _), meta in zip(given, said, strict=True) if meta is not None and meta.forget]
+    if len({meta.forget_sha256 or meta.forget for _, meta in told}) == 1:
+        for path, meta in told:
+            if meta.forget and (is_index_words(meta.forget) or Path(meta.forget).is_file()):
+                return meta.forget, path.name
+    return None, None
+
+
+def _spec_from(out: Path, spec: str) -> str:
+    from unlearn_audit.config.layers import is_index_words
+
+    return spec if is_index_words(spec) else _from(out, Path(spec))
+
+
+def _from(out: Path, path: Path) -> str:
+    """Return a path as a file in `out` has to name it."""
+    return Path(os.path.relpath(path.absolute(), out.resolve())).as_posix()
+
+
+def _left_to_do(start: "Start") -> Iterator[str]:
+    """Yield what the person still has to fill in."""
+    roles = [checkpoint.role for checkpoint in start.checkpoints]
+    if start.forget is None:
+        yield "to do: say what is to be forgotten (forget = ...)"
+    if start.data is None and not all(checkpoint.data for checkpoint in start.checkpoints):
+        yield "to do: say what data the checkpoints belong to (data = ...)"
+    if "unlearned" not in roles:
+        yield 'to do: no checkpoint is "unlearned", which the policy speaks of; give a role, or gate with --subject'
+    if "retrained" not in roles:
+        yield "note: without a retrained model the gaps stay open, and the policy cannot pass"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("init")(_init)

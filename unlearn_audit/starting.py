@@ -1,0 +1,153 @@
+"""A first config and a first policy for checkpoints that somebody points at, commented so that they explain themselves.
+
+What a checkpoint says of its own data and model is shown in a comment and never made a setting: a config that is named
+may choose code to run, and an untrusted file must not get there by way of this one.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from unlearn_audit.config import CONFIG_NAME
+from unlearn_audit.errors import UsageError
+from unlearn_audit.gate import shipped_policy
+
+__all__ = ["CONFIG_NAME", "POLICY_NAME", "Start", "StartingCheckpoint", "starting_config", "starting_policy"]
+
+POLICY_NAME = "policy.toml"
+
+
+class StartingCheckpoint(NamedTuple):
+    """A checkpoint: its path as the config is to have it, its role, and what it says of itself."""
+
+    path: str
+    role: str | None = None
+    data: str | None = None
+    model: str | None = None
+
+
+class Start(NamedTuple):
+    """What is known before the first audit; `forget_from` names who said what is to be forgotten."""
+
+    checkpoints: Sequence[StartingCheckpoint]
+    forget: str | None = None
+    forget_from: str | None = None
+    data: str | None = None
+    model: str | None = None
+
+
+HEAD = """\
+# What to audit, and how. Paths are relative to this file; what is commented out is off, or has its default.
+#
+#   unlearn-audit validate unlearn-audit.toml                        every problem of this file at once
+#   unlearn-audit audit unlearn-audit.toml --out report/             measure
+#   unlearn-audit show report/report.json --html report.html         look
+#   unlearn-audit gate report/report.json --policy policy.toml       an exit code
+schema_version = 1
+seed = 0                        # of the unseen twin, the controls and the resampling
+"""
+
+SECTIONS = """\
+# ----- what to measure: a section that is here runs
+
+[gaps]                          # accuracy on every split, and the gaps to the retrained models
+
+[rcd]                           # relearning: is the forget set quicker to relearn than data that was never seen?
+steps = 100                     # K: K + 1 forward and K backward passes over the forget set
+step_size = "auto"              # 1 / (4 lambda_max), halved until no curve rises; or a number
+# match_difficulty = true       # match the unseen twin on difficulty under the retrained models
+
+[mia]                           # membership inference: can an attacker tell forget examples from unseen ones?
+attacks = ["loss"]              # or "population", or "all" with shadow models
+# shadows = "shadows"           # a folder that `unlearn-audit shadows run` made: lira, rmia, ulira
+
+# [truncation]                  # is the truncation error of RCD_K really exponential in K?
+# [spectrum]                    # curvature of the loss on the forget set
+"""
+
+NO_RETRAINED = """\
+# There is no retrained model yet, so the gaps stay open and the policy cannot pass. Train one or more without the
+# forget set, and add each as a [[checkpoint]] with role = "retrained"; three make a noise floor:
+#
+#   unlearn-audit train --data SPEC --without FORGET --seed 1 --out retrained-1.safetensors
+"""
+
+
+def starting_config(start: Start) -> str:
+    """Return the text of a first config.
+
+    Raises:
+        UsageError: a path or a spec is no text that a TOML file can hold.
+    """
+    blocks = [HEAD, "".join(_forget(start)), "".join(_data(start)), "".join(_model(start))]
+    blocks += ["".join(_checkpoint(checkpoint)) for checkpoint in start.checkpoints]
+    blocks += [] if any(checkpoint.role == "retrained" for checkpoint in start.checkpoints) else [NO_RETRAINED]
+    return "\n".join([*blocks, SECTIONS])
+
+
+def starting_policy() -> str:
+    """Return the text of a first policy: the default one, to be changed at will."""
+    return shipped_policy("default").replace("--policy default", f"--policy {POLICY_NAME}")
+
+
+def _forget(start: Start) -> Iterator[str]:
+    yield "# The training examples to forget: a file of indices (.npy, .txt, .csv, .json), class:3, random:0.1:0,\n"
+    yield "# range:0-99 or mislabelled.\n"
+    if start.forget is None:
+        yield '# forget = "forget.npy"       # needed: fill it in\n'
+    else:
+        said = f"   # as {_quoted(start.forget_from)} says" if start.forget_from else ""
+        yield f"forget = {_quoted(start.forget)}{said}\n"
+
+
+def _data(start: Start) -> Iterator[str]:
+    yield "# The data: digits, idx:DIR, npz:FILE, folder:DIR, torchvision:NAME, or package.module:callable.\n"
+    if start.data is not None:
+        yield f"data = {_quoted(start.data)}\n"
+        return
+    said = [checkpoint.data for checkpoint in start.checkpoints if checkpoint.data]
+    yield from _said("data", said, len(start.checkpoints))
+    if len(said) < len(start.checkpoints):
+        yield '# data = "digits"             # needed where a checkpoint does not say it: fill it in\n'
+
+
+def _model(start: Start) -> Iterator[str]:
+    yield "# The architecture: a name, torchvision:NAME, timm:NAME, or package.module:callable.\n"
+    if start.model is not None:
+        yield f"model = {_quoted(start.model)}\n"
+        return
+    said = [checkpoint.model for checkpoint in start.checkpoints if checkpoint.model]
+    yield from _said("model", said, len(start.checkpoints))
+    if len(said) < len(start.checkpoints):
+        yield '# model = "resnet20"           # needed where the weights do not tell it: `unlearn-audit inspect CKPT`\n'
+
+
+def _said(key: str, specs: Sequence[str], of: int) -> Iterator[str]:
+    """Yield what checkpoints say of themselves, which holds without being a setting."""
+    for spec, count in Counter(specs).items():
+        yield f"# {count} of {of} checkpoints say: {key} = {_quoted(spec)}\n"
+
+
+def _checkpoint(checkpoint: StartingCheckpoint) -> Iterator[str]:
+    yield f"[[checkpoint]]\npath = {_quoted(checkpoint.path)}\n"
+    if checkpoint.role:
+        yield f"role = {_quoted(checkpoint.role)}\n"
+    else:
+        yield '# role = "unlearned"          # original, retrained or unlearned: the file does not say; fill it in\n'
+
+
+def _quoted(text: str) -> str:
+    r"""Return a text as a TOML string in one line, with what is no visible character or space written out.
+
+    >>> print(_quoted('a "b"\n'))
+    "a \"b\"\u000a"
+    """
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise UsageError(f"{text!r} is not UTF-8, so no TOML file can hold it; rename it")
+    return '"' + "".join(map(_character, text)) + '"'
+
+
+def _character(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    return char if char.isprintable() else f"\\U{ord(char):08x}" if ord(char) > 0xFFFF else f"\\u{ord(char):04x}"
