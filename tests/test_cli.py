@@ -314,9 +314,9 @@ def test_every_help_fits_80_columns(arguments: list[str], flag: str, run: Run) -
 
 def test_all_verbs_are_listed_and_known_here(run: Run) -> None:
     known = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
-    assert sorted(map(str, known)) == sorted([*VERBS, "apply", "unlearn"])
+    assert sorted(map(str, known)) == sorted([*VERBS, "apply", "unlearn", "shadows"])
     text = run("--help").stdout
-    assert all(re.search(rf"^│ {verb} ", text, re.MULTILINE) for verb in (*VERBS, "apply", "unlearn"))
+    assert all(re.search(rf"^│ {verb} ", text, re.MULTILINE) for verb in (*VERBS, "apply", "unlearn", "shadows"))
 
 
 def test_apply_and_unlearn_are_one_group(run: Run, tiny: Path, here: Path) -> None:
