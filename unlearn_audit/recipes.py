@@ -199,6 +199,7 @@ def train_checkpoint(
     allow_code: bool = False,
     force: bool = False,
     clock: Callable[[], float] | None = time.monotonic,
+    keeper: Keeper | None = None,
     progress: Progress = silent,
     task: str = "training",
 ) -> str:
@@ -215,6 +216,7 @@ def train_checkpoint(
         allow_code: whether the spec may name user code.
         force: replace an existing file.
         clock: tells seconds; None leaves the wall time out of the metadata, so that equal runs write equal bytes.
+        keeper: lets a killed run go on.
         progress: told along the way.
         task: its name in the progress.
 
@@ -231,7 +233,16 @@ def train_checkpoint(
         indices = np.setdiff1d(indices, without.indices)
     began = clock() if clock else 0.0
     model = train(
-        spec, dataset, indices, recipe, seed=seed, compute=compute, allow_code=allow_code, progress=progress, task=task
+        spec,
+        dataset,
+        indices,
+        recipe,
+        seed=seed,
+        compute=compute,
+        allow_code=allow_code,
+        keeper=keeper,
+        progress=progress,
+        task=task,
     )
     steps = recipe.epochs * math.ceil(len(indices) / recipe.batch_size)
     metadata = describe(spec, dataset).model_copy(

@@ -5,14 +5,17 @@ Every measuring verb builds a small config and calls `run_audit`.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
 from unlearn_audit import __version__
 from unlearn_audit.audit.bench import Bench, environment, open_bench
+from unlearn_audit.audit.dependence import depends_on
 from unlearn_audit.audit.gaps import measure_gaps
 from unlearn_audit.audit.mia import measure_mia
+from unlearn_audit.audit.parts import NO_PARTS, Parts
 from unlearn_audit.audit.rcd import measure_rcd
 from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.audit.truncation import measure_truncation
@@ -21,9 +24,10 @@ from unlearn_audit.config import AuditConfig
 from unlearn_audit.errors import UsageError, unknown_name
 from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.relearning import take_anew
 from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Tool
 
-__all__ = ["MEASUREMENTS", "run_audit"]
+__all__ = ["MEASUREMENTS", "run_audit", "sections_asked"]
 
 # Section of the config -> the measurement it asks for, in the order of the report.
 MEASUREMENTS: Mapping[str, Callable[[Bench, Any], Iterator[Measurement]]] = {
@@ -41,6 +45,7 @@ def run_audit(
     origins: Mapping[str, str] | None = None,
     only: tuple[str, ...] = (),
     arrays: dict[str, NDArray[Any]] | None = None,
+    parts: Parts = NO_PARTS,
     progress: Progress = silent,
 ) -> AuditReport:
     """Run every measurement that the config has a section for.
@@ -50,6 +55,7 @@ def run_audit(
         origins: where each dotted key came from; without it every value given counts as asked for by the caller.
         only: names of sections to run; all of the config's when empty.
         arrays: gets, by name, what is too long for a report: per-example areas, long curves.
+        parts: where sections that are finished are found and kept.
         progress: told along the way.
 
     Returns:
@@ -59,17 +65,10 @@ def run_audit(
         UsageError: nothing to measure, or the request is incomplete.
         MeasurementError: a checkpoint cannot be read or does not fit.
     """
-    for name in only:
-        if name not in MEASUREMENTS:
-            raise UsageError(unknown_name("measurement", name, MEASUREMENTS))
-    asked = [name for name in MEASUREMENTS if getattr(config, name) is not None and (not only or name in only)]
-    if not asked:
-        raise UsageError(
-            f"nothing to measure: the config has none of the sections {', '.join(f'[{name}]' for name in MEASUREMENTS)}"
-        )
+    asked = sections_asked(config, only)
     given = origins if origins is not None else dict.fromkeys(config.model_fields_set, "flag")
     bench = open_bench(config, given, progress)
-    measurements = tuple(found for name in asked for found in MEASUREMENTS[name](bench, getattr(config, name)))
+    measurements = tuple(found for name in asked for found in _section(bench, name, parts))
     if arrays is not None:
         arrays |= bench.arrays
     subjects = tuple(bench.describe(candidate) for candidate in bench.subjects)
@@ -84,6 +83,40 @@ def run_audit(
         environment=environment(bench.compute, config.seed),
         limitations=tuple(dict.fromkeys(bench.limitations)),
     )
+
+
+def sections_asked(config: AuditConfig, only: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the sections that would be measured, in the order of the report.
+
+    Args:
+        config: what to audit.
+        only: names of sections; all of the config's when empty.
+
+    Raises:
+        UsageError: there is no such section, or the config asks for none.
+    """
+    for name in only:
+        if name not in MEASUREMENTS:
+            raise UsageError(unknown_name("measurement", name, MEASUREMENTS))
+    asked = tuple(name for name in MEASUREMENTS if getattr(config, name) is not None and (not only or name in only))
+    if not asked:
+        raise UsageError(
+            f"nothing to measure: the config has none of the sections {', '.join(f'[{name}]' for name in MEASUREMENTS)}"
+        )
+    return asked
+
+
+def _section(bench: Bench, name: str, parts: Parts) -> tuple[Measurement, ...]:
+    """Return a section's measurements, measured now or found among the parts that are kept."""
+
+    def measure(key: str | None) -> Iterator[Measurement]:
+        bench.remember = take_anew if key is None else partial(parts.curve, key)
+        return MEASUREMENTS[name](bench, getattr(bench.config, name))
+
+    depends = depends_on(bench, name)
+    if depends is None:
+        return tuple(measure(None))
+    return parts.section(name, depends, measure, bench.limitations, bench.arrays)
 
 
 def _data(bench: Bench) -> Data:

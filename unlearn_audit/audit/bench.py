@@ -19,6 +19,7 @@ from unlearn_audit.data import Dataset, Examples, Splits, make_splits
 from unlearn_audit.engine import Compute, predict, prepare
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.relearning import Remember, take_anew
 from unlearn_audit.report import Subject
 from unlearn_audit.subjects import Candidate, build_candidate, settle_data, unique_labels
 
@@ -31,7 +32,8 @@ Split = Literal["retain", "forget", "test", "unseen"]
 class Bench:
     """Everything that measurements share; predictions are made once and kept.
 
-    `arrays` is where measurements leave what is too long for a report: per-example scores, long curves.
+    `arrays` is where measurements leave what is too long for a report: per-example scores, long curves. `remember` is
+    asked for a curve before it is taken.
     """
 
     config: AuditConfig
@@ -42,6 +44,7 @@ class Bench:
     limitations: list[str]
     progress: Progress = silent
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    remember: Remember = take_anew
     _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)
 
     def examples(self, split: Split) -> Examples:

@@ -121,6 +121,7 @@ def take_long_runs(bench: Bench, settings: TruncationSettings) -> LongRuns:
         algorithm=algorithm_of(bench, rcd),
         compute=bench.compute,
         keep_ends=settings.floor == "fit",
+        remember=bench.remember,
         progress=bench.progress,
     )
     floors = _floors(bench, settings, runs, relearned.curves, rcd.weight_decay)

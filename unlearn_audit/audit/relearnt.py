@@ -186,7 +186,13 @@ def _relearn(
     steps = settings.steps if isinstance(settings.steps, int) else settings.max_steps
     runs = [one.run for one in planned]
     relearned = relearning.relearn_all(
-        runs, steps=steps, step_size=step_size, algorithm=algorithm, compute=bench.compute, progress=bench.progress
+        runs,
+        steps=steps,
+        step_size=step_size,
+        algorithm=algorithm,
+        compute=bench.compute,
+        remember=bench.remember,
+        progress=bench.progress,
     )
     return relearned, steps, ()
 

@@ -1,12 +1,14 @@
 """`unlearn-audit audit`: everything that a config asks for, one report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from unlearn_audit.cli.console import draw, message
 from unlearn_audit.cli.flags import Shared, config_layers, flag_values, measuring
 from unlearn_audit.cli.measure import audit_and_emit
+from unlearn_audit.errors import UsageError
 
 __all__ = ["register"]
 
@@ -15,19 +17,70 @@ __all__ = ["register"]
 def _audit(
     path: Annotated[Path, typer.Argument(metavar="CONFIG", help="The config: unlearn-audit.toml.")],
     only: Annotated[str | None, typer.Option(help="Only these sections: rcd,mia.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done and how long it takes; do nothing.")
+    ] = False,
     *,
     shared: Shared,
 ) -> None:
-    """Run every measurement that a config has a section for, and write one report.
+    """Make the models that a config asks for, run every measurement that it has a section for, write one report.
 
-    [bold]Example[/bold]
+    Killed at any point and run again with the same --out, it goes on where it was: models and measurements that are
+    finished are found there. With another section or model in the config only that is new (--force replaces the
+    report, not the parts).
+
+    [bold]Examples[/bold]
 
       unlearn-audit audit demo/unlearn-audit.toml --out report/
+
+      unlearn-audit audit comparison.toml --out comparison/ --plan
+
+      unlearn-audit audit comparison.toml --out comparison/ --only rcd,mia
     """
     from unlearn_audit.config import resolve
 
     request = resolve(config_layers(flag_values((), shared, {}), path))
-    audit_and_emit(request, shared, only=tuple(only.split(",")) if only else ())
+    sections = tuple(part.strip() for part in only.split(",")) if only else ()
+    if plan:
+        _tell_plan(request, shared, sections)
+        return
+    if (request.config.train or request.config.apply) and shared.out is None:
+        raise UsageError(
+            "the config asks for models to be made ([[train]], [[apply]]); name a folder for them with --out"
+        )
+    audit_and_emit(request, shared, only=sections, makes=True)
+
+
+def _tell_plan(request: Any, shared: Shared, sections: tuple[str, ...]) -> None:
+    """Print what would be done."""
+    from unlearn_audit.audit import sections_asked
+    from unlearn_audit.audit.planning import planned_steps
+
+    steps = list(planned_steps(request, shared.out or Path(), sections_asked(request.config, sections)))
+    draw(_table(steps))
+    known = [step.seconds for step in steps if step.seconds is not None and not step.there]
+    message(f"about {_duration(sum(known))} for what can be told beforehand", quiet=shared.quiet)
+
+
+def _table(steps: Any) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("step", "", "gradients", "FLOP", "about"):
+        table.add_column(heading, justify="left" if heading in ("step", "") else "right")
+    for step in steps:
+        known = step.gradients is not None
+        cells = (f"{step.gradients:,}", f"{step.flop:.2g}", _duration(step.seconds)) if known else ("–", "–", "–")
+        table.add_row(step.name, {True: "there", False: "to do", None: "there, if nothing changed"}[step.there], *cells)
+    return table
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds as a person says them."""
+    for size, name in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def register(app: typer.Typer) -> None:

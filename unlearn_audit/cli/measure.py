@@ -1,9 +1,10 @@
 """What every measuring verb does: flags to config, audit, output, exit code."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from unlearn_audit.cli.console import OWNED, emit, progress_bars
+from unlearn_audit.cli.console import OWNED, emit, message, progress_bars
 from unlearn_audit.cli.flags import Shared, resolved
 from unlearn_audit.files import check_output_folder
 
@@ -22,7 +23,12 @@ def measure(checkpoints: Sequence[str] | None, shared: Shared, **section: Mappin
 
 
 def audit_and_emit(
-    request: Any, shared: Shared, *, only: tuple[str, ...], also: Callable[[Any], None] | None = None
+    request: Any,
+    shared: Shared,
+    *,
+    only: tuple[str, ...],
+    also: Callable[[Any], None] | None = None,
+    makes: bool = False,
 ) -> None:
     """Check the output, run the audit with progress bars, and write what was found.
 
@@ -31,14 +37,28 @@ def audit_and_emit(
         shared: the shared flags.
         only: names of sections to run.
         also: given the report before it is written, for a verb that makes something of its own of it.
+        makes: make the models that the request asks for, and keep finished parts, both in the output folder; one that
+            has no report yet is gone on with.
     """
     if shared.out is not None:
-        check_output_folder(shared.out, force=shared.force, owned=OWNED)
+        goes_on = makes and not (shared.out / OWNED[0]).exists()
+        check_output_folder(shared.out, force=shared.force or goes_on, owned=OWNED)
+        shared = replace(shared, force=shared.force or goes_on)
     from unlearn_audit.audit import run_audit
+    from unlearn_audit.audit.making import make_models
+    from unlearn_audit.audit.parts import FOLDER, NO_PARTS, Parts
 
     arrays: dict[str, Any] = {}
+    folder = shared.out if makes else None
+    parts = Parts(folder / FOLDER) if folder else NO_PARTS
     with progress_bars(quiet=shared.quiet) as progress:
-        report = run_audit(request.config, origins=request.origins, only=only, arrays=arrays, progress=progress)
+        if folder:
+            request = make_models(request, folder, progress)
+        report = run_audit(
+            request.config, origins=request.origins, only=only, arrays=arrays, parts=parts, progress=progress
+        )
+    if parts.found:
+        message(f"measured before: {', '.join(parts.found)}", quiet=shared.quiet)
     if also is not None:
         also(report)
     emit(report, shared, arrays)

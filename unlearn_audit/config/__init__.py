@@ -18,18 +18,21 @@ from unlearn_audit.config.layers import (
 from unlearn_audit.config.merging import Resolved, check_config, resolve
 from unlearn_audit.config.settings import (
     SECTIONS,
+    ApplyEntry,
     AuditConfig,
     CheckpointEntry,
     GapSettings,
     MiaSettings,
     RcdSettings,
     SpectrumSettings,
+    TrainEntry,
     TruncationSettings,
 )
 
 __all__ = [
     "CONFIG_NAME",
     "SECTIONS",
+    "ApplyEntry",
     "AuditConfig",
     "CheckpointEntry",
     "GapSettings",
@@ -38,6 +41,7 @@ __all__ = [
     "RcdSettings",
     "Resolved",
     "SpectrumSettings",
+    "TrainEntry",
     "TruncationSettings",
     "anchored_data_spec",
     "check_config",

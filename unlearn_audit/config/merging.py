@@ -147,8 +147,8 @@ def _missing(values: Mapping[str, Any]) -> Iterator[Problem]:
         spec = values.get(key)
         if isinstance(spec, str) and not is_index_words(spec) and not Path(spec).is_file():
             yield Problem((key,), f"{key}: no such file: {spec}")
-    if "checkpoint" not in values or entries == []:
-        yield Problem((), "checkpoint: none given; add [[checkpoint]] with a path")
+    if not entries and not values.get("train"):
+        yield Problem((), "checkpoint: none given; add [[checkpoint]] with a path, or [[train]] with a label")
     measuring = [name for name in SECTIONS if name != "checkpoint"]
     if not any(name in values for name in measuring):
         yield Problem((), f"nothing to measure: add a section of {', '.join(f'[{name}]' for name in measuring)}")

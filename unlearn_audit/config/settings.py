@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS
+from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS, METHODS
 from unlearn_audit.errors import unknown_name
 from unlearn_audit.toml import Flag, Number, VersionOne
 
 __all__ = [
     "SECTIONS",
+    "ApplyEntry",
     "AuditConfig",
     "CheckpointEntry",
     "GapSettings",
@@ -19,6 +21,7 @@ __all__ = [
     "Part",
     "RcdSettings",
     "SpectrumSettings",
+    "TrainEntry",
     "TruncationSettings",
 ]
 
@@ -45,6 +48,39 @@ class CheckpointEntry(Part):
     role: Literal["original", "retrained", "unlearned", "subject"] | None = None
     label: str | None = None
     model: str | None = None
+
+
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+
+
+class TrainEntry(Part):
+    """A model that `audit` trains first: an original, or, without the forget set, a retrained one."""
+
+    label: Label
+    without: Flag = False
+    model: str | None = None
+    recipe: str | None = None
+    epochs: Positive | None = None
+    seed: Seed = 0
+
+
+class ApplyEntry(Part):
+    """A model that `audit` makes by unlearning, from the model labelled `to`; settings are those of the method."""
+
+    label: Label
+    method: str
+    to: str = "original"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    transforms: tuple[str, ...] = ()
+    seed: Seed = 0
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(unknown_name("method", name, METHODS))
+        return name
 
 
 class GapSettings(Part):
@@ -117,6 +153,8 @@ class AuditConfig(Part):
 
     schema_version: VersionOne = 1
     checkpoint: tuple[CheckpointEntry, ...] = ()
+    train: tuple[TrainEntry, ...] = ()
+    apply: tuple[ApplyEntry, ...] = ()
     data: str | None = None
     model: str | None = None
     mean: Channels | None = None
@@ -128,13 +166,35 @@ class AuditConfig(Part):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     batch_size: Positive | None = None
     sample: Positive | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
+    seed: Seed = 0
     download: Flag = False
     gaps: GapSettings | None = None
     rcd: RcdSettings | None = None
     truncation: TruncationSettings | None = None
     spectrum: SpectrumSettings | None = None
     mia: MiaSettings | None = None
+
+    @field_validator("apply")
+    @classmethod
+    def _starts_from_a_model(cls, entries: tuple[ApplyEntry, ...], given: ValidationInfo) -> tuple[ApplyEntry, ...]:
+        known = [entry.label for entry in given.data.get("train", ())]
+        known += [entry.label or Path(entry.path).name.split(".")[0] for entry in given.data.get("checkpoint", ())]
+        for entry in entries:
+            if entry.to not in known:
+                raise ValueError(unknown_name("model", entry.to, known, hint="`to` names another model's label"))
+            if entry.label in known:
+                raise ValueError(f"two models are labelled '{entry.label}'")
+            known.append(entry.label)
+        return entries
+
+    @field_validator("train")
+    @classmethod
+    def _labels_differ(cls, entries: tuple[TrainEntry, ...]) -> tuple[TrainEntry, ...]:
+        labels = [entry.label for entry in entries]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"two models are labelled '{label}'")
+        return entries
 
     @field_validator("device")
     @classmethod

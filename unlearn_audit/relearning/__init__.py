@@ -11,7 +11,7 @@ from unlearn_audit.relearning.certificate import Certificate, certificate
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, rcd, relearn, status
 from unlearn_audit.relearning.floor import Floor, fit_floor, lowest_floor
 from unlearn_audit.relearning.scope import head_run, scoped, smoothness_of_softmax
-from unlearn_audit.relearning.search import HALVINGS, Relearned, StepSearch, relearn_all
+from unlearn_audit.relearning.search import HALVINGS, Relearned, Remember, StepSearch, relearn_all, take_anew
 from unlearn_audit.relearning.truncation import Precision, Truncation, Verdict, steps_for, truncation, unsettled
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Floor",
     "Precision",
     "Relearned",
+    "Remember",
     "Run",
     "StepSearch",
     "StepSize",
@@ -39,6 +40,7 @@ __all__ = [
     "smoothness_of_softmax",
     "status",
     "steps_for",
+    "take_anew",
     "truncation",
     "unsettled",
 ]

@@ -1,6 +1,7 @@
 """One common, safe step size for trajectories that will be compared."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 from unlearn_audit.engine import Compute
@@ -8,13 +9,19 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, relearn
 from unlearn_audit.spectrum import lambda_max
 
-__all__ = ["HALVINGS", "Relearned", "StepSearch", "relearn_all"]
+__all__ = ["HALVINGS", "Relearned", "Remember", "StepSearch", "relearn_all", "take_anew"]
 
 Stop = Callable[[Sequence[float]], bool]
+Remember = Callable[[int, object, Callable[[], Curve]], Curve]
 
 ADAM_STEP = 1e-3  # Kingma & Ba 2015, section 2
 LARGEST_AUTO_STEP = 1.0  # ours: where the loss is flat, 1 / lambda_max has no meaning
 HALVINGS = 8
+
+
+def take_anew(index: int, step: object, take: Callable[[], Curve]) -> Curve:
+    """Remember nothing: take the curve."""
+    return take()
 
 
 class StepSearch(NamedTuple):
@@ -50,6 +57,7 @@ def relearn_all(
     algorithm: Algorithm = GD,
     keep_ends: bool = False,
     stops: Sequence[Stop] | None = None,
+    remember: Remember = take_anew,
     progress: Progress = silent,
 ) -> Relearned:
     """Let every run relearn at one common step size, chosen safely when it is "auto".
@@ -68,6 +76,8 @@ def relearn_all(
         algorithm: how to descend.
         keep_ends: keep the relearned models.
         stops: one for each run, told what it has summed so far; True ends its curve, so that lengths may differ.
+        remember: given which run it is, what decides its step and how to take its curve, returns the curve, taken now
+            or at another time; not asked where a curve carries its model or ends by its own stop.
         progress: told after every step of every run.
 
     Returns:
@@ -78,7 +88,8 @@ def relearn_all(
         careful = step_size == "auto" and search.halvings < HALVINGS
         curves: list[Curve] = []
         for index, run in enumerate(runs):
-            curve = relearn(
+            take = partial(
+                relearn,
                 run,
                 steps=steps,
                 step_size=chosen,
@@ -90,6 +101,7 @@ def relearn_all(
                 progress=progress,
                 task=f"relearning, curve {index + 1} of {len(runs)}",
             )
+            curve = take() if keep_ends or stops else remember(index, (chosen, careful), take)
             curves.append(curve)
             if careful and _unsafe(curve, algorithm):
                 break

@@ -1,0 +1,190 @@
+"""Making the models that a config asks for: trained, retrained and unlearned ones, each once, in the audit's folder.
+
+A model's file is named by its label and a digest of what determines it, so that a second run finds it, and one that a
+config describes differently is another file. A killed run goes on where it was.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unlearn_audit.audit.parts import VERSION
+from unlearn_audit.config import ApplyEntry, AuditConfig, CheckpointEntry, Resolved, TrainEntry, code_is_allowed
+from unlearn_audit.data import Dataset, IndexSet, load_data, read_training_indices
+from unlearn_audit.engine import prepare
+from unlearn_audit.errors import OutputError, UsageError
+from unlearn_audit.files import sha256_of_bytes, sha256_of_file
+from unlearn_audit.methods.applying import SAVE_EVERY, apply_method
+from unlearn_audit.methods.resuming import StateFile, state_path
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.recipes import pick_recipe, train_checkpoint
+
+__all__ = ["Made", "make_models", "models_to_make"]
+
+FOLDER = "models"
+
+
+class Made(NamedTuple):
+    """A model that a config asks for: its entry, and where its file is or will be; None before its parent is there."""
+
+    entry: TrainEntry | ApplyEntry
+    path: Path | None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is made."""
+        return self.path is not None and self.path.exists()
+
+
+class _Ground(NamedTuple):
+    """What all models of a config share."""
+
+    config: AuditConfig
+    origins: Mapping[str, str]
+    dataset: Dataset
+    forget: IndexSet
+    folder: Path
+
+
+def make_models(request: Resolved, folder: Path, progress: Progress = silent) -> Resolved:
+    """Make what `[[train]]` and `[[apply]]` ask for, and return the request with them among its checkpoints.
+
+    Args:
+        request: the configuration; nothing happens where it asks for no models.
+        folder: of the audit; models go into its folder `models`.
+        progress: told along the way.
+
+    Raises:
+        UsageError: data or forget set are not named.
+        MeasurementError: a model cannot be made.
+        OutputError: the folder cannot be written.
+    """
+    if not request.config.train and not request.config.apply:
+        return request
+    ground = _ground(request, folder)
+    try:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise OutputError(f"cannot make {folder / FOLDER}: {problem.strerror or problem}") from problem
+    entries = list(request.config.checkpoint)
+    for trained in request.config.train:
+        path = _path_of_trained(ground, trained)
+        if not path.exists():
+            _train(ground, trained, path, progress)
+        role = "retrained" if trained.without else "original"
+        entries.append(CheckpointEntry.model_validate({"path": str(path), "role": role, "label": trained.label}))
+    for applied in request.config.apply:
+        parent = _path_of(entries, applied.to)
+        path = _path_of_applied(ground, applied, parent)
+        if not path.exists():
+            _apply(ground, applied, parent, path, progress)
+        entries.append(CheckpointEntry(path=str(path), role="unlearned", label=applied.label))
+    made = request.config.model_copy(update={"checkpoint": tuple(entries)})
+    return Resolved(made, dict(request.origins) | {"checkpoint": request.origins.get("train", "config")})
+
+
+def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
+    """Yield what `make_models` would make or find."""
+    ground = _ground(request, folder)
+    entries = list(request.config.checkpoint)
+    for trained in request.config.train:
+        path = _path_of_trained(ground, trained)
+        entries.append(CheckpointEntry(path=str(path), label=trained.label))
+        yield Made(trained, path)
+    for applied in request.config.apply:
+        parent = _path_of(entries, applied.to)
+        path_of = _path_of_applied(ground, applied, parent) if parent.exists() else None
+        entries.append(CheckpointEntry(path=str(path_of or folder / FOLDER / "later"), label=applied.label))
+        yield Made(applied, path_of)
+
+
+def _ground(request: Resolved, folder: Path) -> _Ground:
+    """Load what the models are made of."""
+    config = request.config
+    if not config.data:
+        raise UsageError("[[train]] and [[apply]] need data; name it in the config, or with --data")
+    if not config.forget:
+        raise UsageError("no forget set given; name it in the config, or with --forget")
+    allowed = code_is_allowed(request.origins.get("data", "default"))
+    dataset = load_data(config.data, allow_code=allowed, download=config.download)
+    return _Ground(config, request.origins, dataset, read_training_indices(config.forget, dataset), folder)
+
+
+def _path_of(entries: list[CheckpointEntry], label: str) -> Path:
+    return next(Path(e.path) for e in entries if label in (e.label, Path(e.path).name.split(".")[0]))
+
+
+def _named(ground: _Ground, label: str, depends: Mapping[str, Any]) -> Path:
+    """Return the file of a model that depends on these things."""
+    config = ground.config
+    common = {
+        "version": VERSION,
+        "data": ground.dataset.sha256,
+        "forget": ground.forget.sha256,
+        "precision": config.precision,
+        "device": prepare(config.device, config.precision).device.type,
+    }
+    digest = sha256_of_bytes(json.dumps(common | dict(depends), sort_keys=True).encode())[:12]
+    return ground.folder / FOLDER / f"{label}-{digest}.safetensors"
+
+
+def _spec(ground: _Ground, entry: TrainEntry) -> str:
+    spec = entry.model or ground.config.model
+    if not spec:
+        raise UsageError(f"train {entry.label}: no model named; add `model` to the config or to this entry")
+    return spec
+
+
+def _path_of_trained(ground: _Ground, entry: TrainEntry) -> Path:
+    spec = _spec(ground, entry)
+    recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs).settings()
+    depends = {"model": spec, "recipe": recipe, "seed": entry.seed, "without": entry.without}
+    return _named(ground, entry.label, depends)
+
+
+def _train(ground: _Ground, entry: TrainEntry, path: Path, progress: Progress) -> None:
+    """Train a model, keeping what it goes on with after a kill."""
+    spec, config = _spec(ground, entry), ground.config
+    keeper = StateFile(state_path(path), {"model": path.name}, resume=True, every=SAVE_EVERY, memory={})
+    try:
+        train_checkpoint(
+            path,
+            spec,
+            ground.dataset,
+            pick_recipe(entry.recipe, spec, epochs=entry.epochs),
+            without=ground.forget if entry.without else None,
+            seed=entry.seed,
+            compute=prepare(config.device, config.precision),
+            allow_code=code_is_allowed(ground.origins.get("train", "default")),
+            clock=None,
+            keeper=keeper,
+            progress=progress,
+            task=f"training {entry.label}",
+        )
+    except KeyboardInterrupt:
+        keeper.write()
+        raise
+    keeper.remove()
+
+
+def _path_of_applied(ground: _Ground, entry: ApplyEntry, parent: Path) -> Path:
+    asked = entry.model_dump(mode="json", exclude={"label", "to"})
+    return _named(ground, entry.label, {"parent": sha256_of_file(parent), "apply": asked})
+
+
+def _apply(ground: _Ground, entry: ApplyEntry, parent: Path, path: Path, progress: Progress) -> None:
+    """Unlearn from a parent, going on with the state of a killed run."""
+    config = ground.config.model_copy(
+        update={"checkpoint": (CheckpointEntry(path=str(parent)),), "seed": entry.seed, "sample": None}
+    )
+    apply_method(
+        entry.method,
+        path,
+        Resolved(config, ground.origins),
+        entry.settings,
+        extras=entry.transforms,
+        resume=True,
+        clock=None,
+        progress=progress,
+    )

@@ -1,0 +1,148 @@
+"""Finished parts of an audit, kept in its folder: whole sections, and the curves of a section that is under way.
+
+Each is kept under a digest of everything that it depends on, so that a killed audit goes on and comes to the same
+report, and a second one with more sections or models measures what is new. Nothing stale can be found.
+"""
+
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from unlearn_audit import __version__
+from unlearn_audit.errors import OutputError
+from unlearn_audit.files import atomic_write, sha256_of_bytes
+from unlearn_audit.relearning import Curve
+from unlearn_audit.report import Measurement
+
+__all__ = ["FOLDER", "NO_PARTS", "VERSION", "Parts"]
+
+FOLDER = "parts"
+VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
+Measured = tuple[Measurement, ...]
+_Kept = TypeAdapter(tuple[Measured, tuple[str, ...]])
+
+
+class Parts:
+    """Finds what was measured before, and keeps what is measured now.
+
+    Args:
+        folder: where parts are kept; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.found: list[str] = []
+
+    def section(
+        self,
+        name: str,
+        depends: Mapping[str, Any],
+        measure: Callable[[str], Iterable[Measurement]],
+        limitations: list[str],
+        arrays: dict[str, Any],
+    ) -> Measured:
+        """Return a section's measurements, measured now or before.
+
+        Args:
+            name: of the section.
+            depends: everything that its numbers depend on, as JSON.
+            measure: given the section's key, measures; it may add to `limitations` and `arrays`.
+            limitations: of the audit.
+            arrays: of the audit.
+        """
+        key = f"{name}-{sha256_of_bytes(json.dumps([VERSION, depends], sort_keys=True).encode())[:24]}"
+        known = self._read(key, limitations, arrays)
+        if known is not None:
+            self.found.append(name)
+            return known
+        said, had = len(limitations), set(arrays)
+        measured = tuple(measure(key))
+        self._write(key, measured, limitations[said:], {name: arrays[name] for name in arrays if name not in had})
+        return measured
+
+    def curve(self, key: str, index: int, step: object, take: Callable[[], Curve]) -> Curve:
+        """Return a curve of the section under way, taken now or before a kill.
+
+        Args:
+            key: the section's.
+            index: of the curve in the section.
+            step: the step size, and whatever else the search for one decided.
+            take: relearns.
+        """
+        if self.folder is None:
+            return take()
+        path = self.folder / f"{key}.curve-{index}-{sha256_of_bytes(repr(step).encode())[:12]}.npz"
+        known = _read_curve(path)
+        if known is not None:
+            return known
+        curve = take()
+        if curve.end is None:
+            _write_arrays(path, _as_arrays(curve))
+        return curve
+
+    def _read(self, key: str, limitations: list[str], arrays: dict[str, Any]) -> Measured | None:
+        if self.folder is None:
+            return None
+        try:
+            measured, said = _Kept.validate_json((self.folder / f"{key}.json").read_bytes())
+            with (self.folder / f"{key}.npz").open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                found = {name: kept[name] for name in kept.files}
+        except (OSError, ValueError, EOFError, ValidationError, zipfile.BadZipFile):
+            return None
+        limitations += said
+        arrays |= found
+        return measured
+
+    def _write(self, key: str, measured: Measured, said: list[str], arrays: Mapping[str, Any]) -> None:
+        """Keep a section; its JSON comes last and makes it whole. Its curves have served."""
+        if self.folder is None:
+            return
+        _write_arrays(self.folder / f"{key}.npz", arrays)
+        atomic_write(self.folder / f"{key}.json", _Kept.dump_json((measured, tuple(said))))
+        for path in self.folder.glob(f"{key}.curve-*.npz"):
+            path.unlink(missing_ok=True)
+
+
+NO_PARTS = Parts(None)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise OutputError(f"cannot make {path.parent}: {problem.strerror or problem}") from problem
+    atomic_write(path, stream.getvalue())
+
+
+NOTHING = -1  # stands for None in a whole number of a kept curve
+
+
+def _as_arrays(curve: Curve) -> dict[str, Any]:
+    """Return a curve's fields as arrays."""
+    values = {field.name: getattr(curve, field.name) for field in dataclasses.fields(curve) if field.name != "end"}
+    return {name: np.asarray(NOTHING if value is None else value) for name, value in values.items()}
+
+
+def _read_curve(path: Path) -> Curve | None:
+    """Return a kept curve; None where there is none, or none that is whole."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            found: dict[str, Any] = {name: kept[name] for name in kept.files}
+        values: dict[str, Any] = {name: value if value.ndim else _whole(int(value)) for name, value in found.items()}
+        return Curve(**values)
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
+        return None
+
+
+def _whole(value: int) -> int | None:
+    return None if value == NOTHING else value
