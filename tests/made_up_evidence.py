@@ -59,10 +59,11 @@ def made_up(
     )
 
 
-def planted(seed: int, leak: float, *, pairs: int = 150, models: int = 8) -> Evidence:
+def planted(seed: int, leak: float, *, remembers: bool = True, pairs: int = 150, models: int = 8) -> Evidence:
     """Return evidence where being in a model adds `leak` to an example's log-odds; the first half is in the target.
 
-    An example has a difficulty, shared by all models, and a deviation of its own in each model.
+    An example has a difficulty, shared by all models, and a deviation of its own in each model. Without `remembers`
+    the target alone was trained without the first half, as a retrained model is.
     """
     rng = np.random.default_rng(seed)
     count, rest, held_out = 2 * pairs, 4 * pairs, 2 * pairs
@@ -83,7 +84,7 @@ def planted(seed: int, leak: float, *, pairs: int = 150, models: int = 8) -> Evi
     def signals(size: int, inside: bool) -> Signals:
         return Signals(said(np.full(size, inside), rng.normal(0, 1, size)), labels(size))
 
-    ease, members = rng.normal(0, 1, count), np.arange(count) < pairs
+    ease, members = rng.normal(0, 1, count), (np.arange(count) < pairs) & remembers
     inputs = rng.normal(0, 1, (2, count, 6)).astype(np.float32)
     return Evidence(
         said(members, ease)[:, None],

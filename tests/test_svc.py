@@ -88,16 +88,15 @@ def test_only_the_first_examples_of_large_sets_are_used(monkeypatch: pytest.Monk
     assert svc.MOST == 10_000
     monkeypatch.setattr(svc, "MOST", 20)
     retain, test, forget = signals(6, 90, 2.0), signals(7, 80), signals(8, 40, 1.0)
-    first = [Signals(side.logits[:20], side.labels[:20]) for side in (retain, test)]
+    kept, asked = (Signals(side.logits[:20], side.labels[:20]) for side in (retain, test))
     for feature in svc.FEATURES:
-        assert svc.efficacy(retain, test, forget, feature) == svc.efficacy(*first, forget, feature)
+        assert svc.efficacy(retain, test, forget, feature) == svc.efficacy(kept, asked, forget, feature)
 
 
 @pytest.mark.parametrize("empty", [0, 1, 2])
 def test_efficacy_of_an_empty_set_is_nothing(empty: int) -> None:
-    sets = [signals(9, 20, 1.0) for _ in range(3)]
-    sets[empty] = signals(9, 0)
-    assert svc.efficacy(*sets) is None
+    retain, test, forget = (signals(9, 0 if number == empty else 20, 1.0) for number in range(3))
+    assert svc.efficacy(retain, test, forget) is None
 
 
 @pytest.mark.parametrize("name", ["retain", "test"])
