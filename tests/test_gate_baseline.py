@@ -71,6 +71,14 @@ def test_the_unfavourable_end_of_the_change_must_hold(change: Callable[..., Deci
     assert change({"max_increase": 0.049}, now, then).verdict == INCONCLUSIVE
 
 
+def test_each_end_of_a_change_has_the_distances_that_push_it_out(change: Callable[..., Decision]) -> None:
+    """Down: .03 below the new value and .04 above the old one; up: .05 above the new one and .12 below the old one."""
+    now, then = {"value": 0.50, "interval": (0.47, 0.55)}, {"value": 0.50, "interval": (0.38, 0.54)}
+    for limit, end in (("max_decrease", 0.05), ("max_increase", 0.13)):
+        assert change({limit: end * 1.001}, now, then).verdict == PASSED
+        assert change({limit: end * 0.999}, now, then).verdict == INCONCLUSIVE
+
+
 def test_the_interval_of_a_change_covers_it(change: Callable[..., Decision]) -> None:
     """A release no worse than the last is let through with a margin of 0 in at most 2.5 % of draws, about."""
     generator, passes, draws = np.random.default_rng(0), 0, 1500
