@@ -1,23 +1,30 @@
 """`unlearn-audit shadows`: the fleet of shadow models."""
 
 import json
+import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from unlearn_audit.cli.console import message, progress_bars
 from unlearn_audit.cli.flags import Quiet, Shared, config_layers, flag_values, measuring
 
+if TYPE_CHECKING:
+    from unlearn_audit.shadows import Outcome, Workshop
+
 __all__ = ["register"]
 
 PANEL = "Fleet"
 
 
-def _option(text: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=PANEL, metavar=metavar)
+def _option(text: str, *names: str, metavar: str | None = None, least: int | None = None) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=PANEL, metavar=metavar, min=least)
 
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The fleet's folder; it is all there is of a fleet.")]
@@ -30,7 +37,7 @@ Queries = Annotated[
     int | None, _option("Views of an image: 1, 2 or 18; default 1, or 2 where the recipe augments.", metavar="N")
 ]
 RecipeName = Annotated[str | None, _option("Recipe, where no checkpoint says one: small or resnet.", "--recipe")]
-Epochs = Annotated[int | None, _option("Instead of the recipe's.")]
+Epochs = Annotated[int | None, _option("Instead of the recipe's.", least=1)]
 AllowCode = Annotated[bool, _option("Run the module:callable that the plan names as data or model.", "--allow-code")]
 
 
@@ -42,6 +49,7 @@ def _plan(
     queries: Queries = None,
     recipe: RecipeName = None,
     epochs: Epochs = None,
+    allow_code: AllowCode = False,
     *,
     shared: Shared,
 ) -> None:
@@ -51,18 +59,17 @@ def _plan(
 
       unlearn-audit shadows plan shadows/ unlearned.safetensors --forget idx.npy --count 32
     """
-    _planned(folder, checkpoints, shared, count, queries, recipe, epochs)
-    from unlearn_audit.shadows import open_workshop
-
-    shop = open_workshop(folder, allow_code=True)  # the request that was just planned has named it
+    shop = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
     for line in _cost(shop):
         sys.stdout.write(line + "\n")
 
 
-def _planned(folder: Path, checkpoints: list[str] | None, shared: Shared, *settings: Any) -> bool:
-    """Plan the fleet, or take the plan that is there; return whether the request named its models itself."""
+def _planned(
+    folder: Path, checkpoints: list[str] | None, shared: Shared, *settings: Any, allow_code: bool
+) -> "Workshop":
+    """Plan the fleet, or take the plan that is there, and say what of it is done already."""
     from unlearn_audit.config import resolve
-    from unlearn_audit.shadows import plan_fleet
+    from unlearn_audit.shadows import open_workshop, plan_fleet
 
     count, queries, recipe, epochs = settings
     given = bool(checkpoints or shared.original or shared.unlearned)
@@ -73,16 +80,28 @@ def _planned(folder: Path, checkpoints: list[str] | None, shared: Shared, *setti
         layer._replace(values={k: v for k, v in layer.values.items() if k not in SECTIONS}) for layer in layers
     ])
     planned = plan_fleet(folder, request, count=count, queries=queries, recipe=recipe, epochs=epochs)
-    for line in planned.said:
+    # What a request names it may run; a plan that merely lies there is a file, and must not choose code.
+    shop = open_workshop(folder, allow_code=allow_code or bool(request.config.checkpoint))
+    for line in (*planned.said, *_reused(shop)):
         message(line, quiet=shared.quiet)
-    return bool(request.config.checkpoint)
+    return shop
+
+
+def _reused(shop: "Workshop") -> list[str]:
+    """Say which models are there already, and which are not."""
+    told = []
+    for kind in dict.fromkeys(task.kind for task in shop.tasks):
+        own = [task for task in shop.tasks if task.kind == kind]
+        there = sum(shop.folder.finished(task) for task in own)
+        told.append(f"{kind}: {there} of {len(own)} models are there and are reused, {len(own) - there} are to be made")
+    return told if any(shop.folder.finished(task) for task in shop.tasks) else []
 
 
 SECTIONS = ("gaps", "rcd", "truncation", "spectrum", "mia")
 
 
-def _cost(shop: Any) -> list[str]:
-    """Say how many models there will be and what they take."""
+def _cost(shop: "Workshop") -> list[str]:
+    """Say how many models there will be and what training them takes."""
     from unlearn_audit.models import flops_per_image
     from unlearn_audit.recipes import new_model
 
@@ -90,13 +109,15 @@ def _cost(shop: Any) -> list[str]:
     recipe = plan.training_recipe()
     model = shop.compute.place(new_model(plan.model, shop.pooled, 0, allow_code=shop.allow_code))
     image = shop.pooled.transform(shop.pool.examples.images[:1].to(shop.compute.device))
-    flop = 3 * flops_per_image(model, image) * plan.count * half * recipe.epochs
+    left = sum(task.treatment is None and not shop.folder.model(task).exists() for task in shop.tasks)
+    gradients = left * half * recipe.epochs
+    flop = 3 * flops_per_image(model, image) * gradients
     done = sum(shop.folder.finished(task) for task in shop.tasks)
     return [
         f"{plan.count} x {plan.model}, {recipe.name} recipe, {recipe.epochs} epochs, {half} examples each",
         f"attacked: {len(shop.pool.forget)} forget examples and their twin; {plan.queries} view(s) of each",
         "then unlearned by: " + (", ".join(each.method for each in plan.treatments) or "nothing (no ulira)"),
-        f"{plan.count * half * recipe.epochs:,} gradients of single examples, {flop:.2g} FLOP; "
+        f"to be trained: {left} models, {gradients:,} gradients of single examples, {flop:.2g} FLOP",
         f"{done} of {len(shop.tasks)} models are there",
         f"next: unlearn-audit shadows run {shop.folder.path}",
     ]
@@ -110,7 +131,7 @@ def _run(
     queries: Queries = None,
     recipe: RecipeName = None,
     epochs: Epochs = None,
-    workers: Annotated[int | None, _option("Processes; default: one a GPU, else one a CPU core.")] = None,
+    workers: Annotated[int | None, _option("Processes; default: one a GPU, else one a CPU core.", least=1)] = None,
     backend: Annotated[
         Literal["local", "ray"], _option("Processes of this machine, or a Ray cluster (extra `ray`).", "--backend")
     ] = "local",
@@ -120,45 +141,84 @@ def _run(
 ) -> None:
     """Train the fleet, or go on with it: killed and run again, it loses no finished model.
 
+    What is there already is reused, also where the plan has grown since. Exit 3 if a model could not be made; the
+    others are made all the same.
+
     [bold]Examples[/bold]
 
       unlearn-audit shadows run shadows/ original.safetensors unlearned.safetensors --forget idx.npy --count 16
 
       unlearn-audit shadows run shadows/ --count 32
     """
-    named = _planned(folder, checkpoints, shared, count, queries, recipe, epochs)
-    from unlearn_audit.shadows import open_workshop, run_on_ray, run_workers
+    from unlearn_audit.shadows import run_on_ray, run_workers
 
-    shop = open_workshop(folder, allow_code=allow_code or named)
-    with progress_bars(quiet=shared.quiet) as progress:
-        if backend == "ray":
-            outcome = run_on_ray(shop, progress=progress)
-        else:
-            outcome = run_workers(shop, workers=workers, progress=progress)
+    shop = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
+    start = run_on_ray if backend == "ray" else run_workers
+    with _asked_to_end(), progress_bars(quiet=shared.quiet) as progress:
+        outcome = start(shop, workers=workers, progress=progress)
+    _tell(shop, outcome, quiet=shared.quiet)
+
+
+def _tell(shop: "Workshop", outcome: "Outcome", *, quiet: bool) -> None:
+    """Say what became of the tasks, and exit."""
     total = len(shop.tasks)
     message(
         f"{outcome.done + outcome.reused} of {total} models are there: {outcome.reused} from before, "
         f"{outcome.done} made now in {outcome.seconds:.0f} s",
-        quiet=shared.quiet,
+        quiet=quiet,
     )
-    for task, why in outcome.failed.items():
-        message(f"shadow {task.number + 1}, {task.kind}: {why}")
+    for task, why in outcome.failed:
+        message(
+            f"shadow {task.number + 1}, {task.kind}: {why}; to have it tried again, remove {shop.folder.failure(task)}"
+        )
+    if outcome.waiting:
+        message(f"{outcome.waiting} models wait for one of these")
     raise typer.Exit(0 if outcome.done + outcome.reused == total else 3)
 
 
-def _worker(folder: Folder, allow_code: AllowCode = False, quiet: Quiet = False) -> None:
+@contextmanager
+def _asked_to_end() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does: claims are let go, drafts removed, workers dismissed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_with_stdin() -> None:
+    """End this process once whoever holds the other end of its stdin is gone."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _worker(
+    folder: Folder,
+    allow_code: AllowCode = False,
+    quiet: Quiet = False,
+    crew: Annotated[bool, typer.Option("--crew", hidden=True, help="End when stdin ends.")] = False,
+) -> None:
     """Help with a fleet from any machine that sees its folder, until nothing is left to do.
 
     [bold]Example[/bold]
 
       unlearn-audit shadows worker shared-disk/shadows/
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as on Ctrl-C: let go of the claim, leave no drafts
-    from unlearn_audit.shadows import open_workshop, work_until_done
+    with _asked_to_end():
+        if crew:
+            threading.Thread(target=_end_with_stdin, daemon=True).start()
+        from unlearn_audit.engine import one_thread
+        from unlearn_audit.shadows import open_workshop, work_until_done
 
-    with progress_bars(quiet=quiet) as progress:
-        done = work_until_done(open_workshop(folder, allow_code=allow_code), progress)
-    message(f"{done} models made here", quiet=quiet)
+        shop = open_workshop(folder, allow_code=allow_code)
+        threads = nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread()  # as all the fleet's workers
+        with threads, progress_bars(quiet=quiet) as progress:
+            done = work_until_done(shop, progress)
+        message(f"{done} models made here", quiet=quiet)
 
 
 def _status(
@@ -201,22 +261,35 @@ def _state_of(shop: Any, task: Any) -> dict[str, Any]:
     return entry
 
 
-def _verify(folder: Folder, allow_code: AllowCode = False, quiet: Quiet = False) -> None:
+def _verify(
+    folder: Folder,
+    remove: Annotated[bool, _option("Remove what is damaged, for `shadows run` to make anew.", "--remove")] = False,
+    allow_code: AllowCode = False,
+    quiet: Quiet = False,
+) -> None:
     """Read every file again and say what is wrong; exit 3 if anything is.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       unlearn-audit shadows verify shadows/
+
+      unlearn-audit shadows verify shadows/ --remove
     """
-    from unlearn_audit.shadows import open_workshop, verify
+    from unlearn_audit.shadows import open_workshop, remove_damaged, verify
 
     shop = open_workshop(folder, allow_code=allow_code)
     with progress_bars(quiet=quiet) as progress:
         wrong = verify(shop, progress)
-    for line in wrong:
-        sys.stdout.write(line + "\n")
+    for damage in wrong:
+        sys.stdout.write(damage.told + "\n")
+    removed = remove_damaged(wrong) if remove else 0
     done = sum(shop.folder.finished(task) for task in shop.tasks)
     message(f"{done} of {len(shop.tasks)} models are there, {len(wrong)} problems", quiet=quiet)
+    if any(damage.files for damage in wrong):
+        first = (
+            f"{removed} files removed" if remove else f"`shadows verify {folder} --remove` removes the damaged files"
+        )
+        message(f"{first}; `unlearn-audit shadows run {folder}` makes them anew", quiet=quiet)
     raise typer.Exit(3 if wrong else 0)
 
 

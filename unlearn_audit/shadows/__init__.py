@@ -9,10 +9,11 @@ from unlearn_audit.shadows.plan import FleetPlan, Task, Treatment, members, read
 from unlearn_audit.shadows.planning import Planned, plan_fleet
 from unlearn_audit.shadows.reading import Fleet, FleetSignals, open_fleet
 from unlearn_audit.shadows.running import Outcome, default_workers, run_on_ray, run_workers
-from unlearn_audit.shadows.verifying import verify
+from unlearn_audit.shadows.verifying import Damage, remove_damaged, verify
 from unlearn_audit.shadows.work import Workshop, open_workshop, work, work_until_done
 
 __all__ = [
+    "Damage",
     "Fleet",
     "FleetFolder",
     "FleetPlan",
@@ -28,6 +29,7 @@ __all__ = [
     "open_workshop",
     "plan_fleet",
     "read_plan",
+    "remove_damaged",
     "run_on_ray",
     "run_workers",
     "tasks",

@@ -4,6 +4,7 @@ A worker claims a task by making a file that nobody else can make, keeps touchin
 result under its final name in one step. A claim that nobody touches any more is taken over.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearn_audit.errors import OutputError
+from unlearn_audit.errors import AuditError, OutputError
 from unlearn_audit.files import atomic_write
 from unlearn_audit.shadows.plan import Task
 
@@ -24,6 +25,7 @@ __all__ = ["LEASE", "Failure", "FleetFolder"]
 
 LEASE = 60.0  # seconds after which a claim that nobody touched may be taken over
 MOST_ATTEMPTS = 3
+FORGOTTEN = 10  # leases after which a draft is no longer being written
 
 
 class Failure(NamedTuple):
@@ -103,10 +105,18 @@ class FleetFolder:
 
     def record(self, task: Task, problem: BaseException | str, *, final: bool) -> None:
         """Say why a task was not done; `final` where it would come out the same way again."""
-        told = problem if isinstance(problem, str) else f"{type(problem).__name__}: {problem}"
+        plain = isinstance(problem, str | AuditError)
+        told = str(problem) if plain else f"{type(problem).__name__}: {problem}"
         trace = [] if isinstance(problem, str) else traceback.format_exception(problem)
         about = {"message": told, "attempts": self.tried(task) + 1, "final": final, "traceback": trace}
         atomic_write(self.failure(task), json.dumps(about, indent=1).encode())
+
+    def sweep(self) -> None:
+        """Remove what killed workers left half-written: drafts that nobody has written to for ten leases."""
+        for path in self.path.rglob(".*.tmp*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > FORGOTTEN * self.lease:
+                    path.unlink()
 
     def forgive(self) -> None:
         """Begin to count anew how often workers died: a run that was killed is no fault of its tasks."""
@@ -126,37 +136,55 @@ class FleetFolder:
         Yields:
             Whether it is ours; if not, somebody else is at work on it.
         """
-        path, nonce = self.claim_of(task), secrets.token_hex(8)
-        if not self._take(path, nonce, task):
-            yield False
-            return
-        stop = threading.Event()
+        path, nonce, stop = self.claim_of(task), secrets.token_hex(8), threading.Event()
+        mine = {"host": socket.gethostname(), "pid": os.getpid(), "nonce": nonce, "since": time.time()}
         beat = threading.Thread(target=_touch, args=(path, stop, self.lease / 4), daemon=True)
-        beat.start()
         try:
-            yield True
+            ours = self._take(path, mine, task)
+            if ours:
+                beat.start()
+            yield ours
         finally:
             stop.set()
-            beat.join()
+            if beat.is_alive():
+                beat.join()
             if (_read(path) or {}).get("nonce") == nonce:
                 path.unlink(missing_ok=True)
 
-    def _take(self, path: Path, nonce: str, task: Task) -> bool:
-        """Make the claim's file, after putting a stale one away; False where another one holds it."""
+    def _take(self, path: Path, mine: dict[str, Any], task: Task) -> bool:
+        """Make the claim's file, or put ours in the place of a stale one; False where another one holds it."""
         seen = _read(path)
-        if seen is not None and self._stale(path, seen):
-            aside = path.with_name(f"{path.name}.{nonce}")
-            with suppress(OSError):
-                path.rename(aside)
-                taken = _read(aside)
-                if taken == seen:
-                    self.record(task, f"its worker ({seen.get('host')}, process {seen.get('pid')}) died", final=False)
-                    aside.unlink(missing_ok=True)
-                else:  # another worker was faster, and this is its claim
-                    with suppress(FileExistsError):
-                        os.link(aside, path)
-                    aside.unlink(missing_ok=True)
-        return _make(path, {"host": socket.gethostname(), "pid": os.getpid(), "nonce": nonce, "since": time.time()})
+        if seen is None:
+            return _make(path, mine)
+        if not self._stale(path, seen):
+            return False
+        mark = path.with_name(f".{path.name}.{_digest(seen)}.tmp")
+        if not self._mark(mark):
+            return False
+        try:
+            if _read(path) != seen:  # somebody had made the mark before, taken over, and removed it again
+                return False
+            self.record(task, f"its worker ({seen.get('host')}, process {seen.get('pid')}) died", final=False)
+            atomic_write(path, json.dumps(mine).encode())
+        finally:
+            mark.unlink(missing_ok=True)
+        return True
+
+    def _mark(self, mark: Path) -> bool:
+        """Make the file that only one of those who found the same stale claim can make; whose maker died is nobody's.
+
+        Without it, a slow one could take away what a fast one has just claimed.
+        """
+        try:
+            with suppress(FileNotFoundError):
+                if time.time() - mark.stat().st_mtime > self.lease:
+                    mark.unlink()
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError as problem:
+            raise _cannot_claim(mark, problem) from problem
+        return True
 
     def _stale(self, path: Path, seen: dict[str, Any]) -> bool:
         """Whether nobody holds a claim any more."""
@@ -178,15 +206,23 @@ def _make(path: Path, about: dict[str, Any]) -> bool:
     draft = path.with_name(f".{path.name}.{about['nonce']}.tmp")
     try:
         draft.write_text(json.dumps(about))
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink(missing_ok=True)
+        os.link(draft, path)
+    except FileExistsError:
+        return False
     except OSError as problem:
-        raise OutputError(f"cannot claim work in {path.parent}: {problem.strerror or problem}") from problem
+        raise _cannot_claim(path, problem) from problem
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
     return True
+
+
+def _cannot_claim(path: Path, problem: OSError) -> OutputError:
+    return OutputError(f"cannot claim work in {path.parent}: {problem.strerror or problem}")
+
+
+def _digest(seen: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,7 +17,19 @@ from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.files import atomic_write, check_input
 from unlearn_audit.recipes import Recipe
 
-__all__ = ["PLAN_NAME", "FleetPlan", "Task", "Treatment", "members", "read_plan", "differences", "tasks", "write_plan"]
+__all__ = [
+    "PLAN_NAME",
+    "FleetPlan",
+    "Task",
+    "Treatment",
+    "as_recipe",
+    "differences",
+    "make_plan",
+    "members",
+    "read_plan",
+    "tasks",
+    "write_plan",
+]
 
 PLAN_NAME = "fleet.json"
 CODE = 1  # counted up when the same plan would give other numbers: the training loop, the assignment, the forget sets
@@ -99,12 +112,35 @@ class FleetPlan(_Part):
         Raises:
             ConfigError: the recorded one is of another kind.
         """
-        try:
-            return Recipe(**self.recipe)  # type: ignore[arg-type]
-        except TypeError as problem:
-            raise ConfigError(
-                "recipe of the fleet", [f"is of another kind: {problem}; name one with --recipe"]
-            ) from problem
+        return as_recipe(self.recipe)
+
+
+def as_recipe(settings: Mapping[str, Any]) -> Recipe:
+    """Return a recipe from plain values, which anyone may have written.
+
+    Args:
+        settings: as a checkpoint's metadata or a plan has them.
+
+    Raises:
+        ConfigError: they are those of another kind of recipe, or make no sense.
+    """
+    try:
+        recipe = Recipe(**settings)
+    except TypeError as problem:
+        raise _no_recipe(str(problem)) from problem
+    for name in ("epochs", "batch_size"):
+        value = getattr(recipe, name)
+        if not isinstance(value, int) or value < 1:
+            raise _no_recipe(f"{name} is {value!r:.40}, not a number above 0")
+    for name in ("step_size", "momentum", "weight_decay"):
+        value = getattr(recipe, name)
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise _no_recipe(f"{name} is {value!r:.40}, not a number from 0")
+    return recipe
+
+
+def _no_recipe(why: str) -> ConfigError:
+    return ConfigError("recipe of the shadow models", [f"{why}; name one with --recipe"])
 
 
 class Task(NamedTuple):
@@ -175,6 +211,26 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def make_plan(values: Mapping[str, Any]) -> FleetPlan:
+    """Return a plan of these values.
+
+    Raises:
+        ConfigError: an odd count, or another value that makes no sense; all of them are named.
+    """
+    try:
+        return FleetPlan.model_validate(dict(values))
+    except ValidationError as problem:
+        raise ConfigError("plan of a fleet", _told(problem)) from problem
+
+
+def _told(problem: ValidationError) -> list[str]:
+    """Return what is wrong with a plan, a line a value."""
+    return [
+        f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg'].removeprefix('Value error, ')}"
+        for wrong in problem.errors()
+    ]
+
+
 def write_plan(plan: FleetPlan, folder: Path) -> None:
     """Write the plan into the fleet's folder, whole or not at all."""
     atomic_write(folder / PLAN_NAME, (plan.model_dump_json(indent=1) + "\n").encode())
@@ -194,17 +250,27 @@ def read_plan(folder: Path) -> FleetPlan:
     try:
         return FleetPlan.model_validate_json(path.read_bytes())
     except ValidationError as problem:
-        lines = [f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}" for wrong in problem.errors()]
-        raise ConfigError(str(path), lines) from problem
+        raise ConfigError(str(path), _told(problem)) from problem
 
 
 def differences(old: FleetPlan, new: FleetPlan) -> list[str]:
-    """Return in words how two plans differ in what their models depend on; more models or treatments do not count."""
-    free = {"count", "treatments", "device"}
+    """Return in words how two plans differ in what their models depend on.
+
+    More models or treatments do not count, nor where the data lies as long as it is the same data.
+    """
+    free = {"count", "treatments", "device", "data"}
     was, now = (_flat(plan.model_dump(mode="json", exclude=free)) for plan in (old, new))
     return [
-        f"{key} {now.get(key)!r:.60}, was {was.get(key)!r:.60}" for key in was | now if was.get(key) != now.get(key)
+        DIGESTS.get(key) or f"{key} {now.get(key)!r:.60}, was {was.get(key)!r:.60}"
+        for key in was | now
+        if was.get(key) != now.get(key)
     ]
+
+
+DIGESTS = {  # what to say instead of two digests
+    "data_sha256": "other data",
+    "pool_sha256": "other examples: forget set, unseen twin or population",
+}
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,18 @@ from unlearn_audit.data import make_pool, make_splits
 from unlearn_audit.engine import prepare
 from unlearn_audit.errors import UsageError
 from unlearn_audit.files import atomic_write
-from unlearn_audit.recipes import pick_recipe
+from unlearn_audit.recipes import Recipe, pick_recipe
 from unlearn_audit.shadows.folder import FleetFolder
-from unlearn_audit.shadows.plan import PLAN_NAME, FleetPlan, Treatment, differences, read_plan, write_plan
+from unlearn_audit.shadows.plan import (
+    PLAN_NAME,
+    FleetPlan,
+    Treatment,
+    as_recipe,
+    differences,
+    make_plan,
+    read_plan,
+    write_plan,
+)
 from unlearn_audit.shadows.reading import treatment_in
 from unlearn_audit.subjects import Candidate, build_candidate, settle_data, unique_labels
 
@@ -48,28 +57,44 @@ def plan_fleet(
         count: models in all; the plan's own where None.
         queries: views of an attacked image; 1, or 2 where the recipe augments.
         recipe: name of a recipe, where no checkpoint says one.
-        epochs: with `recipe`.
+        epochs: instead of the recipe's own.
 
     Raises:
         UsageError: something is needed that nobody says, or the folder holds a fleet of another kind.
-        ConfigError: an odd count.
+        ConfigError: an odd count, no epochs, a recipe of another kind.
         OutputError: the folder cannot be written.
     """
     there = read_plan(folder) if (folder / PLAN_NAME).exists() else None
     if not request.config.checkpoint:
         if there is None:
             raise UsageError(f"{folder} has no plan yet; name the checkpoint whose recipe the shadow models follow")
-        wanted = there if count is None else _grown(there, count)
-        return _written(folder, wanted, there, {})
-    plan, sets = _plan(request, count or (there.count if there else DEFAULT_COUNT), queries, recipe, epochs, there)
+        own = {"queries": queries, "recipe": recipe, "epochs": epochs}
+        _no_more_said(folder, request, [name for name, value in own.items() if value is not None])
+        return _written(folder, _grown(there, count, request), there, {})
+    total = (there.count if there else DEFAULT_COUNT) if count is None else count
+    plan, sets = _plan(request, total, queries, recipe, epochs, there)
     return _written(folder, plan, there, sets)
 
 
 DEFAULT_COUNT = 16
+FREE = ("device",)  # may change without making other models
 
 
-def _grown(plan: FleetPlan, count: int) -> FleetPlan:
-    return FleetPlan.model_validate(plan.model_dump() | {"count": count})
+def _no_more_said(folder: Path, request: Resolved, flags: list[str]) -> None:
+    """Refuse what a plan that is taken as it is would not listen to."""
+    said = flags + [name.partition(".")[0] for name, origin in request.origins.items() if origin == "flag"]
+    unheard = sorted({f"--{name.replace('_', '-')}" for name in said if name not in FREE})
+    if unheard:
+        raise UsageError(
+            f"{', '.join(unheard)}: without a checkpoint the plan in {folder} is taken as it is; name the checkpoint, "
+            "too, or leave this out"
+        )
+
+
+def _grown(plan: FleetPlan, count: int | None, request: Resolved) -> FleetPlan:
+    """Return a plan with more models, or on another device."""
+    device = request.config.device if "device" in request.origins else plan.device
+    return make_plan(plan.model_dump() | {"count": plan.count if count is None else count, "device": device})
 
 
 def _written(folder: Path, plan: FleetPlan, there: FleetPlan | None, sets: Mapping[str, Any]) -> Planned:
@@ -84,8 +109,9 @@ def _written(folder: Path, plan: FleetPlan, there: FleetPlan | None, sets: Mappi
             raise UsageError(f"{folder} is planned with {there.count} models; a fleet can grow, not shrink")
     FleetFolder(folder).make()
     for name, indices in sets.items():
-        if not (folder / name).exists():
-            atomic_write(folder / name, _npy(indices))
+        content = _npy(indices)
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+            atomic_write(folder / name, content)
     if plan != there:
         write_plan(plan, folder)
     return Planned(plan, tuple(_told(plan, there)))
@@ -128,23 +154,23 @@ def _plan(
         config, origins, config.checkpoint[target], checkpoints[target], labels[target], dataset, compute
     )
     chosen = _recipe(checkpoints[target], candidate, recipe, epochs)
-    treatments = _treatments(checkpoints, there)
-    plan = FleetPlan(
-        data=dataset.spec,
-        data_sha256=dataset.sha256,
-        pool_sha256=make_pool(splits, seed=config.seed).sha256,
-        sample=config.sample,
-        seed=config.seed,
-        model=candidate.spec,
-        mean=candidate.transform.mean,
-        std=candidate.transform.std,
-        recipe=chosen,
-        precision=config.precision,
-        device=config.device,
-        queries=queries or (there.queries if there else 2 if chosen["augment"] else 1),
-        count=count,
-        treatments=treatments,
-    )
+    usual = there.queries if there else 2 if chosen.augment else 1
+    plan = make_plan({
+        "data": dataset.spec,
+        "data_sha256": dataset.sha256,
+        "pool_sha256": make_pool(splits, seed=config.seed).sha256,
+        "sample": config.sample,
+        "seed": config.seed,
+        "model": candidate.spec,
+        "mean": candidate.transform.mean,
+        "std": candidate.transform.std,
+        "recipe": chosen.settings(),
+        "precision": config.precision,
+        "device": config.device,
+        "queries": usual if queries is None else queries,
+        "count": count,
+        "treatments": _treatments(request, checkpoints, there),
+    })
     return plan, {"forget.npy": splits.forget.indices, "unseen.npy": splits.pool}
 
 
@@ -161,20 +187,21 @@ def _target(checkpoints: list[Checkpoint], recipe: str | None) -> int:
     return 0
 
 
-def _recipe(checkpoint: Checkpoint, candidate: Candidate, name: str | None, epochs: int | None) -> dict[str, Any]:
-    if name is None and epochs is None and checkpoint.metadata is not None:
-        return dict(checkpoint.metadata.recipe)
-    return pick_recipe(name, candidate.spec, epochs=epochs).settings()
+def _recipe(checkpoint: Checkpoint, candidate: Candidate, name: str | None, epochs: int | None) -> Recipe:
+    """Return the recipe that is named, else the target's own, with other epochs where they are given."""
+    recorded = checkpoint.metadata.recipe if checkpoint.metadata else {}
+    settings = pick_recipe(name, candidate.spec).settings() if name or not recorded else dict(recorded)
+    return as_recipe(settings if epochs is None else settings | {"epochs": epochs})
 
 
-def _treatments(checkpoints: list[Checkpoint], there: FleetPlan | None) -> tuple[Treatment, ...]:
+def _treatments(request: Resolved, checkpoints: list[Checkpoint], there: FleetPlan | None) -> tuple[Treatment, ...]:
     """Return the plan's treatments so far, and those that the unlearned checkpoints went through."""
     found = {each.key: each for each in (there.treatments if there else ())}
-    for checkpoint in checkpoints:
+    for entry, checkpoint in zip(request.config.checkpoint, checkpoints, strict=True):
         metadata = checkpoint.metadata
-        if metadata is None or metadata.role != "unlearned":
+        if (entry.role or (metadata.role if metadata else None)) != "unlearned":
             continue
-        treatment = treatment_in(metadata)
+        treatment = treatment_in(metadata) if metadata else None
         if treatment is None or treatment.method not in catalogue.METHODS:
             raise UsageError(f"{checkpoint.path} does not say by which method it was unlearned; leave it out")
         found[treatment.key] = treatment

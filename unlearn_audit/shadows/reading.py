@@ -1,6 +1,5 @@
 """What a fleet has to say: the finished models' answers, and who of them saw what."""
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.plan import FleetPlan, Task, Treatment, members, read_plan, tasks
 from unlearn_audit.shadows.work import signals_key
 
-__all__ = ["Fleet", "FleetSignals", "open_fleet", "read_signals", "treatment_in"]
+__all__ = ["Answers", "Fleet", "FleetSignals", "load_signals", "open_fleet", "read_signals", "treatment_in"]
 
 
 class FleetSignals(NamedTuple):
@@ -88,8 +87,8 @@ class Fleet:
         attacked = np.zeros(len(pool.examples), dtype=bool)
         attacked[pool.targets] = treatment is not None
         return FleetSignals(
-            np.stack([plain for plain, _ in said]),
-            np.stack([queried for _, queried in said]),
+            np.stack([each.plain for each in said]),
+            np.stack([each.queried for each in said]),
             inside,
             inside & attacked,
             tuple(task.id for task in wanted),
@@ -103,26 +102,50 @@ def _mask(plan: FleetPlan, task: Task, size: int) -> NDArray[np.bool_]:
     return mask
 
 
-def read_signals(path: Path, plan: FleetPlan, model_sha256: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return plain and queried logits of one model.
+class Answers(NamedTuple):
+    """What one model says: [P + Z, C] and [2 n, Q, C] float32 logits, and a text that everything they depend on is in.
+
+    See `FleetSignals` and `signals_key`.
+    """
+
+    plain: NDArray[np.float32]
+    queried: NDArray[np.float32]
+    key: str
+
+
+def load_signals(path: Path) -> Answers:
+    """Read the answers of a model, whichever it was.
 
     Raises:
-        MeasurementError: the file is damaged, or belongs to another model.
+        MeasurementError: the file is damaged.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             key, plain, queried = (arrays[name] for name in ("key", "plain", "queried"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
-        raise MeasurementError(
-            f"{path} cannot be read ({problem}); remove it, and `unlearn-audit shadows run` makes it anew"
-        ) from problem
-    if key.tobytes().decode(errors="replace") != signals_key(plan, model_sha256):
-        raise MeasurementError(
-            f"{path} is what another model said, or another plan; remove it, and `shadows run` makes it anew"
-        )
+    except Exception as problem:  # a damaged archive can fail in any way
+        told = str(problem).partition("\n")[0] or type(problem).__name__
+        raise MeasurementError(f"{path} cannot be read ({told}); {ANEW}") from problem
     if plain.dtype != np.float32 or queried.dtype != np.float32 or plain.ndim != 2 or queried.ndim != 3:
-        raise MeasurementError(f"{path} holds arrays of another kind; remove it, and `shadows run` makes it anew")
-    return plain, queried
+        raise MeasurementError(f"{path} holds arrays of another kind; {ANEW}")
+    return Answers(plain, queried, key.tobytes().decode(errors="replace"))
+
+
+ANEW = "remove it, and `unlearn-audit shadows run` makes it anew"
+
+
+def read_signals(path: Path, plan: FleetPlan, model_sha256: str) -> Answers:
+    """Read the answers of the model that has this digest.
+
+    Raises:
+        MeasurementError: the file is damaged, or belongs to another model.
+    """
+    found = load_signals(path)
+    if found.key != signals_key(plan, model_sha256):
+        raise MeasurementError(
+            f"{path} is what another model said, or models/{path.stem}.safetensors has changed since; remove both, and "
+            "`unlearn-audit shadows run` makes them anew"
+        )
+    return found
 
 
 def treatment_in(metadata: Metadata) -> Treatment | None:

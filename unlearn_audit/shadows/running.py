@@ -4,16 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import torch
 
+from unlearn_audit.engine import Compute
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.shadows.plan import Task
@@ -23,6 +25,7 @@ __all__ = ["Outcome", "default_workers", "run_on_ray", "run_workers"]
 
 MOST_DEATHS = 3  # of workers without a task finished in between
 TICK = 0.2
+PATIENCE = 10.0  # seconds that a worker has to write down what it has
 START = "from unlearn_audit.cli import main; main()"
 
 
@@ -33,27 +36,36 @@ class Outcome:
     Attributes:
         done: finished in this run.
         reused: finished before.
-        failed: task -> why.
+        failed: tasks that are given up, and why.
         waiting: neither, because what they need failed or another machine is at work on them.
         seconds: of wall time.
     """
 
     done: int
     reused: int
-    failed: Mapping[Task, str]
+    failed: tuple[tuple[Task, str], ...]
     waiting: int
     seconds: float
 
 
-def default_workers() -> int:
-    """Return how many workers suit this machine: one a GPU, else one a CPU core that this process may use."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else _cores()
+def default_workers(compute: Compute) -> int:
+    """Return how many workers suit this machine: one a GPU, else one a CPU core that this process may use.
+
+    Args:
+        compute: where to train; a GPU that is named by its number is one.
+    """
+    if compute.device.type == "cpu":
+        return _cores()
+    return torch.cuda.device_count() if str(compute.device) == "cuda" else 1
 
 
 def run_workers(
     shop: Workshop, *, workers: int | None = None, progress: Progress = silent, clock: Any = time.monotonic
 ) -> Outcome:
     """Start workers, one a device or core, and wait until nothing is left to do; a worker that dies is replaced.
+
+    On a CPU each worker computes on one thread, unless OMP_NUM_THREADS says otherwise: with another number sums come
+    out otherwise in the last bits, and a fleet would depend on how many workers it had.
 
     Args:
         shop: the fleet.
@@ -62,17 +74,24 @@ def run_workers(
         clock: tells seconds.
 
     Raises:
+        UsageError: less than one worker.
         MeasurementError: workers die, one after the other, without finishing anything.
     """
-    began, all_tasks = clock(), shop.tasks
-    before = _finished(shop)
+    began, before = clock(), _finished(shop)
+    size = _size(shop, workers, len(shop.tasks) - before)
     shop.folder.forgive()
-    left = len(all_tasks) - before
-    size = min(workers or default_workers(), max(1, left))
-    if left:
+    shop.folder.sweep()
+    if before < len(shop.tasks):
         with _crew(shop, size) as crew:
             _watch(shop, crew, progress)
     return _outcome(shop, before, clock() - began)
+
+
+def _size(shop: Workshop, workers: int | None, left: int) -> int:
+    """Return how many workers to start."""
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers cannot do anything; --workers needs at least 1")
+    return min(default_workers(shop.compute) if workers is None else workers, max(1, left))
 
 
 def _finished(shop: Workshop) -> int:
@@ -80,63 +99,98 @@ def _finished(shop: Workshop) -> int:
 
 
 def _outcome(shop: Workshop, before: int, seconds: float) -> Outcome:
-    failed = {task: why.message for task in shop.tasks if (why := shop.folder.failed(task))}
-    done = _finished(shop)
+    unfinished = [task for task in shop.tasks if not shop.folder.finished(task)]
+    failed = tuple((task, why.message) for task in unfinished if (why := shop.folder.failed(task)))
+    done = len(shop.tasks) - len(unfinished)
     return Outcome(done - before, before, failed, len(shop.tasks) - done - len(failed), seconds)
 
 
+class _Worker(NamedTuple):
+    """A process, and where it says what went wrong: a file, since a pipe that nobody reads would stop it."""
+
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+
+    def last_words(self) -> str:
+        """Return the last line that the process wrote, or how it ended."""
+        self.said.seek(0)
+        lines = self.said.read().decode(errors="replace").strip().splitlines()
+        code = self.process.returncode
+        return lines[-1] if lines else f"killed by signal {-code}" if code < 0 else f"ended with {code}"
+
+    def close(self) -> None:
+        """Let go of both ends."""
+        self.said.close()
+        if self.process.stdin:
+            self.process.stdin.close()
+
+
 class _Crew:
-    """Worker processes, each with its share of the machine."""
+    """Worker processes, each with its share of the machine; they end when this process does, however it ends."""
 
     def __init__(self, shop: Workshop, size: int) -> None:
         self.shop, self.size = shop, size
-        self.processes = [self._start(slot) for slot in range(size)]
+        self.workers: dict[int, _Worker] = {}
 
-    def _start(self, slot: int) -> subprocess.Popen[bytes]:
-        """Start a worker; which GPU and how many threads it gets must be known before it imports torch."""
-        threads = str(max(1, _cores() // self.size))
+    def start(self) -> None:
+        """Start all workers."""
+        for slot in range(self.size):
+            self.workers[slot] = self._start(slot)
+
+    def _start(self, slot: int) -> _Worker:
+        """Start a worker; it notices by the end of its stdin that this process is gone."""
+        code = ["--allow-code"] if self.shop.allow_code else []
+        arguments = ["shadows", "worker", str(self.shop.folder.path), "--quiet", "--crew", *code]
+        said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, *arguments],
+            env=self._share(slot),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
+        return _Worker(process, said)
+
+    def _share(self, slot: int) -> dict[str, str]:
+        """Return the environment of a worker: its GPU and its threads must be known before it imports torch."""
+        threads = os.environ.get("OMP_NUM_THREADS", "1")
         share = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         share["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        if torch.cuda.is_available() and self.shop.compute.device.type == "cuda":
+        if str(self.shop.compute.device) == "cuda":  # any of them, and not one that is named by its number
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             names = visible if visible != [""] else [str(n) for n in range(torch.cuda.device_count())]
             share["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
-        code = ["--allow-code"] if self.shop.allow_code else []
-        command = [sys.executable, "-c", START, "shadows", "worker", str(self.shop.folder.path), "--quiet", *code]
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH")) if part)
-        environment = os.environ | share | {"PYTHONPATH": path}
-        return subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        return os.environ | share | {"PYTHONPATH": path}
 
     def replace_dead(self) -> list[str]:
         """Start a new worker for each that was killed or broke down; return what the dead ones said last."""
         told = []
-        for slot, process in enumerate(self.processes):
-            if process.poll() not in (None, 0):
-                told.append(_last_words(process))
-                self.processes[slot] = self._start(slot)
+        for slot, worker in self.workers.items():
+            if worker.process.poll() not in (None, 0):
+                told.append(worker.last_words())
+                worker.close()
+                self.workers[slot] = self._start(slot)
         return told
 
     @property
     def at_work(self) -> bool:
         """Whether any worker has not ended of its own accord."""
-        return any(process.poll() != 0 for process in self.processes)
+        return any(worker.process.poll() != 0 for worker in self.workers.values())
 
     def dismiss(self) -> None:
         """Ask all to end, then make them."""
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.processes:
+        for worker in self.workers.values():
+            if worker.process.poll() is None:
+                worker.process.send_signal(signal.SIGTERM)
+        for worker in self.workers.values():
             try:
-                process.wait(timeout=10)
+                worker.process.wait(timeout=PATIENCE)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stderr:
-                process.stderr.close()
+                worker.process.kill()
+                worker.process.wait()
+            worker.close()
 
 
 def _cores() -> int:
@@ -144,18 +198,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _last_words(process: subprocess.Popen[bytes]) -> str:
-    said = process.stderr.read().decode(errors="replace").strip().splitlines() if process.stderr else []
-    if process.stderr:
-        process.stderr.close()
-    code = process.returncode
-    return said[-1] if said else f"killed by signal {-code}" if code < 0 else f"ended with {code}"
-
-
 @contextmanager
 def _crew(shop: Workshop, size: int) -> Iterator[_Crew]:
     crew = _Crew(shop, size)
     try:
+        crew.start()
         yield crew
     finally:
         crew.dismiss()
@@ -177,11 +224,14 @@ def _watch(shop: Workshop, crew: _Crew, progress: Progress) -> None:
     progress("shadow models", _finished(shop), total)
 
 
-def run_on_ray(shop: Workshop, *, address: str | None = None, progress: Progress = silent) -> Outcome:
+def run_on_ray(
+    shop: Workshop, *, workers: int | None = None, address: str | None = None, progress: Progress = silent
+) -> Outcome:
     """Let a Ray cluster do the work: each of its tasks is a worker on one task of the folder, which all nodes see.
 
     Args:
         shop: the fleet.
+        workers: how many at once; default: one a GPU, else one a CPU core of the cluster.
         address: of the cluster; None starts one on this machine.
         progress: told of finished models.
 
@@ -193,14 +243,18 @@ def run_on_ray(shop: Workshop, *, address: str | None = None, progress: Progress
     except ModuleNotFoundError as missing:
         raise UsageError("--backend ray needs Ray: pip install 'unlearn-audit[ray]'") from missing
     began, before = time.monotonic(), _finished(shop)
+    left = len(shop.tasks) - before
+    if not left:
+        return _outcome(shop, before, time.monotonic() - began)
     shop.folder.forgive()
+    shop.folder.sweep()
     gpus = 1 if shop.compute.device.type == "cuda" else 0
     ray.init(address=address, include_dashboard=False, log_to_driver=False)
     try:
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MOST_DEATHS)(_ray_worker)
-        slots = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
+        slots = workers or max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
         path = str(shop.folder.path.resolve())
-        waiting = [remote.remote(path, shop.allow_code) for _ in range(min(slots, len(shop.tasks)))]
+        waiting = [remote.remote(path, shop.allow_code) for _ in range(_size(shop, slots, left))]
         while waiting:
             _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=TICK * 5)
             progress("shadow models", _finished(shop), len(shop.tasks), f"{len(waiting)} workers")
@@ -211,6 +265,8 @@ def run_on_ray(shop: Workshop, *, address: str | None = None, progress: Progress
 
 def _ray_worker(path: str, allow_code: bool) -> int:
     """Work on a fleet's folder on one node of a cluster."""
+    from unlearn_audit.engine import one_thread
     from unlearn_audit.shadows.work import open_workshop, work_until_done
 
-    return work_until_done(open_workshop(Path(path), allow_code=allow_code))
+    with one_thread():
+        return work_until_done(open_workshop(Path(path), allow_code=allow_code))

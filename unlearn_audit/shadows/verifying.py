@@ -1,64 +1,130 @@
 """Reading everything in a fleet's folder again: is each file what the plan says it is?"""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from unlearn_audit.checkpoints import nonfinite, read_checkpoint
-from unlearn_audit.errors import AuditError
+from unlearn_audit.checkpoints import Checkpoint
+from unlearn_audit.errors import AuditError, OutputError
+from unlearn_audit.files import sha256_of_file
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.shadows.plan import Task, members
-from unlearn_audit.shadows.reading import read_signals
-from unlearn_audit.shadows.work import Workshop
+from unlearn_audit.shadows.reading import load_signals, read_signals
+from unlearn_audit.shadows.work import Workshop, expected_metadata, read_model
 
-__all__ = ["verify"]
+__all__ = ["Damage", "remove_damaged", "verify"]
+
+FREE = {"tool_version", "torch_version", "data"}  # who made a model, and where the data lay then
+UNSAID = {"notes", "parent_sha256"}  # by models that are older than these
 
 
-def verify(shop: Workshop, progress: Progress = silent) -> list[str]:
-    """Return what is wrong with the finished files, in words; empty where all of them are right.
+class Damage(NamedTuple):
+    """What is wrong, in words, and the files that `shadows run` makes anew once they are removed."""
 
-    Checked are the balance of the assignment, that checkpoints can be read, are finite and of the planned model, and
-    that their signals belong to them, have the right shapes and are finite.
+    told: str
+    files: tuple[Path, ...] = ()
+
+
+def verify(shop: Workshop, progress: Progress = silent) -> list[Damage]:
+    """Return what is wrong with the finished files; empty where all of them are right.
+
+    Checked are the balance of the assignment; that each checkpoint can be read, is finite, was made by this task and,
+    after a treatment, from the model that is there; that its signals belong to it, have the right shapes and are
+    finite. A file that no task has made is named, and never one to be removed.
     """
     found = list(_unbalanced(shop))
     for index, task in enumerate(shop.tasks):
-        found += _wrong(shop, task)
+        found += _damaged(shop, task)
         progress("verifying", index + 1, len(shop.tasks))
-    known = {shop.folder.model(task).name for task in shop.tasks}
-    strays = sorted(path.name for path in (shop.folder.path / "models").glob("*.safetensors") if path.name not in known)
-    return found + [f"models/{name} belongs to no task of the plan: made under another one" for name in strays]
+    return found + list(_strays(shop))
 
 
-def _unbalanced(shop: Workshop) -> Iterator[str]:
+def remove_damaged(found: list[Damage]) -> int:
+    """Remove the damaged files; return how many there were.
+
+    Args:
+        found: what `verify` said.
+
+    Raises:
+        OutputError: a file cannot be removed.
+    """
+    files = {path for damage in found for path in damage.files if path.exists()}
+    for path in files:
+        try:
+            path.unlink()
+        except OSError as problem:
+            raise OutputError(f"cannot remove {path}: {problem.strerror or problem}") from problem
+    return len(files)
+
+
+def _unbalanced(shop: Workshop) -> Iterator[Damage]:
     size = len(shop.pool.examples)
     times = np.zeros(size, dtype=np.int64)
     for number in range(shop.plan.count):
         times[members(shop.plan, number, size)] += 1
     if not (times == shop.plan.count // 2).all():
-        yield f"{int((times != shop.plan.count // 2).sum())} examples are not in exactly half of the models"
+        yield Damage(f"{int((times != shop.plan.count // 2).sum())} examples are not in exactly half of the models")
 
 
-def _wrong(shop: Workshop, task: Task) -> list[str]:
-    """Return what is wrong with the files of one task; files that are not there yet are not wrong."""
-    folder = shop.folder
-    if not folder.model(task).exists():
-        return [f"{folder.signals(task)} is there without its model"] if folder.signals(task).exists() else []
+def _strays(shop: Workshop) -> Iterator[Damage]:
+    known = {task.id for task in shop.tasks}
+    for pattern in ("models/*.safetensors", "signals/*.npz"):
+        for path in sorted(shop.folder.path.glob(pattern)):
+            if path.stem not in known:
+                yield Damage(f"{path} belongs to no task of the plan: made under another one")
+
+
+def _damaged(shop: Workshop, task: Task) -> Iterator[Damage]:
+    """Yield what is wrong with the files of one task; files that are not there yet are not wrong."""
+    model, signals = shop.folder.model(task), shop.folder.signals(task)
+    if not model.exists():
+        if signals.exists():
+            yield Damage(f"{signals} is there without its model", (signals,))
+        return
     try:
-        checkpoint = read_checkpoint(folder.model(task))
-        broken = nonfinite(checkpoint.state)
-        if broken:
-            return [f"{checkpoint.path}: weights are not finite"]
-        if checkpoint.metadata is None or checkpoint.metadata.model != shop.plan.model:
-            return [f"{checkpoint.path} is no {shop.plan.model} of this fleet"]
-        if not folder.signals(task).exists():
-            return []
-        plain, queried = read_signals(folder.signals(task), shop.plan, checkpoint.sha256)
+        checkpoint = read_model(model)
     except AuditError as problem:
-        return [str(problem)]
+        yield Damage(str(problem), (model, signals))
+        return
+    foreign = _foreign(shop, task, checkpoint)
+    if foreign:
+        yield Damage(f"{model} is not what task {task.id} makes: {foreign}", (model, signals))
+    elif signals.exists():
+        yield from _misheard(shop, task, checkpoint)
+
+
+def _foreign(shop: Workshop, task: Task, checkpoint: Checkpoint) -> str | None:
+    """Return what a checkpoint says of itself that one of this task would not; None where it is this task's own."""
+    expected, said = expected_metadata(shop, task), checkpoint.metadata
+    if said is None:
+        return "it does not say how it was made"
+    wanted, found = (each.model_dump(mode="json", exclude=FREE | UNSAID) for each in (expected, said))
+    other = [key for key in wanted if wanted[key] != found[key]]
+    if said.notes and said.notes != expected.notes:
+        other.append("task")
+    if said.parent_sha256 is not None and task.parent is not None:
+        parent = shop.folder.model(task.parent)
+        if parent.exists() and sha256_of_file(parent) != said.parent_sha256:
+            return f"it was made from another {parent.name}"
+    return f"another {', another '.join(other)}" if other else None
+
+
+def _misheard(shop: Workshop, task: Task, checkpoint: Checkpoint) -> Iterator[Damage]:
+    """Yield what is wrong with a model's answers; of two files that do not fit together either may be wrong."""
+    path, files = shop.folder.signals(task), list[Path]()
+    try:
+        load_signals(path)
+        files.append(checkpoint.path)
+        plain, queried, _ = read_signals(path, shop.plan, checkpoint.sha256)
+    except AuditError as problem:
+        yield Damage(str(problem), (path, *files))
+        return
     rows = len(shop.pool.examples) + len(shop.pool.population)
     wanted = ((rows, shop.dataset.classes), (len(shop.pool.targets), shop.plan.queries, shop.dataset.classes))
     if (plain.shape, queried.shape) != wanted:
-        return [f"{folder.signals(task)}: shapes {plain.shape} and {queried.shape}, not {wanted[0]} and {wanted[1]}"]
-    if not (np.isfinite(plain).all() and np.isfinite(queried).all()):
-        return [f"{folder.signals(task)}: logits are not finite"]
-    return []
+        told = f"shapes {plain.shape} and {queried.shape}, not {wanted[0]} and {wanted[1]}"
+        yield Damage(f"{path}: {told}", (path,))
+    elif not (np.isfinite(plain).all() and np.isfinite(queried).all()):
+        yield Damage(f"{path}: logits are not finite", (path,))

@@ -2,10 +2,12 @@
 
 import io
 import os
+import secrets
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearn_audit import __version__, catalogue
-from unlearn_audit.checkpoints import Metadata, check_finite, read_checkpoint, write_checkpoint
+from unlearn_audit.checkpoints import (
+    Checkpoint,
+    Metadata,
+    check_finite,
+    nonfinite,
+    read_checkpoint,
+    write_checkpoint,
+)
 from unlearn_audit.data import Dataset, Pool, Splits, Transform, load_data, make_pool, make_splits, query
 from unlearn_audit.engine import Compute, derive_seed, predict, prepare
-from unlearn_audit.errors import AuditError, DataError, MeasurementError, OutputError
+from unlearn_audit.errors import AuditError, CheckpointError, DataError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import atomic_write
 from unlearn_audit.methods import Method, Problem
 from unlearn_audit.methods.applying import parse_settings
@@ -28,7 +37,16 @@ from unlearn_audit.recipes import describe, new_model, train
 from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.plan import FleetPlan, Task, members, read_plan, tasks
 
-__all__ = ["SAVE_EVERY", "Workshop", "open_workshop", "signals_key", "work", "work_until_done"]
+__all__ = [
+    "SAVE_EVERY",
+    "Workshop",
+    "expected_metadata",
+    "open_workshop",
+    "read_model",
+    "signals_key",
+    "work",
+    "work_until_done",
+]
 
 SAVE_EVERY = 60.0  # seconds between two writes of what an unfinished training goes on with
 
@@ -99,6 +117,9 @@ def work(shop: Workshop, progress: Progress = silent) -> int:
     """Do what is left to do and nobody else is at work on; return how many tasks were done here.
 
     A task that fails is recorded in the folder, and the others go on.
+
+    Raises:
+        OutputError: no space or no permission, which is no fault of a task.
     """
     done = 0
     for task in shop.tasks:
@@ -140,31 +161,37 @@ def _open(shop: Workshop, task: Task) -> bool:
 
 
 def _attempt(shop: Workshop, task: Task, progress: Progress) -> int:
-    """Do one task; what went wrong is recorded, and would again."""
+    """Do one task; what went wrong is recorded: for good where it would go wrong again, whoever tried."""
+    folder = shop.folder
     try:
-        if not shop.folder.model(task).exists():
+        if not folder.model(task).exists():
             _make_model(shop, task, progress)
+        folder.state(task).unlink(missing_ok=True)
         _ask(shop, task)
     except OutputError:
-        raise  # no space or no permission is no fault of this task
-    except AuditError as problem:
-        shop.folder.record(task, problem, final=True)
+        raise
+    except AuditError as problem:  # a damaged file can be removed, and then all is well
+        folder.record(task, problem, final=not isinstance(problem, CheckpointError))
         return 0
-    shop.folder.failure(task).unlink(missing_ok=True)
+    except Exception as problem:  # the machine's fault, or the user's code's: this worker is not to be trusted further
+        folder.record(task, problem, final=False)
+        raise
+    folder.failure(task).unlink(missing_ok=True)
     return 1
 
 
 def _make_model(shop: Workshop, task: Task, progress: Progress) -> None:
     """Train or unlearn, and publish the checkpoint; a file that another worker published meanwhile stays."""
     model, metadata = _trained(shop, task, progress) if task.treatment is None else _treated(shop, task, progress)
+    if nonfinite(model.state_dict()):
+        raise MeasurementError(f"shadow {task.number + 1} has weights that are not finite after {task.kind}")
     target = shop.folder.model(task)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp.safetensors")
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         write_checkpoint(draft, model.state_dict(), metadata, force=True)
         _publish(draft, target)
     finally:
         draft.unlink(missing_ok=True)
-    shop.folder.state(task).unlink(missing_ok=True)
 
 
 def _publish(draft: Path, target: Path) -> None:
@@ -173,7 +200,7 @@ def _publish(draft: Path, target: Path) -> None:
         os.link(draft, target)
     except FileExistsError:
         if target.read_bytes() != draft.read_bytes():
-            raise MeasurementError(
+            raise CheckpointError(
                 f"{target} was made twice and came out differently: this machine does not compute repeatably"
             ) from None
     except OSError as problem:
@@ -185,22 +212,41 @@ def _inside(shop: Workshop, task: Task) -> NDArray[np.int64]:
 
 
 def _trained(shop: Workshop, task: Task, progress: Progress) -> tuple[nn.Module, Metadata]:
-    plan, inside = shop.plan, _inside(shop, task)
+    """Train a shadow model, from where a killed worker left it; a state that nobody can go on from is put away."""
     keeper = StateFile(shop.folder.state(task), {"task": task.id}, resume=True, every=SAVE_EVERY, memory={})
-    recipe, seed = plan.training_recipe(), derive_seed(plan.seed, "shadow", task.number)
-    model = train(
-        plan.model,
+    try:
+        model = _train(shop, task, keeper, progress)
+    except (CheckpointError, UsageError):
+        if keeper.last is not None or not keeper.path.exists():
+            raise
+        keeper.remove()
+        model = _train(shop, task, keeper, progress)
+    except KeyboardInterrupt:
+        keeper.write()
+        raise
+    return model, expected_metadata(shop, task)
+
+
+def _train(shop: Workshop, task: Task, keeper: StateFile, progress: Progress) -> nn.Module:
+    return train(
+        shop.plan.model,
         shop.pooled,
-        inside,
-        recipe,
-        seed=seed,
+        _inside(shop, task),
+        shop.plan.training_recipe(),
+        seed=_seed(shop.plan, task),
         compute=shop.compute,
         allow_code=shop.allow_code,
         keeper=keeper,
         progress=progress,
         task=f"shadow {task.number + 1}",
     )
-    return model, _metadata(shop, "shadow", seed)
+
+
+def _seed(plan: FleetPlan, task: Task) -> int:
+    """Return the seed of a task, which nothing else shares."""
+    if task.treatment is None:
+        return derive_seed(plan.seed, "shadow", task.number)
+    return derive_seed(plan.seed, "treatment", task.treatment.key, task.number)
 
 
 def _treated(shop: Workshop, task: Task, progress: Progress) -> tuple[nn.Module, Metadata]:
@@ -209,25 +255,20 @@ def _treated(shop: Workshop, task: Task, progress: Progress) -> tuple[nn.Module,
     if treatment is None or task.parent is None:
         raise MeasurementError(f"task {task.id} has nothing to unlearn")
     method: Method = catalogue.load("method", catalogue.METHODS, treatment.method)
-    seed = derive_seed(plan.seed, "treatment", treatment.key, task.number)
-    parent = read_checkpoint(shop.folder.model(task.parent))
-    check_finite(parent)
+    parent = read_model(shop.folder.model(task.parent))
     problem = Problem(
         _built(shop, parent.state, str(parent.path)),
         Transform(plan.mean, plan.std),
         _forgetting(shop, task),
         shop.compute,
-        seed,
+        _seed(plan, task),
         progress,
         spec=plan.model,
         recipe=plan.recipe,
         extras=tuple(parse_extras(treatment.transforms)),
     )
     method.run(problem, parse_settings(method, treatment.settings))
-    metadata = _metadata(shop, "shadow-unlearned", seed)
-    return problem.model, metadata.model_copy(
-        update={"method": treatment.method, "settings": treatment.settings, "transforms": treatment.transforms}
-    )
+    return problem.model, expected_metadata(shop, task).model_copy(update={"parent_sha256": parent.sha256})
 
 
 def _forgetting(shop: Workshop, task: Task) -> Splits:
@@ -248,11 +289,35 @@ def _built(shop: Workshop, state: object, where: str) -> nn.Module:
     return shop.compute.place(model).eval()
 
 
-def _metadata(shop: Workshop, role: str, seed: int) -> Metadata:
-    """Return what a shadow model's checkpoint says; its training set is the fleet's business."""
-    return describe(shop.plan.model, shop.pooled).model_copy(
-        update={"role": role, "recipe": dict(shop.plan.recipe), "seed": seed, "tool_version": __version__}
-    )
+def expected_metadata(shop: Workshop, task: Task) -> Metadata:
+    """Return what the checkpoint of a task says; its training set is the fleet's business, and named by the task."""
+    treatment = task.treatment
+    made: dict[str, Any] = {
+        "role": "shadow-unlearned" if treatment else "shadow",
+        "recipe": dict(shop.plan.recipe),
+        "seed": _seed(shop.plan, task),
+        "notes": (f"shadow model {task.number + 1} of a fleet, task {task.id}",),
+        "tool_version": __version__,
+    }
+    if treatment:
+        made |= {"method": treatment.method, "settings": treatment.settings, "transforms": treatment.transforms}
+    return describe(shop.plan.model, shop.pooled).model_copy(update=made)
+
+
+def read_model(path: Path) -> Checkpoint:
+    """Return a shadow model's checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds weights that are not finite; says how it is made anew.
+    """
+    try:
+        checkpoint = read_checkpoint(path)
+        check_finite(checkpoint)
+    except CheckpointError as problem:
+        raise CheckpointError(
+            f"{problem}; remove {path.name}, and `unlearn-audit shadows run` makes it anew"
+        ) from problem
+    return checkpoint
 
 
 def signals_key(plan: FleetPlan, model_sha256: str) -> str:
@@ -262,7 +327,7 @@ def signals_key(plan: FleetPlan, model_sha256: str) -> str:
 
 def _ask(shop: Workshop, task: Task) -> None:
     """Publish what the model says of the pool, of the population and of all views of the attacked examples."""
-    checkpoint = read_checkpoint(shop.folder.model(task))
+    checkpoint = read_model(shop.folder.model(task))
     model = _built(shop, checkpoint.state, str(checkpoint.path))
     transform, pool = Transform(shop.plan.mean, shop.plan.std), shop.pool
     plain = [predict(model, part.images, transform, compute=shop.compute) for part in (pool.examples, pool.population)]
