@@ -22,7 +22,7 @@ def depends_on(bench: Bench, section: str) -> dict[str, Any] | None:
         section: its name in the configuration.
     """
     config, splits, compute = bench.config, bench.splits, bench.compute
-    if _is_code(bench):
+    if _is_code(bench, section):
         return None
     asked = {name: getattr(config, name) for name in _sections_read(section)}
     return {
@@ -49,9 +49,9 @@ def _sections_read(section: str) -> tuple[str, ...]:
     return (section, "rcd") if section == "truncation" else (section,)
 
 
-def _is_code(bench: Bench) -> bool:
+def _is_code(bench: Bench, section: str) -> bool:
     """Whether a model, the data or an attack is a callable of the user's: nobody knows when its code changes."""
-    attacks = bench.config.mia.attacks if bench.config.mia else ()
+    attacks = bench.config.mia.attacks if section == "mia" and bench.config.mia else ()
     return (
         any(models.is_code(one.spec) for one in bench.subjects)
         or data.is_code(bench.splits.dataset.spec)

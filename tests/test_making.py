@@ -1,0 +1,300 @@
+"""One config from nothing to a report: models made once, parts kept, the same report after a kill at any point."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn_audit.audit import parts as parts_room
+from unlearn_audit.checkpoints import read_checkpoint
+
+Cli = Callable[..., Any]
+
+CONFIG = """
+schema_version = 1
+data = "digits?mislabel=0.1&seed=0"
+forget = "mislabelled"
+model = "small-cnn"
+device = "cpu"
+
+[[train]]
+label = "original"
+epochs = 1
+
+[[train]]
+label = "retrained-1"
+without = true
+seed = 1
+epochs = 1
+
+[[train]]
+label = "retrained-2"
+without = true
+seed = 2
+epochs = 1
+
+[[apply]]
+label = "unlearned"
+method = "ieu"
+settings = { steps = 3 }
+
+[gaps]
+
+[rcd]
+steps = 3
+resamples = 100
+
+[mia]
+attacks = ["loss"]
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "comparison.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def without_time(path: Path) -> Mapping[str, Any]:
+    body = json.loads(path.read_text())
+    body["environment"].pop("git_commit")  # of the folder that the command was given in; it may move on meanwhile
+    return {key: value for key, value in body.items() if key not in ("created_at", "body_sha256")}
+
+
+def models(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "models").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, run: Cli) -> Path:
+    """The folder of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "comparison.toml").write_text(CONFIG)
+    done = run("audit", folder / "comparison.toml", "--out", folder / "out", "--quiet")
+    assert done.code == 0, done.stderr
+    return folder / "out"
+
+
+def test_one_file_reproduces_a_comparison(whole: Path) -> None:
+    report = json.loads((whole / "report.json").read_text())
+    assert [(one["label"], one["role"]) for one in report["subjects"]] == [
+        ("original", "original"), ("retrained-1", "retrained"), ("retrained-2", "retrained"),
+        ("unlearned", "unlearned")]  # fmt: skip
+    assert {m["name"].split(".")[0] for m in report["measurements"]} == {"accuracy", "loss", "gap", "rcd", "mia"}
+    made = {path.name.rpartition("-")[0]: read_checkpoint(path).metadata for path in (whole / "models").iterdir()}
+    assert made["retrained-2"] is not None
+    assert (made["retrained-2"].role, made["retrained-2"].seed) == ("retrained", 2)
+    assert made["unlearned"] is not None
+    assert made["unlearned"].settings["steps"] == 3
+    assert not list(whole.rglob("*.resume"))
+    assert not list(whole.rglob("*.curve-*")), "curves have served once their section is whole"
+
+
+def test_a_second_run_computes_nothing_again(whole: Path, run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unlearn_audit import audit, recipes, relearning
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    before, report = models(whole), without_time(whole / "report.json")
+    monkeypatch.setattr(recipes, "train", never)
+    monkeypatch.setattr(relearning, "relearn_all", never)
+    monkeypatch.setattr(audit, "MEASUREMENTS", dict.fromkeys(audit.MEASUREMENTS, never))
+    done = run("audit", whole.parent / "comparison.toml", "--out", whole, "--force")
+    assert done.code == 0, done.stderr
+    assert "measured before: gaps, rcd, mia" in done.stderr
+    assert models(whole) == before
+    assert without_time(whole / "report.json") == report
+
+
+def test_a_finished_report_is_not_replaced_without_being_asked(whole: Path, run: Cli) -> None:
+    done = run("audit", whole.parent / "comparison.toml", "--out", whole)
+    assert done.code == 2
+    assert "--force" in done.stderr
+
+
+def test_what_changes_is_made_anew_and_the_rest_is_kept(whole: Path, run: Cli, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "out"
+    shutil.copytree(whole, folder)
+    changed = tmp_path / "changed.toml"
+    changed.write_text(CONFIG.replace("settings = { steps = 3 }", "settings = { steps = 4 }"))
+    done = run("audit", changed, "--out", folder, "--force")
+    assert done.code == 0, done.stderr
+    assert "measured before" not in done.stderr, "another subject is another comparison"
+    assert set(models(whole)) < set(models(folder))
+    assert len(models(folder)) == 5
+    changed.write_text(CONFIG.replace("steps = 3\nresamples", "steps = 2\nresamples"))
+    assert "measured before: gaps, mia" in run("audit", changed, "--out", folder, "--force").stderr
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.mark.parametrize("writes", [2, 4, 9, 17])
+def test_a_run_that_ends_at_any_write_goes_on_to_the_same_report(
+    whole: Path, config: Path, run: Cli, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    out, left = config.parent / "out", [writes]
+    kept = parts_room.atomic_write
+    from unlearn_audit.audit import making
+
+    written = making.train_checkpoint
+
+    def count() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    def write(*args: Any) -> Any:
+        count()
+        return kept(*args)
+
+    def trained(*args: Any, **given: Any) -> Any:
+        count()
+        return written(*args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts_room, "atomic_write", write)
+        patch.setattr(making, "train_checkpoint", trained)
+        with pytest.raises(Killed):
+            run("audit", config, "--out", out, "--quiet")
+    assert not (out / "report.json").exists()
+    there = models(out)
+    done = run("audit", config, "--out", out, "--quiet")
+    assert done.code == 0, done.stderr
+    assert {name: data for name, data in models(out).items() if name in there} == there, "no model is made twice"
+    assert models(out) == models(whole)
+    assert without_paths(without_time(out / "report.json")) == without_paths(without_time(whole / "report.json"))
+
+
+def without_paths(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out where the files are, which differs from folder to folder."""
+    subjects = [{key: value for key, value in one.items() if key != "path"} for one in report["subjects"]]
+    return {key: value for key, value in report.items() if key != "settings"} | {"subjects": subjects}
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_points_end_in_the_same_report(whole: Path, config: Path) -> None:
+    out, dice = config.parent / "out", random.Random(7)
+    code = "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"
+    command = [sys.executable, "-c", code, "audit", str(config), "--out", str(out), "--quiet"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    began = time.monotonic()
+    subprocess.run([*command[:-2], str(config.parent / "timed"), "--quiet"], env=environment, check=True)
+    usual, kills = time.monotonic() - began, 0
+    while kills < 10:
+        process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=dice.uniform(0.3 * usual, 0.9 * usual) / (1 + kills / 5))
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills > 2
+    if not (out / "report.json").exists():
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert models(out) == models(whole)
+    assert without_paths(without_time(out / "report.json")) == without_paths(without_time(whole / "report.json"))
+
+
+# ----- parts that are damaged, and code of the user's
+
+
+def test_a_damaged_part_is_measured_again(whole: Path, run: Cli, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "out"
+    shutil.copytree(whole, folder)
+    for path in (*(folder / "parts").glob("rcd*"), *(folder / "parts").glob("gaps*.json")):
+        path.write_bytes(path.read_bytes()[:-20])
+        done = run("audit", whole.parent / "comparison.toml", "--out", folder, "--force")
+        assert done.code == 0, done.stderr
+        assert path.name.split("-")[0] not in done.stderr.split("measured before: ")[1].splitlines()[0]
+        assert without_paths(without_time(folder / "report.json")) == without_paths(without_time(whole / "report.json"))
+
+
+def test_what_code_of_the_users_measures_is_not_kept(run: Cli, config: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(config.parent)
+    (config.parent / "mine.py").write_text(
+        "import numpy as np\nfrom unlearn_audit.attacks import Attack\n"
+        "def zero(): return Attack('zero', '?', 'ours', lambda e: np.arange(len(e.labels)) * 1.0)\n"
+    )
+    config.write_text(CONFIG.replace('["loss"]', '["mine:zero"]'))
+    done = run("audit", config, "--out", config.parent / "out", "--quiet")
+    assert done.code == 0, done.stderr
+    assert {path.name.split("-")[0] for path in (config.parent / "out" / "parts").iterdir()} == {"gaps", "rcd"}
+
+
+# ----- refusals, and the plan
+
+
+@pytest.mark.parametrize(("old", "new", "says"), [
+    ('label = "retrained-2"', 'label = "original"', "two models are labelled 'original'"),
+    ('label = "unlearned"', 'label = "original"', "two models are labelled 'original'"),
+    ('label = "unlearned"', 'label = "unlearned"\nto = "orignal"', "did you mean 'original'"),
+    ('method = "ieu"', 'method = "ieo"', "did you mean 'ieu'"),
+    ('label = "unlearned"', 'label = "../up"', "label"),
+    ('epochs = 1', 'epochs = 0', "epochs"),
+    ('epochs = 1', 'epoch = 1', "epoch"),
+])  # fmt: skip
+@pytest.mark.parametrize("verb", ["validate", "audit"])
+def test_entries_that_make_no_sense_are_refused(
+    run: Cli, config: Path, verb: str, old: str, new: str, says: str
+) -> None:
+    config.write_text(CONFIG.replace(old, new))
+    arguments = ("--out", config.parent / "out") if verb == "audit" else ()
+    done = run(verb, config, *arguments)
+    assert done.code == 2, done
+    assert says in done.stderr
+    assert not (config.parent / "out").exists()
+
+
+def test_settings_of_a_method_are_checked_by_the_method(run: Cli, config: Path) -> None:
+    config.write_text(CONFIG.replace("steps = 3 }", "stepps = 3 }"))
+    done = run("audit", config, "--out", config.parent / "out", "--quiet")
+    assert done.code == 2
+    assert "stepps" in done.stderr
+
+
+def test_models_need_a_folder_data_and_a_forget_set(run: Cli, config: Path) -> None:
+    done = run("audit", config)
+    assert (done.code, "--out" in done.stderr) == (2, True)
+    config.write_text(CONFIG.replace('data = "digits?mislabel=0.1&seed=0"', ""))
+    assert "need data" in run("audit", config, "--out", config.parent / "out").stderr
+    config.write_text(CONFIG.replace('forget = "mislabelled"', ""))
+    assert "forget" in run("audit", config, "--out", config.parent / "out").stderr
+
+
+def test_the_plan_tells_what_is_there_and_does_nothing(whole: Path, run: Cli, config: Path) -> None:
+    done = run("audit", config, "--out", config.parent / "out", "--plan")
+    assert done.code == 0, done.stderr
+    assert done.stdout.count("to do") == 7
+    assert f"{1437:,}" in done.stdout, "one epoch of the training set"
+    assert "about" in done.stderr
+    assert not (config.parent / "out").exists()
+    again = run("audit", whole.parent / "comparison.toml", "--out", whole, "--plan").stdout
+    assert "to do" not in again
+    assert again.count("there, if nothing changed") == 3
+    only = run("audit", config, "--out", config.parent / "out", "--plan", "--only", "rcd").stdout
+    assert "gaps" not in only
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_plan_that_cannot_know_says_what_it_needs(run: Cli, config: Path) -> None:
+    config.write_text(CONFIG.replace('model = "small-cnn"', ""))
+    done = run("audit", config, "--out", config.parent / "out", "--plan")
+    assert done.code == 2
+    assert "model" in done.stderr
