@@ -51,6 +51,7 @@ settings = { steps = 3 }
 [rcd]
 steps = 3
 resamples = 100
+step_size = 0.001
 
 [mia]
 attacks = ["loss"]
