@@ -1,6 +1,6 @@
 """Reading everything in a fleet's folder again: is each file what the plan says it is?"""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ def verify(shop: Workshop, progress: Progress = silent) -> list[Damage]:
     """
     found = list(_unbalanced(shop))
     for index, task in enumerate(shop.tasks):
-        found += _damaged(shop, task)
+        found += _damaged(shop, task, {path for damage in found for path in damage.files})
         progress("verifying", index + 1, len(shop.tasks))
     return found + list(_strays(shop))
 
@@ -76,8 +76,11 @@ def _strays(shop: Workshop) -> Iterator[Damage]:
                 yield Damage(f"{path} belongs to no task of the plan: made under another one")
 
 
-def _damaged(shop: Workshop, task: Task) -> Iterator[Damage]:
-    """Yield what is wrong with the files of one task; files that are not there yet are not wrong."""
+def _damaged(shop: Workshop, task: Task, known: Container[Path]) -> Iterator[Damage]:
+    """Yield what is wrong with the files of one task; files that are not there yet are not wrong.
+
+    A treated model is not measured by a parent that is known to be damaged: made anew, that one will be what it was.
+    """
     model, signals = shop.folder.model(task), shop.folder.signals(task)
     if not model.exists():
         if signals.exists():
@@ -88,14 +91,14 @@ def _damaged(shop: Workshop, task: Task) -> Iterator[Damage]:
     except AuditError as problem:
         yield Damage(str(problem), (model, signals))
         return
-    foreign = _foreign(shop, task, checkpoint)
+    foreign = _foreign(shop, task, checkpoint, known)
     if foreign:
         yield Damage(f"{model} is not what task {task.id} makes: {foreign}", (model, signals))
     elif signals.exists():
         yield from _misheard(shop, task, checkpoint)
 
 
-def _foreign(shop: Workshop, task: Task, checkpoint: Checkpoint) -> str | None:
+def _foreign(shop: Workshop, task: Task, checkpoint: Checkpoint, known: Container[Path]) -> str | None:
     """Return what a checkpoint says of itself that one of this task would not; None where it is this task's own."""
     expected, said = expected_metadata(shop, task), checkpoint.metadata
     if said is None:
@@ -106,7 +109,7 @@ def _foreign(shop: Workshop, task: Task, checkpoint: Checkpoint) -> str | None:
         other.append("task")
     if said.parent_sha256 is not None and task.parent is not None:
         parent = shop.folder.model(task.parent)
-        if parent.exists() and sha256_of_file(parent) != said.parent_sha256:
+        if parent not in known and parent.exists() and sha256_of_file(parent) != said.parent_sha256:
             return f"it was made from another {parent.name}"
     return f"another {', another '.join(other)}" if other else None
 
