@@ -25,9 +25,10 @@ def _audit(
 ) -> None:
     """Make the models that a config asks for, run every measurement that it has a section for, write one report.
 
-    Killed at any point and run again with the same --out, it goes on where it was: models and measurements that are
-    finished are found there. With another section or model in the config only that is new (--force replaces the
-    report, not the parts).
+    Killed at any point and run again with the same --out, it goes on where it
+    was: models and measurements that are finished are found there. With another
+    section or model in the config only that is new (--force replaces the report,
+    not the parts).
 
     [bold]Examples[/bold]
 
