@@ -497,7 +497,7 @@ def test_markdown_is_cut_where_a_summary_would_be_dropped(make_report: Make) -> 
     text = markdown.render(make_report(limitations=tuple(f"{i} " + "é" * 1000 for i in range(700))))
     assert len(text.encode()) <= 1_000_000 < 1024**2
     assert text.endswith(
-        "**This text was cut here, since a step summary may hold 1 MiB; the report itself has the rest.**\n"
+        "**This text was cut here, since a step summary may hold 1 MiB; the JSON output has the rest.**\n"
     )
     assert text.splitlines()[-3].endswith("é" * 1000)
 

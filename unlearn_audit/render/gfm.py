@@ -26,10 +26,10 @@ def bullets(texts: Iterable[str]) -> list[str]:
     return ["- " + re.sub(r"^(\d*)([-+#.)])", r"\1\\\2", escaped(text)) for text in texts]
 
 
-def pipe_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table whose cells are escaped."""
+def pipe_table(heading: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> Iterator[str]:
+    """Yield the lines of a table whose cells are escaped; with `numbers` all columns but the first stand right."""
     yield "| " + " | ".join(escaped(cell) for cell in heading) + " |"
-    yield "|" + "---|" * len(heading)
+    yield "|---|" + ("---:|" if numbers else "---|") * (len(heading) - 1)
     for row in rows:
         yield "| " + " | ".join(escaped(cell) for cell in row) + " |"
 
