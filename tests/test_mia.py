@@ -122,6 +122,7 @@ def test_a_legacy_attack_says_so_and_concludes_nothing(found: AuditReport) -> No
     for ending in ("auc", "accuracy", "efficacy"):
         assert "never a verdict" in of(found, f"mia.svc.{ending}", "original").details["legacy"]
     assert not any("svc" in line for line in found.conclusion)
+    assert any("comparisons, each at 95 %" in line for line in found.conclusion)
     efficacy = of(found, "mia.svc.efficacy", "retrained-1")
     assert efficacy.direction == "compare to retrained"
     assert set(efficacy.details["by_feature"]) >= {"confidence", "entropy", "modified entropy"}

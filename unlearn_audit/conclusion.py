@@ -11,6 +11,7 @@ __all__ = ["Seen", "conclude"]
 INSTRUMENTS = {"rcd.ratio_to_unseen": "relearning"} | {
     f"mia.{attack}.auc": f"the {attack} attack" for attack in ATTACKS
 }
+MANY = 5  # comparisons, from which on their number is told
 UTILITY = {"gap.forget": "forget accuracy", "gap.test": "test accuracy", "gap.retain": "retain accuracy"}
 
 
@@ -40,6 +41,9 @@ def conclude(measurements: Sequence[Measurement]) -> tuple[str, ...]:
     blind = _blind([reading for label in originals for reading in readings[label]])
     sentences = [_sentence(label, role, readings[label], blind) for label, role in subjects if readings[label]]
     sentences += [_no_power(instrument) for instrument in blind]
+    made = sum(len(readings[label]) for label, role in subjects if role != "original")
+    if made > MANY:
+        sentences.append(f"{made} comparisons, each at 95 %: about one in twenty differs by chance alone.")
     if sentences and not originals and not all(reading.seen for found in readings.values() for reading in found):
         sentences.append(NO_ORIGINAL)
     retrained = len({m.subject for m in measurements if m.role == "retrained"})  # their own values may be undefined
@@ -49,7 +53,11 @@ def conclude(measurements: Sequence[Measurement]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-NO_RETRAINED = "No retrained model was given: numbers can only be read against the controls printed here."
+NO_RETRAINED = (
+    "No retrained model was given: whether anything differs from a model that never saw the data stays open, and "
+    "numbers can only be read against the controls printed here. `unlearn-audit train --without FORGET` makes one, or "
+    "[[train]] with `without = true` in the config of an audit; three tell a difference from chance."
+)
 ONE_RETRAINED = (
     "Only one retrained model was given: it takes a second one to tell a difference from the chance of a training run."
 )
