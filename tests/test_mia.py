@@ -334,6 +334,22 @@ def test_a_model_is_asked_in_evaluation_mode_and_stays_as_it_was(tiny: Path, see
     assert np.allclose(seen.logits[:5, 0], torch.stack(alone).numpy(), atol=1e-5), "no example changes another's answer"
 
 
+def test_a_model_that_overflows_on_held_out_images_alone_is_a_reason(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unlearn_audit.audit import evidence
+
+    ask = evidence.predict
+
+    def overflow(*given: Any, **more: Any) -> Any:
+        return ask(*given, **more) + np.float32("inf")
+
+    monkeypatch.setattr(evidence, "predict", overflow)
+    measured = of(audited(tiny, ("original",), attacks=["quantile"]), "mia.quantile.auc", "original")
+    assert measured.value is None
+    assert "outputs are not finite" in str(measured.reason)
+
+
 # ----- the most exposed
 
 

@@ -110,13 +110,18 @@ class Witnesses:
         def seen(batch: Tensor) -> Tensor:
             return query(candidate.transform(batch), number)
 
-        return predict(candidate.model, images, seen, compute=self.bench.compute)
+        return self._finite(candidate, predict(candidate.model, images, seen, compute=self.bench.compute))
+
+    def _finite(self, candidate: Candidate, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not np.isfinite(logits).all():
+            raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on some attacked examples")
+        return logits
 
     def _held_out(self, candidate: Candidate) -> Population:
         if candidate.label not in self._population:
             examples = self.pool.population
             logits = predict(candidate.model, examples.images, candidate.transform, compute=self.bench.compute)
-            signals = Signals(logits, examples.labels.numpy())
+            signals = Signals(self._finite(candidate, logits), examples.labels.numpy())
             self._population[candidate.label] = Population(signals, _rows(candidate, examples.images))
         return self._population[candidate.label]
 
