@@ -43,6 +43,29 @@ def judge(make_report: Make, make_measurement: Make) -> Callable[..., Verdict]:
     return decide
 
 
+# ----- limits that retrained models themselves do not keep
+
+
+@pytest.mark.parametrize(
+    ("reference", "verdict"),
+    [
+        (Reference(role="retrained", value=1.0, n=2), FAILED),
+        (Reference(role="retrained", value=0.8, n=1), FAILED),
+        (Reference(role="retrained", value=0.79, n=3), INCONCLUSIVE),
+        (Reference(role="original", value=1.0, n=1), INCONCLUSIVE),
+        (None, INCONCLUSIVE),
+    ],
+)
+def test_a_limit_that_must_hold_for_retrained_models_is_void_where_it_does_not(
+    judge: Callable[..., Verdict], reference: Reference | None, verdict: Verdict
+) -> None:
+    rule = {"min": 0.8, "holds_for": "retrained"}
+    assert judge(rule, value=0.3, interval=(0.2, 0.4), reference=reference) == verdict
+    passing = PASSED if verdict == FAILED else INCONCLUSIVE
+    assert judge(rule, value=0.9, interval=(0.85, 0.95), reference=reference) == passing
+    assert judge({"min": 0.8}, value=0.3, interval=(0.2, 0.4), reference=reference) == FAILED
+
+
 # ----- min and max
 
 
@@ -57,10 +80,12 @@ def judge(make_report: Make, make_measurement: Make) -> Callable[..., Verdict]:
         # the unfavourable end is tested by default
         ({"min": 0.8}, 0.9, (0.85, 0.95), PASSED),
         ({"min": 0.8}, 0.9, (0.75, 0.95), INCONCLUSIVE),
-        ({"min": 0.8}, 0.7, (0.65, 0.95), FAILED),
+        ({"min": 0.8}, 0.7, (0.65, 0.95), INCONCLUSIVE),
+        ({"min": 0.8}, 0.7, (0.65, 0.75), FAILED),
         ({"max": 0.8}, 0.7, (0.6, 0.75), PASSED),
         ({"max": 0.8}, 0.7, (0.6, 0.85), INCONCLUSIVE),
-        ({"max": 0.8}, 0.9, (0.6, 0.95), FAILED),
+        ({"max": 0.8}, 0.9, (0.6, 0.95), INCONCLUSIVE),
+        ({"max": 0.8}, 0.9, (0.85, 0.95), FAILED),
         # another end when it is asked for
         ({"min": 0.8, "bound": "value"}, 0.9, (0.75, 0.95), PASSED),
         ({"min": 0.8, "bound": "upper"}, 0.7, (0.65, 0.95), PASSED),
@@ -71,7 +96,8 @@ def judge(make_report: Make, make_measurement: Make) -> Callable[..., Verdict]:
         # both sides at once: the worse of them
         ({"min": 0.4, "max": 0.6}, 0.5, (0.45, 0.55), PASSED),
         ({"min": 0.4, "max": 0.6}, 0.5, (0.35, 0.55), INCONCLUSIVE),
-        ({"min": 0.4, "max": 0.6}, 0.7, (0.3, 0.8), FAILED),
+        ({"min": 0.4, "max": 0.6}, 0.7, (0.3, 0.8), INCONCLUSIVE),
+        ({"min": 0.4, "max": 0.6}, 0.7, (0.65, 0.8), FAILED),
         ({"min": 0.5, "max": 0.5}, 0.5, None, PASSED),
         # a value outside of its own interval does not slip through
         ({"min": 0.8}, 0.5, (0.85, 0.95), FAILED),

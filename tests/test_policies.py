@@ -68,6 +68,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "ruined": RETRAINED | {"test": (-0.4, -0.45, -0.35)},
     "too few examples": RETRAINED | {"n": 20},
     "nearly": RETRAINED | {"ratio": (0.85, 0.75, 0.95)},
+    "retrained, but the twin is harder": RETRAINED | {"ratio": (0.3, 0.12, 0.75), "retrained_ratio": 0.5},
     "no retrained model": RETRAINED | {"others": 0},
 }
 
@@ -76,17 +77,20 @@ MODELS: dict[str, dict[str, Any]] = {
 def report_of(make_report: Make, make_measurement: Make) -> Callable[[str], AuditReport]:
     """Make up the report of one of MODELS."""
 
+    levels = {"rcd.ratio_to_unseen": 1.0, "mia.loss.auc": 0.5}
+
     def measured(name: str, values: tuple[float, float, float] | None, n: int, others: int) -> Any:
         if values is None:
             return make_measurement(name, value=None, reason="there is no retrained model", n=n)
         value, low, high = values
         details = {"scale": "fraction", "value": value, "low": low, "high": high, "degrees_of_freedom": None}
-        reference = Reference(role="retrained", value=0.0, spread=0.01, n=others) if others else None
+        reference = Reference(role="retrained", value=levels.get(name, 0.0), spread=0.01, n=others) if others else None
         kept = {"difference": details} if others > 1 else {}
         return make_measurement(name, value=value, interval=(low, high), n=n, reference=reference, details=kept)
 
     def make(name: str) -> AuditReport:
         model = MODELS[name]
+        levels["rcd.ratio_to_unseen"] = model.get("retrained_ratio", 1.0)
         n, others = model.get("n", 144), model["others"]
         gap = model["test"] if others else None
         forget = (0.0, -0.01, 0.01) if others else None
@@ -112,6 +116,7 @@ def report_of(make_report: Make, make_measurement: Make) -> Callable[[str], Audi
         ("ruined", 1, 0),  # the lenient policy only warns of it
         ("too few examples", 4, 4),
         ("nearly", 4, 0),
+        ("retrained, but the twin is harder", 4, 1),
         ("no retrained model", 4, 0),
     ],
 )

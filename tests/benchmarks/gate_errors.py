@@ -1,10 +1,11 @@
 """How often does a policy stop a truly retrained model, and how often does it let a leak pass?
 
-For each draw of the wrong labels on digits: an original, three retrained models for reference, more retrained ones
-that are put before the gate as if they had been unlearned (each stopped one is a false alarm), and three leaks (each
-passed one is missed): the original itself, the original fine-tuned for one epoch on the retain set, and the original
-taught for one epoch to be unsure on the forget set. One audit a draw; audits are kept, and a policy is applied to them
-afterwards, so that trying another one costs nothing. Policies are tuned on one range of draws and reported on another:
+For each draw of wrong labels, or of a random tenth, on digits: an original, three retrained models for reference, more
+retrained ones that are put before the gate as if they had been unlearned (each stopped one is a false alarm), and three
+leaks (each passed one is missed): the original itself, the original fine-tuned for one epoch on the retain set, and the
+original taught for one epoch to be unsure on the forget set. One audit a draw; audits are kept, and a policy is applied
+to them afterwards, so that trying another one costs nothing. Policies are tuned on one range of draws and reported on
+another:
 
     python tests/benchmarks/gate_errors.py --draws 100:110 --tested 3 --folder kept/ --policy default
     python tests/benchmarks/gate_errors.py --draws 200:225 --tested 2 --folder kept/ --policy default
@@ -37,6 +38,10 @@ from unlearn_audit.recipes import pick_recipe, train_checkpoint
 from unlearn_audit.report import AuditReport, read_report, write_report
 
 REFERENCES = 3
+SCENARIOS = {
+    "mislabelled": ("digits?mislabel=0.1&seed={}", "mislabelled"),
+    "random": ("digits", "random:0.1:{}"),
+}
 LEAKS = ("original", "fine-tuned", "quieted")
 
 
@@ -47,18 +52,20 @@ class Case(NamedTuple):
     dataset: Dataset
     forget: IndexSet
     folder: Path
+    words: str
 
     def path(self, name: str) -> Path:
         """Return where a checkpoint is."""
         return self.folder / f"{name}.safetensors"
 
 
-def open_case(folder: Path, draw: int) -> Case:
+def open_case(folder: Path, scenario: str, draw: int) -> Case:
     """Load the data of a draw."""
-    dataset = load_data(f"digits?mislabel=0.1&seed={draw}")
-    where = folder / f"draw-{draw}"
+    spec, words = SCENARIOS[scenario]
+    dataset, words = load_data(spec.format(draw)), words.format(draw)
+    where = folder / (f"draw-{draw}" if scenario == "mislabelled" else f"{scenario}-{draw}")
     where.mkdir(parents=True, exist_ok=True)
-    return Case(draw, dataset, read_training_indices("mislabelled", dataset), where)
+    return Case(draw, dataset, read_training_indices(words, dataset), where, words)
 
 
 def make_models(case: Case, tested: int) -> None:
@@ -74,12 +81,12 @@ def make_models(case: Case, tested: int) -> None:
     if not case.path("fine-tuned").exists():
         with contextlib.suppress(SystemExit):
             sys.argv[1:] = [
-                "apply", "ft", str(case.path("original")), "--forget", "mislabelled", "--epochs", "1",
+                "apply", "ft", str(case.path("original")), "--forget", case.words, "--epochs", "1",
                 "--out", str(case.path("fine-tuned")), "--device", "cpu", "--quiet",
             ]  # fmt: skip
             command_line()
     if not case.path("quieted").exists():
-        quieted(case, make_splits(case.dataset, "mislabelled"))
+        quieted(case, make_splits(case.dataset, case.words))
 
 
 def quieted(case: Case, splits: Splits) -> None:
@@ -112,7 +119,8 @@ def audited(case: Case, tested: int) -> AuditReport:
         names = [*LEAKS, *(f"retrained-{i}" for i in range(tested))]
         asked: dict[str, Any] = {
             "checkpoint": [*references, *({"path": str(case.path(name)), "role": "unlearned"} for name in names)],
-            "forget": "mislabelled",
+            "data": case.dataset.spec,
+            "forget": case.words,
             "gaps": {},
             "rcd": {"controls": False},
             "mia": {"attacks": ["loss", "modified-entropy", "quantile"], "worst": 0},
@@ -171,6 +179,7 @@ def main() -> None:
     """Make the models, apply the policy, print the shares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", default="100:110", help="first:end of the seeds that draw the wrong labels")
+    parser.add_argument("--scenario", choices=sorted(SCENARIOS), default="mislabelled")
     parser.add_argument("--tested", type=int, default=3, help="retrained models put before the gate in each draw")
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and reports are kept")
     parser.add_argument(
@@ -181,7 +190,7 @@ def main() -> None:
     first, end = map(int, arguments.draws.split(":"))
     found: list[Outcome] = []
     for draw in range(first, end):
-        case = open_case(arguments.folder, draw)
+        case = open_case(arguments.folder, arguments.scenario, draw)
         found += outcomes(audited(case, arguments.tested), draw, arguments.policy)
         print(*(f"{one.kind} {'passed' if one.passed else 'stopped'}" for one in found if one.draw == draw), sep=", ")
     print_table(found)

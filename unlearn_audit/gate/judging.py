@@ -1,8 +1,8 @@
 """One rule against one measurement. It fails closed: what is not a plain pass or a plain failure is neither.
 
 A rule passes only on a measured, finite number whose required end of the interval holds. A number on the wrong side
-fails; a missing or null measurement, too few examples, or an interval that reaches across the limit is inconclusive;
-a text where a number belongs, or the reverse, is an error of the report.
+fails with its whole interval; a missing or null measurement, too few examples, or an interval that reaches across the
+limit is inconclusive; a text where a number belongs, or the reverse, is an error of the report.
 """
 
 import math
@@ -120,7 +120,24 @@ def _limited(rule: Rule, measurement: Measurement) -> Judgement:
     ends = metrics.Bounds(interval.low, interval.high) if interval else None
     least = [] if rule.min is None else [_Limit(1, rule.min, f"min {rule.min:.4g}")]
     most = [] if rule.max is None else [_Limit(-1, rule.max, f"max {rule.max:.4g}")]
-    return _hold(rule, _Seen(value, ends, f"{value:.4g}{_shown(ends, '.4g')}"), [*least, *most])
+    limits = [*least, *most]
+    void = _void(measurement, limits) if rule.holds_for == "retrained" else None
+    return void or _hold(rule, _Seen(value, ends, f"{value:.4g}{_shown(ends, '.4g')}"), limits)
+
+
+def _void(measurement: Measurement, limits: Sequence[_Limit]) -> Judgement | None:
+    """Return that a limit says nothing here, since even models that never saw the data do not keep it; else None."""
+    reference = measurement.reference
+    if reference is None or reference.role != "retrained" or _finite(reference.value) is None:
+        return Judgement(Verdict.INCONCLUSIVE, "no retrained model shows that one can keep this limit here; add some")
+    for limit in limits:
+        if limit.sign * (reference.value - limit.number) < 0:
+            return Judgement(
+                Verdict.INCONCLUSIVE,
+                f"the retrained models' own mean, {reference.value:.4g}, does not keep {limit.said}: the limit tells "
+                "nobody apart on this forget set; measure more examples, or match the twin on difficulty",
+            )
+    return None
 
 
 def _changed(rule: Rule, measurement: Measurement, earlier: Measurement | str) -> Judgement:
@@ -178,6 +195,10 @@ def _within(seen: _Seen, limit: _Limit, bound: str | None) -> Judgement:
         return Judgement(Verdict.INCONCLUSIVE, f"{text}: beyond what a number can hold")
     if limit.sign * (seen.value - limit.number) >= 0:
         return Judgement(Verdict.INCONCLUSIVE, f"{text}: the {end} end does not hold; measure more examples")
+    if bound is None and seen.ends is not None and seen.ends.low <= seen.value <= seen.ends.high:
+        favourable = seen.ends.high if limit.sign > 0 else seen.ends.low
+        if limit.sign * (favourable - limit.number) >= 0:
+            return Judgement(Verdict.INCONCLUSIVE, f"{text}: the limit lies inside the interval; measure more examples")
     return Judgement(Verdict.FAILED, text)
 
 

@@ -42,6 +42,7 @@ class Rule(_Part):
     max_decrease: Change | None = None
     bound: Literal["lower", "upper", "value"] | None = None
     require_interval: Flag = False
+    holds_for: Literal["retrained"] | None = None
     min_n: Annotated[int, Field(ge=0, strict=True)] = 0
     severity: Literal["fail", "warn"] = "fail"
     reason: str | None = None
@@ -87,6 +88,8 @@ class Rule(_Part):
             yield f": {self.metric} compares only within one run; limit the change of rcd.ratio_to_unseen instead"
         if self.bound is not None and not (self.limits or self.compares):
             yield ": bound says which end a limit must hold, and there is no limit"
+        if self.holds_for is not None and not self.limits:
+            yield ": holds_for says who must keep min or max for it to mean anything, and there is neither"
         if self.bound == "value" and self.require_interval:
             yield ": bound = 'value' tests no interval, so it cannot require one"
 
