@@ -19,7 +19,7 @@ from unlearn_audit.engine import Compute
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.shadows.plan import Task
-from unlearn_audit.shadows.work import Workshop
+from unlearn_audit.shadows.work import Workshop, undone
 
 __all__ = ["Outcome", "default_workers", "run_on_ray", "run_workers"]
 
@@ -78,10 +78,11 @@ def run_workers(
         MeasurementError: workers die, one after the other, without finishing anything.
     """
     began, before = clock(), _finished(shop)
-    size = _size(shop, workers, len(shop.tasks) - before)
     shop.folder.forgive()
     shop.folder.sweep()
-    if before < len(shop.tasks):
+    left = len(undone(shop))
+    size = _size(shop, workers, left)
+    if left:
         with _crew(shop, size) as crew:
             _watch(shop, crew, progress)
     return _outcome(shop, before, clock() - began)
@@ -227,7 +228,7 @@ def _watch(shop: Workshop, crew: _Crew, progress: Progress) -> None:
 def run_on_ray(
     shop: Workshop, *, workers: int | None = None, address: str | None = None, progress: Progress = silent
 ) -> Outcome:
-    """Let a Ray cluster do the work: each of its tasks is a worker on one task of the folder, which all nodes see.
+    """Let a Ray cluster do the work: each of its tasks is a worker on the folder, which all nodes must see.
 
     Args:
         shop: the fleet.
@@ -236,31 +237,45 @@ def run_on_ray(
         progress: told of finished models.
 
     Raises:
-        UsageError: Ray is not installed.
+        UsageError: Ray is not installed, or less than one worker is asked for.
+        MeasurementError: workers die, one after the other.
     """
     try:
         ray = import_module("ray")
     except ModuleNotFoundError as missing:
         raise UsageError("--backend ray needs Ray: pip install 'unlearn-audit[ray]'") from missing
     began, before = time.monotonic(), _finished(shop)
-    left = len(shop.tasks) - before
-    if not left:
-        return _outcome(shop, before, time.monotonic() - began)
     shop.folder.forgive()
     shop.folder.sweep()
+    left = len(undone(shop))
+    if not left:
+        return _outcome(shop, before, time.monotonic() - began)
     gpus = 1 if shop.compute.device.type == "cuda" else 0
     ray.init(address=address, include_dashboard=False, log_to_driver=False)
     try:
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MOST_DEATHS)(_ray_worker)
-        slots = workers or max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
-        path = str(shop.folder.path.resolve())
-        waiting = [remote.remote(path, shop.allow_code) for _ in range(_size(shop, slots, left))]
-        while waiting:
-            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=TICK * 5)
-            progress("shadow models", _finished(shop), len(shop.tasks), f"{len(waiting)} workers")
+        slots = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))) if workers is None else workers
+        worker = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MOST_DEATHS)(_ray_worker)
+        _watch_ray(ray, worker, _size(shop, slots, left), shop, progress)
     finally:
         ray.shutdown()
     return _outcome(shop, before, time.monotonic() - began)
+
+
+def _watch_ray(ray: Any, worker: Any, size: int, shop: Workshop, progress: Progress) -> None:
+    """Tell how far the folder is until every worker has ended; one that breaks down is replaced, but not for ever."""
+    given, told = (str(shop.folder.path.resolve()), shop.allow_code), list[str]()
+    waiting = [worker.remote(*given) for _ in range(size)]
+    while waiting:
+        ended, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=TICK * 5)
+        for each in ended:
+            try:
+                ray.get(each)
+            except Exception as problem:  # whatever a worker could not record for a task
+                told.append(str(problem).strip().splitlines()[-1])
+                waiting.append(worker.remote(*given))
+        if len(told) > MOST_DEATHS * size:
+            raise MeasurementError(f"the workers of {shop.folder.path} die: {told[-1]}")
+        progress("shadow models", _finished(shop), len(shop.tasks), f"{len(waiting)} workers")
 
 
 def _ray_worker(path: str, allow_code: bool) -> int:

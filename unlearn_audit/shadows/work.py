@@ -44,6 +44,7 @@ __all__ = [
     "open_workshop",
     "read_model",
     "signals_key",
+    "undone",
     "work",
     "work_until_done",
 ]
@@ -148,16 +149,22 @@ def work_until_done(shop: Workshop, progress: Progress = silent, *, wait: float 
     while True:
         found = work(shop, progress)
         done += found
-        if not any(_open(shop, task) for task in shop.tasks):
+        if not undone(shop):
             return done
         if not found:
             time.sleep(wait)
 
 
-def _open(shop: Workshop, task: Task) -> bool:
-    """Whether a task is still to be done and can be."""
-    without_parent = task.parent is not None and shop.folder.failed(task.parent) is not None
-    return not shop.folder.finished(task) and not shop.folder.failed(task) and not without_parent
+def undone(shop: Workshop) -> list[Task]:
+    """Return the tasks that are still to be done and can be: neither they nor what they start from are given up."""
+    folder = shop.folder
+    return [
+        task
+        for task in shop.tasks
+        if not folder.finished(task)
+        and folder.failed(task) is None
+        and (task.parent is None or folder.model(task.parent).exists() or folder.failed(task.parent) is None)
+    ]
 
 
 def _attempt(shop: Workshop, task: Task, progress: Progress) -> int:
