@@ -634,6 +634,17 @@ def test_status_says_of_each_task_where_it_stands(run: Run, whole: Workshop) -> 
     assert "shadow 2, training, failed: diverged at [step] 7\n" in table.stdout
 
 
+def test_what_others_have_written_into_the_folder_does_not_steer_the_terminal(run: Run, empty: Workshop) -> None:
+    empty.folder.record(empty.tasks[0], "\x1b[2J\nshadow 2, training, done", final=True)
+    said = {"host": "\x1b]0;mine\x07", "pid": 1, "nonce": "", "since": 0.0}
+    empty.folder.claim_of(empty.tasks[1]).write_text(json.dumps(said))
+    done = run("shadows", "status", empty.folder.path)
+    assert done.stdout.isascii()
+    assert "\x1b" not in done.stdout
+    assert "\x07" not in done.stdout
+    assert len(done.stdout.splitlines()) == 4
+
+
 def test_run_on_a_finished_fleet_starts_nobody_and_says_what_is_reused(run: Run, whole: Workshop) -> None:
     done = run("shadows", "run", whole.folder.path)
     assert done.code == 0
