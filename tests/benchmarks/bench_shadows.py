@@ -72,7 +72,9 @@ class PerSample(Dataset[tuple[Tensor, Tensor]]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self.examples.images[index].float() / 255
+        image = self.examples.images[index]
+        if image.dtype == torch.uint8:
+            image = image.float() / 255
         return (image - self.mean) / self.std, self.examples.labels[index]
 
 
@@ -223,7 +225,9 @@ def in_one_process(folder: Path, count: int, recipe: Recipe, index: int) -> Pair
     with one_thread():
         work(warm)
         usual(warm)
-        pair = in_turns(index, lambda: timed(lambda: work(shop)), lambda: timed(lambda: usual(shop)))
+        shares: list[float] = []
+        pair = in_turns(index, lambda: timed(lambda: work(shop)), lambda: timed(lambda: shares.extend(usual(shop))))
+    check(shares, recipe)
     check(learnt_by_fleet(shop), recipe)
     return pair
 
