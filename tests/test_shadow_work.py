@@ -185,7 +185,7 @@ def test_a_claim_is_touched_while_the_work_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stale", [True, False])
 def test_of_many_that_race_for_a_task_one_wins(folder: FleetFolder, dead: int, stale: bool) -> None:
     racers, rounds = 8, 25
-    start, end = (threading.Barrier(racers) for _ in range(2))
+    start, end, home = (threading.Barrier(racers, timeout=60) for _ in range(3))
     won: list[int] = []
 
     def race(number: int) -> None:
@@ -198,6 +198,7 @@ def test_of_many_that_race_for_a_task_one_wins(folder: FleetFolder, dead: int, s
                 if ours:
                     won.append(index)
                 end.wait()
+            home.wait()  # the winner has let go of its claim before the next round's is left
 
     threads = [threading.Thread(target=race, args=(number,)) for number in range(racers)]
     for thread in threads:
