@@ -178,7 +178,7 @@ def test_json_is_one_document_whatever_the_width_and_the_labels(
     (here / "c.toml").write_text(f"forget = '{tiny / 'forget.npy'}'\n{entries}[gaps]\n[mia]\n")
     monkeypatch.setenv("COLUMNS", "40")
     ran = run("audit", "c.toml", "--format", "json", "--out", "report")
-    assert (ran.code, ran.stderr) == (0, "wrote report/report.json\n")
+    assert (ran.code, ran.stderr) == (0, "wrote report/report.json\nwrote report/arrays.npz\n")
     assert [subject["label"] for subject in json.loads(ran.stdout)["subjects"]] == labels
     assert ran.stdout == (here / "report" / "report.json").read_text()
     monkeypatch.setenv("COLUMNS", "200")
