@@ -66,7 +66,6 @@ def test_an_unknown_name(verb: str, flags: list[object], says: list[str], refuse
         (["apply", "ieo", "c", "--forget", "f", "--out", "o"], ["unknown method 'ieo'", "did you mean 'ieu'?"]),
         (["unlearn", "ieo", "c", "--forget", "f", "--out", "o"], ["unknown method 'ieo'", "did you mean 'ieu'?"]),
         (["mia", "los", "c", "--forget", "f"], ["unknown attack 'los'", "did you mean 'loss'?"]),
-        (["mia", "trap:make", "c", "--forget", "class:3"], ["unknown attack 'trap:make'"]),
         (["demo", "--scenario", "mislabeled"], ["--scenario", "'mislabeled'", "'mislabelled'"]),
         (["schema", "reprot"], ["'reprot'", "'report'"]),
     ],
