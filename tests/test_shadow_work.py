@@ -540,6 +540,7 @@ def test_a_task_that_diverges_is_recorded_for_good_and_the_rest_is_done(empty: W
         empty.folder.forgive()
         assert work_until_done(open_workshop(empty.folder.path)) == 0
     assert begun.count("shadow 2") == 1
+    assert empty.folder.tried(empty.tasks[5]) == 0  # what has nothing to start from is no failure of its own
     assert empty.folder.failed(empty.tasks[1]) == ("shadow 2 diverged at step 3: loss nan", 1)
     assert verify(empty) == []
     empty.folder.failure(empty.tasks[1]).unlink()  # the way out that is named

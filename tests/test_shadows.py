@@ -70,9 +70,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fleet of four models with two views of each image, trained and unlearned; not to be changed."""
+    """A fleet of four models with all views of each image, trained and unlearned; not to be changed."""
     folder = tmp_path_factory.mktemp("finished") / "shadows"
-    plan_small(folder, target, queries=2)
+    plan_small(folder, target, queries=18)
     assert work(open_workshop(folder)) == 8
     return folder
 
@@ -515,9 +515,9 @@ def test_signals_are_the_logits_of_the_model_in_evaluation_mode(finished: Path) 
         both = torch.cat([shop.pool.examples.images, shop.pool.population.images])
         assert np.abs(plain - answer(shop, task, both, 0)).max() < 1e-4
         targets = shop.pool.examples.images[torch.from_numpy(shop.pool.targets)]
-        for view in range(2):
+        for view in range(18):
             assert np.abs(queried[:, view] - answer(shop, task, targets, view)).max() < 1e-4
-        assert np.abs(queried[:, 1] - queried[:, 0]).max() > 0.01
+        assert min(np.abs(queried[:, view] - queried[:, 0]).max() for view in range(1, 18)) > 0.01
         assert np.array_equal(queried[:, 0], plain[shop.pool.targets])
 
 
@@ -544,7 +544,7 @@ def test_a_fleet_says_who_saw_what_and_who_unlearned_it(finished: Path) -> None:
     for treatment in (None, *fleet.plan.treatments):
         found = fleet.evidence(treatment, shop.pool)
         assert found.plain.shape == (4, POOL + len(shop.pool.population), 10)
-        assert found.queried.shape == (4, 2 * FORGET, 2, 10)
+        assert found.queried.shape == (4, 2 * FORGET, 18, 10)
         assert found.plain.dtype == found.queried.dtype == np.float32
         for number in range(4):
             assert np.flatnonzero(found.inside[number]).tolist() == members(fleet.plan, number, POOL).tolist()
