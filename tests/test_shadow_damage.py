@@ -189,6 +189,34 @@ def test_models_that_do_not_say_their_task_or_parent_yet_are_sound(whole: Worksh
     assert verify(whole) == []
 
 
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({"notes": ("shadow model 1 of a fleet, task 0",)}, "another task"),
+        ({"notes": (), "seed": 5}, "another seed"),
+        ({"notes": (), "role": "original"}, "another role"),
+        ({"notes": (), "recipe": {"epochs": 3}}, "another recipe"),
+        ({"notes": (), "mean": (0.5,), "std": (0.5,)}, "another mean, another std"),
+        ({"notes": (), "data_sha256": "0" * 64}, "another data_sha256"),
+        ({"notes": (), "method": "ga"}, "another method"),
+    ],
+)
+def test_a_sound_model_of_another_fleet_is_found_by_what_it_says(
+    said: dict[str, Any], says: str, whole: Workshop
+) -> None:
+    """Its answers were asked for here, so that they belong to it."""
+    checkpoint = read_checkpoint(model(whole))
+    assert checkpoint.metadata is not None
+    write_checkpoint(model(whole), checkpoint.state, checkpoint.metadata.model_copy(update=said), force=True)
+    signals(whole).unlink()
+    model(whole, 4).unlink()
+    signals(whole, 4).unlink()
+    assert work(whole) == 2
+    (damage,) = verify(whole)
+    assert damage.told == f"{model(whole)} is not what task {whole.tasks[0].id} makes: {says}"
+    assert damage.files == (model(whole), signals(whole))
+
+
 def test_what_cannot_be_removed_is_said(whole: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     model(whole).write_bytes(b"")
 
