@@ -1,6 +1,8 @@
 """Processes of a fleet: killed at any moment, asked to end, abandoned; what comes out is what nobody disturbed."""
 
+import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,9 +25,11 @@ from small_fleets import contents, make_target, plan_small
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.engine import Compute
 from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.recipes import SMALL
 from unlearn_audit.shadows import (
     Workshop,
     default_workers,
+    members,
     open_workshop,
     run_on_ray,
     run_workers,
@@ -397,3 +402,28 @@ def test_a_real_ray_comes_to_the_same_bytes(target: Path, tmp_path: Path) -> Non
     assert import_module("ray").is_initialized() is False
     work(open_workshop(tmp_path / "whole"))
     assert contents(tmp_path / "s") == contents(tmp_path / "whole")
+
+
+# ----- the benchmark
+
+
+def test_the_benchmarks_arms_take_the_same_steps_on_the_same_examples(tmp_path: Path) -> None:
+    path = Path(__file__).parent / "benchmarks" / "bench_shadows.py"
+    spec = importlib.util.spec_from_file_location("bench_shadows", path)
+    assert spec is not None
+    assert spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = bench
+    spec.loader.exec_module(bench)
+    shop = bench.plan(tmp_path / "f", 2, replace(SMALL, epochs=3))
+    assert work(shop) == 2
+    model, steps = bench.usual_training(shop, 0)
+    inside = members(shop.plan, 0, len(shop.pool.examples))
+    assert steps == 3 * math.ceil(len(inside) / SMALL.batch_size)
+    assert bench.learnt(shop, 0, model) > 0.7
+    assert min(bench.learnt_by_fleet(shop)) > 0.7
+    mine = shop.pool.examples.subset(inside[:5])
+    one = torch.stack([image for image, _ in bench.PerSample(mine, shop.plan.mean[0], shop.plan.std[0])])
+    assert torch.equal(one, shop.pooled.transform(mine.images))
+    pair = bench.Pair(bench.Seconds(4.0, 1.0), bench.Seconds(8.0, 2.0))
+    assert bench.told("both", [pair]).count("ratio 2.00 [2.00, 2.00]") == 2

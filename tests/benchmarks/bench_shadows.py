@@ -72,6 +72,8 @@ class PerSample(Dataset[tuple[Tensor, Tensor]]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index >= len(self):
+            raise IndexError(index)
         image = self.examples.images[index]
         if image.dtype == torch.uint8:
             image = image.float() / 255
