@@ -264,6 +264,11 @@ def test_settings_of_a_method_are_checked_by_the_method(run: Cli, config: Path) 
     done = run("audit", config, "--out", config.parent / "out", "--quiet")
     assert done.code == 2
     assert "stepps" in done.stderr
+    assert not (config.parent / "out").exists(), "nothing is trained before"
+    config.write_text(CONFIG.replace("settings = { steps = 3 }", 'transforms = ["ascnt:c=0.2"]'))
+    assert "ascnt" in run("audit", config, "--out", config.parent / "out", "--quiet").stderr
+    assert run("audit", config, "--out", config.parent / "out", "--only", "foo").code == 2
+    assert not (config.parent / "out").exists()
 
 
 def test_models_need_a_folder_data_and_a_forget_set(run: Cli, config: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_larger_fleet_finds_the_same(demo: tuple[Path, Any], tmp_path: Path) -
     fleet = make_fleet(tmp_path / "shadows", demo[0], 16)
     report = audited(demo[0], ("original", "unlearned", *RETRAINED), attacks=["all"], shadows=str(fleet))
     holds_direction_and_power(report)
-    assert abs(auc(report, "ulira", "unlearned") - 0.5) < 0.15
+    assert auc(report, "ulira", "unlearned") > 0.6  # enough shadow models see what the loss attack (.53) does not
 
 
 def test_ulira_asks_of_unlearned_models_and_concludes_nothing_of_an_original(found: AuditReport) -> None:

@@ -100,9 +100,8 @@ def sections_asked(config: AuditConfig, only: tuple[str, ...] = ()) -> tuple[str
             raise UsageError(unknown_name("measurement", name, MEASUREMENTS))
     asked = tuple(name for name in MEASUREMENTS if getattr(config, name) is not None and (not only or name in only))
     if not asked:
-        raise UsageError(
-            f"nothing to measure: the config has none of the sections {', '.join(f'[{name}]' for name in MEASUREMENTS)}"
-        )
+        wanted = ", ".join(f"[{name}]" for name in only or MEASUREMENTS)
+        raise UsageError(f"nothing to measure: the config has none of the sections {wanted}")
     return asked
 
 

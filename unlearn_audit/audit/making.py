@@ -9,13 +9,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unlearn_audit import catalogue
 from unlearn_audit.audit.parts import VERSION
 from unlearn_audit.config import ApplyEntry, AuditConfig, CheckpointEntry, Resolved, TrainEntry, code_is_allowed
 from unlearn_audit.data import Dataset, IndexSet, load_data, read_training_indices
 from unlearn_audit.engine import prepare
 from unlearn_audit.errors import OutputError, UsageError
 from unlearn_audit.files import sha256_of_bytes, sha256_of_file
-from unlearn_audit.methods.applying import SAVE_EVERY, apply_method
+from unlearn_audit.methods import Method
+from unlearn_audit.methods.applying import SAVE_EVERY, apply_method, parse_settings
+from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.resuming import StateFile, state_path
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import pick_recipe, train_checkpoint
@@ -62,6 +65,7 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
     """
     if not request.config.train and not request.config.apply:
         return request
+    _check_methods(request.config)
     ground = _ground(request, folder)
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -86,6 +90,7 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
 
 def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
     """Yield what `make_models` would make or find."""
+    _check_methods(request.config)
     ground = _ground(request, folder)
     entries = list(request.config.checkpoint)
     for trained in request.config.train:
@@ -97,6 +102,15 @@ def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
         path_of = _path_of_applied(ground, applied, parent) if parent.exists() else None
         entries.append(CheckpointEntry(path=str(path_of or folder / FOLDER / "later"), label=applied.label))
         yield Made(applied, path_of)
+
+
+def _check_methods(config: AuditConfig) -> None:
+    """Refuse settings and transforms that a method does not take, before anything is trained."""
+    for entry in config.apply:
+        method: Method = catalogue.load("method", catalogue.METHODS, entry.method)
+        parse_settings(method, entry.settings)
+        if parse_extras(entry.transforms) and not method.composes:
+            raise UsageError(f"apply {entry.label}: {entry.method} takes no transforms: it is no loop of steps")
 
 
 def _ground(request: Resolved, folder: Path) -> _Ground:

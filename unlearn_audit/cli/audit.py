@@ -49,6 +49,9 @@ def _audit(
         raise UsageError(
             "the config asks for models to be made ([[train]], [[apply]]); name a folder for them with --out"
         )
+    from unlearn_audit.audit import sections_asked
+
+    sections_asked(request.config, sections)  # refused before any model is made
     audit_and_emit(request, shared, only=sections, makes=True)
 
 
