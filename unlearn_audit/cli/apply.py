@@ -165,10 +165,11 @@ def _apply(
         if state_path(out).exists():
             message(f"the state so far is in {state_path(out)}; the same command with --resume goes on", quiet=quiet)
         raise
-    _tell(applied, checkpoint, out, forget, quiet=quiet)
+    named = ["--data", data] if data else []
+    _tell(applied, ["rcd", checkpoint, str(out), "--forget", forget, *named], out, quiet=quiet)
 
 
-def _tell(applied: Any, checkpoint: str, out: Path, forget: str, *, quiet: bool) -> None:
+def _tell(applied: Any, command: list[str], out: Path, *, quiet: bool) -> None:
     """Say what was done and how to audit it."""
     for text in applied.limitations:
         message(f"note: {text}", quiet=quiet)
@@ -179,8 +180,7 @@ def _tell(applied: Any, checkpoint: str, out: Path, forget: str, *, quiet: bool)
         f"{applied.seconds:.1f} s)",
         quiet=quiet,
     )
-    command = shlex.join(["unlearn-audit", "rcd", checkpoint, str(out), "--forget", forget])
-    message(f"audit it: {command}", quiet=quiet)
+    message(f"audit it: {shlex.join(['unlearn-audit', *command])}", quiet=quiet)
 
 
 def register(app: typer.Typer) -> None:
