@@ -100,7 +100,7 @@ def test_forms_that_are_understood(text: str, settings: object) -> None:
         ("reinit:alpha=", ConfigError, "--with reinit: alpha: "),
         ("reinit:alpha=1.5", ConfigError, "--with reinit: alpha: "),
         ("reinit:alpha=nan", ConfigError, "--with reinit: alpha: "),
-        ("reinit:beta=1", ConfigError, "--with reinit: beta: "),
+        ("reinit:beta=1", ConfigError, "--with reinit: unknown key 'beta'; known: alpha, "),
         ("mask:salient", ConfigError, "--with mask: variant: "),
         ("mask:", None, ""),
         ("mask:density=-0.1", ConfigError, "--with mask: density: "),

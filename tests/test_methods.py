@@ -365,9 +365,9 @@ def test_without_a_clip_or_without_ascent_nothing_is_noted(splits: Splits) -> No
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"retain_free": True, "c": 0}, "together: with retain_free and c = 0 no gradient is left"),
+        ({"retain_free": True, "c": 0}, "with retain_free and c = 0 no gradient is left"),
         ({"loss_clip": 0}, "loss_clip: "),
-        ({"loss_clip": 1, "stop_forget_loss": 1.5}, "together: stop_forget_loss is above loss_clip"),
+        ({"loss_clip": 1, "stop_forget_loss": 1.5}, "stop_forget_loss is above loss_clip"),
     ],
 )
 def test_forms_that_make_no_sense_are_refused(settings: dict[str, Any], says: str) -> None:
@@ -477,13 +477,17 @@ def test_ieu_without_noise_is_neggrad_plus_up_to_the_step_size(splits: Splits, w
         ("steps", 1.5),
         ("batch_size", 0),
         ("scale", "kaiming"),
-        ("alfa", 0.9),
     ],
 )
-def test_settings_out_of_range_or_unknown_are_refused(key: str, value: object) -> None:
+def test_settings_out_of_range_are_refused(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"^settings of ieu: {key}: ") as caught:
         parse_settings(IEU, {key: value})
     assert caught.value.exit_code == 2
+
+
+def test_a_setting_that_is_not_known_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"^settings of ieu: unknown key 'alfa'; did you mean 'alpha'\?"):
+        parse_settings(IEU, {"alfa": 0.9})
 
 
 def test_every_problem_of_the_settings_is_told_at_once() -> None:

@@ -137,6 +137,7 @@ MUST_BE: Mapping[str, str] = {
     "bool_type": "true or false",
     "string_type": "a text",
     "string_too_short": "a text that is not empty",
+    "string_pattern_mismatch": "a text like {pattern}",
     "tuple_type": "a list",
     "model_type": "a table",
     "greater_than": "greater than {gt:g}",
@@ -177,17 +178,13 @@ def _must_be(error: Any) -> list[str]:
 
 
 def _unknown_key(key: str, place: Place, model: type[BaseModel]) -> str:
-    known = _known_keys(place[:-1], model)
-    near = get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
-    return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}")
-
-
-def _known_keys(place: Place, model: type[BaseModel]) -> list[str]:
-    """Return the keys that may stand in the table at a place."""
-    for part in place:
+    for part in place[:-1]:
         if isinstance(part, str):
             model = next(_models_in(model.model_fields[part].annotation))
-    return sorted(model.model_fields)
+    known = sorted(model.model_fields)
+    near = get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+    hint = f"; {model.HINT}" if hasattr(model, "HINT") else ""
+    return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}") + hint
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

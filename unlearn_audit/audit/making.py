@@ -9,16 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearn_audit import catalogue
+from unlearn_audit.audit.checking import method_problems
 from unlearn_audit.audit.parts import VERSION
 from unlearn_audit.config import ApplyEntry, AuditConfig, CheckpointEntry, Resolved, TrainEntry, code_is_allowed
 from unlearn_audit.data import Dataset, IndexSet, load_data, read_training_indices
 from unlearn_audit.engine import prepare
-from unlearn_audit.errors import OutputError, UsageError
+from unlearn_audit.errors import ConfigError, OutputError, UsageError
 from unlearn_audit.files import sha256_of_bytes, sha256_of_file
-from unlearn_audit.methods import Method
-from unlearn_audit.methods.applying import SAVE_EVERY, apply_method, parse_settings
-from unlearn_audit.methods.extras import parse_extras
+from unlearn_audit.methods.applying import SAVE_EVERY, apply_method
 from unlearn_audit.methods.resuming import StateFile, state_path
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import pick_recipe, train_checkpoint
@@ -106,11 +104,9 @@ def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
 
 def _check_methods(config: AuditConfig) -> None:
     """Refuse settings and transforms that a method does not take, before anything is trained."""
-    for entry in config.apply:
-        method: Method = catalogue.load("method", catalogue.METHODS, entry.method)
-        parse_settings(method, entry.settings)
-        if parse_extras(entry.transforms) and not method.composes:
-            raise UsageError(f"apply {entry.label}: {entry.method} takes no transforms: it is no loop of steps")
+    problems = [problem.text for problem in method_problems(config.model_dump(include={"apply"}))]
+    if problems:
+        raise ConfigError("config", problems)
 
 
 def _ground(request: Resolved, folder: Path) -> _Ground:

@@ -1,4 +1,4 @@
-"""`unlearn-audit validate`: every problem of a config at once, without running it."""
+"""`unlearn-audit validate`: every problem of a config or a policy at once, without running it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,27 +12,45 @@ __all__ = ["register"]
 
 
 def _validate(
-    paths: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="unlearn-audit.toml, or several.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Configs and policies, in TOML.")],
 ) -> None:
-    """Check configs without running them: keys, values, and that the files they name are there.
+    """Check configs and policies without running them: every problem at once, with its line.
 
-    [bold]Example[/bold]
+    Keys and values, methods' settings and transforms, names of models, data and
+    metrics, and that the files they name are there. A file with [[rule]] is a policy.
+
+    [bold]Examples[/bold]
 
       unlearn-audit validate demo/unlearn-audit.toml
-    """
-    from unlearn_audit.config import check_config
 
+      unlearn-audit validate unlearn-audit.toml policy.toml
+    """
     problems: list[ConfigError] = []
     for path in paths:
         try:
-            check_config(path)
-            message(f"{path}: valid")
+            message(f"{path}: a valid {_check(path)}")
         except ConfigError as problem:
             problems.append(problem)
     for found in problems[:-1]:
         message(f"error: {found}")
     if problems:
         raise problems[-1]
+
+
+def _check(path: Path) -> str:
+    """Check one file and return what it is."""
+    from unlearn_audit.toml import read_toml
+
+    if "rule" in read_toml(path, "config").values:
+        from unlearn_audit.gate import read_policy
+
+        read_policy(path)
+        return "policy"
+    from unlearn_audit.audit.checking import problems_of
+    from unlearn_audit.config import check_config
+
+    check_config(path, also=problems_of)
+    return "config"
 
 
 def register(app: typer.Typer) -> None:

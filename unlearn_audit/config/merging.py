@@ -1,6 +1,6 @@
 """One configuration out of many layers, key by key, with every problem at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,14 +52,18 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     return Resolved(config, {dotted(place): layer.origin for place, layer in givers.items()})
 
 
-def check_config(path: Path) -> AuditConfig:
+def check_config(path: Path, *, also: Callable[[Mapping[str, Any]], Iterator[Problem]] | None = None) -> AuditConfig:
     """Check a config file without running it, and return what it asks for.
+
+    Args:
+        path: the file.
+        also: finds problems that take knowledge which this room lacks, in values of any kind.
 
     Raises:
         ConfigError: it cannot be read, or with every problem at once: keys, values, files that are not there.
     """
     values, givers = _merged([file_layer(path, origin=NAMED)])
-    problems = list(_missing(values))
+    problems = [*_missing(values), *(also(values) if also else ())]
     try:
         config = AuditConfig.model_validate(values)
     except ValidationError as problem:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -67,6 +67,8 @@ class TrainEntry(Part):
 
 class ApplyEntry(Part):
     """A model that `audit` makes by unlearning, from the model labelled `to`; settings are those of the method."""
+
+    HINT: ClassVar[str] = "what the method takes goes into settings = { KEY = VALUE }"
 
     label: Label
     method: str

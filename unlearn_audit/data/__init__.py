@@ -5,7 +5,7 @@ from unlearn_audit.data.indices import IndexSet, read_indices
 from unlearn_audit.data.loading import load_data
 from unlearn_audit.data.pool import Pool, make_pool
 from unlearn_audit.data.queries import QUERY_COUNTS, query
-from unlearn_audit.data.spec import is_code
+from unlearn_audit.data.spec import is_code, parse_spec
 from unlearn_audit.data.splits import Splits, make_splits, read_training_indices
 from unlearn_audit.data.twin import Twin
 
@@ -22,6 +22,7 @@ __all__ = [
     "load_data",
     "make_pool",
     "make_splits",
+    "parse_spec",
     "query",
     "read_indices",
     "read_training_indices",

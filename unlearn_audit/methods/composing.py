@@ -1,12 +1,13 @@
 """The composition: an objective, transforms of the gradient, transforms of the weights, a budget, an optimiser."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from unlearn_audit import tasks
@@ -36,7 +37,15 @@ __all__ = [
 Share = Annotated[float, Field(ge=0, le=1)]
 Step = Annotated[float, Field(gt=0, le=1e30)]
 Size = Annotated[int, Field(gt=0)] | Literal["full"]
-Schedule = Annotated[str, Field(pattern=r"^(constant|linear|cosine|milestones:\d+(,\d+)*)$")]
+
+
+def _known_schedule(text: str) -> str:
+    if not re.fullmatch(r"constant|linear|cosine|milestones:[0-9]+(,[0-9]+)*", text):
+        raise ValueError(f"must be constant, linear, cosine, or milestones:3,5 (got '{text}')")
+    return text
+
+
+Schedule = Annotated[str, AfterValidator(_known_schedule)]
 BUDGET = ("steps", "epochs")
 
 

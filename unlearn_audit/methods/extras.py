@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from unlearn_audit import catalogue
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Extra, Settings, StepTransform
+from unlearn_audit.toml import explain
 
 __all__ = ["checked", "parse_extra", "parse_extras"]
 
@@ -60,13 +61,5 @@ def checked(where: str, settings: type[Settings], values: Mapping[str, Any]) -> 
     try:
         return settings.model_validate(dict(values))
     except ValidationError as problem:
-        lines = [
-            f"{'.'.join(map(str, error['loc'][:1])) or 'together'}: {error['msg'].removeprefix('Value error, ')} "
-            f"(got {_short(error['input'])})"
-            for error in problem.errors()
-        ]
+        lines = [wrong.text for wrong in explain(problem, dict(values), settings)]
         raise ConfigError(where, list(dict.fromkeys(lines))) from problem
-
-
-def _short(value: object) -> str:
-    return repr(value) if not isinstance(value, Mapping) else ", ".join(f"{key}={value[key]!r}" for key in value)

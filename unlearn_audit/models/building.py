@@ -20,6 +20,7 @@ __all__ = [
     "TORCHVISION",
     "Shapes",
     "build",
+    "check_name",
     "first_line",
     "is_code",
     "library_names",
@@ -75,19 +76,31 @@ def build(
         raise UsageError(f"model '{spec}' needs at least 1 class and 1 channel, not {classes} and {channels}")
     if is_code(spec):
         return _from_code(spec, allowed=allow_code)
+    check_name(spec)
     library, colon, name = spec.partition(":")
     if not colon:
-        return _own(spec, classes, channels)
+        model: nn.Module = catalogue.load("model", catalogue.MODELS, spec)(classes=classes, channels=channels)
+        return model
     make = _from_torchvision if library == TORCHVISION else _from_timm
     return make(name, classes, channels, image_size)
 
 
-def _own(name: str, classes: int, channels: int) -> nn.Module:
-    """Build a model of the catalogue."""
-    if name not in catalogue.MODELS:
-        raise UsageError(unknown_name("model", name, catalogue.MODELS, hint=_elsewhere(name)))
-    model: nn.Module = catalogue.load("model", catalogue.MODELS, name)(classes=classes, channels=channels)
-    return model
+def check_name(spec: str) -> None:
+    """Refuse the name of a model that nobody has; whether it can be built for some data is another question.
+
+    Raises:
+        UsageError: unknown name, or timm is not installed.
+    """
+    library, colon, name = spec.partition(":")
+    if is_code(spec):
+        return
+    if not colon and spec not in catalogue.MODELS:
+        raise UsageError(unknown_name("model", spec, catalogue.MODELS, hint=_elsewhere(spec)))
+    if library == TORCHVISION and name not in library_names(TORCHVISION):
+        raise UsageError(_unknown(TORCHVISION, name, library_names(TORCHVISION)))
+    # Names of other schemes (`hf-hub:`) would reach for the network and are unknown.
+    if library == TIMM and not _timm().is_model(name):
+        raise UsageError(_unknown(TIMM, name, library_names(TIMM)))
 
 
 def _elsewhere(name: str) -> str:
@@ -121,9 +134,6 @@ def _from_torchvision(name: str, classes: int, channels: int, image_size: ImageS
     """Build one of torchvision's classifiers."""
     from torchvision import models
 
-    names = library_names(TORCHVISION)
-    if name not in names:
-        raise UsageError(_unknown(TORCHVISION, name, names))
     if channels != RGB:
         raise UsageError(
             f"'torchvision:{name}' takes images of {RGB} channels, the data has {channels}; "
@@ -142,10 +152,8 @@ def _from_torchvision(name: str, classes: int, channels: int, image_size: ImageS
 
 
 def _from_timm(name: str, classes: int, channels: int, image_size: ImageSize) -> nn.Module:
-    """Build one of timm's models; names of other schemes (`hf-hub:`) would reach for the network and are unknown."""
+    """Build one of timm's models."""
     timm = _timm()
-    if not timm.is_model(name):
-        raise UsageError(_unknown(TIMM, name, library_names(TIMM)))
     extra: dict[str, Any] = {} if channels == RGB else {"in_chans": channels}
     config = timm.get_pretrained_cfg(name)
     if image_size is not None and config is not None and config.fixed_input_size:

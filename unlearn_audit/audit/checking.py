@@ -1,0 +1,93 @@
+"""What is wrong with a config that only those who would carry it out can tell: methods, models, data, recipes."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from unlearn_audit import catalogue, models
+from unlearn_audit.data import parse_spec
+from unlearn_audit.errors import ConfigError, UsageError
+from unlearn_audit.methods import Method
+from unlearn_audit.methods.applying import parse_settings
+from unlearn_audit.methods.extras import parse_extra
+from unlearn_audit.recipes import pick_recipe
+from unlearn_audit.toml import Place, Problem, dotted
+
+__all__ = ["method_problems", "problems_of"]
+
+ON_DISK = ("idx", "npz", "folder")  # data sources whose target is a file or folder
+
+
+def problems_of(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with the values of a config file beside keys and types; nothing is loaded or run.
+
+    Args:
+        values: as `config.check_config` hands them out, with absolute paths; they may be of any type.
+    """
+    data = values.get("data")
+    if isinstance(data, str):
+        yield from _problem_of(("data",), partial(_check_data, data))
+    shadows = values["mia"].get("shadows") if isinstance(values.get("mia"), Mapping) else None
+    if isinstance(shadows, str) and not Path(shadows).is_dir():
+        yield Problem(("mia", "shadows"), f"mia.shadows: no such folder: {shadows}")
+    yield from _model_problems((), values)
+    for table in ("checkpoint", "train"):
+        for index, entry in _tables(values, table):
+            yield from _model_problems((table, index), entry)
+            recipe = entry.get("recipe")
+            if table == "train" and isinstance(recipe, str):
+                yield from _problem_of((table, index, "recipe"), partial(pick_recipe, recipe, ""))
+    yield from method_problems(values)
+
+
+def method_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what methods and transforms do not take of what `[[apply]]` gives them."""
+    for index, entry in _tables(values, "apply"):
+        name = entry.get("method")
+        if not isinstance(name, str) or name not in catalogue.METHODS:
+            continue  # which is told with the types
+        method: Method = catalogue.load("method", catalogue.METHODS, name)
+        settings, transforms = entry.get("settings", {}), entry.get("transforms", ())
+        if isinstance(settings, Mapping):
+            yield from _problem_of(("apply", index, "settings"), partial(parse_settings, method, settings))
+        place: Place = ("apply", index, "transforms")
+        if transforms and not method.composes:
+            yield Problem(place, f"{dotted(place)}: {method.name} takes none: it is no loop of steps")
+            continue
+        for text in transforms if isinstance(transforms, list | tuple) else ():
+            if isinstance(text, str):
+                yield from _problem_of(place, partial(parse_extra, text))
+
+
+def _tables(values: Mapping[str, Any], key: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the entries of an array of tables that are tables."""
+    entries = values.get(key)
+    for index, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
+        if isinstance(entry, Mapping):
+            yield index, entry
+
+
+def _problem_of(place: Place, attempt: Callable[[], object]) -> Iterator[Problem]:
+    """Yield what an attempt is refused with."""
+    try:
+        attempt()
+    except ConfigError as refusal:
+        yield from (Problem(place, f"{dotted(place)}: {text}") for text in refusal.problems)
+    except UsageError as refusal:
+        yield Problem(place, f"{dotted(place)}: {refusal}")
+
+
+def _check_data(spec: str) -> None:
+    found = parse_spec(spec)
+    if found.source in ON_DISK and not Path(found.target).expanduser().exists():
+        raise UsageError(f"no such file or folder: {found.target}")
+    if found.options.labels is not None and not Path(found.options.labels).expanduser().is_file():
+        raise UsageError(f"labels: no such file: {found.options.labels}")
+
+
+def _model_problems(table: Place, values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield that a model is not known; the user's own code is not run to find out."""
+    spec = values.get("model")
+    if isinstance(spec, str) and not models.is_code(spec):
+        yield from _problem_of((*table, "model"), partial(models.check_name, spec))
