@@ -18,12 +18,13 @@ from unlearn_audit.audit import MEASUREMENTS, run_audit
 from unlearn_audit.audit.controls import RANDOM
 from unlearn_audit.catalogue import ATTACK_METRICS, METRICS
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
-from unlearn_audit.config import SECTIONS, AuditConfig
-from unlearn_audit.data import Examples, Splits, Transform, load_data, make_splits
-from unlearn_audit.engine import Compute, FullBatch
+from unlearn_audit.config import SECTIONS, AuditConfig, CheckpointEntry
+from unlearn_audit.data import Examples, Splits, Transform, load_data, make_splits, read_training_indices
+from unlearn_audit.engine import Compute, FullBatch, prepare
 from unlearn_audit.errors import DataError, MeasurementError, UsageError
 from unlearn_audit.models import build
 from unlearn_audit.models.small import SmallCNN
+from unlearn_audit.recipes import pick_recipe, train_checkpoint
 from unlearn_audit.relearning import Run, relearn
 from unlearn_audit.report import AuditReport, Measurement, dump_report, read_report
 
@@ -351,6 +352,17 @@ def test_another_forget_set_than_the_one_unlearned_is_said(tiny: Path) -> None:
         "retrained-1 was retrained without another forget set than the one measured here: not a fair comparison",
         "retrained-2 was retrained without another forget set than the one measured here: not a fair comparison",
     )
+
+
+def test_retrained_models_that_were_trained_otherwise_than_the_original_are_named(tiny: Path, tmp_path: Path) -> None:
+    dataset = load_data("digits?mislabel=0.1&seed=0")
+    forget = read_training_indices(str(tiny / "forget.npy"), dataset)
+    recipe, path = pick_recipe("small", "small-cnn", epochs=2), tmp_path / "short.safetensors"
+    train_checkpoint(path, "small-cnn", dataset, recipe, without=forget, seed=5, compute=prepare("cpu"))
+    config = config_of(tiny, "original", "retrained-1", gaps={})
+    entries = (*config.checkpoint, CheckpointEntry(path=str(path), role="retrained"))
+    (said,) = run_audit(config.model_copy(update={"checkpoint": entries})).limitations
+    assert said.startswith("short: not trained as original was (epochs 2, not 3): a difference may come from that")
 
 
 def test_a_fair_comparison_has_no_limitation(report: AuditReport) -> None:

@@ -100,6 +100,7 @@ def test_ulira_asks_of_unlearned_models_and_concludes_nothing_of_an_original(fou
     """Far from both of its sides the log ratio of two normal distributions has no direction: .02 and .86 were seen."""
     assert "never unlearned" in of(found, "mia.ulira.auc", "original").details["wrong_hypothesis"]
     assert "ulira" not in next(line for line in found.conclusion if line.startswith("original"))
+    assert [line for line in found.limitations if line.startswith("ulira of original: this model was never unlearned")]
     assert of(found, "mia.ulira.auc", "unlearned").details["unlearned_by"] == "ieu"
 
 
@@ -112,7 +113,7 @@ def test_shadows_that_were_only_trained_are_named_as_the_wrong_question_for_an_u
         if attack != "ulira":
             assert "wrong_hypothesis" not in of(found, f"mia.{attack}.auc", "original").details
     (said,) = [line for line in found.limitations if "trained and not unlearned" in line]
-    assert said.startswith("shokri, lira, lira-offline, rmia, rmia-offline: ")
+    assert said.startswith("shokri, lira, lira-offline, rmia, rmia-offline of unlearned: ")
     unlearned = next(line for line in found.conclusion if line.startswith("unlearned"))
     assert "ulira" in unlearned
     assert "the lira attack" not in unlearned or "differs" in unlearned
@@ -213,6 +214,17 @@ def test_an_unfinished_fleet_serves_with_what_it_has_and_says_so(tiny: Path, cop
     lira = of(report, "mia.lira.auc", "original")  # one model a side has no variance
     assert lira.value is None
     assert "train more" in str(lira.reason)
+
+
+def test_a_fleet_that_was_trained_otherwise_than_a_target_says_so(tiny: Path, tmp_path: Path) -> None:
+    entries = [{"path": str(tiny / "original.safetensors")}]
+    asked = {"checkpoint": entries, "forget": str(tiny / "forget.npy"), "device": "cpu"}
+    plan_fleet(tmp_path / "shadows", resolve([Layer("flag", asked)]), count=2, epochs=1)
+    work(open_workshop(tmp_path / "shadows"))
+    report = audited(tiny, ("original", "unlearned"), attacks=["shokri"], shadows=str(tmp_path / "shadows"))
+    assert report.limitations[0].startswith("the shadow models were not trained as original, unlearned (epochs 1, not")
+    recipe = of(report, "mia.shokri.auc", "original").details["shadow_recipe"]
+    assert (recipe["model"], recipe["epochs"]) == ("small-cnn", 1)
 
 
 def test_a_fleet_with_nothing_finished_gives_a_reason(tiny: Path, copied: Path) -> None:

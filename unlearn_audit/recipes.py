@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = [
     "Recipe",
     "crop_and_flip",
     "describe",
+    "differing",
     "new_model",
     "pick_recipe",
     "train",
@@ -82,6 +83,16 @@ def pick_recipe(name: str | None, model: str, *, epochs: int | None = None) -> R
     chosen = name or ("small" if model.startswith("small") else "resnet")
     recipe: Recipe = catalogue.load("recipe", catalogue.RECIPES, chosen)
     return replace(recipe, epochs=epochs) if epochs else recipe
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return in words how two recipes differ, as checkpoints' metadata have them; names do not count.
+
+    >>> differing({"name": "small", "epochs": 5}, {"name": "mine", "epochs": 30})
+    'epochs 5, not 30'
+    """
+    keys = [key for key in dict(one) | dict(other) if key != "name" and one.get(key) != other.get(key)]
+    return ", ".join(f"{key} {one.get(key)!s:.40}, not {other.get(key)!s:.40}" for key in keys)
 
 
 def new_model(spec: str, dataset: Dataset, seed: int, *, allow_code: bool = False) -> nn.Module:

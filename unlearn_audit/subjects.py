@@ -38,6 +38,11 @@ class Candidate:
     assumed: bool = False
     metadata: Metadata | None = None
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How it was trained (an unlearned model: its original), as its metadata has it; {} where nobody knows."""
+        return dict(self.metadata.recipe) if self.metadata else {}
+
 
 def settle_data(
     config: AuditConfig, origins: dict[str, str], checkpoints: Sequence[Checkpoint], limitations: list[str]

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from unlearn_audit.data import Dataset, Examples, Splits, make_splits
 from unlearn_audit.engine import Compute, predict, prepare
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.recipes import differing
 from unlearn_audit.relearning import Remember, take_anew
 from unlearn_audit.report import Subject
 from unlearn_audit.subjects import Candidate, build_candidate, settle_data, unique_labels
@@ -126,6 +127,7 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
     )
     for checkpoint, candidate in zip(checkpoints, candidates, strict=True):
         limitations += _provenance(checkpoint, candidate, splits)
+    limitations += _other_recipes(candidates)
     bench = Bench(config, settled, compute, splits, candidates, limitations, progress)
     for candidate in candidates:
         _check_instrument(bench, candidate)
@@ -150,6 +152,25 @@ def _provenance(checkpoint: Checkpoint, candidate: Candidate, splits: Splits) ->
     if metadata and metadata.role and metadata.role != candidate.role:
         return [f"{candidate.label} is used as {candidate.role}, but its metadata says {metadata.role}"]
     return []
+
+
+def _other_recipes(candidates: Sequence[Candidate]) -> list[str]:
+    """Say which retrained models were not trained as the original was, which is what they are to stand for."""
+    known = [candidate for candidate in candidates if candidate.recipe]
+    origin = next((each for role in ("original", "unlearned") for each in known if each.role == role), None)
+    if origin is None:
+        return []
+    found: dict[str, list[str]] = {}
+    for candidate in known:
+        if candidate.role == "retrained":
+            told = differing(candidate.recipe | {"model": candidate.spec}, origin.recipe | {"model": origin.spec})
+            found.setdefault(told, []).append(candidate.label)
+    return [
+        f"{', '.join(labels)}: not trained as {origin.label} was ({told}): a difference may come from that, and not "
+        "from the forget set"
+        for told, labels in found.items()
+        if told
+    ]
 
 
 def _check_instrument(bench: Bench, candidate: Candidate) -> None:

@@ -1,6 +1,7 @@
 """What attacks look at: a target's answers to all queries, and what shadow models say of the same examples."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from unlearn_audit.audit.bench import Bench
 from unlearn_audit.data import Pool, make_pool, query
 from unlearn_audit.engine import predict
 from unlearn_audit.errors import DataError, MeasurementError
+from unlearn_audit.recipes import differing
 from unlearn_audit.shadows import Fleet, FleetSignals, Treatment, open_fleet
 from unlearn_audit.subjects import Candidate
 
@@ -80,6 +82,14 @@ class Witnesses:
             return len(self.signals(treatment).models)
         except MeasurementError:
             return 0
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How the shadow models were trained: the recipe, and on how many examples each."""
+        if self.fleet is None:
+            return {}
+        recipe = {"model": self.fleet.plan.model, **self.fleet.plan.recipe}
+        return {"shadow_recipe": recipe, "shadow_training_examples": len(self.pool.examples) // 2}
 
     def shadows(self, treatment: Treatment | None) -> Shadows:
         """Return the fleet's signals as attacks take them."""
@@ -152,4 +162,22 @@ def call_witnesses(bench: Bench, folder: str | None) -> Witnesses:
             f"{missing} models of the fleet in {folder} are not finished: membership inference used the others; "
             "`unlearn-audit shadows run` goes on"
         )
+    if fleet is not None:
+        bench.limitations += _not_alike(bench, fleet)
     return Witnesses(bench, pool, fleet)
+
+
+def _not_alike(bench: Bench, fleet: Fleet) -> list[str]:
+    """Say which subjects the shadow models do not stand for, since they were trained in another way."""
+    plan = fleet.plan
+    found: dict[str, list[str]] = {}
+    for candidate in bench.subjects:
+        if candidate.recipe:
+            theirs = candidate.recipe | {"model": candidate.spec}
+            found.setdefault(differing(plan.recipe | {"model": plan.model}, theirs), []).append(candidate.label)
+    return [
+        f"the shadow models were not trained as {', '.join(labels)} ({told}): what they say of an example is not what "
+        "such a model would say, and an attack may see less, or more, than there is"
+        for told, labels in found.items()
+        if told
+    ]

@@ -92,11 +92,13 @@ def _lacks(attack: Attack, witnesses: Witnesses) -> str | None:
 
 
 def _other_questions(bench: Bench, attacks: Sequence[Attack]) -> list[str]:
-    """Return what to say of attacks whose shadow models are not like the unlearned subjects."""
-    names = [attack.name for attack in attacks if "shadows" in attack.needs]
-    if not names or all(candidate.role != "unlearned" for candidate in bench.subjects):
-        return []
-    return [f"{', '.join(names)}: {WRONG_HYPOTHESIS}"]
+    """Return what to say of attacks whose shadow models are not like a subject."""
+    told = []
+    for role, need, why in (("unlearned", "shadows", WRONG_HYPOTHESIS), ("original", "unlearned", NEVER_UNLEARNED)):
+        names = [attack.name for attack in attacks if need in attack.needs]
+        labels = [candidate.label for candidate in bench.with_role(role)]
+        told += [f"{', '.join(names)} of {', '.join(labels)}: {why}"] if names and labels else []
+    return told
 
 
 WRONG_HYPOTHESIS = (
@@ -174,6 +176,7 @@ def _details(witnesses: Witnesses, attack: Attack, candidate: Candidate, treatme
     if "shadows" in attack.needs or "unlearned" in attack.needs:
         found["shadow_models"] = witnesses.count(treatment)
         found["shadows_were"] = "trained, then unlearned" if "unlearned" in attack.needs else "trained"
+        found |= witnesses.training
     if treatment is not None:
         found["unlearned_by"] = treatment.method
     if candidate.role == "unlearned" and "shadows" in attack.needs:
