@@ -66,8 +66,8 @@ attacks = ["loss"]              # or "population", or "all" with shadow models
 """
 
 NO_RETRAINED = """\
-# There is no retrained model yet, so the gaps stay open and the policy cannot pass. Train one or more without the
-# forget set, and add each as a [[checkpoint]] with role = "retrained"; three make a noise floor:
+# There is no retrained model yet, so the gaps stay open and the policy cannot pass. Train two or more without the
+# forget set, better three, and add each as a [[checkpoint]] with role = "retrained":
 #
 #   unlearn-audit train --data SPEC --without FORGET --seed 1 --out retrained-1.safetensors
 """

@@ -100,11 +100,12 @@ def _finite(number: object) -> float | None:
 
 
 class _Seen(NamedTuple):
-    """A number with the ends between which it may lie, where they are known, and how it is shown."""
+    """A number with the ends between which it may lie, where they are known, how it is shown, and what narrows them."""
 
     value: float
     ends: metrics.Bounds | None
     text: str
+    advice: str = "measure more examples"
 
 
 class _Limit(NamedTuple):
@@ -122,7 +123,15 @@ def _limited(rule: Rule, measurement: Measurement) -> Judgement:
     most = [] if rule.max is None else [_Limit(-1, rule.max, f"max {rule.max:.4g}")]
     limits = [*least, *most]
     void = _void(measurement, limits) if rule.holds_for == "retrained" else None
-    return void or _hold(rule, _Seen(value, ends, f"{value:.4g}{_shown(ends, '.4g')}"), limits)
+    return void or _hold(rule, _Seen(value, ends, f"{value:.4g}{_shown(ends, '.4g')}", _advice(measurement)), limits)
+
+
+def _advice(measurement: Measurement) -> str:
+    """Return what makes an interval narrower: a gap's comes from the retrained models' spread as well."""
+    reference = measurement.reference
+    if not measurement.name.startswith("gap.") or reference is None:
+        return "measure more examples"
+    return f"add retrained models (there are {reference.n}), or measure more examples"
 
 
 def _void(measurement: Measurement, limits: Sequence[_Limit]) -> Judgement | None:
@@ -194,11 +203,11 @@ def _within(seen: _Seen, limit: _Limit, bound: str | None) -> Judgement:
     if not math.isfinite(seen.value):
         return Judgement(Verdict.INCONCLUSIVE, f"{text}: beyond what a number can hold")
     if limit.sign * (seen.value - limit.number) >= 0:
-        return Judgement(Verdict.INCONCLUSIVE, f"{text}: the {end} end does not hold; measure more examples")
+        return Judgement(Verdict.INCONCLUSIVE, f"{text}: the {end} end does not hold; {seen.advice}")
     if bound is None and seen.ends is not None and seen.ends.low <= seen.value <= seen.ends.high:
         favourable = seen.ends.high if limit.sign > 0 else seen.ends.low
         if limit.sign * (favourable - limit.number) >= 0:
-            return Judgement(Verdict.INCONCLUSIVE, f"{text}: the limit lies inside the interval; measure more examples")
+            return Judgement(Verdict.INCONCLUSIVE, f"{text}: the limit lies inside the interval; {seen.advice}")
     return Judgement(Verdict.FAILED, text)
 
 

@@ -75,6 +75,7 @@ class Problem:
         keeper: lets a killed run go on.
         memory: what the method must remember beside weights and optimiser; the keeper keeps it, too. Tensors in it are
             replaced, never changed.
+        count_only: only tell what a run would take; the model stays as it is.
     """
 
     model: nn.Module
@@ -89,6 +90,7 @@ class Problem:
     extras: tuple[Extra, ...] = ()
     keeper: Keeper | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
+    count_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -148,21 +148,22 @@ def run_composition(
     course = Course(_budget(settings, objective), objective.epoch_of)
     extras = [*(Extra(transform, chosen) for transform, chosen in own), *problem.extras]
     hooks = [*(extra.transform.make(problem, extra.settings, course) for extra in extras), *hooks]
-    descent = descend(
-        problem.model,
-        objective.terms,
-        _optimizer(problem, settings),
-        steps=course.steps,
-        schedule=schedule_of(settings.schedule, course),
-        hooks=hooks,
-        stop=stop,
-        keeper=problem.keeper,
-        progress=problem.progress,
-        task=task,
-    )
-    steps = descent.steps
+    steps, stopped = course.steps, None
+    if not problem.count_only:
+        steps, stopped = descend(
+            problem.model,
+            objective.terms,
+            _optimizer(problem, settings),
+            steps=course.steps,
+            schedule=schedule_of(settings.schedule, course),
+            hooks=hooks,
+            stop=stop,
+            keeper=problem.keeper,
+            progress=problem.progress,
+            task=task,
+        )
     taken = [hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks]
-    return Unlearned(steps, objective.gradients(steps) + sum(taken), descent.stopped, tuple(notes))
+    return Unlearned(steps, objective.gradients(steps) + sum(taken), stopped, tuple(notes))
 
 
 def _budget(settings: LoopSettings, objective: Objective) -> int:

@@ -43,6 +43,10 @@ def run_retrain(problem: Problem, settings: RetrainSettings) -> Unlearned:
             f"the original was trained with seed {problem.seed}, too: both began with the same weights; a reference of "
             "its own wants another --seed",
         )
+    steps = recipe.epochs * -(-len(splits.retain) // recipe.batch_size)
+    done = Unlearned(steps, recipe.epochs * len(splits.retain), notes=notes, recipe=recipe.settings())
+    if problem.count_only:
+        return done
     model = train(
         problem.spec,
         splits.dataset,
@@ -56,8 +60,7 @@ def run_retrain(problem: Problem, settings: RetrainSettings) -> Unlearned:
         task="retraining",
     )
     problem.model.load_state_dict(model.state_dict())
-    steps = recipe.epochs * -(-len(splits.retain) // recipe.batch_size)
-    return Unlearned(steps, recipe.epochs * len(splits.retain), notes=notes, recipe=recipe.settings())
+    return done
 
 
 def _recipe(problem: Problem, settings: RetrainSettings) -> tuple[Recipe, tuple[str, ...]]:

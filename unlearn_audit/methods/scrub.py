@@ -111,7 +111,7 @@ def run_scrub(problem: Problem, settings: ScrubSettings) -> Unlearned:
         hooks=[Hooks(after=rewind.after)] if rewind else [],
         task="SCRUB",
     )
-    return replace(done, notes=(*done.notes, rewind.choose())) if rewind else done
+    return replace(done, notes=(*done.notes, rewind.choose())) if rewind and not problem.count_only else done
 
 
 class _Rewind:
