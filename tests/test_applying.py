@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
-from small_problems import CPU, make_net, make_problem, make_small_splits, same
+from small_problems import CPU, make_net, make_problem, make_small_splits, same, snapshot
 
 from unlearn_audit import catalogue
 from unlearn_audit.checkpoints import nonfinite, read_checkpoint
@@ -24,6 +24,7 @@ from unlearn_audit.methods import Extra, Method, Problem, Settings, StepTransfor
 from unlearn_audit.methods.applying import Applied, apply_method, parse_settings
 from unlearn_audit.methods.composing import mean_loss
 from unlearn_audit.methods.extras import parse_extras
+from unlearn_audit.models import build
 
 
 def method(name: str) -> Method:
@@ -235,6 +236,33 @@ def test_the_other_ones_say_that_they_need_it(name: str) -> None:
     with pytest.raises(UsageError, match="^the retain set is empty; ") as caught:
         nothing_retained(name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "extras"),
+    [(name, {}, ()) for name in METHODS] + [
+        ("scrub", {"rewind": True}, ()),
+        ("ieu", {"retain_free": True}, ("mask:saliency",)),
+        ("ft", {}, ("ascent", "l1", "reinit")),
+        ("rl", {"order": "alternate"}, ()),
+    ],
+)  # fmt: skip
+def test_what_a_run_takes_is_known_before_it(name: str, settings: dict[str, Any], extras: tuple[str, ...]) -> None:
+    splits = make_splits(load_data("digits?train=200"), "range:0-39")
+    chosen = method(name)
+    budget = {} if name == "ssd" else {"epochs": 1} if name in ("retrain", "scrub") else {"steps": 7}
+    values = parse_settings(chosen, settings | budget)
+    problem = Problem(make_net(classes=10), splits.dataset.transform, splits, CPU, 0, spec="small-cnn",
+                      extras=parse_extras(extras))  # fmt: skip
+    if name == "retrain":
+        problem = replace(problem, model=build("small-cnn", classes=10, channels=1))
+    before = snapshot(problem.model)
+    told = chosen.run(replace(problem, count_only=True), values)
+    assert same(problem.model, before)
+    done = chosen.run(problem, values)
+    assert (told.steps, told.gradient_evaluations) == (done.steps, done.gradient_evaluations)
+    assert done.gradient_evaluations > 0
+    assert name == "ssd" or not same(problem.model, before)
 
 
 # ----- the command line

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -285,6 +286,7 @@ def test_the_plan_tells_what_is_there_and_does_nothing(whole: Path, run: Cli, co
     assert done.code == 0, done.stderr
     assert done.stdout.count("to do") == 7
     assert f"{1437:,}" in done.stdout, "one epoch of the training set"
+    assert re.search(r"apply ieu: unlearned +to do +336 ", done.stdout), "three steps of 64, 64, 16 and 64 each"
     assert "about" in done.stderr
     assert not (config.parent / "out").exists()
     again = run("audit", whole.parent / "comparison.toml", "--out", whole, "--plan").stdout
@@ -293,6 +295,16 @@ def test_the_plan_tells_what_is_there_and_does_nothing(whole: Path, run: Cli, co
     only = run("audit", config, "--out", config.parent / "out", "--plan", "--only", "rcd").stdout
     assert "gaps" not in only
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_plan_asks_the_checkpoints_what_the_config_does_not_say(tiny: Path, run: Cli, here: Path) -> None:
+    (here / "c.toml").write_text(
+        f'forget = "{tiny}/forget.npy"\n[[checkpoint]]\npath = "{tiny}/original.safetensors"\n[gaps]\n[rcd]\n'
+    )
+    done = run("audit", "c.toml", "--plan")
+    assert done.code == 0, done.stderr
+    assert re.search(r"rcd +to do +94,464 ", done.stdout), "two models, 164 gradients of 144 + 144 examples"
+    assert re.search(r"gaps +to do +– ", done.stdout)
 
 
 def test_a_plan_that_cannot_know_says_what_it_needs(run: Cli, config: Path) -> None:

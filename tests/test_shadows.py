@@ -590,13 +590,13 @@ def test_the_verb_says_what_there_will_be_what_it_costs_and_what_is_there(
     assert f"6 x small-cnn, small recipe, 1 epochs, {POOL // 2} examples each" in done.stdout
     assert f"attacked: {FORGET} forget examples and their twin; 1 view(s) of each" in done.stdout
     assert "then unlearned by: ieu" in done.stdout
-    assert f"to be trained: 6 models, {6 * (POOL // 2)} gradients of single examples" in done.stdout
+    assert f"to do, training: 6 models, about {6 * (POOL // 2)} gradients of single examples" in done.stdout
     shutil.copytree(finished, "t")
     done = run("shadows", "plan", "t", "--count", 6)
     assert "4 of 6 shadow models were planned before\n" in done.stderr
     for kind in ("training", "ieu"):
         assert f"{kind}: 4 of 6 models are there and are reused, 2 are to be made\n" in done.stderr
-    assert "to be trained: 2 models" in done.stdout
+    assert "to do, training: 2 models" in done.stdout
     done = run("shadows", "plan", "t", *words, "--seed", 1)
     assert done.code == 2
     assert "seed 1, was 0" in done.stderr

@@ -73,8 +73,11 @@ def _table(steps: Any) -> Any:
     for heading in ("step", "", "gradients", "FLOP", "about"):
         table.add_column(heading, justify="left" if heading in ("step", "") else "right")
     for step in steps:
-        known = step.gradients is not None
-        cells = (f"{step.gradients:,}", f"{step.flop:.2g}", _duration(step.seconds)) if known else ("–", "–", "–")
+        cells = (
+            "–" if step.gradients is None else f"{step.gradients:,}",
+            "–" if step.flop is None else f"{step.flop:.2g}",
+            "–" if step.seconds is None else _duration(step.seconds),
+        )
         table.add_row(step.name, {True: "there", False: "to do", None: "there, if nothing changed"}[step.there], *cells)
     return table
 

@@ -101,23 +101,31 @@ SECTIONS = ("gaps", "rcd", "truncation", "spectrum", "mia")
 
 
 def _cost(shop: "Workshop") -> list[str]:
-    """Say how many models there will be and what training them takes."""
+    """Say how many models there will be and what making them takes."""
     from unlearn_audit.models import flops_per_image
     from unlearn_audit.recipes import new_model
+    from unlearn_audit.shadows import expected_gradients
 
     plan, half = shop.plan, len(shop.pool.examples) // 2
     recipe = plan.training_recipe()
     model = shop.compute.place(new_model(plan.model, shop.pooled, 0, allow_code=shop.allow_code))
     image = shop.pooled.transform(shop.pool.examples.images[:1].to(shop.compute.device))
-    left = sum(task.treatment is None and not shop.folder.model(task).exists() for task in shop.tasks)
-    gradients = left * half * recipe.epochs
-    flop = 3 * flops_per_image(model, image) * gradients
-    done = sum(shop.folder.finished(task) for task in shop.tasks)
-    return [
+    price = 3 * flops_per_image(model, image)
+    told = [
         f"{plan.count} x {plan.model}, {recipe.name} recipe, {recipe.epochs} epochs, {half} examples each",
         f"attacked: {len(shop.pool.forget)} forget examples and their twin; {plan.queries} view(s) of each",
         "then unlearned by: " + (", ".join(each.method for each in plan.treatments) or "nothing (no ulira)"),
-        f"to be trained: {left} models, {gradients:,} gradients of single examples, {flop:.2g} FLOP",
+    ]
+    for kind in dict.fromkeys(task.kind for task in shop.tasks):
+        left = [task for task in shop.tasks if task.kind == kind and not shop.folder.model(task).exists()]
+        gradients = len(left) * expected_gradients(shop, left[0]) if left else 0
+        told.append(
+            f"to do, {kind}: {len(left)} models, about {gradients:,} gradients of single examples, "
+            f"{price * gradients:.2g} FLOP"
+        )
+    done = sum(shop.folder.finished(task) for task in shop.tasks)
+    return [
+        *told,
         f"{done} of {len(shop.tasks)} models are there",
         f"next: unlearn-audit shadows run {shop.folder.path}",
     ]

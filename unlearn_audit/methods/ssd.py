@@ -54,13 +54,16 @@ def run_ssd(problem: Problem, settings: SsdSettings) -> Unlearned:
     network is wiped.
     """
     splits = problem.splits
+    done = Unlearned(0, len(splits.dataset.train) + len(splits.forget))
+    if problem.count_only:
+        return done
     whole = importance(problem, splits.dataset.train, settings.batch_size, "SSD: importance to all data")
     forget = importance(problem, splits.forget_examples, settings.batch_size, "SSD: importance to the forget set")
     with torch.no_grad():
         for parameter, on_all, on_forget in zip(trainable(problem.model).values(), whole, forget, strict=True):
             factor = (settings.dampening * on_all / on_forget).clamp(max=1)
             parameter.copy_(torch.where(on_forget > settings.alpha * on_all, parameter * factor, parameter))
-    return Unlearned(0, len(splits.dataset.train) + len(splits.forget))
+    return done
 
 
 SSD = Method("ssd", "Foster et al. 2024; values of the published code", SsdSettings, run_ssd, composes=False)

@@ -10,7 +10,7 @@ from unlearn_audit.shadows.planning import Planned, plan_fleet
 from unlearn_audit.shadows.reading import Fleet, FleetSignals, open_fleet
 from unlearn_audit.shadows.running import Outcome, default_workers, run_on_ray, run_workers
 from unlearn_audit.shadows.verifying import Damage, remove_damaged, verify
-from unlearn_audit.shadows.work import Workshop, open_workshop, work, work_until_done
+from unlearn_audit.shadows.work import Workshop, expected_gradients, open_workshop, work, work_until_done
 
 __all__ = [
     "Damage",
@@ -24,6 +24,7 @@ __all__ = [
     "Treatment",
     "Workshop",
     "default_workers",
+    "expected_gradients",
     "members",
     "open_fleet",
     "open_workshop",

@@ -27,7 +27,7 @@ from unlearn_audit.data import Dataset, Pool, Splits, Transform, load_data, make
 from unlearn_audit.engine import Compute, derive_seed, predict, prepare
 from unlearn_audit.errors import AuditError, CheckpointError, DataError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import atomic_write
-from unlearn_audit.methods import Method, Problem
+from unlearn_audit.methods import Method, Problem, Unlearned
 from unlearn_audit.methods.applying import parse_settings
 from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.resuming import StateFile
@@ -35,11 +35,12 @@ from unlearn_audit.models import load_state
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import describe, new_model, train
 from unlearn_audit.shadows.folder import FleetFolder
-from unlearn_audit.shadows.plan import FleetPlan, Task, members, read_plan, tasks
+from unlearn_audit.shadows.plan import FleetPlan, Task, Treatment, members, read_plan, tasks
 
 __all__ = [
     "SAVE_EVERY",
     "Workshop",
+    "expected_gradients",
     "expected_metadata",
     "open_workshop",
     "read_model",
@@ -258,24 +259,41 @@ def _seed(plan: FleetPlan, task: Task) -> int:
 
 def _treated(shop: Workshop, task: Task, progress: Progress) -> tuple[nn.Module, Metadata]:
     """Unlearn those of a shadow model's own examples that are attacked."""
-    plan, treatment = shop.plan, task.treatment
+    treatment = task.treatment
     if treatment is None or task.parent is None:
         raise MeasurementError(f"task {task.id} has nothing to unlearn")
-    method: Method = catalogue.load("method", catalogue.METHODS, treatment.method)
     parent = read_model(shop.folder.model(task.parent))
+    model = _built(shop, parent.state, str(parent.path))
+    _unlearn(shop, task, treatment, model, progress=progress)
+    return model, expected_metadata(shop, task).model_copy(update={"parent_sha256": parent.sha256})
+
+
+def _unlearn(
+    shop: Workshop, task: Task, treatment: Treatment, model: nn.Module, *, progress: Progress, count_only: bool = False
+) -> Unlearned:
+    """Put a model through a treatment, or only tell what that takes."""
+    method: Method = catalogue.load("method", catalogue.METHODS, treatment.method)
     problem = Problem(
-        _built(shop, parent.state, str(parent.path)),
-        Transform(plan.mean, plan.std),
+        model,
+        Transform(shop.plan.mean, shop.plan.std),
         _forgetting(shop, task),
         shop.compute,
-        _seed(plan, task),
+        _seed(shop.plan, task),
         progress,
-        spec=plan.model,
-        recipe=plan.recipe,
+        spec=shop.plan.model,
+        recipe=shop.plan.recipe,
         extras=tuple(parse_extras(treatment.transforms)),
+        count_only=count_only,
     )
-    method.run(problem, parse_settings(method, treatment.settings))
-    return problem.model, expected_metadata(shop, task).model_copy(update={"parent_sha256": parent.sha256})
+    return method.run(problem, parse_settings(method, treatment.settings))
+
+
+def expected_gradients(shop: Workshop, task: Task) -> int:
+    """Return how many gradients of single examples a task takes."""
+    if task.treatment is None:
+        return len(_inside(shop, task)) * shop.plan.training_recipe().epochs
+    model = shop.compute.place(new_model(shop.plan.model, shop.pooled, 0, allow_code=shop.allow_code))
+    return _unlearn(shop, task, task.treatment, model, progress=silent, count_only=True).gradient_evaluations
 
 
 def _forgetting(shop: Workshop, task: Task) -> Splits:
