@@ -28,9 +28,6 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[Problem]:
     data = values.get("data")
     if isinstance(data, str):
         yield from _problem_of(("data",), partial(_check_data, data))
-    shadows = values["mia"].get("shadows") if isinstance(values.get("mia"), Mapping) else None
-    if isinstance(shadows, str) and not Path(shadows).is_dir():
-        yield Problem(("mia", "shadows"), f"mia.shadows: no such folder: {shadows}")
     yield from _model_problems((), values)
     for table in ("checkpoint", "train"):
         for index, entry in _tables(values, table):

@@ -59,10 +59,16 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
 
 
 def draw(renderable: "RenderableType") -> None:
-    """Print a table or another of Rich's renderables to stdout."""
+    """Print a table or another of Rich's renderables to stdout; into a file or a pipe without blanks at line ends."""
     from rich.console import Console
 
-    Console().print(renderable)
+    console = Console()
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    with console.capture() as capture:
+        console.print(renderable)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
 
 
 def emit(report: "AuditReport", shared: Shared, arrays: "Mapping[str, NDArray[Any]] | None" = None) -> None:

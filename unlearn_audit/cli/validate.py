@@ -1,12 +1,16 @@
 """`unlearn-audit validate`: every problem of a config or a policy at once, without running it."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unlearn_audit.cli.console import message
 from unlearn_audit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unlearn_audit.toml import Problem
 
 __all__ = ["register"]
 
@@ -46,11 +50,22 @@ def _check(path: Path) -> str:
 
         read_policy(path)
         return "policy"
-    from unlearn_audit.audit.checking import problems_of
     from unlearn_audit.config import check_config
 
-    check_config(path, also=problems_of)
+    check_config(path, also=_problems)
     return "config"
+
+
+def _problems(values: Mapping[str, Any]) -> Iterator["Problem"]:
+    """Yield what only methods, models and data sources can tell; torch is loaded where one of them is named."""
+    entries = values.get("checkpoint")
+    named = (
+        any("model" in entry for entry in entries if isinstance(entry, dict)) if isinstance(entries, list) else False
+    )
+    if named or {"data", "model", "train", "apply"} & set(values):
+        from unlearn_audit.audit.checking import problems_of
+
+        yield from problems_of(values)
 
 
 def register(app: typer.Typer) -> None:

@@ -151,6 +151,9 @@ def _missing(values: Mapping[str, Any]) -> Iterator[Problem]:
         spec = values.get(key)
         if isinstance(spec, str) and not is_index_words(spec) and not Path(spec).is_file():
             yield Problem((key,), f"{key}: no such file: {spec}")
+    shadows = values["mia"].get("shadows") if isinstance(values.get("mia"), Mapping) else None
+    if isinstance(shadows, str) and not Path(shadows).is_dir():
+        yield Problem(("mia", "shadows"), f"mia.shadows: no such folder: {shadows}")
     if not entries and not values.get("train"):
         yield Problem((), "checkpoint: none given; add [[checkpoint]] with a path, or [[train]] with a label")
     measuring = [name for name in SECTIONS if name != "checkpoint"]

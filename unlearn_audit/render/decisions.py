@@ -81,23 +81,31 @@ def _waiver_rows(waivers: Iterable[ReviewedWaiver]) -> Iterator[tuple[str, ...]]
 
 
 def render(decisions: Sequence[Decision]) -> RenderableType:
-    """Return the decisions as a table."""
-    return _table(DECIDED, _decision_rows(decisions))
+    """Return the decisions as a table: the verdict, and beside it the rule with the reason for the verdict."""
+    return _table(
+        ("verdict", "rule"),
+        ((verdict, f"{name}, {subject}", why) for name, subject, verdict, why in _decision_rows(decisions)),
+    )
 
 
 def render_gated(gated: Gated) -> RenderableType:
     """Return the decisions as a table, and below them every waiver of the policy."""
     shown = render(gated.decisions)
-    return Group(shown, "", _table(WAIVED, _waiver_rows(gated.waivers))) if gated.waivers else shown
+    waived = (
+        (status, f"{rule}, checkpoint {checkpoint}", why)
+        for rule, checkpoint, status, why in _waiver_rows(gated.waivers)
+    )
+    return Group(shown, "", _table(("waiver", "of rule"), waived)) if gated.waivers else shown
 
 
-def _table(headings: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for name, subject, status, why in rows:
+def _table(headings: tuple[str, str], rows: Iterable[tuple[str, str, str]]) -> Table:
+    """Return a table of two columns: a status, and a name above the reason, which so has room in 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(headings[0], no_wrap=True)
+    table.add_column(headings[1], overflow="fold")
+    for status, name, why in rows:
         style = STYLES[status.removesuffix(" (warning)")]
-        table.add_row(Text(printable(name)), Text(printable(subject)), Text(status, style=style), Text(printable(why)))
+        table.add_row(Text(status, style=style), Text.assemble((printable(name), "bold"), "\n", printable(why)))
     return table
 
 

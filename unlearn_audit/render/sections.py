@@ -9,7 +9,7 @@ from unlearn_audit.gate import Decision
 from unlearn_audit.render import pictures
 from unlearn_audit.render.arrays import Arrays
 from unlearn_audit.render.charts import Chart
-from unlearn_audit.render.details import MiaDetails, details_of
+from unlearn_audit.render.details import Exposed, MiaDetails, details_of
 from unlearn_audit.render.relearning import SmallTable, small_tables
 from unlearn_audit.render.table import Row, columns, rows
 from unlearn_audit.report import AuditReport
@@ -25,6 +25,7 @@ TITLES = {
 }
 BELONGS_TO = {"loss": "accuracy", "gap": "accuracy"}
 MOST_EXPOSED = 10  # examples of each subject
+MOST_ATTACKS = 3  # that have a table each; more share one
 
 
 class Section(NamedTuple):
@@ -70,21 +71,49 @@ def exposed(report: AuditReport, most: int | None = MOST_EXPOSED) -> tuple[Small
         report: of an audit.
         most: how many of each; None for all that the report has.
     """
-    heading = ("training index", "label", "score", "share of the twin that scores as high")
+    found = []
+    for subject, by_attack in _worst(report, most).items():
+        if len(by_attack) > MOST_ATTACKS:
+            found.append(_together(subject, by_attack, most))
+            continue
+        for attack, worst in by_attack.items():
+            cells = tuple(
+                (str(one.index), str(one.label), _number(one.score), f"{one.share_of_twin_above:.1%}") for one in worst
+            )
+            title = f"most exposed examples of {subject}, {attack} attack"
+            heading = ("training index", "label", "score", "share of the twin that scores as high")
+            found.append(SmallTable(title, heading, cells))
+    return tuple(found)
+
+
+def _worst(report: AuditReport, most: int | None) -> dict[str, dict[str, tuple[Exposed, ...]]]:
+    """Return subject -> attack -> the examples that the attack is surest of."""
     roles = {subject.role for subject in report.subjects}
     passed_over = {"retrained", "original"} if roles - {"retrained", "original"} else {"retrained"}
-    found = []
+    found: dict[str, dict[str, tuple[Exposed, ...]]] = {}
     for measurement in report.measurements:
         attack = re.fullmatch(r"mia\.(.+)\.auc", measurement.name)
         worst = details_of(measurement, MiaDetails).worst if attack else None
         if attack and worst and measurement.role not in passed_over:
-            cells = tuple(
-                (str(one.index), str(one.label), _number(one.score), f"{one.share_of_twin_above:.1%}")
-                for one in worst[:most]
-            )
-            title = f"most exposed examples of {measurement.subject}, {attack[1]} attack"
-            found.append(SmallTable(title, heading, cells))
-    return tuple(found)
+            found.setdefault(measurement.subject, {})[attack[1]] = worst[:most]
+    return found
+
+
+def _together(subject: str, by_attack: Mapping[str, tuple[Exposed, ...]], most: int | None) -> SmallTable:
+    """Return one table for many attacks: the examples that most of them name among their surest ones."""
+    named: dict[int, list[str]] = {}
+    labels = {one.index: one.label for worst in by_attack.values() for one in worst}
+    for attack, worst in by_attack.items():
+        for one in worst:
+            named.setdefault(one.index, []).append(attack)
+    longest = max(len(worst) for worst in by_attack.values()) if most is None else most
+    order = sorted(named, key=lambda index: (-len(named[index]), index))[:longest]
+    cells = tuple(
+        (str(index), str(labels[index]), f"{len(named[index])} of {len(by_attack)}", ", ".join(named[index]))
+        for index in order
+    )
+    title = f"most exposed examples of {subject}, by how many attacks name them among their surest"
+    return SmallTable(title, ("training index", "label", "attacks", "which"), cells)
 
 
 def _number(value: float | None) -> str:

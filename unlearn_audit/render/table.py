@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 from unlearn_audit.metrics import mean_and_spread
@@ -134,6 +135,7 @@ def _cell(found: Sequence[Measurement], digits: int, signed: bool) -> Cell:
         parts += [f"({len(values)} of {len(found)})"] if len(values) < len(found) else []
         return Cell(f"{mean:{sign}.{digits}f}", " ".join(parts))
     interval = found[0].interval
+    digits = max(digits, 3) if digits and 0 < abs(values[0]) < 1 else digits
     ends = f"[{_short(interval.low, digits, sign)}, {_short(interval.high, digits, sign)}]" if interval else ""
     return Cell(f"{values[0]:{sign}.{digits}f}", ends)
 
@@ -156,15 +158,37 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     if truncation is not None:
         notes.append(f"truncation: {truncation.method}; its [low, high] brackets the decay at the end")
     notes += _of_attacks(report)
-    notes.append("[low, high]: 95 % interval; ±: standard deviation over retrained seeds")
-    reasons = dict.fromkeys(f"{m.name} of {m.subject}: {m.reason}" for m in report.measurements if m.reason)
+    notes.append("[low, high]: 95 % interval; ±: standard deviation over retrained seeds" + _own_gaps(report))
+    notes += _numbered(report)
+    named = _named(report)
+    without = [m for m in report.measurements if m.reason and m.name in named]
+    reasons = dict.fromkeys(f"{m.name} of {m.subject}: {m.reason}" for m in without)
     if len(reasons) > 6:
         names: dict[str, dict[str, None]] = {}
-        for m in report.measurements:
-            if m.reason:
-                names.setdefault(m.reason, {})[m.name] = None
+        for m in without:
+            names.setdefault(str(m.reason), {})[m.name] = None
         reasons = dict.fromkeys(f"{', '.join(_shortened(tuple(found)))}: {reason}" for reason, found in names.items())
     return (*notes, *reasons)
+
+
+def _own_gaps(report: AuditReport) -> str:
+    """Say what the gap of a retrained model is, where there are any."""
+    shown = any(
+        m.name.startswith("gap.") and m.role == "retrained" and m.value is not None for m in report.measurements
+    )
+    return ", whose own gaps are each to the other ones" if shown else ""
+
+
+def _numbered(report: AuditReport) -> list[str]:
+    """Say which files the labels stand for that were numbered because several files have one name."""
+    labels = {subject.label for subject in report.subjects}
+    return [
+        f"{subject.label}: {subject.path}"
+        for subject in report.subjects
+        if (found := re.fullmatch(r"(.+)-[0-9]+", subject.label))
+        and found[1] in labels
+        and PurePath(subject.path).name.partition(".")[0] == found[1]
+    ]
 
 
 def _shortened(names: Sequence[str]) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """A report for a terminal: tables that fit 80 columns, then the conclusion in words."""
 
 from textwrap import fill
+from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -15,6 +16,7 @@ from unlearn_audit.report import AuditReport
 
 __all__ = ["render"]
 
+NARROW = 18  # columns, for numbers and short labels
 WIDEST_LABEL = 19  # columns, which leaves room for four numbers with their intervals
 
 
@@ -49,7 +51,10 @@ def _exposed(report: AuditReport) -> tuple[SmallTable, ...]:
 def _small(small: SmallTable) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for index, heading in enumerate(small.heading):
-        table.add_column(Text(heading), justify="right" if index else "left", overflow="fold", max_width=18)
+        words = any(len(row[index]) > NARROW for row in small.rows)  # a text, which takes what is left of the line
+        justify: Literal["left", "right"] = "right" if index and not words else "left"
+        width = None if index and words else NARROW
+        table.add_column(Text(heading), justify=justify, overflow="fold", max_width=width)
     for row in small.rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
