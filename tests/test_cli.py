@@ -312,6 +312,17 @@ def test_every_help_fits_80_columns(arguments: list[str], flag: str, run: Run) -
     assert not re.search(r"--[a-z-]*…", ran.stdout)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["apply", "ieu"], ["shadows", "plan"], ["shadows", "run"], *([v] for v in VERBS)]
+)
+def test_examples_can_be_pasted_as_they_are_printed(arguments: list[str], run: Run) -> None:
+    printed = run(*arguments, "--help").stdout.partition("Example")[2].partition("╭")[0].splitlines()[1:]
+    lines = [line.strip() for line in printed if line.strip()]
+    assert lines or arguments == ["demo"]
+    for before, line in zip(["", *lines], lines, strict=False):
+        assert line.startswith("unlearn-audit ") != before.endswith("\\"), line
+
+
 def test_all_verbs_are_listed_and_known_here(run: Run) -> None:
     known = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
     assert sorted(map(str, known)) == sorted([*VERBS, "apply", "unlearn", "shadows"])

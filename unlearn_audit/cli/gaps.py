@@ -18,14 +18,16 @@ def _gaps(
     *,
     shared: Shared,
 ) -> None:
-    """How far is each model's accuracy from that of models retrained without the forget set?
+    r"""How far is each model's accuracy from that of models retrained without the forget set?
 
     Gaps are signed: unlearned minus the mean of the retrained ones.
 
     [bold]Example[/bold]
 
-      unlearn-audit gaps --original o.safetensors --retrained r1.safetensors --retrained r2.safetensors
-      --unlearned u.safetensors --forget idx.npy
+      unlearn-audit gaps demo/unlearned.safetensors demo/retrained-1.safetensors \
+      demo/retrained-2.safetensors --forget demo/forget.npy
+
+      unlearn-audit gaps --unlearned u.pt --retrained r.pt --forget class:3
     """
     measure(checkpoints, shared, gaps={})
 

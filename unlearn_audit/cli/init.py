@@ -44,7 +44,7 @@ def _init(
 
     [bold]Example[/bold]
 
-      unlearn-audit init o.safetensors r.safetensors --unlearned u.pt --forget idx.npy
+      unlearn-audit init o.safetensors --unlearned u.pt --forget idx.npy
     """
     from unlearn_audit.files import atomic_write, check_output_folder, make_output_folder
     from unlearn_audit.starting import CONFIG_NAME, POLICY_NAME, starting_config, starting_policy

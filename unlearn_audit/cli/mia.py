@@ -49,13 +49,13 @@ def _mia(
 
     [bold]Examples[/bold]
 
-      unlearn-audit mia loss demo/unlearned.safetensors demo/retrained-1.safetensors --forget demo/forget.npy
+      unlearn-audit mia loss demo/unlearned.safetensors --forget demo/forget.npy
 
-      unlearn-audit shadows run shadows/ u.safetensors --forget idx.npy --count 16
+      unlearn-audit shadows run shadows/ u.pt --forget idx.npy --count 16
 
-      unlearn-audit mia ulira u.safetensors --retrained r.safetensors --forget idx.npy --shadows shadows/
+      unlearn-audit mia ulira u.pt r.pt --forget idx.npy --shadows shadows/
 
-      unlearn-audit mia all o.safetensors u.safetensors --forget idx.npy --shadows shadows/ --worst 20
+      unlearn-audit mia all o.pt u.pt --forget i.npy --shadows shadows/ --worst 20
     """
     section = {
         "attacks": [attack],

@@ -71,13 +71,13 @@ def _rcd(
 
       unlearn-audit rcd demo/unlearned.safetensors --forget demo/forget.npy
 
-      unlearn-audit rcd o.safetensors r.safetensors u.safetensors --forget idx.npy --optimizer adam --steps 500
+      unlearn-audit rcd o.pt u.pt --forget idx.npy --optimizer adam --steps 500
 
-      unlearn-audit rcd u.safetensors --forget idx.npy --step-size 1e-4,1e-5,1e-6
+      unlearn-audit rcd u.pt --forget idx.npy --step-size 1e-4,1e-5,1e-6
 
-      unlearn-audit rcd u.safetensors --forget idx.npy --scope head --weight-decay 0.01 --steps auto
+      unlearn-audit rcd u.pt --forget idx.npy --scope head --weight-decay 0.01
 
-      unlearn-audit rcd u.safetensors --retrained r.safetensors --forget idx.npy --match-difficulty
+      unlearn-audit rcd u.pt --retrained r.pt --forget idx.npy --match-difficulty
     """
     section = {
         "optimizer": optimizer,

@@ -12,7 +12,12 @@ __all__ = ["register"]
 def _schema(
     what: Annotated[Literal["report", "config", "policy"], typer.Argument(help="Which document.")] = "report",
 ) -> None:
-    """Print the JSON Schema of a report, a config or a policy."""
+    """Print the JSON Schema of a report, a config or a policy.
+
+    [bold]Example[/bold]
+
+      unlearn-audit schema policy
+    """
     from unlearn_audit.config import AuditConfig
     from unlearn_audit.gate import Policy
     from unlearn_audit.report import report_schema

@@ -57,7 +57,7 @@ def _plan(
 
     [bold]Example[/bold]
 
-      unlearn-audit shadows plan shadows/ unlearned.safetensors --forget idx.npy --count 32
+      unlearn-audit shadows plan shadows/ u.safetensors --forget idx.npy --count 32
     """
     shop = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
     for line in _cost(shop):
@@ -154,7 +154,7 @@ def _run(
 
     [bold]Examples[/bold]
 
-      unlearn-audit shadows run shadows/ original.safetensors unlearned.safetensors --forget idx.npy --count 16
+      unlearn-audit shadows run shadows/ u.safetensors --forget idx.npy --count 16
 
       unlearn-audit shadows run shadows/ --count 32
     """

@@ -47,9 +47,9 @@ def _spectrum(
 
     [bold]Examples[/bold]
 
-      unlearn-audit spectrum demo/original.safetensors demo/unlearned.safetensors --forget demo/forget.npy
+      unlearn-audit spectrum demo/original.safetensors --forget demo/forget.npy
 
-      unlearn-audit spectrum demo/original.safetensors --forget demo/forget.npy --scope head --weight-decay 0.001
+      unlearn-audit spectrum o.pt --forget i.npy --scope head --weight-decay 0.01
     """
     section = {
         "eigenvalues": eigenvalues,

@@ -35,7 +35,7 @@ def _train(
 
       unlearn-audit train --data digits --out original.safetensors
 
-      unlearn-audit train --data digits --without idx.npy --seed 1 --out retrained-1.safetensors
+      unlearn-audit train --data digits --without i.npy --seed 1 --out r.safetensors
     """
     from unlearn_audit.files import check_output
 

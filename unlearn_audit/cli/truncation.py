@@ -52,9 +52,9 @@ def _truncation(
 
     [bold]Examples[/bold]
 
-      unlearn-audit truncation demo/unlearned.safetensors --forget demo/forget.npy
+      unlearn-audit truncation demo/original.safetensors --forget demo/forget.npy
 
-      unlearn-audit truncation ckpt.safetensors --forget idx.npy --scope head --weight-decay 0.01 --steps 1000
+      unlearn-audit truncation u.pt --forget i.npy --scope head --weight-decay .1
     """
     from unlearn_audit.files import check_output
 
