@@ -238,6 +238,41 @@ def test_the_other_ones_say_that_they_need_it(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_odd_start_and_a_run_of_no_step_are_told_and_recorded(run: Run, tiny: Path, tmp_path: Path) -> None:
+    for start, steps, says in (
+        ("unlearned", 1, "it started from a model that had unlearned this forget set before, by ieu: both count"),
+        (
+            "retrained-1",
+            1,
+            "it started from a model that was trained without this forget set: there was nothing to forg",
+        ),
+        ("original", 0, "no step was taken: the weights are those that it started from"),
+    ):
+        out = tmp_path / f"{start}.safetensors"
+        done = run("apply", "ft", tiny / f"{start}.safetensors", "--forget", tiny / "forget.npy", "--out", out,
+                   "--steps", steps)  # fmt: skip
+        assert done.code == 0
+        assert f"note: {says}" in done.stderr
+        metadata = read_checkpoint(out).metadata
+        assert metadata is not None
+        assert metadata.notes[0].startswith(says)
+
+
+def test_an_ascent_that_joins_a_method_says_that_it_is_clipped(run: Run, tiny: Path, tmp_path: Path) -> None:
+    command = ["apply", "ft", tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--steps", 1]
+    for extra, clipped in (("ascent", True), ("ascent:loss_clip=none", False)):
+        done = run(*command, "--out", tmp_path / f"{clipped}.safetensors", "--with", extra)
+        assert ("note: the ascended loss of an example is clipped at 15 nats" in done.stderr) == clipped
+
+
+@pytest.mark.parametrize("verb", ["apply", "train"])
+def test_an_ending_of_another_format_is_refused_before_any_work(
+    refused: Callable[..., None], tiny: Path, verb: str
+) -> None:
+    asked = ["ft", tiny / "original.safetensors", "--forget", "class:3"] if verb == "apply" else ["--data", "digits"]
+    refused(verb, *asked, "--out", "u.pt", code=2, says=["written as safetensors; name it u.safetensors"])
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "extras"),
     [(name, {}, ()) for name in METHODS] + [

@@ -365,6 +365,13 @@ def test_retrained_models_that_were_trained_otherwise_than_the_original_are_name
     assert said.startswith("short: not trained as original was (epochs 2, not 3): a difference may come from that")
 
 
+def test_a_handful_of_forget_examples_is_said_to_say_little(tiny: Path) -> None:
+    config = config_of(tiny, "original", gaps={})
+    said = [run_audit(config.model_copy(update={"sample": n})).limitations for n in (1, 9, 10)]
+    assert [text[0].partition(" measured")[0] for text in said[:2]] == ["1 forget example is", "9 forget examples are"]
+    assert said[2] == ()
+
+
 def test_a_fair_comparison_has_no_limitation(report: AuditReport) -> None:
     assert report.limitations == ()
 

@@ -67,7 +67,12 @@ def report(tiny: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Pa
 # --- Ctrl-C
 
 
-def interrupt(*arguments: object, when: Callable[[str], bool], patience: float = 90) -> tuple[int, str]:
+def interrupt(
+    *arguments: object,
+    when: Callable[[str], bool],
+    patience: float = 90,
+    by: signal.Signals = signal.SIGINT,
+) -> tuple[int, str]:
     """Run the command line with a terminal for stderr, send Ctrl-C once `when` holds of what it showed there.
 
     Returns:
@@ -89,7 +94,7 @@ def interrupt(*arguments: object, when: Callable[[str], bool], patience: float =
             except OSError:  # the other end is closed
                 break
         if not sent and when(shown):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(by)
             sent = True
     os.close(ours)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -115,11 +120,12 @@ def test_ctrl_c_while_relearning_leaves_nothing(here: Path, tiny: Path) -> None:
     assert "Traceback" not in shown
 
 
-def test_ctrl_c_while_unlearning_keeps_what_was_there(here: Path, tiny: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_unlearning_keeps_what_was_there(here: Path, tiny: Path, by: signal.Signals) -> None:
     (here / "o.safetensors").write_bytes(b"old")
     subject = [tiny / "original.safetensors", "--forget", tiny / "forget.npy"]
     arguments = ["apply", "ieu", *subject, "--steps", 100_000, "--out", here / "o.safetensors", "--force"]
-    code, shown = interrupt(*arguments, when=lambda shown: "IEU" in shown)
+    code, shown = interrupt(*arguments, when=lambda shown: "IEU" in shown, by=by)
     assert code == 130, shown
     assert {path.name for path in here.iterdir()} <= {"o.safetensors", "o.safetensors.resume"}, shown
     assert (here / "o.safetensors").read_bytes() == b"old"

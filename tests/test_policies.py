@@ -39,11 +39,6 @@ def test_a_shipped_policy_has_its_bare_name_and_a_file_its_path(name: str, here:
         read_policy(here / name)
 
 
-def test_a_name_that_is_not_shipped_is_a_file_that_is_not_there(here: Path) -> None:
-    with pytest.raises(ConfigError, match="policy not found: strickt"):
-        read_policy(Path("strickt"))
-
-
 def test_each_policy_asks_no_less_than_the_next_milder_one() -> None:
     strict, default, lenient = (read_policy(Path(name)) for name in ("strict", "default", "lenient"))
     for harder, milder in ((strict, default), (default, lenient)):
@@ -132,3 +127,12 @@ def test_show_knows_the_names_too(report_of: Callable[[str], AuditReport], here:
     assert "not-told-apart" in run("show", "r.json", "--policy", "default").stdout
     ran = run("gate", "r.json", "--policy", "default")
     assert (ran.code, ran.stderr) == (1, "failed: r.json against default\n")
+
+
+def test_a_name_that_is_no_shipped_policy_is_answered_with_the_names(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"policy not found: strct\.toml"):
+        read_policy(Path("strct.toml"))
+    with pytest.raises(
+        ConfigError, match=r"unknown policy 'strct'; did you mean 'strict'\? Known: default, lenient, s"
+    ):
+        read_policy(Path("strct"))

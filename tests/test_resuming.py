@@ -20,14 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from small_problems import same
 
-from unlearn_audit.checkpoints import read_checkpoint
+from unlearn_audit.checkpoints import STATE_ENTRY, read_checkpoint
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.engine import descent
 from unlearn_audit.errors import AuditError, CheckpointError, OutputError, UsageError
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.methods import applying, resuming
 from unlearn_audit.methods.applying import Applied, apply_method
-from unlearn_audit.methods.resuming import ENTRY, state_path
+from unlearn_audit.methods.resuming import state_path
 from unlearn_audit.progress import Progress, silent
 
 LOOK = descent.CHECK_EVERY
@@ -147,7 +147,7 @@ def read_done(folder: Path) -> int | None:
     if not path.exists():
         return None
     with safe_open(path, framework="pt") as stream:
-        return int(json.loads(stream.metadata()[ENTRY])["done"])
+        return int(json.loads(stream.metadata()[STATE_ENTRY])["done"])
 
 
 def test_the_optimisers_state_matters(whole: Callable[[str], str], tiny: Path, tmp_path: Path) -> None:
@@ -322,9 +322,9 @@ def test_the_state_of_another_run_is_refused_with_what_differs(
 
 def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object]) -> None:
     """Change the tensors or the description of a state."""
-    tensors, about = load_file(path), json.loads(metadata_of(path)[ENTRY])
+    tensors, about = load_file(path), json.loads(metadata_of(path)[STATE_ENTRY])
     change(tensors, about)
-    save_file(tensors, path, metadata={ENTRY: json.dumps(about)})
+    save_file(tensors, path, metadata={STATE_ENTRY: json.dumps(about)})
 
 
 def name_of(tensors: dict[str, torch.Tensor], kind: str) -> str:
@@ -337,8 +337,8 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("weights\n" * 100),
     "no description": lambda path: save_file(load_file(path), path),
-    "no JSON": lambda path: save_file(load_file(path), path, metadata={ENTRY: "{"}),
-    "a list": lambda path: save_file(load_file(path), path, metadata={ENTRY: "[1]"}),
+    "no JSON": lambda path: save_file(load_file(path), path, metadata={STATE_ENTRY: "{"}),
+    "a list": lambda path: save_file(load_file(path), path, metadata={STATE_ENTRY: "[1]"}),
     "another schema": lambda path: rewritten(path, lambda _, about: about.update(schema=99)),
     "no steps": lambda path: rewritten(path, lambda _, about: about.pop("done")),
     "no identity": lambda path: rewritten(path, lambda _, about: about.pop("identity")),
@@ -459,6 +459,9 @@ def test_ctrl_c_ends_with_130_and_the_next_command_says_how_to_go_on(
     assert (done.code, done.stdout) == (130, "")
     assert done.stderr.endswith("interrupted\n")
     assert not out.exists()
+    looked_at = run("inspect", state_path(out))
+    assert looked_at.code == 3
+    assert "is no checkpoint but the state of a killed run" in looked_at.stderr
     refused = run(*command)
     assert refused.code == 2
     assert "add --resume to go on, or --force to begin anew" in refused.stderr

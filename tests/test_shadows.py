@@ -325,6 +325,7 @@ def test_a_fleet_of_another_kind_is_refused_with_what_differs(says: str, target:
     text = str(caught.value).replace("[", "(").replace("]", ",)")
     assert says in text
     assert text.endswith("plan this one in another folder")
+    assert ("give --recipe and --epochs as before, or no checkpoint" in text) == says.startswith("recipe ")
     assert (tmp_path / "s" / "fleet.json").read_bytes() == before
     assert plan_small(tmp_path / "s", target) == plan
 

@@ -26,6 +26,7 @@ from unlearn_audit.subjects import Candidate, build_candidate, settle_data, uniq
 
 __all__ = ["Bench", "Split", "environment", "open_bench"]
 
+FEW = 10  # forget examples, below which numbers over them say little
 Split = Literal["retain", "forget", "test", "unseen"]
 
 
@@ -119,7 +120,7 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
     limitations: list[str] = []
     dataset = settle_data(config, settled, checkpoints, limitations)
     splits = _splits(config, dataset)
-    limitations += splits.limitations
+    limitations += [*splits.limitations, *_too_few(len(splits.measured))]
     labels = unique_labels(config.checkpoint)
     candidates = tuple(
         build_candidate(config, settled, entry, checkpoint, label, dataset, compute)
@@ -140,6 +141,14 @@ def _splits(config: AuditConfig, dataset: Dataset) -> Splits:
     return make_splits(
         dataset, config.forget, unseen=config.unseen, retain=config.retain, sample=config.sample, seed=config.seed
     )
+
+
+def _too_few(n: int) -> list[str]:
+    """Say that a forget set is so small that what is measured on it says little."""
+    if n >= FEW:
+        return []
+    examples = "1 forget example is" if n == 1 else f"{n} forget examples are"
+    return [f"{examples} measured: an interval over so few says little, and no attack can be judged by them"]
 
 
 def _provenance(checkpoint: Checkpoint, candidate: Candidate, splits: Splits) -> list[str]:

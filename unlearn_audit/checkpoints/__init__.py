@@ -4,14 +4,16 @@ A file is recognised by what is in it, never by its ending, and no pickle is exe
 through torch's weights-only reader; anything else is refused with the way out.
 """
 
-from unlearn_audit.checkpoints.metadata import Metadata
+from unlearn_audit.checkpoints.metadata import STATE_ENTRY, Metadata
 from unlearn_audit.checkpoints.reading import Checkpoint, check_finite, read_checkpoint
 from unlearn_audit.checkpoints.states import digest_of_state, nonfinite
-from unlearn_audit.checkpoints.writing import write_checkpoint
+from unlearn_audit.checkpoints.writing import check_checkpoint_output, write_checkpoint
 
 __all__ = [
+    "STATE_ENTRY",
     "Checkpoint",
     "Metadata",
+    "check_checkpoint_output",
     "check_finite",
     "digest_of_state",
     "nonfinite",

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from unlearn_audit.errors import CheckpointError
 
-__all__ = ["ENTRY", "SCHEMA", "Entry", "Metadata", "decode_entry", "encode_entry"]
+__all__ = ["ENTRY", "SCHEMA", "STATE_ENTRY", "Entry", "Metadata", "decode_entry", "encode_entry"]
 
 ENTRY = "unlearn_audit"
+STATE_ENTRY = "unlearn_audit_state"  # of what a killed run goes on with, which is no checkpoint
 SCHEMA = 1
 _LONGEST = 1_000_000  # characters
 _WAY_OUT = "strip the entry (re-save the tensors alone) and pass --model and --data instead"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unlearn_audit.checkpoints.metadata import ENTRY, Metadata, decode_entry
+from unlearn_audit.checkpoints.metadata import ENTRY, STATE_ENTRY, Metadata, decode_entry
 from unlearn_audit.checkpoints.recognition import Kind, recognise
 from unlearn_audit.checkpoints.safetensors_files import Loaded, load_safetensors, load_sharded
 from unlearn_audit.checkpoints.states import nonfinite, strip_prefixes, unwrap, vet
@@ -89,6 +89,10 @@ def check_finite(checkpoint: Checkpoint) -> None:
 def _from_safetensors(path: Path, loaded: Loaded) -> Checkpoint:
     """Make a checkpoint of named tensors and the entries beside them."""
     entries, tensors = dict(loaded.entries), dict(loaded.tensors)
+    if STATE_ENTRY in entries:
+        raise CheckpointError(
+            f"{path} is no checkpoint but the state of a killed run; the command that wrote it goes on with --resume"
+        )
     metadata: Metadata | None = None
     notes: tuple[str, ...] = ()
     if (text := entries.pop(ENTRY, None)) is not None:

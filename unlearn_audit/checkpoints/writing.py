@@ -13,9 +13,23 @@ from unlearn_audit.checkpoints.states import vet
 from unlearn_audit.errors import CheckpointError, OutputError
 from unlearn_audit.files import atomic_write, check_output, sha256_of_file
 
-__all__ = ["write_checkpoint"]
+__all__ = ["check_checkpoint_output", "write_checkpoint"]
 
 _RESERVED = "__metadata__"  # the format's own name in the header
+
+
+FOREIGN = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".npy", ".npz", ".onnx", ".json")
+
+
+def check_checkpoint_output(path: Path, *, force: bool) -> Path:
+    """Return `path` if a checkpoint may be written there; called before any work is done.
+
+    Raises:
+        OutputError: as `files.check_output`, or the ending promises another format than safetensors.
+    """
+    if path.suffix.lower() in FOREIGN:
+        raise OutputError(f"{path}: checkpoints are written as safetensors; name it {path.with_suffix('.safetensors')}")
+    return check_output(path, force=force)
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Tensor], metadata: Metadata, *, force: bool) -> str:
@@ -34,10 +48,10 @@ def write_checkpoint(path: Path, state: Mapping[str, Tensor], metadata: Metadata
         The SHA-256 of the file, in hex.
 
     Raises:
-        OutputError: the file exists (without `force`), or cannot be written.
+        OutputError: as `check_checkpoint_output`, or there is no space.
         CheckpointError: the state is empty or holds what safetensors cannot; the metadata is not JSON.
     """
-    check_output(path, force=force)
+    check_checkpoint_output(path, force=force)
     vetted = vet(path, state)
     _check_storable(path, vetted)
     tied = _tied(vetted)

@@ -2,8 +2,12 @@
 
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -75,7 +79,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _write_what_the_encoding_lacks()
     try:
-        code = _answer()
+        with _terminated_as_interrupted():
+            code = _answer()
         sys.stdout.flush()
     except BrokenPipeError:
         code = 3
@@ -85,6 +90,19 @@ def main() -> None:
     if code == 3:
         _let_go_of_a_closed_stdout()
     sys.exit(code)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does: states are written, drafts removed, claims let go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write_what_the_encoding_lacks() -> None:

@@ -50,7 +50,18 @@ def _help(method: Any) -> str:
     extra = "mask:saliency,density=0.5" if method.name == "ieu" else "reinit:alpha=0.999"
     composed = f"\n\n  unlearn-audit apply {method.name} … --with {extra}" if method.composes else ""
     text = " ".join(f"{inspect.getdoc(method.run)}".replace("\n\n", "\0").split("\n")).replace("\0", "\n\n")
-    return f"{text}\n\nSource: {method.source}.\n\n[bold]Example[/bold]\n\n  {command}{composed}"
+    joined = f"\n\n[bold]Settings of --with[/bold]\n\n{_transforms()}" if method.composes else ""
+    return f"{text}\n\nSource: {method.source}.{joined}\n\n[bold]Example[/bold]\n\n  {command}{composed}"
+
+
+def _transforms() -> str:
+    """Return every transform with the settings that it takes."""
+    found = []
+    for name in catalogue.TRANSFORMS:
+        fields = catalogue.load("transform", catalogue.TRANSFORMS, name).settings.model_fields
+        keys = ", ".join(f"{key}={_shown(field.default)}" for key, field in fields.items())
+        found.append(f"  {name}: {keys}")
+    return "\n\n".join(found)
 
 
 def _command(method: Any) -> Callable[..., None]:
@@ -181,6 +192,7 @@ def _tell(applied: Any, command: list[str], out: Path, *, quiet: bool) -> None:
         quiet=quiet,
     )
     message(f"audit it: {shlex.join(['unlearn-audit', *command])}", quiet=quiet)
+    message("          with --retrained FILE for each model that was retrained without the forget set", quiet=quiet)
 
 
 def register(app: typer.Typer) -> None:

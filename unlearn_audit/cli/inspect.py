@@ -38,22 +38,35 @@ def _inspect(
 
 def _print(found: dict[str, Any]) -> None:
     """Print a two-column table."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from unlearn_audit.cli.console import draw
+    from unlearn_audit.render.table import printable
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in found.items():
-        for index, line in enumerate(value if isinstance(value, list) else [value]):
-            table.add_row(Text(key if index == 0 else ""), Text(_plain(line)))
-    Console().print(table)
+        for index, line in enumerate(_lines(value)):
+            table.add_row(Text(key if index == 0 else ""), Text(printable(line)))
+    draw(table)
+
+
+def _lines(value: object) -> list[str]:
+    """Return a value's lines: of a list its items, of a dict of several kinds of values one for each key."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value] or ["none"]
+    if isinstance(value, dict) and not all(isinstance(item, int) for item in value.values()):
+        return [f"{key}: {_plain(item)}" for key, item in value.items()] or ["none"]
+    return [_plain(value)]
 
 
 def _plain(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "none"
+        return ", ".join(f"{key} {'none' if item is None else _plain(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
     return "not said" if value is None else str(value)
 
 

@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -162,7 +161,7 @@ def _run(
 
     shop = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
     start = run_on_ray if backend == "ray" else run_workers
-    with _asked_to_end(), progress_bars(quiet=shared.quiet) as progress:
+    with progress_bars(quiet=shared.quiet) as progress:
         outcome = start(shop, workers=workers, progress=progress)
     _tell(shop, outcome, quiet=shared.quiet)
 
@@ -185,19 +184,6 @@ def _tell(shop: "Workshop", outcome: "Outcome", *, quiet: bool) -> None:
     raise typer.Exit(0 if outcome.done + outcome.reused == total else 3)
 
 
-@contextmanager
-def _asked_to_end() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does: claims are let go, drafts removed, workers dismissed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _end_with_stdin() -> None:
     """End this process once whoever holds the other end of its stdin is gone."""
     while os.read(0, 4096):
@@ -217,17 +203,16 @@ def _worker(
 
       unlearn-audit shadows worker shared-disk/shadows/
     """
-    with _asked_to_end():
-        if crew:
-            threading.Thread(target=_end_with_stdin, daemon=True).start()
-        from unlearn_audit.engine import one_thread
-        from unlearn_audit.shadows import open_workshop, work_until_done
+    if crew:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    from unlearn_audit.engine import one_thread
+    from unlearn_audit.shadows import open_workshop, work_until_done
 
-        shop = open_workshop(folder, allow_code=allow_code)
-        threads = nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread()  # as all the fleet's workers
-        with threads, progress_bars(quiet=quiet) as progress:
-            done = work_until_done(shop, progress)
-        message(f"{done} models made here", quiet=quiet)
+    shop = open_workshop(folder, allow_code=allow_code)
+    threads = nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread()  # as all the fleet's workers
+    with threads, progress_bars(quiet=quiet) as progress:
+        done = work_until_done(shop, progress)
+    message(f"{done} models made here", quiet=quiet)
 
 
 def _status(

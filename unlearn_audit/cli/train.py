@@ -37,9 +37,9 @@ def _train(
 
       unlearn-audit train --data digits --without i.npy --seed 1 --out r.safetensors
     """
-    from unlearn_audit.files import check_output
+    from unlearn_audit.checkpoints import check_checkpoint_output
 
-    check_output(out, force=force)
+    check_checkpoint_output(out, force=force)
     from unlearn_audit.config import Layer, resolve
     from unlearn_audit.data import load_data, read_training_indices
     from unlearn_audit.engine import prepare

@@ -44,6 +44,7 @@ class Hooks:
         parts: whether `gradient` needs the terms' gradients apart, one backward pass for each term.
         gradient_evaluations: gradients of single examples that were taken to prepare.
         gradients: steps -> those that `terms` takes in the first so many steps.
+        notes: what the reader should know of it, in words.
     """
 
     terms: Callable[[int], Terms] | None = None
@@ -54,6 +55,7 @@ class Hooks:
     parts: bool = False
     gradient_evaluations: int = 0
     gradients: Callable[[int], int] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Keeper(Protocol):

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 
 from unlearn_audit import __version__, catalogue
-from unlearn_audit.checkpoints import Checkpoint, Metadata, check_finite, nonfinite, read_checkpoint, write_checkpoint
+from unlearn_audit.checkpoints import (
+    Checkpoint,
+    Metadata,
+    check_checkpoint_output,
+    check_finite,
+    nonfinite,
+    read_checkpoint,
+    write_checkpoint,
+)
 from unlearn_audit.config import AuditConfig, Resolved
 from unlearn_audit.data import Splits, make_splits
 from unlearn_audit.engine import Compute, prepare
@@ -98,7 +106,7 @@ def apply_method(
     if added and not method.composes:
         raise UsageError(f"{name} takes no --with: it is no loop of gradient steps that a transform could join")
     config = request.config
-    check_output(out, force=force)
+    check_checkpoint_output(out, force=force)
     _check_state(out, force=force, resume=resume)
     parent = read_checkpoint(Path(config.checkpoint[0].path))
     check_finite(parent)
@@ -133,18 +141,19 @@ def apply_method(
         keeper.remove()  # asked for with --force, else there is none
     done = _run(method, replace(problem, keeper=keeper), settings, keeper, metadata, out, force=force)
     seconds = keeper.seconds
+    notes = (*_of_parent(parent, splits), *_notes(method, done))
     metadata = metadata.model_copy(
         update={
             "steps": done.steps,
             "gradient_evaluations": done.gradient_evaluations,
             "wall_seconds": round(seconds, 3) if clock else None,
             "recipe": metadata.recipe if done.recipe is None else done.recipe,
-            "notes": _notes(done),
+            "notes": notes,
         }
     )
     written = write_checkpoint(out, problem.model.state_dict(), metadata, force=force)
     keeper.remove()
-    return Applied(written, done, seconds, keeper.resumed_at, (*limitations, *_notes(done)))
+    return Applied(written, done, seconds, keeper.resumed_at, (*limitations, *notes))
 
 
 def _run(
@@ -244,6 +253,23 @@ def _identity(metadata: Metadata, splits: Splits, compute: Compute) -> dict[str,
     }
 
 
-def _notes(done: Unlearned) -> tuple[str, ...]:
+def _notes(method: Method, done: Unlearned) -> tuple[str, ...]:
     stopped = (f"stopped after {done.steps} steps: {done.stopped}",) if done.stopped else ()
-    return (*stopped, *done.notes)
+    idle = (
+        ("no step was taken: the weights are those that it started from",) if method.composes and not done.steps else ()
+    )
+    return (*stopped, *idle, *done.notes)
+
+
+def _of_parent(parent: Checkpoint, splits: Splits) -> tuple[str, ...]:
+    """Say what makes a checkpoint an odd one to start from."""
+    metadata = parent.metadata
+    if metadata is None:
+        return ()
+    same = metadata.forget_sha256 == splits.forget.sha256
+    if metadata.role == "unlearned":
+        which = "this forget set" if same else "another forget set"
+        return (f"it started from a model that had unlearned {which} before, by {metadata.method}: both count",)
+    if metadata.role == "retrained" and same:
+        return ("it started from a model that was trained without this forget set: there was nothing to forget",)
+    return ()

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from unlearn_audit.engine import Hooks, Term, Terms
 from unlearn_audit.methods import Course, Problem, Settings, StepTransform
-from unlearn_audit.methods.composing import LoopSettings, Share, Size, Step, mean_loss, minibatches
+from unlearn_audit.methods.composing import LoopSettings, Share, Size, Step, ascended, mean_loss, minibatches
 
 __all__ = ["ASCENT", "AscentSettings"]
 
@@ -34,7 +34,7 @@ def _make(problem: Problem, settings: AscentSettings, course: Course) -> Hooks:
     def terms(step: int) -> Terms:
         return {"forget ascended": Term(mean_loss(problem, forget, step, clip=clip), -settings.c)}
 
-    return Hooks(terms=terms, gradients=forget.taken)
+    return Hooks(terms=terms, gradients=forget.taken, notes=ascended(clip))
 
 
 ASCENT = StepTransform("ascent", "Tran & Woo 2026, Algorithm 1", AscentSettings, _make)

@@ -163,7 +163,8 @@ def run_composition(
             task=task,
         )
     taken = [hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks]
-    return Unlearned(steps, objective.gradients(steps) + sum(taken), stopped, tuple(notes))
+    told = (*notes, *(note for hook in hooks for note in hook.notes))
+    return Unlearned(steps, objective.gradients(steps) + sum(taken), stopped, tuple(dict.fromkeys(told)))
 
 
 def _budget(settings: LoopSettings, objective: Objective) -> int:

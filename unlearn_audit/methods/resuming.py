@@ -11,12 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unlearn_audit.checkpoints import STATE_ENTRY
 from unlearn_audit.errors import CheckpointError, OutputError, UsageError
 from unlearn_audit.files import atomic_write, check_input
 
 __all__ = ["Kept", "StateFile", "state_path"]
 
-ENTRY, SCHEMA = "unlearn_audit_state", 1
+SCHEMA = 1
 
 
 def state_path(out: Path) -> Path:
@@ -97,7 +98,7 @@ class StateFile:
             return False
         about = {"schema": SCHEMA, "identity": self.identity, "done": self.last.done, "seconds": self.seconds}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.last.tensors.items()}
-        entry = {ENTRY: json.dumps(about, sort_keys=True)}
+        entry = {STATE_ENTRY: json.dumps(about, sort_keys=True)}
         try:
             atomic_write(self.path, lambda target: save_file(tensors, target, metadata=entry))
         except SafetensorError as problem:
@@ -130,7 +131,7 @@ class StateFile:
         try:
             check_input(self.path, "state file", CheckpointError)
             with safe_open(self.path, framework="pt") as stream:
-                about = json.loads((stream.metadata() or {}).get(ENTRY, "null"))
+                about = json.loads((stream.metadata() or {}).get(STATE_ENTRY, "null"))
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
             if about["schema"] != SCHEMA:
                 raise ValueError(f"schema {about['schema']!r:.40} where this version reads {SCHEMA}")

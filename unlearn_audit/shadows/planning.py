@@ -102,8 +102,9 @@ def _written(folder: Path, plan: FleetPlan, there: FleetPlan | None, sets: Mappi
     if there is not None:
         changed = differences(there, plan)
         if changed:
+            again = "give --recipe and --epochs as before, or no checkpoint; or " if _is_recipe(changed) else ""
             raise UsageError(
-                f"{folder} holds a fleet of another kind ({'; '.join(changed)}): plan this one in another folder"
+                f"{folder} holds a fleet of another kind ({'; '.join(changed)}): {again}plan this one in another folder"
             )
         if plan.count < there.count:
             raise UsageError(f"{folder} is planned with {there.count} models; a fleet can grow, not shrink")
@@ -115,6 +116,11 @@ def _written(folder: Path, plan: FleetPlan, there: FleetPlan | None, sets: Mappi
     if plan != there:
         write_plan(plan, folder)
     return Planned(plan, tuple(_told(plan, there)))
+
+
+def _is_recipe(changed: list[str]) -> bool:
+    """Whether two plans differ in nothing but the recipe."""
+    return all(text.startswith("recipe ") for text in changed)
 
 
 def _told(plan: FleetPlan, there: FleetPlan | None) -> list[str]:
