@@ -177,4 +177,4 @@ def test_the_hook_validates_several_files(run: Cli, tmp_path: Path) -> None:
     assert done.code == 2
     assert "forgot" in done.stderr
     assert "worse.toml" in done.stderr
-    assert "good.toml: valid" in done.stderr
+    assert "good.toml: a valid config" in done.stderr

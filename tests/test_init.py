@@ -170,6 +170,7 @@ def test_the_commented_keys_are_keys_of_the_config(tmp_path: Path, monkeypatch: 
     wanted = [line.removeprefix("# ") if line.startswith(keys) else line for line in lines]
     assert sum(line.startswith(keys) for line in lines) == len(keys)
     (tmp_path / "forget.npy").write_bytes(b"x")
+    (tmp_path / "shadows").mkdir()
     (tmp_path / "c.toml").write_text("\n".join(wanted))
     config = check_config(tmp_path / "c.toml")
     assert config.truncation is not None

@@ -297,6 +297,35 @@ def test_the_plan_tells_what_is_there_and_does_nothing(whole: Path, run: Cli, co
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+# ----- retrained models on request
+
+
+def test_models_are_retrained_as_the_original_says_it_was(tiny: Path, run: Cli, here: Path) -> None:
+    lines = "".join(f"[[checkpoint]]\npath = '{tiny / name}.safetensors'\n" for name in ("original", "retrained-1"))
+    (here / "c.toml").write_text(f"forget = '{tiny}/forget.npy'\ndevice = 'cpu'\n{lines}[gaps]\n")
+    asked = ["audit", "c.toml", "--retrain", 2, "--out", "report"]
+    planned = run(*asked, "--plan").stdout
+    assert len(re.findall(r"apply retrain: retrained-[23] +to do +3,879 ", planned)) == 2, "three epochs"
+    done = run(*asked)
+    assert done.code == 0, done.stderr
+    body = json.loads((here / "report" / "report.json").read_text())
+    assert [one["label"] for one in body["subjects"]] == ["original", "retrained-1", "retrained-2", "retrained-3"]
+    assert [one["role"] for one in body["subjects"]] == ["original", *["retrained"] * 3]
+    assert body["limitations"] == []
+    made = [read_checkpoint(path).metadata for path in sorted((here / "report/models").iterdir())]
+    assert [one.seed for one in made if one] == [2, 3], "0 and 1 are those of the checkpoints"
+    assert {one.recipe["epochs"] for one in made if one} == {3}
+    assert "to do" not in run(*asked, "--plan").stdout
+
+
+def test_there_is_nothing_to_retrain_after_without_an_original(refused: Cli, tiny: Path, here: Path) -> None:
+    text = f"forget = '{tiny}/forget.npy'\n[[checkpoint]]\npath = '{tiny}/retrained-1.safetensors'\n[gaps]\n"
+    (here / "c.toml").write_text(text)
+    refused("audit", "c.toml", "--retrain", 1, "--out", "r", code=2, says=["--retrain follows an original or an unl"])
+    (here / "c.toml").write_text(text.replace("retrained-1", "original"))
+    refused("audit", "c.toml", "--retrain", 1, code=2, says=["name a folder for them with --out"])
+
+
 def test_a_plan_asks_the_checkpoints_what_the_config_does_not_say(tiny: Path, run: Cli, here: Path) -> None:
     (here / "c.toml").write_text(
         f'forget = "{tiny}/forget.npy"\n[[checkpoint]]\npath = "{tiny}/original.safetensors"\n[gaps]\n[rcd]\n'

@@ -55,8 +55,8 @@ def conclude(measurements: Sequence[Measurement]) -> tuple[str, ...]:
 
 NO_RETRAINED = (
     "No retrained model was given: whether anything differs from a model that never saw the data stays open, and "
-    "numbers can only be read against the controls printed here. `unlearn-audit train --without FORGET` makes one, or "
-    "[[train]] with `without = true` in the config of an audit; three tell a difference from chance."
+    "numbers can only be read against the controls printed here. `unlearn-audit audit CONFIG --out DIR --retrain 3` "
+    "makes three, trained as the original says it was; `unlearn-audit train --without FORGET` makes one by any recipe."
 )
 ONE_RETRAINED = (
     "Only one retrained model was given: it takes a second one to tell a difference from the chance of a training run."

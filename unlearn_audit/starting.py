@@ -67,8 +67,10 @@ attacks = ["loss"]              # or "population", or "all" with shadow models
 
 NO_RETRAINED = """\
 # There is no retrained model yet, so the gaps stay open and the policy cannot pass. Train two or more without the
-# forget set, better three, and add each as a [[checkpoint]] with role = "retrained":
+# forget set, better three, and add each as a [[checkpoint]] with role = "retrained"; or let the audit train them
+# as the original says that it was trained:
 #
+#   unlearn-audit audit unlearn-audit.toml --out report/ --retrain 3
 #   unlearn-audit train --data SPEC --without FORGET --seed 1 --out retrained-1.safetensors
 """
 

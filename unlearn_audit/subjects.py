@@ -139,6 +139,7 @@ def build_candidate(
         allow_code=code_is_allowed(origin),
     )
     models.load_state(model, state, where=str(checkpoint.path))
+    notes += metadata.notes if metadata else ()
     transform = _transform(config, origins, checkpoint, dataset, label)
     if origins.get("mean") == "default" and metadata is None:
         notes += (f"assumed: inputs normalised with mean {_short(transform.mean)}, std {_short(transform.std)}",)

@@ -4,15 +4,18 @@ A model's file is named by its label and a digest of what determines it, so that
 config describes differently is another file. A killed run goes on where it was.
 """
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unlearn_audit import catalogue
 from unlearn_audit.audit.checking import method_problems
 from unlearn_audit.audit.parts import VERSION
+from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.config import ApplyEntry, AuditConfig, CheckpointEntry, Resolved, TrainEntry, code_is_allowed
-from unlearn_audit.data import Dataset, IndexSet, load_data, read_training_indices
+from unlearn_audit.data import Dataset, IndexSet, read_training_indices
 from unlearn_audit.engine import prepare
 from unlearn_audit.errors import ConfigError, OutputError, UsageError
 from unlearn_audit.files import sha256_of_bytes, sha256_of_file
@@ -20,8 +23,9 @@ from unlearn_audit.methods.applying import SAVE_EVERY, apply_method
 from unlearn_audit.methods.resuming import StateFile, state_path
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import pick_recipe, train_checkpoint
+from unlearn_audit.subjects import settle_data, unique_labels
 
-__all__ = ["Made", "make_models", "models_to_make"]
+__all__ = ["Made", "make_models", "models_to_make", "with_retrained"]
 
 FOLDER = "models"
 
@@ -46,6 +50,40 @@ class _Ground(NamedTuple):
     dataset: Dataset
     forget: IndexSet
     folder: Path
+
+
+def with_retrained(request: Resolved, count: int) -> Resolved:
+    """Return the request with models to be retrained as its original was, by what the checkpoint says of itself.
+
+    Args:
+        request: the first original in it, else the first unlearned checkpoint, says how to train.
+        count: how many more; their seeds are those that no checkpoint names.
+
+    Raises:
+        UsageError: there is neither.
+        CheckpointError: a checkpoint cannot be read.
+    """
+    config = request.config
+    labels = unique_labels(config.checkpoint)
+    known = [read_checkpoint(Path(entry.path)).metadata for entry in config.checkpoint]
+    roles = [entry.role or (said.role if said else None) for entry, said in zip(config.checkpoint, known, strict=True)]
+    to = _first(labels, roles, "original") or next((entry.label for entry in config.train if not entry.without), None)
+    to = to or _first(labels, roles, "unlearned")
+    if to is None:
+        raise UsageError("--retrain follows an original or an unlearned checkpoint, and the config has neither")
+    made: list[TrainEntry | ApplyEntry] = [*config.train, *config.apply]
+    seeds = {said.seed for said in known if said} | {entry.seed for entry in made}
+    names = {*labels, *(entry.label for entry in made)}
+    free_seeds = (seed for seed in itertools.count(1) if seed not in seeds)
+    free_names = (name for number in itertools.count(1) if (name := f"retrained-{number}") not in names)
+    more = tuple(
+        ApplyEntry(label=next(free_names), method="retrain", to=to, seed=next(free_seeds)) for _ in range(count)
+    )
+    return Resolved(config.model_copy(update={"apply": (*config.apply, *more)}), request.origins)
+
+
+def _first(labels: Sequence[str], roles: Sequence[str | None], role: str) -> str | None:
+    return next((label for label, own in zip(labels, roles, strict=True) if own == role), None)
 
 
 def make_models(request: Resolved, folder: Path, progress: Progress = silent) -> Resolved:
@@ -81,7 +119,8 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
         path = _path_of_applied(ground, applied, parent)
         if not path.exists():
             _apply(ground, applied, parent, path, progress)
-        entries.append(CheckpointEntry(path=str(path), role="unlearned", label=applied.label))
+        role = catalogue.load("method", catalogue.METHODS, applied.method).role
+        entries.append(CheckpointEntry(path=str(path), role=role, label=applied.label))
     made = request.config.model_copy(update={"checkpoint": tuple(entries)})
     return Resolved(made, dict(request.origins) | {"checkpoint": request.origins.get("train", "config")})
 
@@ -112,17 +151,17 @@ def _check_methods(config: AuditConfig) -> None:
 def _ground(request: Resolved, folder: Path) -> _Ground:
     """Load what the models are made of."""
     config = request.config
-    if not config.data:
-        raise UsageError("[[train]] and [[apply]] need data; name it in the config, or with --data")
     if not config.forget:
         raise UsageError("no forget set given; name it in the config, or with --forget")
-    allowed = code_is_allowed(request.origins.get("data", "default"))
-    dataset = load_data(config.data, allow_code=allowed, download=config.download)
+    if not config.data and not config.checkpoint:
+        raise UsageError("[[train]] and [[apply]] need data; name it in the config, or with --data")
+    checkpoints = [read_checkpoint(Path(entry.path)) for entry in config.checkpoint]
+    dataset = settle_data(config, dict(request.origins), checkpoints, [])
     return _Ground(config, request.origins, dataset, read_training_indices(config.forget, dataset), folder)
 
 
 def _path_of(entries: list[CheckpointEntry], label: str) -> Path:
-    return next(Path(e.path) for e in entries if label in (e.label, Path(e.path).name.split(".")[0]))
+    return next(Path(entry.path) for entry, own in zip(entries, unique_labels(entries), strict=True) if own == label)
 
 
 def _named(ground: _Ground, label: str, depends: Mapping[str, Any]) -> Path:

@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,10 +88,11 @@ class _Price(NamedTuple):
 
 
 class _Ground(NamedTuple):
-    """The sets, which architecture each model has by its label, and the networks and their prices by architecture."""
+    """The sets, architecture and recipe of each model by its label, networks and their prices by architecture."""
 
     splits: Splits
     specs: dict[str, str]
+    recipes: dict[str, dict[str, Any]]
     networks: dict[str, nn.Module]
     prices: dict[str, _Price]
 
@@ -112,13 +113,14 @@ def _survey(request: Resolved, compute: Compute) -> _Ground:
         dataset, config.forget, unseen=config.unseen, retain=config.retain, sample=config.sample, seed=config.seed
     )
     specs: dict[str, str] = {}
+    recipes: dict[str, dict[str, Any]] = {}
     networks: dict[str, nn.Module] = {}
     labels = unique_labels(config.checkpoint)
     for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True):
         candidate = build_candidate(config, origins, entry, checkpoint, label, dataset, compute)
-        specs[label] = candidate.spec
+        specs[label], recipes[label] = candidate.spec, candidate.recipe
         networks.setdefault(candidate.spec, candidate.model)
-    return _Ground(splits, specs, networks, {})
+    return _Ground(splits, specs, recipes, networks, {})
 
 
 def _spec_of(made: Made, specs: Mapping[str, str], config: AuditConfig) -> str:
@@ -154,8 +156,9 @@ def _model_step(made: Made, spec: str, ground: _Ground, compute: Compute) -> Ste
     entry, splits = made.entry, ground.splits
     if isinstance(entry, TrainEntry):
         size = len(splits.dataset.train) - (len(splits.forget.indices) if entry.without else 0)
-        gradients = size * pick_recipe(entry.recipe, spec, epochs=entry.epochs).epochs
-        return _priced(f"train {entry.label}", made.is_there, gradients, [ground.price(spec, compute)])
+        recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs)
+        ground.recipes[entry.label] = recipe.settings()
+        return _priced(f"train {entry.label}", made.is_there, size * recipe.epochs, [ground.price(spec, compute)])
     method: Method = catalogue.load("method", catalogue.METHODS, entry.method)
     problem = Problem(
         ground.networks[spec],
@@ -164,6 +167,7 @@ def _model_step(made: Made, spec: str, ground: _Ground, compute: Compute) -> Ste
         compute,
         entry.seed,
         spec=spec,
+        recipe=ground.recipes.get(entry.to, {}),
         extras=parse_extras(entry.transforms),
         count_only=True,
     )

@@ -20,6 +20,9 @@ def _audit(
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be done and how long it takes; do nothing.")
     ] = False,
+    retrain: Annotated[
+        int, typer.Option(help="Make this many models more without the forget set, trained as the original was.", min=0)
+    ] = 0,
     *,
     shared: Shared,
 ) -> None:
@@ -34,6 +37,8 @@ def _audit(
 
       unlearn-audit audit demo/unlearn-audit.toml --out report/
 
+      unlearn-audit audit unlearn-audit.toml --out report/ --retrain 3
+
       unlearn-audit audit comparison.toml --out comparison/ --plan
 
       unlearn-audit audit comparison.toml --out comparison/ --only rcd,mia
@@ -41,14 +46,16 @@ def _audit(
     from unlearn_audit.config import resolve
 
     request = resolve(config_layers(flag_values((), shared, {}), path))
+    if retrain:
+        from unlearn_audit.audit.making import with_retrained
+
+        request = with_retrained(request, retrain)
     sections = tuple(part.strip() for part in only.split(",")) if only else ()
     if plan:
         _tell_plan(request, shared, sections)
         return
     if (request.config.train or request.config.apply) and shared.out is None:
-        raise UsageError(
-            "the config asks for models to be made ([[train]], [[apply]]); name a folder for them with --out"
-        )
+        raise UsageError("models are to be made ([[train]], [[apply]] or --retrain); name a folder for them with --out")
     from unlearn_audit.audit import sections_asked
 
     sections_asked(request.config, sections)  # refused before any model is made
