@@ -7,11 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from unlearn_audit.gate import Decision, Gated, ReviewedWaiver, Source
+from unlearn_audit.gate import Decision, Gated, ReviewedWaiver, Source, Verdict
 from unlearn_audit.render.gfm import bullets, kept_short, pipe_table
 from unlearn_audit.render.table import printable
 
-__all__ = ["as_document", "as_markdown", "as_values", "render", "render_gated"]
+__all__ = ["as_document", "as_markdown", "as_values", "render", "render_gated", "verdict_word"]
 
 STYLES = {
     "passed": "green",
@@ -68,11 +68,15 @@ def _waiver_values(reviewed: ReviewedWaiver) -> dict[str, Any]:
     return {**reviewed.waiver.model_dump(mode="json"), "status": reviewed.status, "why": reviewed.why}
 
 
+def verdict_word(decision: Decision) -> str:
+    """Return a verdict as people read it; one that stops nothing, because its rule only warns, says so."""
+    warns = decision.rule.severity == "warn" and decision.verdict != Verdict.PASSED
+    return decision.verdict.value + (" (warning)" if warns else "")
+
+
 def _decision_rows(decisions: Iterable[Decision]) -> Iterator[tuple[str, ...]]:
     for decision in decisions:
-        warning = " (warning)" if decision.rule.severity == "warn" else ""
-        why = f"{decision.rule.metric}: {decision.why}"
-        yield decision.rule.id, decision.subject, decision.verdict.value + warning, why
+        yield decision.rule.id, decision.subject, verdict_word(decision), f"{decision.rule.metric}: {decision.why}"
 
 
 def _waiver_rows(waivers: Iterable[ReviewedWaiver]) -> Iterator[tuple[str, ...]]:

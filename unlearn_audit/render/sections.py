@@ -9,6 +9,7 @@ from unlearn_audit.gate import Decision
 from unlearn_audit.render import pictures
 from unlearn_audit.render.arrays import Arrays
 from unlearn_audit.render.charts import Chart
+from unlearn_audit.render.decisions import verdict_word
 from unlearn_audit.render.details import Exposed, MiaDetails, details_of
 from unlearn_audit.render.relearning import SmallTable, small_tables
 from unlearn_audit.render.table import Row, columns, rows
@@ -126,7 +127,7 @@ def decided(decisions: Sequence[Decision]) -> SmallTable:
         (
             decision.rule.id,
             decision.subject,
-            decision.verdict.value + (" (warning)" if decision.rule.severity == "warn" else ""),
+            verdict_word(decision),
             f"{decision.rule.metric}: {decision.why}",
         )
         for decision in decisions
