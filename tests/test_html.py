@@ -533,6 +533,16 @@ def test_show_prints_the_decisions_below_the_table(written: Path, run: Cli) -> N
     assert "failed" in lines[-2]
 
 
+def test_every_waiver_is_listed_whatever_became_of_it(written: Path, here: Path, run: Cli) -> None:
+    waiver = '[[waiver]]\nrule = "r"\nsha256 = "{}"\nreason = "ticket {}"\nowner = "jane"\nexpires = {}\n'
+    with (here / "policy.toml").open("a") as policy:
+        policy.write(waiver.format("0" * 64, 7, "2999-01-01") + waiver.format("1" * 64, 8, "2001-01-01"))
+    ran = run("show", written, "--html", "a.html", "--markdown", "a.md", "--policy", "policy.toml", "--format", "table")
+    for text in (ran.stdout, (here / "a.md").read_text(), (here / "a.html").read_text()):
+        for word in ("unused", "expired", "ticket 7", "ticket 8", "jane"):
+            assert word in text
+
+
 def test_the_subject_of_the_decisions_can_be_another(written: Path, run: Cli) -> None:
     ran = run("show", written, "--policy", "policy.toml", "--subject", "r1", "--format", "markdown")
     assert "| r | r1 | failed |" in ran.stdout

@@ -10,7 +10,7 @@ from unlearn_audit.cli.console import draw, message
 from unlearn_audit.cli.flags import Force, Quiet
 
 if TYPE_CHECKING:
-    from unlearn_audit.gate import Decision
+    from unlearn_audit.gate import Gated
     from unlearn_audit.report import AuditReport
 
 __all__ = ["register"]
@@ -41,19 +41,20 @@ def _show(
 
       unlearn-audit show report/report.json --html report.html --policy policy.toml
     """
+    from unlearn_audit.gate import gate_files
     from unlearn_audit.report import read_report
 
     _check(html, markdown, policy, subject, force=force)
     found = read_report(report)
-    decisions = _decisions(found, policy, subject)
+    gated = None if policy is None else gate_files(report, policy, subject=subject)
     if html is not None:
-        _write(html, _page(report, found, decisions), quiet=quiet)
+        _write(html, _page(report, found, gated), quiet=quiet)
     if markdown is not None:
-        _write(markdown, _markdown(found, decisions), quiet=quiet)
+        _write(markdown, _markdown(found, gated), quiet=quiet)
     if format == "markdown":
-        sys.stdout.write(_markdown(found, decisions))
+        sys.stdout.write(_markdown(found, gated))
     elif format == "table" or (html is None and markdown is None):
-        _table(found, decisions)
+        _table(found, gated)
 
 
 def _check(html: Path | None, markdown: Path | None, policy: Path | None, subject: str | None, *, force: bool) -> None:
@@ -70,35 +71,29 @@ def _check(html: Path | None, markdown: Path | None, policy: Path | None, subjec
         raise OutputError(f"--html and --markdown both write {html}; name two files")
 
 
-def _decisions(report: "AuditReport", policy: Path | None, subject: str | None) -> "tuple[Decision, ...] | None":
-    from unlearn_audit.gate import apply_policy, read_policy
-
-    return None if policy is None else apply_policy(read_policy(policy), report, subject=subject)
-
-
-def _page(path: Path, report: "AuditReport", decisions: "tuple[Decision, ...] | None") -> str:
+def _page(path: Path, report: "AuditReport", gated: "Gated | None") -> str:
     from unlearn_audit.render import html
     from unlearn_audit.render.arrays import read_arrays
 
-    return html.render(report, read_arrays(path, report), decisions)
+    arrays = read_arrays(path, report)
+    return html.render(report, arrays, gated.decisions, gated.waivers) if gated else html.render(report, arrays)
 
 
-def _markdown(report: "AuditReport", decisions: "tuple[Decision, ...] | None") -> str:
+def _markdown(report: "AuditReport", gated: "Gated | None") -> str:
     from unlearn_audit.render import markdown
 
-    return markdown.render(report, decisions)
+    return markdown.render(report, gated.decisions, gated.waivers) if gated else markdown.render(report)
 
 
-def _table(report: "AuditReport", decisions: "tuple[Decision, ...] | None") -> None:
+def _table(report: "AuditReport", gated: "Gated | None") -> None:
     from rich.text import Text
 
-    from unlearn_audit.render import decisions as decided
-    from unlearn_audit.render import terminal
+    from unlearn_audit.render import decisions, terminal
 
     draw(terminal.render(report))
-    if decisions is not None:
+    if gated is not None:
         draw(Text("\nDecisions of the gate", style="bold"))
-        draw(decided.render(decisions))
+        draw(decisions.render_gated(gated))
 
 
 def _write(path: Path, text: str, *, quiet: bool) -> None:

@@ -11,7 +11,17 @@ from unlearn_audit.gate import Decision, Gated, ReviewedWaiver, Source, Verdict
 from unlearn_audit.render.gfm import bullets, kept_short, pipe_table
 from unlearn_audit.render.table import printable
 
-__all__ = ["as_document", "as_markdown", "as_values", "render", "render_gated", "verdict_word"]
+__all__ = [
+    "DECIDED",
+    "WAIVED",
+    "as_document",
+    "as_markdown",
+    "as_values",
+    "decision_rows",
+    "render",
+    "render_gated",
+    "waiver_rows",
+]
 
 STYLES = {
     "passed": "green",
@@ -68,18 +78,20 @@ def _waiver_values(reviewed: ReviewedWaiver) -> dict[str, Any]:
     return {**reviewed.waiver.model_dump(mode="json"), "status": reviewed.status, "why": reviewed.why}
 
 
-def verdict_word(decision: Decision) -> str:
+def _verdict(decision: Decision) -> str:
     """Return a verdict as people read it; one that stops nothing, because its rule only warns, says so."""
     warns = decision.rule.severity == "warn" and decision.verdict != Verdict.PASSED
     return decision.verdict.value + (" (warning)" if warns else "")
 
 
-def _decision_rows(decisions: Iterable[Decision]) -> Iterator[tuple[str, ...]]:
+def decision_rows(decisions: Iterable[Decision]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield rule, subject, verdict and reason of each decision, as `DECIDED` heads them."""
     for decision in decisions:
-        yield decision.rule.id, decision.subject, verdict_word(decision), f"{decision.rule.metric}: {decision.why}"
+        yield decision.rule.id, decision.subject, _verdict(decision), f"{decision.rule.metric}: {decision.why}"
 
 
-def _waiver_rows(waivers: Iterable[ReviewedWaiver]) -> Iterator[tuple[str, ...]]:
+def waiver_rows(waivers: Iterable[ReviewedWaiver]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield rule, checkpoint, status and reason of each waiver, as `WAIVED` heads them."""
     for waiver, status, why in waivers:
         yield waiver.rule, f"{waiver.sha256[:12]}…", status, f"{waiver.owner}, {waiver.reason} ({why})"
 
@@ -88,7 +100,7 @@ def render(decisions: Sequence[Decision]) -> RenderableType:
     """Return the decisions as a table: the verdict, and beside it the rule with the reason for the verdict."""
     return _table(
         ("verdict", "rule"),
-        ((verdict, f"{name}, {subject}", why) for name, subject, verdict, why in _decision_rows(decisions)),
+        ((verdict, f"{name}, {subject}", why) for name, subject, verdict, why in decision_rows(decisions)),
     )
 
 
@@ -97,7 +109,7 @@ def render_gated(gated: Gated) -> RenderableType:
     shown = render(gated.decisions)
     waived = (
         (status, f"{rule}, checkpoint {checkpoint}", why)
-        for rule, checkpoint, status, why in _waiver_rows(gated.waivers)
+        for rule, checkpoint, status, why in waiver_rows(gated.waivers)
     )
     return Group(shown, "", _table(("waiver", "of rule"), waived)) if gated.waivers else shown
 
@@ -118,8 +130,8 @@ def as_markdown(gated: Gated) -> str:
     sign = {"passed": "✅", "failed": "❌", "error": "❗", "inconclusive": "❔"}[gated.outcome]
     lines = [f"### {sign} The policy's verdict: {gated.outcome}", ""]
     lines += [*bullets([str(gated.problem)]), ""] if gated.problem else []
-    lines += [*pipe_table(DECIDED, _decision_rows(gated.decisions)), ""]
-    lines += [*pipe_table(WAIVED, _waiver_rows(gated.waivers)), ""] if gated.waivers else []
+    lines += [*pipe_table(DECIDED, decision_rows(gated.decisions)), ""]
+    lines += [*pipe_table(WAIVED, waiver_rows(gated.waivers)), ""] if gated.waivers else []
     return kept_short("\n".join([*lines, *bullets(_read(gated))]) + "\n")
 
 

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from unlearn_audit.gate import Decision, Verdict, exit_code
+from unlearn_audit.gate import Decision, ReviewedWaiver, Verdict, exit_code
 from unlearn_audit.render import charts
 from unlearn_audit.render.arrays import Arrays
 from unlearn_audit.render.charts import Chart
@@ -13,7 +13,7 @@ from unlearn_audit.render.details import unreadable
 from unlearn_audit.render.markup import Element, as_html, element
 from unlearn_audit.render.pictures import foreign_scores
 from unlearn_audit.render.relearning import SmallTable
-from unlearn_audit.render.sections import Section, decided, provenance, sections
+from unlearn_audit.render.sections import Section, decided, provenance, sections, waived
 from unlearn_audit.render.table import Column, Row, columns, footnotes
 from unlearn_audit.report import AuditReport
 
@@ -23,19 +23,25 @@ NO_ARRAYS = Arrays({})
 OUTCOMES = {0: ("passed", "✓"), 1: ("failed", "✗"), 3: ("error", "!"), 4: ("inconclusive", "?")}
 
 
-def render(report: AuditReport, arrays: Arrays = NO_ARRAYS, decisions: Sequence[Decision] | None = None) -> str:
+def render(
+    report: AuditReport,
+    arrays: Arrays = NO_ARRAYS,
+    decisions: Sequence[Decision] | None = None,
+    waivers: Sequence[ReviewedWaiver] = (),
+) -> str:
     """Return the page: the verdict, then the numbers with their pictures, then what they rest on.
 
     Args:
         report: what was measured.
         arrays: per-example scores and long curves that lie beside it.
         decisions: of a gate, where a policy was given.
+        waivers: of that policy.
     """
     title = f"Unlearning audit: {', '.join(subject.label for subject in report.subjects) or 'no checkpoints'}"
     found = sections(report, arrays)
     body = [
         element("header", element("h1", "Is the data gone?"), element("p", _about(report), class_="about")),
-        _verdict(report, decisions),
+        _verdict(report, decisions, waivers),
         _contents([section.title for section in found]),
         *_measured(report, found),
         _section("Limitations", "limitations", _list([*report.limitations, *_left_out(report, arrays)])),
@@ -76,7 +82,7 @@ def _about(report: AuditReport) -> str:
 # ----- the verdict
 
 
-def _verdict(report: AuditReport, decisions: Sequence[Decision] | None) -> Element:
+def _verdict(report: AuditReport, decisions: Sequence[Decision] | None, waivers: Sequence[ReviewedWaiver]) -> Element:
     """Return what the gate decided, if it was asked, and what the numbers say in words."""
     parts: list[Element] = []
     if decisions is not None:
@@ -89,6 +95,7 @@ def _verdict(report: AuditReport, decisions: Sequence[Decision] | None) -> Eleme
     said = report.conclusion or ("This report draws no conclusion: nothing in it was comparable.",)
     parts.append(_list(said, class_="conclusion"))
     parts += [_small(decided(decisions), "decisions")] if decisions else []
+    parts += [_small(waived(waivers), "decisions")] if waivers else []
     return _section("Verdict", "verdict", *parts)
 
 

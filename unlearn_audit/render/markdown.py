@@ -2,27 +2,31 @@
 
 from collections.abc import Iterator, Sequence
 
-from unlearn_audit.gate import Decision
+from unlearn_audit.gate import Decision, ReviewedWaiver
 from unlearn_audit.render.gfm import bullets, escaped, kept_short, pipe_table
 from unlearn_audit.render.relearning import SmallTable, small_tables
-from unlearn_audit.render.sections import decided, exposed
+from unlearn_audit.render.sections import decided, exposed, waived
 from unlearn_audit.render.table import columns, footnotes, rows
 from unlearn_audit.report import AuditReport
 
 __all__ = ["render"]
 
 
-def render(report: AuditReport, decisions: Sequence[Decision] | None = None) -> str:
+def render(
+    report: AuditReport, decisions: Sequence[Decision] | None = None, waivers: Sequence[ReviewedWaiver] = ()
+) -> str:
     """Return the report as Markdown text: the verdict, the tables, what a reader needs beside them.
 
     Args:
         report: what was measured.
         decisions: of a gate, where a policy was given.
+        waivers: of that policy.
 
     Returns:
         At most 1 MB of it; a text that would be longer ends with a sentence that says so.
     """
     lines = [*_small(decided(decisions)), ""] if decisions else []
+    lines += [*_small(waived(waivers)), ""] if waivers else []
     lines += ["### Conclusion", "", *bullets(report.conclusion), ""] if report.conclusion else []
     lines += [*_table(report), ""]
     for small in (*small_tables(report), *exposed(report)):

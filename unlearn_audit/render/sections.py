@@ -5,17 +5,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from unlearn_audit.gate import Decision
+from unlearn_audit.gate import Decision, ReviewedWaiver
 from unlearn_audit.render import pictures
 from unlearn_audit.render.arrays import Arrays
 from unlearn_audit.render.charts import Chart
-from unlearn_audit.render.decisions import verdict_word
+from unlearn_audit.render.decisions import DECIDED, WAIVED, decision_rows, waiver_rows
 from unlearn_audit.render.details import Exposed, MiaDetails, details_of
 from unlearn_audit.render.relearning import SmallTable, small_tables
 from unlearn_audit.render.table import Row, columns, rows
 from unlearn_audit.report import AuditReport
 
-__all__ = ["Section", "decided", "exposed", "provenance", "sections"]
+__all__ = ["Section", "decided", "exposed", "provenance", "sections", "waived"]
 
 TITLES = {
     "accuracy": "Accuracy and gaps",
@@ -123,16 +123,12 @@ def _number(value: float | None) -> str:
 
 def decided(decisions: Sequence[Decision]) -> SmallTable:
     """Return a gate's decisions as a table."""
-    cells = tuple(
-        (
-            decision.rule.id,
-            decision.subject,
-            verdict_word(decision),
-            f"{decision.rule.metric}: {decision.why}",
-        )
-        for decision in decisions
-    )
-    return SmallTable("Decisions of the gate", ("rule", "subject", "verdict", "why"), cells)
+    return SmallTable("Decisions of the gate", DECIDED, tuple(decision_rows(decisions)))
+
+
+def waived(waivers: Sequence[ReviewedWaiver]) -> SmallTable:
+    """Return every waiver of a policy as a table."""
+    return SmallTable("Waivers of the policy", WAIVED, tuple(waiver_rows(waivers)))
 
 
 # ----- provenance
