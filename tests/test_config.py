@@ -382,7 +382,9 @@ def test_variables_become_settings() -> None:
     assert resolve([layer]).config.seed == 7
 
 
-@pytest.mark.parametrize("name", ["DEVICE", "PRECISION", "DATA", "FORGET", "MODEL", "SEED", "BATCH_SIZE", "SAMPLE"])
+@pytest.mark.parametrize(
+    "name", ["DEVICE", "PRECISION", "DATA", "FORGET", "RETAIN", "UNSEEN", "MODEL", "SEED", "BATCH_SIZE", "SAMPLE"]
+)
 def test_every_variable_that_the_docstring_names_is_read(name: str) -> None:
     assert f"_{name}`" in (inspect.getdoc(environment_layer) or "")
     assert environment_layer({f"UNLEARN_AUDIT_{name}": "1"}).values.keys() == {name.lower()}

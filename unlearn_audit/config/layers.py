@@ -100,8 +100,12 @@ def file_layer(path: Path, *, origin: str) -> Layer:
 
 
 def environment_layer(variables: Mapping[str, str]) -> Layer:
-    """Take `UNLEARN_AUDIT_DEVICE`, `_PRECISION`, `_DATA`, `_FORGET`, `_MODEL`, `_SEED`, `_BATCH_SIZE` and `_SAMPLE`."""
-    names = ("device", "precision", "data", "forget", "model")
+    """Take what `UNLEARN_AUDIT_*` variables say.
+
+    These are `_DEVICE`, `_PRECISION`, `_DATA`, `_MODEL`, `_FORGET`, `_RETAIN`, `_UNSEEN`, and the numbers `_SEED`,
+    `_BATCH_SIZE` and `_SAMPLE`.
+    """
+    names = ("device", "precision", "data", "model", "forget", "retain", "unseen")
     counts = ("seed", "batch_size", "sample")
     found: dict[str, Any] = {}
     for name in (*names, *counts):
