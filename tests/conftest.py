@@ -15,6 +15,7 @@ from unlearn_audit.report import AuditReport, Data, Interval, Measurement, SetSu
 
 if TYPE_CHECKING:
     from unlearn_audit.data import Examples, Splits
+    from unlearn_audit.shadows import Workshop
 
 
 # Typer draws for a terminal wherever it finds itself on certain build machines; here it never is one.
@@ -173,6 +174,38 @@ def tiny_fleet(tiny: Path) -> Path:
     plan_fleet(tiny / "shadows", resolve([Layer("flag", asked, "test")]), count=4)
     assert work(open_workshop(tiny / "shadows")) == 8
     return tiny / "shadows"
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few digits, a forget set, and an original and an unlearned model for small fleets."""
+    from small_fleets import make_target
+
+    return make_target(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="session")
+def finished(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fleet of four models of `target`, trained and unlearned by one undisturbed worker; not to be changed."""
+    from small_fleets import plan_small
+
+    from unlearn_audit.shadows import open_workshop, work
+
+    folder = tmp_path_factory.mktemp("finished") / "shadows"
+    plan_small(folder, target)
+    assert work(open_workshop(folder)) == 8
+    return folder
+
+
+@pytest.fixture
+def whole(finished: Path, tmp_path: Path) -> "Workshop":
+    """A copy of the finished fleet, to be changed at will."""
+    import shutil
+
+    from unlearn_audit.shadows import open_workshop
+
+    shutil.copytree(finished, tmp_path / "s")
+    return open_workshop(tmp_path / "s")
 
 
 @pytest.fixture(scope="session")

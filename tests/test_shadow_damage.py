@@ -12,42 +12,18 @@ import pytest
 import torch
 from conftest import Run
 from safetensors.torch import load_file, save_file
-from small_fleets import contents, make_target, plan_small
+from small_fleets import contents
 
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.errors import OutputError
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.shadows import (
     Workshop,
-    open_workshop,
     remove_damaged,
     verify,
     work,
 )
 from unlearn_audit.shadows.reading import load_signals
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, a forget set, and an original and an unlearned model."""
-    return make_target(tmp_path_factory.mktemp("target"))
-
-
-@pytest.fixture(scope="module")
-def finished(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fleet of four models, trained and unlearned by one undisturbed worker; not to be changed."""
-    folder = tmp_path_factory.mktemp("finished") / "shadows"
-    plan_small(folder, target)
-    assert work(open_workshop(folder)) == 8
-    return folder
-
-
-@pytest.fixture
-def whole(finished: Path, tmp_path: Path) -> Workshop:
-    """A copy of it."""
-    shutil.copytree(finished, tmp_path / "s")
-    return open_workshop(tmp_path / "s")
-
 
 # ----- damage
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
-from small_fleets import contents, make_target, plan_small
+from small_fleets import contents, plan_small
 
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.engine import Compute
@@ -40,12 +40,6 @@ from unlearn_audit.shadows import (
 RUNNING: ModuleType = sys.modules[run_workers.__module__]
 START = ["-c", "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"]
 EPOCHS = 100  # a step each: long enough to be killed in the midst of it
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, a forget set, and an original and an unlearned model."""
-    return make_target(tmp_path_factory.mktemp("target"))
 
 
 @pytest.fixture(scope="module")

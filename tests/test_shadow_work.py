@@ -20,7 +20,7 @@ import torch
 from conftest import Run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_fleets import contents, make_target, plan_small
+from small_fleets import contents, plan_small
 
 from unlearn_audit import recipes
 from unlearn_audit.errors import MeasurementError, OutputError, UsageError
@@ -43,28 +43,6 @@ SOME = Task("0123456789abcdef" * 2, 0)
 
 class Killed(BaseException):
     """What nobody catches: as with SIGKILL, only what is on the disk is left."""
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, a forget set, and an original and an unlearned model."""
-    return make_target(tmp_path_factory.mktemp("target"))
-
-
-@pytest.fixture(scope="module")
-def finished(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fleet of four models, trained and unlearned by one undisturbed worker; not to be changed."""
-    folder = tmp_path_factory.mktemp("finished") / "shadows"
-    plan_small(folder, target)
-    assert work(open_workshop(folder)) == 8
-    return folder
-
-
-@pytest.fixture
-def whole(finished: Path, tmp_path: Path) -> Workshop:
-    """A copy of it."""
-    shutil.copytree(finished, tmp_path / "s")
-    return open_workshop(tmp_path / "s")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import torch
 from conftest import Run
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from small_fleets import FORGET, POOL, make_target, plan_small, small_request
+from small_fleets import FORGET, POOL, plan_small, small_request
 
 from unlearn_audit import catalogue
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
@@ -60,12 +60,6 @@ IEU = Treatment(method="ieu", settings={"steps": 2}, transforms=())
 
 def made_up(**changes: Any) -> FleetPlan:
     return make_plan(VALUES | changes)
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, a forget set, and an original and an unlearned model."""
-    return make_target(tmp_path_factory.mktemp("target"))
 
 
 @pytest.fixture(scope="module")
