@@ -533,6 +533,20 @@ def test_show_prints_the_decisions_below_the_table(written: Path, run: Cli) -> N
     assert "failed" in lines[-2]
 
 
+def test_decisions_are_the_gates_with_a_baseline_as_without_one(written: Path, here: Path, run: Cli) -> None:
+    with (here / "policy.toml").open("a") as policy:
+        policy.write('[[rule]]\nid = "change"\nmetric = "accuracy.test"\nmax_decrease = 0.9\n')
+    shown = [
+        run("show", written, "--policy", "policy.toml", "--format", "markdown", *more).stdout
+        for more in ([], ["--baseline", written])
+    ]
+    assert "| change | u | inconclusive |" in shown[0]
+    assert "| change | u | passed |" in shown[1]
+    (here / "old.json").write_text("{}")
+    assert run("show", written, "--policy", "policy.toml", "--baseline", "old.json").code == 3
+    assert run("show", written, "--baseline", written).code == 2
+
+
 def test_every_waiver_is_listed_whatever_became_of_it(written: Path, here: Path, run: Cli) -> None:
     waiver = '[[waiver]]\nrule = "r"\nsha256 = "{}"\nreason = "ticket {}"\nowner = "jane"\nexpires = {}\n'
     with (here / "policy.toml").open("a") as policy:

@@ -8,6 +8,7 @@ import typer
 
 from unlearn_audit.cli.console import draw, message
 from unlearn_audit.cli.flags import Force, Quiet
+from unlearn_audit.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from unlearn_audit.gate import Gated
@@ -29,6 +30,9 @@ def _show(
         typer.Option(help="What stdout gets; default table, or nothing where a file is written."),
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="Show a gate's decisions too; `gate` has the exit code.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="report.json of the last release, as for gate.", metavar="FILE")
+    ] = None,
     subject: Annotated[str | None, typer.Option(help="Label to gate in the place of the role unlearned.")] = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -44,9 +48,14 @@ def _show(
     from unlearn_audit.gate import gate_files
     from unlearn_audit.report import read_report
 
-    _check(html, markdown, policy, subject, force=force)
+    for flag, value in (("--subject", subject), ("--baseline", baseline)):
+        if value is not None and policy is None:
+            raise UsageError(f"{flag} is for the gate's decisions; name a policy with --policy")
+    _check(html, markdown, force=force)
     found = read_report(report)
-    gated = None if policy is None else gate_files(report, policy, subject=subject)
+    gated = None if policy is None else gate_files(report, policy, baseline=baseline, subject=subject)
+    if gated and gated.problem:
+        raise gated.problem
     if html is not None:
         _write(html, _page(report, found, gated), quiet=quiet)
     if markdown is not None:
@@ -57,13 +66,10 @@ def _show(
         _table(found, gated)
 
 
-def _check(html: Path | None, markdown: Path | None, policy: Path | None, subject: str | None, *, force: bool) -> None:
+def _check(html: Path | None, markdown: Path | None, *, force: bool) -> None:
     """Refuse what cannot be written, before anything is."""
-    from unlearn_audit.errors import OutputError, UsageError
     from unlearn_audit.files import check_output
 
-    if subject is not None and policy is None:
-        raise UsageError("--subject says whom a policy gates; name one with --policy")
     for path in (html, markdown):
         if path is not None:
             check_output(path, force=force)
