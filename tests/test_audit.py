@@ -322,7 +322,7 @@ def test_a_retrained_subject_is_compared_with_the_other_retrained_ones(report: A
 def test_a_lone_retrained_model_has_nothing_to_be_compared_with(tiny: Path) -> None:
     found = run_audit(config_of(tiny, "retrained-1", gaps={}, mia={}))
     assert of(found, "gap.test", "retrained-1").value is None
-    assert of(found, "gap.test", "retrained-1").reason == "no retrained model to compare with was given"
+    assert of(found, "gap.test", "retrained-1").reason == "no other retrained model to compare with was given"
     assert of(found, "gap.average", "retrained-1").value is None
     assert of(found, "mia.loss.auc", "retrained-1").reference is None
 
@@ -350,9 +350,9 @@ def test_a_checkpoint_named_like_the_control_keeps_its_name(tiny: Path, tmp_path
 def test_another_forget_set_than_the_one_unlearned_is_said(tiny: Path) -> None:
     config = config_of(tiny, *ROLES, gaps={}).model_copy(update={"forget": "range:0-99"})
     assert run_audit(config).limitations == (
-        "unlearned was unlearned with another forget set than the one measured here: not a fair comparison",
-        "retrained-1 was retrained without another forget set than the one measured here: not a fair comparison",
-        "retrained-2 was retrained without another forget set than the one measured here: not a fair comparison",
+        "unlearned has unlearned a forget set that is not the one measured here: not a fair comparison",
+        "retrained-1 was trained without a forget set that is not the one measured here: not a fair comparison",
+        "retrained-2 was trained without a forget set that is not the one measured here: not a fair comparison",
     )
 
 

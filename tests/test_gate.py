@@ -14,6 +14,7 @@ from scipy import stats
 from unlearn_audit import metrics
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.errors import ConfigError
+from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.gate import Decision, Policy, Rule, Verdict, apply_policy, exit_code, read_policy
 from unlearn_audit.gate import judge as judge_one
 from unlearn_audit.report import Interval, Measurement, Reference, canonical_digest, dump_report, write_report
@@ -291,6 +292,32 @@ def test_a_control_is_no_subject(make_report: Make, make_measurement: Make) -> N
 # ----- the exit code
 
 
+# ----- doubts about a checkpoint
+
+
+@pytest.mark.parametrize(
+    ("label", "least", "verdict"),
+    [
+        ("unlearned", 0.5, Verdict.INCONCLUSIVE),
+        ("retrained", 0.5, Verdict.INCONCLUSIVE),  # what everything is read against
+        ("original", 0.5, Verdict.PASSED),  # of no consequence for the unlearned one
+        ("unlearned", 0.95, Verdict.FAILED),  # a failure stays one
+    ],
+)
+def test_nothing_passes_that_rests_on_a_checkpoint_in_doubt(
+    make_report: Make, make_measurement: Make, label: str, least: float, verdict: Verdict
+) -> None:
+    report = make_report(*(make_measurement(subject=name) for name in ("original", "unlearned", "retrained")))
+    subjects = tuple(
+        one.model_copy(update={"doubts": ("another forget set",) if one.label == label else ()})
+        for one in report.subjects
+    )
+    rules = policy({"metric": "accuracy.test", "min": least})
+    (decision,) = apply_policy(rules, report.model_copy(update={"subjects": subjects}))
+    assert decision.verdict == verdict
+    assert ("another forget set" in decision.why) == (verdict == Verdict.INCONCLUSIVE)
+
+
 def decided(verdict: Verdict, severity: str = "fail") -> Decision:
     return Decision(
         Rule.model_validate({"id": "r", "metric": METRIC, "min": 0, "severity": severity}), "u", verdict, ""
@@ -514,3 +541,26 @@ def test_what_passes_holds_its_limits_and_has_its_examples(
     if rule.bound is None:
         assert rule.min is None or value >= rule.min
         assert rule.max is None or value <= rule.max
+
+
+# ----- the very file to be released
+
+
+def test_a_file_is_gated_only_by_a_report_that_measured_it(
+    make_report: Make, make_measurement: Make, here: Path, run: Callable[..., Any]
+) -> None:
+    (here / "u.safetensors").write_bytes(b"weights")
+    (here / "p.toml").write_text('schema_version = 1\n[[rule]]\nid = "r"\nmetric = "accuracy.test"\nmin = 0.5\n')
+    report = make_report(*(make_measurement(subject=name, role="unlearned") for name in ("a", "b")))
+    subjects = [one.model_copy(update={"sha256": sha256_of_bytes(one.label.encode())}) for one in report.subjects]
+    subjects[1] = subjects[1].model_copy(update={"sha256": sha256_of_bytes(b"weights")})
+    write_report(report.model_copy(update={"subjects": tuple(subjects)}), here / "r.json")
+    asked = ["gate", "r.json", "--policy", "p.toml", "--checkpoint", "u.safetensors"]
+    done = run(*asked, "--format", "json")
+    assert (done.code, [one["subject"] for one in json.loads(done.stdout)["decisions"]]) == (0, ["b"])
+    (here / "u.safetensors").write_bytes(b"other weights")
+    done = run(*asked)
+    assert done.code == 2
+    assert "is none of the checkpoints that the report measured" in done.stderr
+    assert run(*asked, "--subject", "a").code == 2
+    assert run(*asked[:-1], "nowhere.safetensors").code == 2

@@ -215,3 +215,24 @@ def test_a_rule_that_makes_no_sense_is_refused(tmp_path: Path, text: str, says: 
     (tmp_path / "p.toml").write_text(BASE + text)
     with pytest.raises(ConfigError, match=says):
         read_policy(tmp_path / "p.toml")
+
+
+@pytest.mark.parametrize(
+    ("metric", "section", "now", "verdict"),
+    [
+        ("rcd.ratio_to_unseen", "rcd", {"steps": 100, "worst": 1}, PASSED),
+        ("rcd.ratio_to_unseen", "rcd", {"steps": 0}, INCONCLUSIVE),
+        ("rcd.ratio_to_unseen", "rcd", None, INCONCLUSIVE),
+        ("rcd.ratio_to_unseen", "mia", {"variance": "pooled"}, PASSED),
+        ("mia.loss.auc", "mia", {"variance": "pooled"}, INCONCLUSIVE),
+    ],
+)
+def test_what_was_measured_with_other_settings_is_not_compared(
+    make_report: Make, make_measurement: Make, metric: str, section: str, now: object, verdict: Verdict
+) -> None:
+    before = {"rcd": {"steps": 100, "resamples": 5}, "mia": {"variance": "auto", "attacks": ["loss"]}}
+    settings = [{"config": before | {section: now}}, {"config": before}]
+    reports = [make_report(make_measurement(metric), settings=each) for each in settings]
+    (decision,) = apply_policy(policy(metric=metric, max_decrease=0.5), reports[0], baseline=reports[1])
+    assert decision.verdict == verdict, decision.why
+    assert (verdict == PASSED) or f"another {section}." in decision.why

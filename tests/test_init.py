@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from unlearn_audit.config import check_config
-from unlearn_audit.errors import UsageError
+from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.gate import read_policy
 from unlearn_audit.starting import Start, StartingCheckpoint, starting_config, starting_policy
 
@@ -75,7 +75,7 @@ def test_a_flag_gives_the_role_and_a_stranger_gets_none(models: Path, here: Path
     config = check_config(here / "unlearn-audit.toml")
     assert [entry.role for entry in config.checkpoint] == [None, "retrained"]
     assert "# role =" in (here / "unlearn-audit.toml").read_text()
-    assert "to do: say what data" in ran.stderr
+    assert "what data the checkpoints belong to" in ran.stderr
     assert 'to do: no checkpoint is "unlearned"' in ran.stderr
 
 
@@ -83,12 +83,17 @@ def test_what_is_missing_is_said(here: Path, run: Run) -> None:
     torch.save({"fc.weight": torch.zeros(2, 2)}, here / "plain.pt")
     ran = run("init", "--unlearned", "plain.pt")
     assert ran.code == 0
-    for text in ("to do: say what is to be forgotten", "to do: say what data", "note: without a retrained model"):
+    for text in (
+        "to do: say in unlearn-audit.toml what is to be forgotten",
+        "what data the checkpoints",
+        "note: without a retrained model",
+    ):
         assert text in ran.stderr
     text = (here / "unlearn-audit.toml").read_text()
     assert "There is no retrained model yet" in text
     assert not {"forget", "data", "model"} & set(values(here / "unlearn-audit.toml"))
-    check_config(here / "unlearn-audit.toml")
+    with pytest.raises(ConfigError, match="forget: not given"):
+        check_config(here / "unlearn-audit.toml")
 
 
 def test_the_forget_set_that_the_checkpoints_agree_on_is_taken(models: Path, here: Path, run: Run) -> None:

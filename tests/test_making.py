@@ -297,6 +297,47 @@ def test_the_plan_tells_what_is_there_and_does_nothing(whole: Path, run: Cli, co
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+# ----- what lies there already
+
+
+def test_a_file_in_the_place_of_a_model_that_is_another_one_is_refused(whole: Path, run: Cli, tmp_path: Path) -> None:
+    shutil.copytree(whole.parent, tmp_path / "copy")
+    out = tmp_path / "copy" / "out"
+    (one,), (other,) = ([*(out / "models").glob(f"{label}-*.safetensors")] for label in ("retrained-1", "original"))
+    shutil.copy(other, one)
+    asked = ["audit", tmp_path / "copy" / "comparison.toml", "--out", out, "--force", "--quiet"]
+    done = run(*asked)
+    assert done.code == 3
+    assert "is not the model that the config asks for (other role); remove it, and the audit makes it" in done.stderr
+    one.write_bytes(b"damaged")
+    assert "or remove it, and the audit makes it anew" in run(*asked).stderr
+    assert run(*asked, "--fresh").code == 0
+    assert without_time(out / "report.json")["measurements"] == without_time(whole / "report.json")["measurements"]
+
+
+def test_a_part_that_somebody_edited_is_measured_again(whole: Path, run: Cli, tmp_path: Path) -> None:
+    shutil.copytree(whole.parent, tmp_path / "copy")
+    out = tmp_path / "copy" / "out"
+    (part,) = (out / "parts").glob("gaps-*.json")
+    text = part.read_text()
+    part.write_text(re.sub(r'"value":[0-9.]+', '"value":0.5', text))
+    assert part.read_text() != text
+    done = run("audit", tmp_path / "copy" / "comparison.toml", "--out", out, "--force")
+    assert "measured before: rcd, mia" in done.stderr
+    assert without_time(out / "report.json")["measurements"] == without_time(whole / "report.json")["measurements"]
+    assert part.read_text() == text
+
+
+def test_an_attack_without_its_shadow_models_is_refused_before_training(refused: Cli, config: Path) -> None:
+    config.write_text(CONFIG.replace('attacks = ["loss"]', 'attacks = ["loss", "ulira"]'))
+    refused("audit", config, "--out", "out", code=2, says=["mia.attacks: ulira needs shadow models", "mia.shadows"])
+    refused("validate", config, code=2, says=["line 37: mia.attacks: ulira needs shadow models"])
+
+
+def test_a_section_that_the_config_lacks_is_not_passed_over(refused: Cli, config: Path) -> None:
+    refused("audit", config, "--out", "o", "--only", "gaps,spectrum", code=2, says=["has no section [spectrum]"])
+
+
 # ----- retrained models on request
 
 

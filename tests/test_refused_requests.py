@@ -179,8 +179,8 @@ def test_a_config_that_is_wrong(wrong: str, verb: str, refused: Refused, tiny: P
     request = [verb, "c.toml"] if verb in ("audit", "validate") else [*asked(tiny, verb), "--config", "c.toml"]
     if wrong == "every problem" and verb == "apply":  # another verb's section is none of its business
         says = ["5 problems"]
-    if wrong == "every problem" and verb == "validate":  # which also misses a checkpoint
-        says = ["8 problems", *says[1:]]
+    if wrong == "every problem" and verb == "validate":  # which also misses a checkpoint and a forget set
+        says = ["9 problems", *says[1:]]
     refused(*request, code=2, says=["c.toml", *says])
 
 

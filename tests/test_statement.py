@@ -78,7 +78,11 @@ def test_its_form_its_subjects_and_what_it_rests_on(gate: Callable[..., Gated], 
     assert found["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
     assert found["subject"] == [{"name": "unlearned", "digest": {"sha256": "b" * 64}}]  # not the original
     policy, report = found["predicate"]["configuration"]
-    assert policy == {"name": str(tmp_path / "p.toml"), "digest": {"sha256": sha256_of_file(tmp_path / "p.toml")}}
+    assert policy == {
+        "name": str(tmp_path / "p.toml"),
+        "digest": {"sha256": sha256_of_file(tmp_path / "p.toml")},
+        "annotations": {"today": "2026-01-01", "waivers": []},
+    }
     assert report["digest"] == {"sha256": sha256_of_file(tmp_path / "r.json")}
 
 

@@ -111,7 +111,11 @@ class Measurement(Part):
 
 
 class Subject(Part):
-    """One checkpoint under audit; `flop_per_image` counts one forward pass (2 per multiply-add)."""
+    """One checkpoint under audit; `flop_per_image` counts one forward pass (2 per multiply-add).
+
+    `doubts` say why numbers about it may not answer the question that was asked: it was retrained without another
+    forget set, say. No gate passes what rests on them.
+    """
 
     label: str
     role: str
@@ -121,6 +125,7 @@ class Subject(Part):
     parameters: Count
     flop_per_image: Count
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 class SetSummary(Part):

@@ -61,7 +61,9 @@ def _result(gated: Gated, results: dict[str, str]) -> str:
 
 
 def _configuration(gated: Gated) -> Iterator[dict[str, Any]]:
-    """Yield what the result rests on: the policy first, then the reports that it was held against."""
-    for source in (gated.policy, gated.report, gated.baseline):
+    """Yield what the result rests on: the policy with its waivers and the day, then the reports it was held against."""
+    waivers = [{**found.waiver.model_dump(mode="json"), "status": found.status} for found in gated.waivers]
+    said = {"today": gated.today.isoformat(), "waivers": waivers}
+    for source, more in ((gated.policy, {"annotations": said}), (gated.report, {}), (gated.baseline, {})):
         if source is not None and source.sha256:
-            yield {"name": source.path, "digest": {"sha256": source.sha256}}
+            yield {"name": source.path, "digest": {"sha256": source.sha256}, **more}

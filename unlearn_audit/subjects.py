@@ -242,7 +242,7 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         "data": f"{data} (from {data_origin})" if data else None,
         "role": said.get("role"),
         "tensors": len(checkpoint.state),
-        "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
+        "values": f"{sum(tensor.numel() for tensor in checkpoint.state.values()):,} (parameters and buffers)",
         "dtypes": dict(sorted(Counter(str(t.dtype).removeprefix("torch.") for t in checkpoint.state.values()).items())),
         "not finite": [f"{name}: {count} values" for name, count in broken.items()] or "none",
         "metadata": {key: value for key, value in said.items() if key not in ("model", "data", "role") and value != {}},

@@ -184,7 +184,11 @@ def _unknown_key(key: str, place: Place, model: type[BaseModel]) -> str:
     known = sorted(model.model_fields)
     near = get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
     hint = f"; {model.HINT}" if hasattr(model, "HINT") else ""
-    return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}") + hint
+    return (
+        f"unknown key '{key}'"
+        + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known) or 'none'}")
+        + hint
+    )
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

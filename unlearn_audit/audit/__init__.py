@@ -98,6 +98,8 @@ def sections_asked(config: AuditConfig, only: tuple[str, ...] = ()) -> tuple[str
     for name in only:
         if name not in MEASUREMENTS:
             raise UsageError(unknown_name("measurement", name, MEASUREMENTS))
+        if getattr(config, name) is None:
+            raise UsageError(f"nothing to measure: the config has no section [{name}]")
     asked = tuple(name for name in MEASUREMENTS if getattr(config, name) is not None and (not only or name in only))
     if not asked:
         wanted = ", ".join(f"[{name}]" for name in only or MEASUREMENTS)

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
-from unlearn_audit.checkpoints import Checkpoint, check_finite, read_checkpoint
+from unlearn_audit.checkpoints import check_finite, read_checkpoint
 from unlearn_audit.config import AuditConfig
 from unlearn_audit.data import Dataset, Examples, Splits, make_splits
 from unlearn_audit.engine import Compute, predict, prepare
@@ -47,6 +47,7 @@ class Bench:
     progress: Progress = silent
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     remember: Remember = take_anew
+    doubts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)
 
     def examples(self, split: Split) -> Examples:
@@ -93,6 +94,7 @@ class Bench:
             parameters=models.parameter_count(candidate.model),
             flop_per_image=models.flops_per_image(candidate.model, candidate.transform(image)),
             notes=candidate.notes,
+            doubts=self.doubts.get(candidate.label, ()),
         )
 
 
@@ -118,7 +120,7 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
         progress("reading checkpoints", index + 1, len(config.checkpoint), entry.path)
     settled = dict(origins)
     limitations: list[str] = []
-    dataset = settle_data(config, settled, checkpoints, limitations)
+    dataset = settle_data(config, settled, checkpoints, [])  # what is wrong with it is told with the doubts below
     splits = _splits(config, dataset)
     limitations += [*splits.limitations, *_too_few(len(splits.measured))]
     labels = unique_labels(config.checkpoint)
@@ -126,10 +128,11 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
         build_candidate(config, settled, entry, checkpoint, label, dataset, compute)
         for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True)
     )
-    for checkpoint, candidate in zip(checkpoints, candidates, strict=True):
-        limitations += _provenance(checkpoint, candidate, splits)
+    doubts = {candidate.label: tuple(_doubts(candidate, splits)) for candidate in candidates}
+    limitations += [text for found in doubts.values() for text in found]
+    limitations += [text for candidate in candidates if not doubts[candidate.label] for text in _other_role(candidate)]
     limitations += _other_recipes(candidates)
-    bench = Bench(config, settled, compute, splits, candidates, limitations, progress)
+    bench = Bench(config, settled, compute, splits, candidates, limitations, progress, doubts=doubts)
     for candidate in candidates:
         _check_instrument(bench, candidate)
     return bench
@@ -151,16 +154,28 @@ def _too_few(n: int) -> list[str]:
     return [f"{examples} measured: an interval over so few says little, and no attack can be judged by them"]
 
 
-def _provenance(checkpoint: Checkpoint, candidate: Candidate, splits: Splits) -> list[str]:
-    """Say where a checkpoint's own record disagrees with what it is used for."""
-    metadata = checkpoint.metadata
-    recorded = metadata.forget_sha256 if metadata else None
-    if recorded and recorded != splits.forget.sha256 and candidate.role in ("retrained", "unlearned"):
-        verb = "retrained without" if candidate.role == "retrained" else "unlearned with"
-        return [f"{candidate.label} was {verb} another forget set than the one measured here: not a fair comparison"]
-    if metadata and metadata.role and metadata.role != candidate.role:
-        return [f"{candidate.label} is used as {candidate.role}, but its metadata says {metadata.role}"]
-    return []
+def _doubts(candidate: Candidate, splits: Splits) -> Iterator[str]:
+    """Yield where a checkpoint's own record contradicts what it is compared as: no gate passes on such a comparison."""
+    metadata = candidate.metadata
+    if metadata is None:
+        return
+    if candidate.role == "retrained" and metadata.role not in (None, "retrained"):
+        yield f"{candidate.label} is used as retrained, but its metadata says {metadata.role}"
+    elif metadata.forget_sha256 not in (None, splits.forget.sha256) and candidate.role in ("retrained", "unlearned"):
+        what = "was trained without" if candidate.role == "retrained" else "has unlearned"
+        yield f"{candidate.label} {what} a forget set that is not the one measured here: not a fair comparison"
+    elif metadata.data_sha256 not in (None, splits.dataset.sha256):
+        yield f"{candidate.label} was made with other data than is measured here: not a fair comparison"
+
+
+def _other_role(candidate: Candidate) -> list[str]:
+    """Say where a checkpoint is used as something else than its own record says."""
+    said = candidate.metadata.role if candidate.metadata else None
+    return (
+        [f"{candidate.label} is used as {candidate.role}, but its metadata says {said}"]
+        if said not in (None, candidate.role)
+        else []
+    )
 
 
 def _other_recipes(candidates: Sequence[Candidate]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_audit import catalogue, models
+from unlearn_audit.attacks import Attack
 from unlearn_audit.data import parse_spec
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Method
@@ -14,7 +15,7 @@ from unlearn_audit.methods.extras import parse_extra
 from unlearn_audit.recipes import pick_recipe
 from unlearn_audit.toml import Place, Problem, dotted
 
-__all__ = ["method_problems", "problems_of"]
+__all__ = ["attack_problems", "method_problems", "problems_of"]
 
 ON_DISK = ("idx", "npz", "folder")  # data sources whose target is a file or folder
 
@@ -36,6 +37,22 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[Problem]:
             if table == "train" and isinstance(recipe, str):
                 yield from _problem_of((table, index, "recipe"), partial(pick_recipe, recipe, ""))
     yield from method_problems(values)
+    yield from attack_problems(values)
+
+
+def attack_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield which attacks are asked for by name and need shadow models that are not named."""
+    mia = values.get("mia")
+    if not isinstance(mia, Mapping) or mia.get("shadows") is not None:
+        return
+    names = mia.get("attacks")
+    for name in names if isinstance(names, list | tuple) else ():
+        if isinstance(name, str) and name in catalogue.ATTACKS:
+            attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
+            if {"shadows", "unlearned"} & set(attack.needs):
+                yield Problem(
+                    ("mia", "attacks"), f"mia.attacks: {name} needs shadow models; name their folder: mia.shadows"
+                )
 
 
 def method_problems(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlearn_audit import catalogue
-from unlearn_audit.audit.checking import method_problems
+from unlearn_audit.audit.checking import attack_problems, method_problems
+from unlearn_audit.audit.parts import FOLDER as PARTS
 from unlearn_audit.audit.parts import VERSION
 from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.config import ApplyEntry, AuditConfig, CheckpointEntry, Resolved, TrainEntry, code_is_allowed
 from unlearn_audit.data import Dataset, IndexSet, read_training_indices
 from unlearn_audit.engine import prepare
-from unlearn_audit.errors import ConfigError, OutputError, UsageError
+from unlearn_audit.errors import CheckpointError, ConfigError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import sha256_of_bytes, sha256_of_file
 from unlearn_audit.methods.applying import SAVE_EVERY, apply_method
 from unlearn_audit.methods.resuming import StateFile, state_path
@@ -25,7 +26,7 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import pick_recipe, train_checkpoint
 from unlearn_audit.subjects import settle_data, unique_labels
 
-__all__ = ["Made", "make_models", "models_to_make", "with_retrained"]
+__all__ = ["Made", "discard", "make_models", "models_to_make", "with_retrained"]
 
 FOLDER = "models"
 
@@ -82,6 +83,20 @@ def with_retrained(request: Resolved, count: int) -> Resolved:
     return Resolved(config.model_copy(update={"apply": (*config.apply, *more)}), request.origins)
 
 
+def discard(folder: Path) -> None:
+    """Remove what former audits have kept in a folder to go on with: models, and finished parts."""
+    kept = [
+        *(folder / FOLDER).glob("*-*.safetensors*"),
+        *(folder / PARTS).glob("*-*.json"),
+        *(folder / PARTS).glob("*-*.npz"),
+    ]
+    for path in kept:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as problem:
+            raise OutputError(f"cannot remove {path}: {problem.strerror or problem}") from problem
+
+
 def _first(labels: Sequence[str], roles: Sequence[str | None], role: str) -> str | None:
     return next((label for label, own in zip(labels, roles, strict=True) if own == role), None)
 
@@ -112,6 +127,7 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
         path = _path_of_trained(ground, trained)
         if not path.exists():
             _train(ground, trained, path, progress)
+        _check_made(path, ground, {"role": "retrained" if trained.without else "original", "seed": trained.seed})
         role = "retrained" if trained.without else "original"
         entries.append(CheckpointEntry.model_validate({"path": str(path), "role": role, "label": trained.label}))
     for applied in request.config.apply:
@@ -119,10 +135,27 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
         path = _path_of_applied(ground, applied, parent)
         if not path.exists():
             _apply(ground, applied, parent, path, progress)
+        made_by = {"method": applied.method, "seed": applied.seed, "parent_sha256": sha256_of_file(parent)}
+        _check_made(path, ground, made_by | {"transforms": applied.transforms})
         role = catalogue.load("method", catalogue.METHODS, applied.method).role
         entries.append(CheckpointEntry(path=str(path), role=role, label=applied.label))
     made = request.config.model_copy(update={"checkpoint": tuple(entries)})
     return Resolved(made, dict(request.origins) | {"checkpoint": request.origins.get("train", "config")})
+
+
+def _check_made(path: Path, ground: _Ground, wanted: Mapping[str, Any]) -> None:
+    """Refuse a file that stands in the place of a model that was to be made, and is another one."""
+    way_out = "remove it, and the audit makes it anew"
+    try:
+        metadata = read_checkpoint(path).metadata
+    except CheckpointError as problem:
+        raise CheckpointError(f"{problem}; or {way_out}") from problem
+    wanted = {"data_sha256": ground.dataset.sha256, **wanted}
+    if wanted.get("role") != "original":
+        wanted["forget_sha256"] = ground.forget.sha256
+    other = [key for key, value in wanted.items() if metadata is None or getattr(metadata, key) != value]
+    if other:
+        raise MeasurementError(f"{path} is not the model that the config asks for (other {other[0]}); {way_out}")
 
 
 def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
@@ -142,8 +175,9 @@ def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
 
 
 def _check_methods(config: AuditConfig) -> None:
-    """Refuse settings and transforms that a method does not take, before anything is trained."""
-    problems = [problem.text for problem in method_problems(config.model_dump(include={"apply"}))]
+    """Refuse what a method does not take, and attacks that could not run, before anything is trained."""
+    values = config.model_dump(include={"apply", "mia"}, exclude_none=True)
+    problems = [problem.text for problem in (*method_problems(values), *attack_problems(values))]
     if problems:
         raise ConfigError("config", problems)
 

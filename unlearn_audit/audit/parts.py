@@ -92,8 +92,12 @@ class Parts:
         if self.folder is None:
             return None
         try:
-            measured, said = _Kept.validate_json((self.folder / f"{key}.json").read_bytes())
-            with (self.folder / f"{key}.npz").open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            digest, _, body = (self.folder / f"{key}.json").read_bytes().partition(b"\n")
+            arrays_file = (self.folder / f"{key}.npz").read_bytes()
+            if digest.decode() != sha256_of_bytes(body, arrays_file):
+                return None
+            measured, said = _Kept.validate_json(body)
+            with np.load(io.BytesIO(arrays_file), allow_pickle=False) as kept:
                 found = {name: kept[name] for name in kept.files}
         except (OSError, ValueError, EOFError, ValidationError, zipfile.BadZipFile):
             return None
@@ -102,11 +106,12 @@ class Parts:
         return measured
 
     def _write(self, key: str, measured: Measured, said: list[str], arrays: Mapping[str, Any]) -> None:
-        """Keep a section; its JSON comes last and makes it whole. Its curves have served."""
+        """Keep a section; its JSON comes last, with a digest of both files. Its curves have served."""
         if self.folder is None:
             return
-        _write_arrays(self.folder / f"{key}.npz", arrays)
-        atomic_write(self.folder / f"{key}.json", _Kept.dump_json((measured, tuple(said))))
+        numbers = _write_arrays(self.folder / f"{key}.npz", arrays)
+        body = _Kept.dump_json((measured, tuple(said)))
+        atomic_write(self.folder / f"{key}.json", sha256_of_bytes(body, numbers).encode() + b"\n" + body)
         for path in self.folder.glob(f"{key}.curve-*.npz"):
             path.unlink(missing_ok=True)
 
@@ -114,7 +119,8 @@ class Parts:
 NO_PARTS = Parts(None)
 
 
-def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> bytes:
+    """Write arrays and return the bytes of their file."""
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     try:
@@ -122,6 +128,7 @@ def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     except OSError as problem:
         raise OutputError(f"cannot make {path.parent}: {problem.strerror or problem}") from problem
     atomic_write(path, stream.getvalue())
+    return stream.getvalue()
 
 
 NOTHING = -1  # stands for None in a whole number of a kept curve

@@ -103,7 +103,9 @@ def _limitations(field: Field) -> list[str]:
     settings = field.settings
     found = [text for one in field.taken for text in _not_descents(one)]
     shares = [moved(one.forget) for one in field.taken if one.candidate.role != "control"]
-    if shares and all(essentially_initial(share, field.steps) for share in shares):
+    if field.steps == 0:
+        found.append("K = 0: no step is taken, so that RCD is the loss itself and says nothing of relearning")
+    elif shares and all(essentially_initial(share, field.steps) for share in shares):
         found.append(
             f"at step size {field.step_size} and K = {field.steps} no subject's loss falls by 5 %: RCD is essentially "
             "(K + 1) x initial loss and says little of relearning; take a larger step or more of them"

@@ -23,6 +23,9 @@ def _audit(
     retrain: Annotated[
         int, typer.Option(help="Make this many models more without the forget set, trained as the original was.", min=0)
     ] = 0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="First remove the models and measurements that a former run left in --out.")
+    ] = False,
     *,
     shared: Shared,
 ) -> None:
@@ -59,6 +62,10 @@ def _audit(
     from unlearn_audit.audit import sections_asked
 
     sections_asked(request.config, sections)  # refused before any model is made
+    if fresh and shared.out is not None:
+        from unlearn_audit.audit.making import discard
+
+        discard(shared.out)
     audit_and_emit(request, shared, only=sections, makes=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +30,9 @@ def _gate(
     ],
     baseline: Annotated[Path | None, _file("report.json of the last release, for rules that limit a change.")] = None,
     subject: Annotated[str | None, typer.Option(help="Label to gate in the place of the role unlearned.")] = None,
+    checkpoint: Annotated[
+        Path | None, _file("Gate this file, which must be one that the report measured, by its SHA-256.")
+    ] = None,
     today: Annotated[
         datetime | None,
         typer.Option(help="The day on which waivers are looked at.", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD"),
@@ -50,6 +54,8 @@ def _gate(
       unlearn-audit gate report/report.json --policy policy.toml
 
       unlearn-audit gate report/report.json --policy default --junit gate.xml
+
+      unlearn-audit gate report/report.json --policy policy.toml --checkpoint u.pt
     """
     from unlearn_audit.gate import gate_files
 
@@ -57,7 +63,7 @@ def _gate(
     wanted = {kind: path for kind, path in files.items() if path is not None}
     _make_way(wanted, [report, policy, *([baseline] if baseline else [])], force=force)
     day = today.date() if today else None
-    found = gate_files(report, policy, baseline=baseline, subject=subject, today=day)
+    found = gate_files(report, policy, baseline=baseline, subject=subject, checkpoint=checkpoint, today=day)
     for kind, path in wanted.items():
         _write(path, kind, found, quiet=quiet)
     if found.problem:
@@ -68,7 +74,9 @@ def _gate(
         draw(decisions.render_gated(found))
     else:
         sys.stdout.write(_text(format, found))
-    message(f"{found.outcome}: {report} against {policy}", quiet=quiet)
+    counts = Counter(decision.verdict.value for decision in found.decisions)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    message(f"{found.outcome}: {report} against {policy} ({told})", quiet=quiet)
     raise typer.Exit(found.code)
 
 

@@ -128,13 +128,13 @@ def _left_to_do(start: "Start") -> Iterator[str]:
     """Yield what the person still has to fill in."""
     roles = [checkpoint.role for checkpoint in start.checkpoints]
     if start.forget is None:
-        yield "to do: say what is to be forgotten (forget = ...)"
+        yield "to do: say in unlearn-audit.toml what is to be forgotten (forget = ...)"
     if start.data is None and not all(checkpoint.data for checkpoint in start.checkpoints):
-        yield "to do: say what data the checkpoints belong to (data = ...)"
+        yield "to do: say in unlearn-audit.toml what data the checkpoints belong to (data = ...)"
     if "unlearned" not in roles:
         yield 'to do: no checkpoint is "unlearned", which the policy speaks of; give a role, or gate with --subject'
     if "retrained" not in roles:
-        yield "note: without a retrained model the gaps stay open, and the policy cannot pass"
+        yield "note: without a retrained model the policy cannot pass; `audit --retrain 3` makes three"
 
 
 def register(app: typer.Typer) -> None:

@@ -99,7 +99,7 @@ def _table(report: "AuditReport", gated: "Gated | None") -> None:
     draw(terminal.render(report))
     if gated is not None:
         draw(Text("\nDecisions of the gate", style="bold"))
-        draw(decisions.render_gated(gated))
+        draw(decisions.render_gated(gated._replace(limitations=())))  # the report above has told them
 
 
 def _write(path: Path, text: str, *, quiet: bool) -> None:

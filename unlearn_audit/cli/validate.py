@@ -21,7 +21,7 @@ def _validate(
     """Check configs and policies without running them: every problem at once, with its line.
 
     Keys and values, methods' settings and transforms, names of models, data and
-    metrics, and that the files they name are there. A file with [[rule]] is a policy.
+    metrics, and that the files they name are there. A file with rules is a policy.
 
     [bold]Examples[/bold]
 
@@ -62,6 +62,8 @@ def _problems(values: Mapping[str, Any]) -> Iterator["Problem"]:
     named = (
         any("model" in entry for entry in entries if isinstance(entry, dict)) if isinstance(entries, list) else False
     )
+    mia = values.get("mia")
+    named = named or (isinstance(mia, dict) and "attacks" in mia)
     if named or {"data", "model", "train", "apply"} & set(values):
         from unlearn_audit.audit.checking import problems_of
 

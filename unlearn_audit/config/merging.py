@@ -147,6 +147,8 @@ def _missing(values: Mapping[str, Any]) -> Iterator[Problem]:
         path = entry.get("path") if isinstance(entry, dict) else None
         if isinstance(path, str) and not Path(path).is_file():
             yield Problem(("checkpoint", index, "path"), f"checkpoint.{index}.path: no such file: {path}")
+    if "forget" not in values:
+        yield Problem((), 'forget: not given; say what is to be forgotten, such as forget = "forget.npy"')
     for key in ("forget", "retain", "unseen"):
         spec = values.get(key)
         if isinstance(spec, str) and not is_index_words(spec) and not Path(spec).is_file():

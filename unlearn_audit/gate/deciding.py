@@ -1,12 +1,13 @@
 """A policy's rules over a whole report: whose value, the waivers, the exit code."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from unlearn_audit.errors import ReportError, UsageError, unknown_name
-from unlearn_audit.files import sha256_of_file
+from unlearn_audit.files import check_input, sha256_of_file
 from unlearn_audit.gate.judging import NO_BASELINE, Judgement, Verdict, judge
 from unlearn_audit.gate.policy import Policy, Rule, Waiver, policy_file, read_policy
 from unlearn_audit.report import AuditReport, Data, Measurement, Subject, read_report
@@ -59,6 +60,7 @@ class Gated(NamedTuple):
     baseline: Source | None
     today: date
     problem: ReportError | None = None
+    limitations: tuple[str, ...] = ()  # of the report
 
     @property
     def code(self) -> int:
@@ -78,6 +80,7 @@ def gate_files(
     *,
     baseline: Path | None = None,
     subject: str | None = None,
+    checkpoint: Path | None = None,
     today: date | None = None,
 ) -> Gated:
     """Hold a report against a policy.
@@ -87,6 +90,7 @@ def gate_files(
         policy: the policy, or the bare name of a shipped one.
         baseline: report.json of the last release, for rules that limit a change.
         subject: a label or role to gate in the place of the role "unlearned".
+        checkpoint: the file that is to be released, likewise; the report must have measured one with its digest.
         today: the day that waivers are looked at; default: today (UTC).
 
     Returns:
@@ -94,8 +98,10 @@ def gate_files(
 
     Raises:
         ConfigError: the policy is wrong.
-        UsageError: the report has no such subject.
+        UsageError: the report has no such subject, or the file cannot be read.
     """
+    if checkpoint is not None and subject is not None:
+        raise UsageError("--subject and --checkpoint both say whom to gate; give one of them")
     rules, day = read_policy(policy), today or datetime.now(UTC).date()
     sources = _source(report), _source(policy_file(policy))._replace(path=str(policy))
     earlier = None if baseline is None else _source(baseline)
@@ -105,8 +111,20 @@ def gate_files(
     except ReportError as problem:
         broken = tuple(Decision(rule, rule.subject, Verdict.ERROR, str(problem)) for rule in rules.rule)
         return Gated(broken, review_waivers(rules, broken, day), *sources, earlier, day, problem)
+    if checkpoint is not None:
+        subject = _measured_as(found, checkpoint)
     decisions = apply_policy(rules, found, subject=subject, baseline=old, today=day)
-    return Gated(decisions, review_waivers(rules, decisions, day), *sources, earlier, day)
+    waivers = review_waivers(rules, decisions, day)
+    return Gated(decisions, waivers, *sources, earlier, day, limitations=found.limitations)
+
+
+def _measured_as(report: AuditReport, checkpoint: Path) -> str:
+    """Return the label of the subject that a file is."""
+    digest = sha256_of_file(check_input(checkpoint, "checkpoint", UsageError))
+    label = next((entry.label for entry in report.subjects if entry.sha256 == digest), None)
+    if label is None:
+        raise UsageError(f"{checkpoint} (sha256 {digest[:12]}…) is none of the checkpoints that the report measured")
+    return label
 
 
 def _source(path: Path) -> Source:
@@ -170,26 +188,47 @@ def _judged(
     if measurement is not None and measurement.role != entry.role:
         why = f"the report contradicts itself: {entry.label} is {entry.role}, but {measurement.role} where measured"
         return Judgement(Verdict.ERROR, why)
-    if not rule.compares:
-        return judge(rule, measurement)
-    return judge(rule, measurement, NO_BASELINE if baseline is None else _earlier(rule, entry, report.data, baseline))
+    if rule.compares:
+        found = judge(rule, measurement, NO_BASELINE if baseline is None else _earlier(rule, entry, report, baseline))
+    else:
+        found = judge(rule, measurement)
+    doubts = [*entry.doubts, *(text for peer in report.with_role("retrained") for text in peer.doubts)]
+    if found.verdict == Verdict.PASSED and doubts:
+        return Judgement(Verdict.INCONCLUSIVE, f"{found.why}; but {doubts[0]}")
+    return found
 
 
 # ----- the last release
 
 
-def _earlier(rule: Rule, entry: Subject, data: Data, baseline: AuditReport) -> Measurement | str:
+def _earlier(rule: Rule, entry: Subject, report: AuditReport, baseline: AuditReport) -> Measurement | str:
     """Return the measurement that a subject's is compared with, or why there is none."""
+    data = report.data
     other = [name for name in _sets(rule.metric) if _digest(data, name) != _digest(baseline.data, name)]
     if data.sha256 != baseline.data.sha256 or other:
         what = f"another {' and '.join(other)} set" if other else "other data"
         return f"the baseline was measured on {what}, so a change would say nothing"
+    section = rule.metric.partition(".")[0]
+    changed = sorted(_instrument(report, section).items() ^ _instrument(baseline, section).items())
+    if changed:
+        return f"the baseline was measured with another {section}.{changed[0][0]}, so a change would say nothing"
     peers = [peer for peer in baseline.subjects if peer.role == entry.role]
     same = [peer for peer in peers if peer.label == entry.label] or peers
     if len(same) != 1:
         return f"the baseline has {len(same)} subjects of role {entry.role}, and none of them is labelled {entry.label}"
     found = baseline.find(rule.metric, same[0].label)
     return found if found is not None and found.role == entry.role else "the baseline did not measure it"
+
+
+OF_NO_CONSEQUENCE = ("resamples", "controls", "accuracies", "worst", "attacks", "shadows")  # for a number's meaning
+
+
+def _instrument(report: AuditReport, section: str) -> dict[str, str]:
+    """Return the settings that a section of the report was measured with, as far as they change what is measured."""
+    config = report.settings.get("config")
+    found = config.get(section) if isinstance(config, dict) else None
+    settings = found if isinstance(found, dict) else {}
+    return {key: json.dumps(value) for key, value in settings.items() if key not in OF_NO_CONSEQUENCE}
 
 
 def _sets(metric: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -71,6 +72,7 @@ def as_document(gated: Gated) -> dict[str, Any]:
         "today": gated.today.isoformat(),
         **as_values(gated.decisions, gated.code),
         "waivers": [_waiver_values(reviewed) for reviewed in gated.waivers],
+        "limitations": list(gated.limitations),
     }
 
 
@@ -105,13 +107,17 @@ def render(decisions: Sequence[Decision]) -> RenderableType:
 
 
 def render_gated(gated: Gated) -> RenderableType:
-    """Return the decisions as a table, and below them every waiver of the policy."""
+    """Return the decisions as a table, below them every waiver of the policy, and the report's limitations."""
     shown = render(gated.decisions)
     waived = (
         (status, f"{rule}, checkpoint {checkpoint}", why)
         for rule, checkpoint, status, why in waiver_rows(gated.waivers)
     )
-    return Group(shown, "", _table(("waiver", "of rule"), waived)) if gated.waivers else shown
+    parts = [shown, "", _table(("waiver", "of rule"), waived)] if gated.waivers else [shown]
+    if gated.limitations:
+        parts += [Text("\nLimitations of the report", style="bold")]
+        parts += [Padding(Text(printable(text), style="yellow"), (0, 0, 0, 2)) for text in gated.limitations]
+    return Group(*parts)
 
 
 def _table(headings: tuple[str, str], rows: Iterable[tuple[str, str, str]]) -> Table:
@@ -132,6 +138,7 @@ def as_markdown(gated: Gated) -> str:
     lines += [*bullets([str(gated.problem)]), ""] if gated.problem else []
     lines += [*pipe_table(DECIDED, decision_rows(gated.decisions)), ""]
     lines += [*pipe_table(WAIVED, waiver_rows(gated.waivers)), ""] if gated.waivers else []
+    lines += ["#### Limitations of the report", "", *bullets(gated.limitations), ""] if gated.limitations else []
     return kept_short("\n".join([*lines, *bullets(_read(gated))]) + "\n")
 
 

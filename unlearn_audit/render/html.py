@@ -20,6 +20,10 @@ from unlearn_audit.report import AuditReport
 __all__ = ["render"]
 
 NO_ARRAYS = Arrays({})
+NOTHING_SAID = (
+    "This report says nothing against itself. What holds for every one: no difference seen is weaker than the same, "
+    "and it speaks of these examples, these instruments and these settings alone."
+)
 OUTCOMES = {0: ("passed", "✓"), 1: ("failed", "✗"), 3: ("error", "!"), 4: ("inconclusive", "?")}
 
 
@@ -141,7 +145,7 @@ def _measured(report: AuditReport, found: Iterable[Section]) -> Iterator[Element
 
 def _list(texts: Iterable[str], class_: str | None = None) -> Element:
     items = [element("li", text) for text in texts]
-    return element("ul", *items, class_=class_) if items else element("p", "None are known.")
+    return element("ul", *items, class_=class_) if items else element("p", NOTHING_SAID)
 
 
 def _figure(chart: Chart, key: str) -> Element:

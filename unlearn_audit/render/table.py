@@ -20,7 +20,7 @@ NAMES: dict[str, tuple[str, int, bool]] = {
     "gap.retain": ("gap retain", 3, True),
     "gap.forget": ("gap forget", 3, True),
     "gap.test": ("gap test", 3, True),
-    "gap.average": ("gap average", 3, False),
+    "gap.average": ("average |gap|", 3, False),
     "rcd.raw": ("RCD raw", 1, False),
     "rcd.ratio_to_unseen": ("RCD / unseen", 3, False),
     "rcd.ratio_to_retrained": ("RCD / retrained", 3, False),
