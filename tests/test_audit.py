@@ -356,6 +356,16 @@ def test_another_forget_set_than_the_one_unlearned_is_said(tiny: Path) -> None:
     )
 
 
+def test_an_unfair_comparison_is_in_the_report_for_the_gate_to_see(tiny: Path) -> None:
+    config = config_of(tiny, *ROLES, gaps={}).model_copy(update={"forget": "range:0-99"})
+    doubts = {one.label: one.doubts for one in run_audit(config).subjects}
+    assert doubts["original"] == ()
+    assert [label for label, found in doubts.items() if found] == ["unlearned", "retrained-1", "retrained-2"]
+    entries = (CheckpointEntry(path=str(tiny / "original.safetensors"), role="retrained"),)
+    (one,) = run_audit(config.model_copy(update={"checkpoint": entries})).subjects
+    assert one.doubts == ("original is used as retrained, but its metadata says original",)
+
+
 def test_retrained_models_that_were_trained_otherwise_than_the_original_are_named(tiny: Path, tmp_path: Path) -> None:
     dataset = load_data("digits?mislabel=0.1&seed=0")
     forget = read_training_indices(str(tiny / "forget.npy"), dataset)

@@ -386,3 +386,14 @@ def test_torch_stays_unloaded(request_for: str, report: Path, tiny: Path, here: 
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.splitlines()[-1] == ""
+
+
+def test_without_a_terminal_a_line_tells_now_and_then(
+    run: Run, tiny: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["apply", "ft", tiny / "original.safetensors", "--forget", "class:3", "--steps", 60, "--out"]
+    assert "fine-tuning" not in run(*asked, "a.safetensors").stderr.lower()
+    monkeypatch.setattr("unlearn_audit.cli.console.EVERY", 0.0)
+    lines = run(*asked, "b.safetensors").stderr.splitlines()
+    assert any(re.fullmatch(r".+: 60 of 60, retain [0-9.]+", line) for line in lines), lines
+    assert run(*asked, "c.safetensors", "--quiet").stderr == ""

@@ -1,6 +1,7 @@
 """What the command line says: progress and messages to stderr, the product to stdout."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OWNED", "draw", "emit", "finish", "message", "progress_bars"]
 
+EVERY = 30.0  # seconds between two lines of progress where nothing can be drawn
 OWNED = ("report.json", "arrays.npz")  # what a measuring verb writes into its --out
 
 
@@ -31,10 +33,13 @@ def message(text: str, *, quiet: bool = False) -> None:
 def progress_bars(*, quiet: bool) -> Iterator[Progress]:
     """Yield a progress that draws bars with rate and time left on stderr, and leaves nothing behind.
 
-    Where stderr is a file or a pipe nothing is drawn.
+    Where stderr is a file or a pipe nothing is drawn; a line tells now and then where the work stands.
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet:
         yield silent
+        return
+    if not sys.stderr.isatty():
+        yield _now_and_then()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -56,6 +61,19 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
             bars.update(shown[task], completed=done, total=total, note=note.replace("[", "("), visible=done < total)
 
         yield tell
+
+
+def _now_and_then() -> Progress:
+    """Return a progress that writes a line every half a minute, so that the log of a pipeline shows that it lives."""
+    last = time.monotonic()
+
+    def tell(task: str, done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            message(f"{task}: {done} of {total}" + (f", {note}" if note else ""))
+
+    return tell
 
 
 def draw(renderable: "RenderableType") -> None:
