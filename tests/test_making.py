@@ -311,7 +311,10 @@ def test_a_file_in_the_place_of_a_model_that_is_another_one_is_refused(whole: Pa
     assert "is not the model that the config asks for (other role); remove it, and the audit makes it" in done.stderr
     one.write_bytes(b"damaged")
     assert "or remove it, and the audit makes it anew" in run(*asked).stderr
+    mine = out / "models" / "resnet-18.safetensors"
+    mine.write_bytes(b"not the audit's own")
     assert run(*asked, "--fresh").code == 0
+    assert mine.exists()
     assert without_time(out / "report.json")["measurements"] == without_time(whole / "report.json")["measurements"]
 
 

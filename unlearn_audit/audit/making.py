@@ -6,6 +6,7 @@ config describes differently is another file. A killed run goes on where it was.
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ from unlearn_audit.subjects import settle_data, unique_labels
 __all__ = ["Made", "discard", "make_models", "models_to_make", "with_retrained"]
 
 FOLDER = "models"
+# What an audit calls the files that it keeps; others in these folders are none of its business.
+OURS = re.compile(r".+-([0-9a-f]{12}\.safetensors(\.resume)?|[0-9a-f]{24}(\.json|\.npz|\.curve-.+\.npz))")
 
 
 class Made(NamedTuple):
@@ -85,12 +88,9 @@ def with_retrained(request: Resolved, count: int) -> Resolved:
 
 def discard(folder: Path) -> None:
     """Remove what former audits have kept in a folder to go on with: models, and finished parts."""
-    kept = [
-        *(folder / FOLDER).glob("*-*.safetensors*"),
-        *(folder / PARTS).glob("*-*.json"),
-        *(folder / PARTS).glob("*-*.npz"),
-    ]
-    for path in kept:
+    for path in [*(folder / FOLDER).glob("*"), *(folder / PARTS).glob("*")]:
+        if not OURS.fullmatch(path.name):
+            continue
         try:
             path.unlink(missing_ok=True)
         except OSError as problem:
