@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from unlearn_audit.shadows import Workshop
 
 
+# Small networks and matrices are fastest on one thread, the more so with several test processes side by side; this is
+# heeded when torch and the linear algebra are loaded, here and in what tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Typer draws for a terminal wherever it finds itself on certain build machines; here it never is one.
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
 
