@@ -31,7 +31,9 @@ __all__ = ["Made", "discard", "make_models", "models_to_make", "with_retrained"]
 
 FOLDER = "models"
 # What an audit calls the files that it keeps; others in these folders are none of its business.
-OURS = re.compile(r".+-([0-9a-f]{12}\.safetensors(\.resume)?|[0-9a-f]{24}(\.json|\.npz|\.curve-.+\.npz))")
+OURS = re.compile(
+    r".+-([0-9a-f]{12}\.safetensors(\.resume)?|[0-9a-f]{24}(\.json|\.npz|\.curve-.+\.npz))|\.unlearn-audit-.+\.tmp"
+)
 
 
 class Made(NamedTuple):
