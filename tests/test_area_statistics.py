@@ -1,8 +1,6 @@
 """The statistics of the coverage study against independent implementations and on areas of known making."""
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -12,16 +10,9 @@ from sklearn.metrics import roc_auc_score
 
 
 @pytest.fixture(scope="module")
-def area() -> ModuleType:
+def area(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
     """The file tests/benchmarks/area_statistics.py as a module."""
-    path = Path(__file__).parent / "benchmarks" / "area_statistics.py"
-    spec = importlib.util.spec_from_file_location("area_statistics", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("area_statistics")
 
 
 def heavy(seed: int, n: int = 150) -> np.ndarray:

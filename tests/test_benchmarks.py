@@ -1,8 +1,6 @@
 """The benchmarks compute what they say: on a few small images, both arms take the same curve."""
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -14,16 +12,9 @@ from unlearn_audit.relearning import Run
 
 
 @pytest.fixture(scope="module")
-def bench() -> ModuleType:
+def bench(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
     """The script tests/benchmarks/bench_relearning.py as a module."""
-    path = Path(__file__).parent / "benchmarks" / "bench_relearning.py"
-    spec = importlib.util.spec_from_file_location("bench_relearning", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("bench_relearning")
 
 
 @pytest.fixture(scope="module")

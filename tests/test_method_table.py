@@ -1,8 +1,8 @@
 """The plans in sample_configs/ name methods, settings, transforms and forget sets that exist."""
 
-import importlib.util
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,16 +18,9 @@ PLANS = [path for path in SAMPLES if "run" in tomllib.loads(path.read_text())]
 
 
 @pytest.fixture(scope="module")
-def table() -> ModuleType:
+def table(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
     """The script tests/benchmarks/method_table.py as a module."""
-    path = ROOT / "tests" / "benchmarks" / "method_table.py"
-    spec = importlib.util.spec_from_file_location("method_table", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("method_table")
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)

@@ -1,6 +1,5 @@
 """Processes of a fleet: killed at any moment, asked to end, abandoned; what comes out is what nobody disturbed."""
 
-import importlib.util
 import json
 import math
 import os
@@ -401,14 +400,10 @@ def test_a_real_ray_comes_to_the_same_bytes(target: Path, tmp_path: Path) -> Non
 # ----- the benchmark
 
 
-def test_the_benchmarks_arms_take_the_same_steps_on_the_same_examples(tmp_path: Path) -> None:
-    path = Path(__file__).parent / "benchmarks" / "bench_shadows.py"
-    spec = importlib.util.spec_from_file_location("bench_shadows", path)
-    assert spec is not None
-    assert spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = bench
-    spec.loader.exec_module(bench)
+def test_the_benchmarks_arms_take_the_same_steps_on_the_same_examples(
+    load_benchmark: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    bench = load_benchmark("bench_shadows")
     shop = bench.plan(tmp_path / "f", 2, replace(SMALL, epochs=3))
     assert work(shop) == 2
     model, steps = bench.usual_training(shop, 0)

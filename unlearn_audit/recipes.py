@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ __all__ = [
     "RESNET",
     "SMALL",
     "Recipe",
+    "by_difference",
     "crop_and_flip",
     "describe",
     "differing",
@@ -93,6 +94,19 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """
     keys = [key for key in dict(one) | dict(other) if key != "name" and one.get(key) != other.get(key)]
     return ", ".join(f"{key} {one.get(key)!s:.40}, not {other.get(key)!s:.40}" for key in keys)
+
+
+def by_difference(trained: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """Return how recipes differ, in the words of `differing`, with the labels of those that differ so.
+
+    Args:
+        trained: label, its recipe, and the one that it is compared with; those that are alike are left out.
+    """
+    found: dict[str, list[str]] = {}
+    for label, one, other in trained:
+        if told := differing(one, other):
+            found.setdefault(told, []).append(label)
+    return found
 
 
 def new_model(spec: str, dataset: Dataset, seed: int, *, allow_code: bool = False) -> nn.Module:

@@ -43,6 +43,11 @@ class Candidate:
         """How it was trained (an unlearned model: its original), as its metadata has it; {} where nobody knows."""
         return dict(self.metadata.recipe) if self.metadata else {}
 
+    @property
+    def training(self) -> dict[str, Any]:
+        """The recipe and the architecture, to be compared with another model's."""
+        return self.recipe | {"model": self.spec}
+
 
 def settle_data(
     config: AuditConfig, origins: dict[str, str], checkpoints: Sequence[Checkpoint], limitations: list[str]

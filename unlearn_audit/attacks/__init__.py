@@ -107,6 +107,11 @@ class Attack(NamedTuple):
     threshold: float | None = None
     legacy: str | None = None
 
+    @property
+    def needs_shadows(self) -> bool:
+        """Whether it needs shadow models, trained ones or unlearned ones."""
+        return "shadows" in self.needs or "unlearned" in self.needs
+
 
 def log_odds(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Floats:
     """Return log p_y - log(1 - p_y) of the label y, the sum over the other classes taken before the logarithm.

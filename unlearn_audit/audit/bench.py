@@ -19,7 +19,7 @@ from unlearn_audit.data import Dataset, Examples, Splits, make_splits
 from unlearn_audit.engine import Compute, predict, prepare
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.recipes import differing
+from unlearn_audit.recipes import by_difference
 from unlearn_audit.relearning import Remember, take_anew
 from unlearn_audit.report import Subject
 from unlearn_audit.subjects import Candidate, build_candidate, settle_data, unique_labels
@@ -184,16 +184,11 @@ def _other_recipes(candidates: Sequence[Candidate]) -> list[str]:
     origin = next((each for role in ("original", "unlearned") for each in known if each.role == role), None)
     if origin is None:
         return []
-    found: dict[str, list[str]] = {}
-    for candidate in known:
-        if candidate.role == "retrained":
-            told = differing(candidate.recipe | {"model": candidate.spec}, origin.recipe | {"model": origin.spec})
-            found.setdefault(told, []).append(candidate.label)
+    retrained = ((each.label, each.training, origin.training) for each in known if each.role == "retrained")
     return [
         f"{', '.join(labels)}: not trained as {origin.label} was ({told}): a difference may come from that, and not "
         "from the forget set"
-        for told, labels in found.items()
-        if told
+        for told, labels in by_difference(retrained).items()
     ]
 
 

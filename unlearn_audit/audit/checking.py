@@ -7,6 +7,7 @@ from typing import Any
 
 from unlearn_audit import catalogue, models
 from unlearn_audit.attacks import Attack
+from unlearn_audit.config.layers import FILE_SOURCES
 from unlearn_audit.data import parse_spec
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Method
@@ -16,8 +17,6 @@ from unlearn_audit.recipes import pick_recipe
 from unlearn_audit.toml import Place, Problem, dotted
 
 __all__ = ["attack_problems", "method_problems", "problems_of"]
-
-ON_DISK = ("idx", "npz", "folder")  # data sources whose target is a file or folder
 
 
 def problems_of(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -49,7 +48,7 @@ def attack_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     for name in names if isinstance(names, list | tuple) else ():
         if isinstance(name, str) and name in catalogue.ATTACKS:
             attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
-            if {"shadows", "unlearned"} & set(attack.needs):
+            if attack.needs_shadows:
                 yield Problem(
                     ("mia", "attacks"), f"mia.attacks: {name} needs shadow models; name their folder: mia.shadows"
                 )
@@ -94,7 +93,7 @@ def _problem_of(place: Place, attempt: Callable[[], object]) -> Iterator[Problem
 
 def _check_data(spec: str) -> None:
     found = parse_spec(spec)
-    if found.source in ON_DISK and not Path(found.target).expanduser().exists():
+    if found.source in FILE_SOURCES and not Path(found.target).expanduser().exists():
         raise UsageError(f"no such file or folder: {found.target}")
     if found.options.labels is not None and not Path(found.options.labels).expanduser().is_file():
         raise UsageError(f"labels: no such file: {found.options.labels}")

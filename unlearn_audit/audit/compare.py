@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from unlearn_audit import metrics
 from unlearn_audit.report import Reference
 
-__all__ = ["NO_OTHER", "NO_RETRAINED", "compared", "difference_details", "reference_of"]
+__all__ = ["NO_RETRAINED", "compared", "difference_details", "no_reference", "reference_of"]
 
 NO_RETRAINED = "no retrained model to compare with was given"
-NO_OTHER = "no other retrained model to compare with was given"  # said of one that is itself retrained
+
+
+def no_reference(role: str) -> str:
+    """Return why a subject of that role has nothing to be compared with."""
+    return "no other retrained model to compare with was given" if role == "retrained" else NO_RETRAINED
 
 
 def reference_of(levels: Sequence[float]) -> Reference | None:

@@ -12,7 +12,7 @@ from unlearn_audit.audit.bench import Bench
 from unlearn_audit.data import Pool, make_pool, query
 from unlearn_audit.engine import predict
 from unlearn_audit.errors import DataError, MeasurementError
-from unlearn_audit.recipes import differing
+from unlearn_audit.recipes import by_difference
 from unlearn_audit.shadows import Fleet, FleetSignals, Treatment, open_fleet
 from unlearn_audit.subjects import Candidate
 
@@ -169,15 +169,10 @@ def call_witnesses(bench: Bench, folder: str | None) -> Witnesses:
 
 def _not_alike(bench: Bench, fleet: Fleet) -> list[str]:
     """Say which subjects the shadow models do not stand for, since they were trained in another way."""
-    plan = fleet.plan
-    found: dict[str, list[str]] = {}
-    for candidate in bench.subjects:
-        if candidate.recipe:
-            theirs = candidate.recipe | {"model": candidate.spec}
-            found.setdefault(differing(plan.recipe | {"model": plan.model}, theirs), []).append(candidate.label)
+    own = fleet.plan.recipe | {"model": fleet.plan.model}
+    subjects = ((each.label, own, each.training) for each in bench.subjects if each.recipe)
     return [
         f"the shadow models were not trained as {', '.join(labels)} ({told}): what they say of an example is not what "
         "such a model would say, and an attack may see less, or more, than there is"
-        for told, labels in found.items()
-        if told
+        for told, labels in by_difference(subjects).items()
     ]

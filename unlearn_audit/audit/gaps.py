@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.bench import Bench, Split
-from unlearn_audit.audit.compare import NO_OTHER, NO_RETRAINED, compared, difference_details, reference_of
+from unlearn_audit.audit.compare import compared, difference_details, no_reference, reference_of
 from unlearn_audit.report import Interval, Measurement
 from unlearn_audit.subjects import Candidate
 
@@ -120,7 +120,7 @@ def _gap(bench: Bench, candidate: Candidate, split: Split, outcomes: dict[tuple[
         subject=candidate.label,
         role=candidate.role,
         value=value,
-        reason=None if others else NO_OTHER if candidate.role == "retrained" else NO_RETRAINED,
+        reason=None if others else no_reference(candidate.role),
         unit="fraction",
         direction="zero is best",
         n=len(right),
@@ -156,7 +156,7 @@ def _average(candidate: Candidate, gaps: list[Measurement], constant: set[str]) 
         subject=candidate.label,
         role=candidate.role,
         value=float(np.mean(list(sizes.values()))) if sizes else None,
-        reason=None if sizes else NO_OTHER if candidate.role == "retrained" else NO_RETRAINED,
+        reason=None if sizes else no_reference(candidate.role),
         unit="fraction",
         direction="lower is better",
         n=sum(gap.n for gap in gaps),

@@ -129,15 +129,16 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
         path = _path_of_trained(ground, trained)
         if not path.exists():
             _train(ground, trained, path, progress)
-        _check_made(path, ground, {"role": "retrained" if trained.without else "original", "seed": trained.seed})
         role = "retrained" if trained.without else "original"
+        _check_made(path, ground, {"role": role, "seed": trained.seed})
         entries.append(CheckpointEntry.model_validate({"path": str(path), "role": role, "label": trained.label}))
     for applied in request.config.apply:
         parent = _path_of(entries, applied.to)
-        path = _path_of_applied(ground, applied, parent)
+        digest = sha256_of_file(parent)
+        path = _path_of_applied(ground, applied, digest)
         if not path.exists():
             _apply(ground, applied, parent, path, progress)
-        made_by = {"method": applied.method, "seed": applied.seed, "parent_sha256": sha256_of_file(parent)}
+        made_by = {"method": applied.method, "seed": applied.seed, "parent_sha256": digest}
         _check_made(path, ground, made_by | {"transforms": applied.transforms})
         role = catalogue.load("method", catalogue.METHODS, applied.method).role
         entries.append(CheckpointEntry(path=str(path), role=role, label=applied.label))
@@ -171,7 +172,7 @@ def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
         yield Made(trained, path)
     for applied in request.config.apply:
         parent = _path_of(entries, applied.to)
-        path_of = _path_of_applied(ground, applied, parent) if parent.exists() else None
+        path_of = _path_of_applied(ground, applied, sha256_of_file(parent)) if parent.exists() else None
         entries.append(CheckpointEntry(path=str(path_of or folder / FOLDER / "later"), label=applied.label))
         yield Made(applied, path_of)
 
@@ -253,9 +254,9 @@ def _train(ground: _Ground, entry: TrainEntry, path: Path, progress: Progress) -
     keeper.remove()
 
 
-def _path_of_applied(ground: _Ground, entry: ApplyEntry, parent: Path) -> Path:
+def _path_of_applied(ground: _Ground, entry: ApplyEntry, parent_sha256: str) -> Path:
     asked = entry.model_dump(mode="json", exclude={"label", "to"})
-    return _named(ground, entry.label, {"parent": sha256_of_file(parent), "apply": asked})
+    return _named(ground, entry.label, {"parent": parent_sha256, "apply": asked})
 
 
 def _apply(ground: _Ground, entry: ApplyEntry, parent: Path, path: Path, progress: Progress) -> None:

@@ -84,7 +84,7 @@ NO_TREATMENT = (
 
 def _lacks(attack: Attack, witnesses: Witnesses) -> str | None:
     """Return what an attack lacks, or None."""
-    if witnesses.fleet is None and {"shadows", "unlearned"} & set(attack.needs):
+    if witnesses.fleet is None and attack.needs_shadows:
         return NO_FLEET
     if witnesses.fleet is not None and "unlearned" in attack.needs and not witnesses.fleet.plan.treatments:
         return NO_TREATMENT
@@ -173,7 +173,7 @@ def _scores(
 def _details(witnesses: Witnesses, attack: Attack, candidate: Candidate, treatment: Treatment | None) -> dict[str, Any]:
     """Say which hypothesis the scores test, and with how many models."""
     found: dict[str, Any] = {"queries": witnesses.queries}
-    if "shadows" in attack.needs or "unlearned" in attack.needs:
+    if attack.needs_shadows:
         found["shadow_models"] = witnesses.count(treatment)
         found["shadows_were"] = "trained, then unlearned" if "unlearned" in attack.needs else "trained"
         found |= witnesses.training

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -68,15 +67,13 @@ def _gate(
         _write(path, kind, found, quiet=quiet)
     if found.problem:
         raise found.problem
-    if format == "table":
-        from unlearn_audit.render import decisions
+    from unlearn_audit.render import decisions
 
+    if format == "table":
         draw(decisions.render_gated(found))
     else:
         sys.stdout.write(_text(format, found))
-    counts = Counter(decision.verdict.value for decision in found.decisions)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    message(f"{found.outcome}: {report} against {policy} ({told})", quiet=quiet)
+    message(f"{found.outcome}: {report} against {policy} ({decisions.counted(found.decisions)})", quiet=quiet)
     raise typer.Exit(found.code)
 
 

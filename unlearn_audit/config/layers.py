@@ -15,6 +15,7 @@ __all__ = [
     "DEFAULT",
     "ENVIRONMENT",
     "ENVIRONMENT_PREFIX",
+    "FILE_SOURCES",
     "FLAG",
     "FOUND",
     "METADATA",
@@ -163,7 +164,7 @@ def anchored_data_spec(spec: str, folder: Path) -> str:
     return place + mark + "&".join(parts)
 
 
-FILE_SOURCES = ("idx", "npz", "folder")
+FILE_SOURCES = ("idx", "npz", "folder")  # data sources whose target is a file or folder
 
 
 def _from(path: str, folder: Path) -> str:

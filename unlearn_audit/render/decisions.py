@@ -1,5 +1,6 @@
 """A gate's decisions and waivers: tables for people, Markdown for a step summary, plain values for programs."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "as_document",
     "as_markdown",
     "as_values",
+    "counted",
     "decision_rows",
     "render",
     "render_gated",
@@ -84,6 +86,12 @@ def _verdict(decision: Decision) -> str:
     """Return a verdict as people read it; one that stops nothing, because its rule only warns, says so."""
     warns = decision.rule.severity == "warn" and decision.verdict != Verdict.PASSED
     return decision.verdict.value + (" (warning)" if warns else "")
+
+
+def counted(decisions: Iterable[Decision]) -> str:
+    """Return how many decisions ended how, in the order in which they come: "6 passed, 1 failed"."""
+    counts = Counter(decision.verdict.value for decision in decisions)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
 def decision_rows(decisions: Iterable[Decision]) -> Iterator[tuple[str, str, str, str]]:

@@ -9,6 +9,7 @@ from unlearn_audit.gate import Decision, ReviewedWaiver, Verdict, exit_code
 from unlearn_audit.render import charts
 from unlearn_audit.render.arrays import Arrays
 from unlearn_audit.render.charts import Chart
+from unlearn_audit.render.decisions import counted
 from unlearn_audit.render.details import unreadable
 from unlearn_audit.render.markup import Element, as_html, element
 from unlearn_audit.render.pictures import foreign_scores
@@ -91,9 +92,9 @@ def _verdict(report: AuditReport, decisions: Sequence[Decision] | None, waivers:
     parts: list[Element] = []
     if decisions is not None:
         outcome, sign = OUTCOMES[exit_code(decisions)]
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in _counted(decisions))
         parts.append(
-            element("p", element("strong", f"{sign} {outcome.capitalize()}"), f" by the policy: {counts or 'no rule'}",
+            element("p", element("strong", f"{sign} {outcome.capitalize()}"),
+                    f" by the policy: {counted(decisions) or 'no rule'}",
                     class_=f"outcome {outcome}")
         )  # fmt: skip
     said = report.conclusion or ("This report draws no conclusion: nothing in it was comparable.",)
@@ -101,11 +102,6 @@ def _verdict(report: AuditReport, decisions: Sequence[Decision] | None, waivers:
     parts += [_small(decided(decisions), "decisions")] if decisions else []
     parts += [_small(waived(waivers), "decisions")] if waivers else []
     return _section("Verdict", "verdict", *parts)
-
-
-def _counted(decisions: Sequence[Decision]) -> list[tuple[str, int]]:
-    verdicts = [decision.verdict.value for decision in decisions]
-    return [(verdict, verdicts.count(verdict)) for verdict in dict.fromkeys(verdicts)]
 
 
 def _left_out(report: AuditReport, arrays: Arrays) -> tuple[str, ...]:
