@@ -336,6 +336,15 @@ def test_labels_are_unique(tiny: Path, tmp_path: Path) -> None:
     assert [s.label for s in found.subjects] == ["model", "model-2", "model-2-2"]
 
 
+def test_a_point_in_a_files_name_is_a_part_of_its_label(tiny: Path, tmp_path: Path) -> None:
+    entries = []
+    for name in ("part-0.05-0.safetensors", "part-0.10-0.safetensors", "v1.2.pt"):
+        shutil.copy(tiny / "original.safetensors", tmp_path / name)
+        entries.append({"path": str(tmp_path / name)})
+    found = run_audit(config_of(tiny, gaps={}, checkpoint=entries))
+    assert [s.label for s in found.subjects] == ["part-0.05-0", "part-0.10-0", "v1.2"]
+
+
 def test_a_checkpoint_named_like_the_control_keeps_its_name(tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / f"{RANDOM}.safetensors"
     shutil.copy(tiny / "original.safetensors", path)

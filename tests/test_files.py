@@ -17,6 +17,7 @@ from unlearn_audit.files import (
     make_output_folder,
     sha256_of_bytes,
     sha256_of_file,
+    without_ending,
 )
 
 unless_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; permission bits do not bind it")
@@ -223,3 +224,25 @@ def test_no_space_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write .*out: No space left on device"):
         atomic_write(tmp_path / "out", write)
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("part-0.05-0.safetensors", "part-0.05-0"),
+        ("runs/v1.2/lr.1e-3.pt", "lr.1e-3"),
+        ("checkpoint.best.pth.tar", "checkpoint.best"),
+        ("model.safetensors.index.json", "model"),
+        ("pytorch_model.bin.index.json", "pytorch_model"),
+        ("model-00001-of-00003.safetensors", "model-00001-of-00003"),
+        ("last.CKPT", "last"),
+        ("v1.0", "v1.0"),
+        ("epoch=3-loss=0.12.ckpt", "epoch=3-loss=0.12"),
+        (".pt", ".pt"),
+        ("..safetensors", "..safetensors"),
+        ("u", "u"),
+        ("", ""),
+    ],
+)
+def test_only_endings_that_are_known_are_no_part_of_a_name(path: str, kept: str) -> None:
+    assert without_ending(path) == without_ending(Path(path)) == kept

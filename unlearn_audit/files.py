@@ -17,7 +17,27 @@ __all__ = [
     "make_output_folder",
     "sha256_of_bytes",
     "sha256_of_file",
+    "without_ending",
 ]
+
+# Endings of files with weights, longest first: of other formats, too, since such a file may be named by mistake.
+WEIGHTS = (
+    ".index.json", ".safetensors", ".msgpack", ".pickle", ".keras", ".ckpt", ".onnx", ".json", ".pth", ".bin", ".pkl",
+    ".tar", ".npz", ".npy", ".pt", ".th", ".h5",
+)  # fmt: skip
+
+
+def without_ending(path: str | Path) -> str:
+    """Return the name of a file without its endings; a point within a name, as in "part-0.05", ends nothing.
+
+    >>> without_ending("runs/part-0.05-0.safetensors"), without_ending("model.safetensors.index.json")
+    ('part-0.05-0', 'model')
+    """
+    name = Path(path).name
+    kept = name
+    while ending := next((ending for ending in WEIGHTS if kept.lower().endswith(ending)), None):
+        kept = kept[: -len(ending)]
+    return kept if kept.strip(".") else name  # a file that is called ".pt" has a name all the same
 
 
 def sha256_of_bytes(*parts: bytes) -> str:

@@ -19,6 +19,7 @@ from unlearn_audit.config import AuditConfig, CheckpointEntry, Resolved, code_is
 from unlearn_audit.data import Dataset, Transform, load_data
 from unlearn_audit.engine import Compute
 from unlearn_audit.errors import DataError, UsageError
+from unlearn_audit.files import without_ending
 
 __all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "settle_data", "unique_labels"]
 
@@ -90,8 +91,8 @@ def settle_data(
 
 
 def unique_labels(entries: Sequence[CheckpointEntry]) -> list[str]:
-    """Return unique labels: as given, else the file's stem, numbered where they collide."""
-    wanted = [entry.label or Path(entry.path).name.split(".")[0] or entry.path for entry in entries]
+    """Return unique labels: as given, else the file's name without its ending, numbered where they collide."""
+    wanted = [entry.label or without_ending(entry.path) or entry.path for entry in entries]
     found: list[str] = []
     for label in wanted:
         count, name = 1, label

@@ -11,7 +11,7 @@ from unlearn_audit.checkpoints.metadata import ENTRY, Metadata, encode_entry
 from unlearn_audit.checkpoints.safetensors_files import DTYPES
 from unlearn_audit.checkpoints.states import vet
 from unlearn_audit.errors import CheckpointError, OutputError
-from unlearn_audit.files import atomic_write, check_output, sha256_of_file
+from unlearn_audit.files import atomic_write, check_output, sha256_of_file, without_ending
 
 __all__ = ["check_checkpoint_output", "write_checkpoint"]
 
@@ -28,7 +28,8 @@ def check_checkpoint_output(path: Path, *, force: bool) -> Path:
         OutputError: as `files.check_output`, or the ending promises another format than safetensors.
     """
     if path.suffix.lower() in FOREIGN:
-        raise OutputError(f"{path}: checkpoints are written as safetensors; name it {path.with_suffix('.safetensors')}")
+        better = f"{without_ending(path)}.safetensors"
+        raise OutputError(f"{path}: checkpoints are written as safetensors; name it {path.with_name(better)}")
     return check_output(path, force=force)
 
 

@@ -71,11 +71,15 @@ def _truncation(
     audit_and_emit(request, shared, only=("truncation",), also=lambda report: _draw(report, plot, shared))
 
 
+PICTURES = (".png", ".pdf", ".jpg", ".jpeg", ".eps", ".gif", ".webp", ".html")
+
+
 def _svg(plot: Path) -> Path:
     from unlearn_audit.errors import OutputError
 
     if plot.suffix.lower() != ".svg":
-        raise OutputError(f"--plot writes SVG; name it {plot.with_suffix('.svg')}")
+        stem = plot.stem if plot.suffix.lower() in PICTURES else plot.name  # run-0.05 has no ending
+        raise OutputError(f"--plot writes SVG; name it {plot.with_name(f'{stem}.svg')}")
     return plot
 
 

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS, METHODS
 from unlearn_audit.errors import unknown_name
+from unlearn_audit.files import without_ending
 from unlearn_audit.toml import Flag, Number, VersionOne
 
 __all__ = [
@@ -180,7 +180,7 @@ class AuditConfig(Part):
     @classmethod
     def _starts_from_a_model(cls, entries: tuple[ApplyEntry, ...], given: ValidationInfo) -> tuple[ApplyEntry, ...]:
         known = [entry.label for entry in given.data.get("train", ())]
-        known += [entry.label or Path(entry.path).name.split(".")[0] for entry in given.data.get("checkpoint", ())]
+        known += [entry.label or without_ending(entry.path) for entry in given.data.get("checkpoint", ())]
         for entry in entries:
             if entry.to not in known:
                 raise ValueError(unknown_name("model", entry.to, known, hint="`to` names another model's label"))

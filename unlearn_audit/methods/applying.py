@@ -23,7 +23,7 @@ from unlearn_audit.config import AuditConfig, Resolved
 from unlearn_audit.data import Splits, make_splits
 from unlearn_audit.engine import Compute, prepare
 from unlearn_audit.errors import AuditError, MeasurementError, UsageError
-from unlearn_audit.files import check_output, sha256_of_bytes
+from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
 from unlearn_audit.methods import Method, Problem, Settings, Unlearned
 from unlearn_audit.methods.extras import checked, parse_extras
 from unlearn_audit.methods.resuming import StateFile, state_path
@@ -190,7 +190,8 @@ def _keep_last_good(keeper: StateFile, metadata: Metadata, why: str, out: Path, 
     """
     if keeper.last is None:
         return ""
-    path = out.with_name(f"{out.stem}.step-{keeper.last.done}{out.suffix}")
+    stem = without_ending(out)
+    path = out.with_name(f"{stem}.step-{keeper.last.done}{out.name[len(stem) :]}")
     notes = (f"stopped early: {why}",)
     told = metadata.model_copy(update={"steps": keeper.last.done, "notes": notes})
     try:

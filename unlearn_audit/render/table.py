@@ -3,9 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import NamedTuple
 
+from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
 from unlearn_audit.report import AuditReport, Measurement
 
@@ -187,7 +187,7 @@ def _numbered(report: AuditReport) -> list[str]:
         for subject in report.subjects
         if (found := re.fullmatch(r"(.+)-[0-9]+", subject.label))
         and found[1] in labels
-        and PurePath(subject.path).name.partition(".")[0] == found[1]
+        and without_ending(subject.path) == found[1]
     ]
 
 
