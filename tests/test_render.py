@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.gate import Decision, Rule, Verdict
-from unlearn_audit.render import decisions, markdown, table, terminal
+from unlearn_audit.render import decisions, html, markdown, table, terminal
 from unlearn_audit.report import AuditReport
 
 Make = Callable[..., Any]
@@ -283,3 +283,32 @@ def test_warnings_are_marked_and_everything_is_in_the_values() -> None:
 def test_decisions_fit_eighty_columns() -> None:
     made = [decision("a-rather-long-label-of-a-checkpoint", Verdict.INCONCLUSIVE, why="x" * 300) for _ in range(3)]
     assert max(map(len, shown(decisions.render(made)).splitlines())) <= 80
+
+
+@pytest.mark.parametrize("form", [markdown.render, lambda report: shown(terminal.render(report)), html.render])
+def test_a_value_that_is_only_bounded_from_below_shows_its_bound(
+    form: Callable[[AuditReport], str], make_report: Make, make_measurement: Make
+) -> None:
+    name, why = "truncation.relative_error", "not converged: the decay has not settled"
+    found = make_measurement(name, value=None, reason=why, details={"at_least": 0.02349})
+    assert "≥ 0.0234" in form(make_report(found))
+    assert "≥" not in form(make_report(make_measurement(name, value=0.5, details={"at_least": 0.02349})))
+
+
+def test_seeds_together_are_bounded_by_the_lowest_bound_if_each_has_one(
+    make_report: Make, make_measurement: Make
+) -> None:
+    def cell(*bounds: float | None) -> str:
+        found = [
+            make_measurement("truncation.relative_error", f"r{index}", role="retrained", value=None, reason="so",
+                             details={"at_least": bound})
+            for index, bound in enumerate(bounds)
+        ]  # fmt: skip
+        others = [make_measurement("truncation.relative_error", f"u{index}") for index in range(4)]
+        report = make_report(*found, *others)
+        (row,) = table.rows(report, table.columns(report))
+        return str(row.cells[0].value)
+
+    assert cell(0.5, 0.25) == "≥ 0.2500"
+    assert cell(0.5, None) == "–"
+    assert cell(0.5, True) == "–"

@@ -4,14 +4,16 @@ Every measuring verb builds a small config and calls `run_audit`.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from numpy.typing import NDArray
 
 from unlearn_audit import __version__
 from unlearn_audit.audit.bench import Bench, environment, open_bench
+from unlearn_audit.audit.common_step import RELEARNING, with_common_step
 from unlearn_audit.audit.dependence import depends_on
 from unlearn_audit.audit.gaps import measure_gaps
 from unlearn_audit.audit.mia import measure_mia
@@ -68,7 +70,7 @@ def run_audit(
     asked = sections_asked(config, only)
     given = origins if origins is not None else dict.fromkeys(config.model_fields_set, "flag")
     bench = open_bench(config, given, progress)
-    measurements = tuple(found for name in asked for found in _section(bench, name, parts))
+    measurements = _measured(bench, asked, parts)
     if arrays is not None:
         arrays |= bench.arrays
     subjects = tuple(bench.describe(candidate) for candidate in bench.subjects)
@@ -107,7 +109,19 @@ def sections_asked(config: AuditConfig, only: tuple[str, ...] = ()) -> tuple[str
     return asked
 
 
-def _section(bench: Bench, name: str, parts: Parts) -> tuple[Measurement, ...]:
+def _measured(bench: Bench, asked: Sequence[str], parts: Parts) -> tuple[Measurement, ...]:
+    """Return the measurements of all sections in their order; those that relearn share one step size."""
+    found: list[Measurement] = []
+    for relearns, names in groupby(asked, lambda name: name in RELEARNING):
+        measure = partial(_section, bench, parts)
+        if relearns:
+            found += with_common_step(bench, tuple(names), measure)
+        else:
+            found += [one for name in names for one in measure(name)]
+    return tuple(found)
+
+
+def _section(bench: Bench, parts: Parts, name: str) -> tuple[Measurement, ...]:
     """Return a section's measurements, measured now or found among the parts that are kept."""
 
     def measure(key: str | None) -> Iterator[Measurement]:

@@ -20,7 +20,7 @@ from unlearn_audit.engine import Compute, predict, prepare
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import by_difference
-from unlearn_audit.relearning import Remember, take_anew
+from unlearn_audit.relearning import Remember, Start, take_anew
 from unlearn_audit.report import Subject
 from unlearn_audit.subjects import Candidate, build_candidate, settle_data, unique_labels
 
@@ -35,7 +35,7 @@ class Bench:
     """Everything that measurements share; predictions are made once and kept.
 
     `arrays` is where measurements leave what is too long for a report: per-example scores, long curves. `remember` is
-    asked for a curve before it is taken.
+    asked for a curve before it is taken. `start` is where a search for a step size begins, once there was one.
     """
 
     config: AuditConfig
@@ -47,6 +47,7 @@ class Bench:
     progress: Progress = silent
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     remember: Remember = take_anew
+    start: Start | None = None
     doubts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)
 

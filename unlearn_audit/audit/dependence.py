@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import data, models
 from unlearn_audit.audit.bench import Bench
+from unlearn_audit.audit.common_step import RELEARNING
 from unlearn_audit.files import sha256_of_bytes
 
 __all__ = ["depends_on"]
@@ -40,6 +41,7 @@ def depends_on(bench: Bench, section: str) -> dict[str, Any] | None:
         ],
         "labels": _digest(splits.unseen.examples.labels.numpy()),
         "seed": config.seed,
+        "start": bench.start if section in RELEARNING else None,
         "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
         "shadows": _fleet(bench) if section == "mia" else None,
     }  # fmt: skip

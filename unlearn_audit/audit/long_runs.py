@@ -74,7 +74,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class LongRuns:
-    """All subjects' trajectories: what one is compared with, how they were taken, and the K in use."""
+    """All subjects' trajectories: what one is compared with, how they were taken, the K in use, and RCD's step."""
 
     bench: Bench
     judged: tuple[Judged, ...]
@@ -82,6 +82,7 @@ class LongRuns:
     steps: int | None
     reference_steps: int
     method: str
+    rcd_step: float | None = None
 
     def warnings(self) -> Iterator[str]:
         """Yield what is wrong with a trajectory, so that nothing is summed over it without saying so.
@@ -89,6 +90,13 @@ class LongRuns:
         Yields:
             Sentences.
         """
+        ours = self.relearned.step_size
+        if self.rcd_step is not None and ours != self.rcd_step:
+            told = ours if isinstance(ours, str) else f"{ours:.4g}"
+            yield (
+                f"truncation is judged at a step size of its own, {told}, RCD is taken at {self.rcd_step:.4g}: what is "
+                "cut off here is not what this report's RCD lacks"
+            )
         for one in self.judged:
             who = f"{one.candidate.label} relearning its forget set for {self.reference_steps} steps"
             if one.is_no_descent:
@@ -113,11 +121,13 @@ def take_long_runs(bench: Bench, settings: TruncationSettings) -> LongRuns:
     rcd = bench.config.rcd or RcdSettings()
     steps, reference_steps = _lengths(rcd, settings)
     _check(rcd, settings)
+    own = settings.step_size
     runs = [_run(bench, rcd, candidate) for candidate in bench.subjects]
     relearned = relearning.relearn_all(
         runs,
         steps=reference_steps,
-        step_size="auto" if isinstance(rcd.step_size, tuple) else rcd.step_size,
+        step_size=own or ("auto" if isinstance(rcd.step_size, tuple) else rcd.step_size),
+        start=bench.start if own is None else None,
         algorithm=algorithm_of(bench, rcd),
         compute=bench.compute,
         keep_ends=settings.floor == "fit",
@@ -137,7 +147,7 @@ def take_long_runs(bench: Bench, settings: TruncationSettings) -> LongRuns:
         for candidate, run, curve, (floor, fit) in zip(bench.subjects, runs, relearned.curves, floors, strict=True)
     )
     method = _method(rcd, settings, relearned, reference_steps)
-    return LongRuns(bench, judged, relearned, steps, reference_steps, method)
+    return LongRuns(bench, judged, relearned, steps, reference_steps, method, bench.start and bench.start.step_size)
 
 
 def _run(bench: Bench, rcd: RcdSettings, candidate: Candidate) -> Run:
@@ -161,7 +171,8 @@ def _check(rcd: RcdSettings, settings: TruncationSettings) -> None:
     """Refuse what truncation cannot be judged on."""
     check_request(rcd)
     refusals = (
-        (isinstance(rcd.step_size, tuple), "truncation is judged at one step size; give --step-size one, or auto"),
+        (isinstance(rcd.step_size, tuple) and settings.step_size is None,
+         "truncation is judged at one step size; give --step-size one, or auto"),
         (rcd.relearn < 1, "truncation is judged on the set that is relearned; leave rcd.relearn at 1"),
         (rcd.bn == "train" and settings.floor == "fit", "--floor fit minimises with frozen BatchNorm statistics, which "
          "is another objective than rcd.bn = \"train\" descends; use zero, best or a number"),

@@ -61,7 +61,7 @@ class Parts:
         key = f"{name}-{sha256_of_bytes(json.dumps([VERSION, depends], sort_keys=True).encode())[:24]}"
         known = self._read(key, limitations, arrays)
         if known is not None:
-            self.found.append(name)
+            self.found += [name] if name not in self.found else []
             return known
         said, had = len(limitations), set(arrays)
         measured = tuple(measure(key))

@@ -12,7 +12,17 @@ from unlearn_audit.audit.trajectories import Planned
 from unlearn_audit.engine import Compute
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.progress import Progress
-from unlearn_audit.relearning import Algorithm, Precision, Relearned, Run, StepSize, Truncation, relearn_all, truncation
+from unlearn_audit.relearning import (
+    Algorithm,
+    Precision,
+    Relearned,
+    Run,
+    Start,
+    StepSize,
+    Truncation,
+    relearn_all,
+    truncation,
+)
 
 __all__ = ["Remainder", "Stopped", "relearn_until_small"]
 
@@ -79,6 +89,7 @@ def relearn_until_small(
     tolerance: float,
     max_steps: int,
     step_size: StepSize | Literal["auto"],
+    start: Start | None = None,
     algorithm: Algorithm,
     compute: Compute,
     progress: Progress,
@@ -94,6 +105,7 @@ def relearn_until_small(
         tolerance: the share.
         max_steps: where patience ends.
         step_size: as in `relearn_all`.
+        start: likewise.
         algorithm: how to descend.
         compute: where.
         progress: told after every step.
@@ -108,7 +120,7 @@ def relearn_until_small(
         for one in planned
     ]
     first = relearn_all(
-        runs, steps=max_steps, step_size=step_size, compute=compute, algorithm=algorithm, stops=watches,
+        runs, steps=max_steps, step_size=step_size, start=start, compute=compute, algorithm=algorithm, stops=watches,
         progress=progress,
     )  # fmt: skip
     for one, watch, curve in zip(planned, watches, first.curves, strict=True):

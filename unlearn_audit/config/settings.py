@@ -112,9 +112,13 @@ class RcdSettings(Part):
 
 
 class TruncationSettings(Part):
-    """Whether the truncation error of RCD_K is exponential in K; how to relearn is said in `rcd`."""
+    """Whether the truncation error of RCD_K is exponential in K; how to relearn is said in `rcd`.
+
+    The step size is RCD's, unless one is named here.
+    """
 
     reference_steps: Annotated[int, Field(ge=30, le=10_000_000, strict=True)] | None = None
+    step_size: Literal["auto"] | Step | None = None
     floor: Literal["zero", "best", "fit"] | Number = "fit"
 
 

@@ -11,7 +11,7 @@ from unlearn_audit.relearning.certificate import Certificate, certificate
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, rcd, relearn, status
 from unlearn_audit.relearning.floor import Floor, fit_floor, lowest_floor
 from unlearn_audit.relearning.scope import head_run, scoped, smoothness_of_softmax
-from unlearn_audit.relearning.search import HALVINGS, Relearned, Remember, StepSearch, relearn_all, take_anew
+from unlearn_audit.relearning.search import HALVINGS, Relearned, Remember, Start, StepSearch, relearn_all, take_anew
 from unlearn_audit.relearning.truncation import Precision, Truncation, Verdict, steps_for, truncation, unsettled
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Relearned",
     "Remember",
     "Run",
+    "Start",
     "StepSearch",
     "StepSize",
     "Truncation",

@@ -9,7 +9,7 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, relearn
 from unlearn_audit.spectrum import lambda_max
 
-__all__ = ["HALVINGS", "Relearned", "Remember", "StepSearch", "relearn_all", "take_anew"]
+__all__ = ["HALVINGS", "Relearned", "Remember", "Start", "StepSearch", "relearn_all", "take_anew"]
 
 Stop = Callable[[Sequence[float]], bool]
 Remember = Callable[[int, object, Callable[[], Curve]], Curve]
@@ -40,6 +40,13 @@ class StepSearch(NamedTuple):
     backwards: int
 
 
+class Start(NamedTuple):
+    """The step size that an earlier search ended at, and how often it had halved it: where another one begins."""
+
+    step_size: float
+    halvings: int
+
+
 class Relearned(NamedTuple):
     """The curves of all runs at one common step size ("lambda" where each follows its own curvature)."""
 
@@ -54,6 +61,7 @@ def relearn_all(
     steps: int,
     step_size: StepSize | Literal["auto"],
     compute: Compute,
+    start: Start | None = None,
     algorithm: Algorithm = GD,
     keep_ends: bool = False,
     stops: Sequence[Stop] | None = None,
@@ -73,6 +81,7 @@ def relearn_all(
         steps: K.
         step_size: a number, "lambda" (see `relearn`) or "auto".
         compute: where.
+        start: where the search begins, since other trajectories that these are read beside ended there; default: anew.
         algorithm: how to descend.
         keep_ends: keep the relearned models.
         stops: one for each run, told what it has summed so far; True ends its curve, so that lengths may differ.
@@ -83,7 +92,7 @@ def relearn_all(
     Returns:
         The curves in the order of the runs, the step size, and what the search cost.
     """
-    chosen, search = _start(runs, step_size, algorithm, compute, progress)
+    chosen, search = _start(runs, step_size, start, algorithm, compute, progress)
     while True:
         careful = step_size == "auto" and search.halvings < HALVINGS
         curves: list[Curve] = []
@@ -124,6 +133,7 @@ def _unsafe(curve: Curve, algorithm: Algorithm) -> bool:
 def _start(
     runs: Sequence[Run],
     step_size: StepSize | Literal["auto"],
+    start: Start | None,
     algorithm: Algorithm,
     compute: Compute,
     progress: Progress,
@@ -131,6 +141,8 @@ def _start(
     """Return the first step size to try, and what finding it cost."""
     if step_size != "auto":
         return step_size, StepSearch(None, 0, 0, 0)
+    if start is not None:
+        return start.step_size, StepSearch(None, start.halvings, 0, 0)
     if algorithm.optimizer == "adam":
         return ADAM_STEP, StepSearch(None, 0, 0, 0)
     patience = 10 if algorithm.optimizer == "sgd" else 1

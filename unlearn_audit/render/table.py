@@ -1,5 +1,6 @@
 """The table that every format shows: measurements down, subjects across, retrained seeds as mean ± spread."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -128,7 +129,7 @@ def _cell(found: Sequence[Measurement], digits: int, signed: bool) -> Cell:
     sign = "+" if signed else ""
     values = [measurement.value for measurement in found if isinstance(measurement.value, int | float)]
     if not values:
-        return Cell("–", "")
+        return _bound([measurement.at_least for measurement in found], digits, sign)
     if len(found) > 1:
         mean, spread = mean_and_spread(values)
         parts = [f"± {spread:.{digits}f}"] if spread is not None else []
@@ -138,6 +139,15 @@ def _cell(found: Sequence[Measurement], digits: int, signed: bool) -> Cell:
     digits = max(digits, 3) if digits and 0 < abs(values[0]) < 1 else digits
     ends = f"[{_short(interval.low, digits, sign)}, {_short(interval.high, digits, sign)}]" if interval else ""
     return Cell(f"{values[0]:{sign}.{digits}f}", ends)
+
+
+def _bound(bounds: Sequence[float | None], digits: int, sign: str) -> Cell:
+    """Return the lower bound that holds for all values that are missing, or a dash where one of them has none."""
+    known = [bound for bound in bounds if bound is not None]
+    if not known or len(known) < len(bounds):
+        return Cell("–", "")
+    rounded_down = math.floor(min(known) * 10**digits) / 10**digits  # a bound that was rounded up would be none
+    return Cell(f"≥ {rounded_down:{sign}.{digits}f}", "")
 
 
 def _short(value: float, digits: int, sign: str) -> str:
