@@ -318,6 +318,39 @@ def test_nothing_passes_that_rests_on_a_checkpoint_in_doubt(
     assert ("another forget set" in decision.why) == (verdict == Verdict.INCONCLUSIVE)
 
 
+@pytest.mark.parametrize(
+    ("label", "verdict"),
+    [("unlearned", Verdict.INCONCLUSIVE), ("retrained", Verdict.INCONCLUSIVE), ("original", Verdict.PASSED)],
+)
+def test_nothing_passes_that_rests_on_a_number_in_doubt(
+    make_report: Make, make_measurement: Make, label: str, verdict: Verdict
+) -> None:
+    doubts = {label: ("its curve hardly moves",)}
+    report = make_report(
+        *(make_measurement("rcd.ratio_to_unseen", name, doubts=doubts.get(name, ()))
+          for name in ("original", "unlearned", "retrained")),
+        *(make_measurement("accuracy.test", name) for name in ("original", "unlearned", "retrained")),
+    )  # fmt: skip
+    (decision,) = apply_policy(policy({"metric": "rcd.ratio_to_unseen", "min": 0.5}), report)
+    assert decision.verdict == verdict
+    assert ("hardly moves" in decision.why) == (verdict == Verdict.INCONCLUSIVE)
+    (other,) = apply_policy(policy({"metric": "accuracy.test", "min": 0.5}), report)
+    assert other.verdict == Verdict.PASSED  # the doubt is about another number
+
+
+@pytest.mark.parametrize("metric", ["rcd.anamnesis_index"])
+def test_what_is_read_against_the_original_does_not_pass_on_an_original_in_doubt(
+    make_report: Make, make_measurement: Make, metric: str
+) -> None:
+    report = make_report(*(make_measurement(metric, name) for name in ("original", "unlearned")))
+    subjects = tuple(
+        one.model_copy(update={"doubts": ("wrecked",) if one.label == "original" else ()}) for one in report.subjects
+    )
+    (decision,) = apply_policy(policy({"metric": metric, "min": 0.5}), report.model_copy(update={"subjects": subjects}))
+    assert decision.verdict == Verdict.INCONCLUSIVE
+    assert "wrecked" in decision.why
+
+
 def decided(verdict: Verdict, severity: str = "fail") -> Decision:
     return Decision(
         Rule.model_validate({"id": "r", "metric": METRIC, "min": 0, "severity": severity}), "u", verdict, ""

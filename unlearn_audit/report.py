@@ -88,7 +88,11 @@ class Reference(Part):
 
 
 class Measurement(Part):
-    """One number about one subject with everything needed to read it; `value` null comes with a `reason`."""
+    """One number about one subject with everything needed to read it; `value` null comes with a `reason`.
+
+    `doubts` say why this number may not answer the question, where the subject itself is beyond doubt: its relearning
+    curve hardly moved, say. No gate passes what rests on it, of this subject or of one that is read against it.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.|-]*$")]
     subject: str
@@ -102,6 +106,7 @@ class Measurement(Part):
     reference: Reference | None = None
     method: str
     details: dict[str, Any] = Field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _null_has_a_reason(self) -> "Measurement":

@@ -192,10 +192,23 @@ def _judged(
         found = judge(rule, measurement, NO_BASELINE if baseline is None else _earlier(rule, entry, report, baseline))
     else:
         found = judge(rule, measurement)
-    doubts = [*entry.doubts, *(text for peer in report.with_role("retrained") for text in peer.doubts)]
-    if found.verdict == Verdict.PASSED and doubts:
-        return Judgement(Verdict.INCONCLUSIVE, f"{found.why}; but {doubts[0]}")
+    doubt = next(_doubts(rule, entry, report), None)
+    if found.verdict == Verdict.PASSED and doubt:
+        return Judgement(Verdict.INCONCLUSIVE, f"{found.why}; but {doubt}")
     return found
+
+
+def _doubts(rule: Rule, entry: Subject, report: AuditReport) -> Iterator[str]:
+    """Yield why what a rule looks at may not answer its question: the subject, what it is read against, the number."""
+    peers = [entry, *report.with_role("retrained")]
+    peers += report.with_role("original") if rule.metric in AGAINST_ORIGINAL else ()
+    for peer in peers:
+        yield from peer.doubts
+        measurement = report.find(rule.metric, peer.label)
+        yield from measurement.doubts if measurement is not None else ()
+
+
+AGAINST_ORIGINAL = ("change.retain", "change.test", "rcd.anamnesis_index")  # metrics that an original has a part in
 
 
 # ----- the last release
