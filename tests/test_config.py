@@ -454,3 +454,50 @@ def test_a_checkpoint_entrys_callable_likewise(own_code: Path, origin: str) -> N
     else:
         with pytest.raises(UsageError, match=r"code.*--model"):
             audit.run_audit(request.config, origins=request.origins)
+
+
+# ----- texts that say nothing
+
+
+@pytest.mark.parametrize(
+    "spec", ["class:", "class:,", "class:3,", "random:", "random:2.5", "range:", "range:5", "range:5-"]
+)
+@pytest.mark.parametrize("key", ["forget", "retain", "unseen"])
+def test_index_words_that_name_nothing_are_refused(key: str, spec: str, tmp_path: Path) -> None:
+    (line,) = problems(Layer("flag", {key: spec}, "command line"))
+    assert line.startswith(f"--{key}: '{spec}' is incomplete or malformed; it is written ")
+    with pytest.raises(ConfigError, match="is incomplete or malformed"):
+        check_config(written(tmp_path, f'{key} = "{spec}"\n'))
+
+
+@pytest.mark.parametrize("spec", ["class:3", "class:3,5", "class:red fox", "random:0.1", "random:.5:7", "random:40:1"])
+def test_index_words_that_name_something_are_taken(spec: str) -> None:
+    assert resolve([Layer("flag", {"forget": spec})]).config.forget == spec
+
+
+NOTHING = ['forget = ""', 'data = ""', 'model = ""', '[mia]\nshadows = ""', '[[checkpoint]]\npath = ""',
+           '[[checkpoint]]\npath = "a"\nlabel = ""']  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NOTHING)
+def test_a_text_that_is_empty_is_no_name_of_the_configs_own_folder(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_config(written(tmp_path, text))
+    said = [line for line in caught.value.problems if "must say something" in line or "not empty" in line]
+    assert len(said) == 1, caught.value.problems
+
+
+def test_a_broken_or_endless_project_file_on_the_way_is_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("# unlearn-audit\na = " + "[" * 5000)
+    assert find_config(tmp_path) is None or find_config(tmp_path) != tmp_path / "unlearn-audit.toml"
+    with (tmp_path / "pyproject.toml").open("wb") as stream:
+        stream.truncate(3 << 30)
+    with pytest.raises(ConfigError, match="larger than"):
+        find_config(tmp_path)
+
+
+def test_names_that_no_file_can_have_are_told_as_files_that_are_not_there(tmp_path: Path) -> None:
+    name = "n" * 300
+    with pytest.raises(ConfigError) as caught:
+        check_config(written(tmp_path, f'forget = "{name}.npy"\n[rcd]\n[[checkpoint]]\npath = "{name}"\n'))
+    assert ["no such file" in line for line in caught.value.problems] == [True, True]

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from unlearn_audit.errors import CheckpointError, DataError, OutputError
+from unlearn_audit.errors import CheckpointError, ConfigError, DataError, OutputError
 from unlearn_audit.files import (
     atomic_write,
     check_input,
     check_output,
     check_output_folder,
+    expanded,
     make_output_folder,
+    read_input,
     sha256_of_bytes,
     sha256_of_file,
     without_ending,
@@ -246,3 +248,39 @@ def test_no_space_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> None:
 )
 def test_only_endings_that_are_known_are_no_part_of_a_name(path: str, kept: str) -> None:
     assert without_ending(path) == without_ending(Path(path)) == kept
+
+
+# ----- what is read
+
+
+def test_an_input_is_read_whole_up_to_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x" * 100)
+    assert read_input(tmp_path / "f", "policy", ConfigError, most=100) == b"x" * 100
+    with pytest.raises(ConfigError, match=r"f is larger than 0 KiB, which no policy of this tool is; it was not read"):
+        read_input(tmp_path / "f", "policy", ConfigError, most=99)
+
+
+def test_a_sparse_input_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("wb") as stream:
+        stream.truncate(3 << 30)
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        read_input(tmp_path / "f", "policy", ConfigError, most=1 << 20)
+
+
+def test_a_pipe_and_a_device_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    for path in (tmp_path / "f", Path("/dev/zero")):
+        with pytest.raises(DataError, match="is a device or a pipe"):
+            read_input(path, "report", DataError, most=100)
+
+
+def test_a_name_with_a_null_byte_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="report"):
+        read_input(tmp_path / "a\x00b", "report", DataError, most=100)
+
+
+def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/h")
+    assert expanded("~/x", DataError) == Path("/h/x")
+    with pytest.raises(DataError, match="nobody of that name has a home folder here"):
+        expanded("~no-such-person/x", DataError)

@@ -97,7 +97,8 @@ def test_whatever_is_finite_comes_back(
     ends: tuple[float, float],
     details: dict[str, Any],
 ) -> None:
-    measured = make_measurement(value=value, reason="none", interval=(min(ends), max(ends)), details=details)
+    interval = Interval(low=min(ends), high=max(ends), method="percentile bootstrap")  # which may miss the value
+    measured = make_measurement(value=value, reason="none", interval=interval, details=details)
     report = make_report(measured)
     write_report(report, tmp_path / "report.json")
     back = read_report(tmp_path / "report.json")
@@ -196,7 +197,47 @@ def test_numbers_that_are_not_finite_are_refused(report: AuditReport, tmp_path: 
     if number.startswith("1") and "e" not in number and len(number) < 4000:
         body = json.loads(changed)
         (tmp_path / "r.json").write_text(json.dumps(body | {"body_sha256": canonical_digest(body)}))
-        assert "finite" in refusal(tmp_path / "r.json")
+        assert "where a number belongs" in refusal(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("number", ["1e400", "1" + "0" * 400, "-1" + "0" * 400])
+def test_numbers_beyond_all_floats_are_refused_in_free_details_too(
+    make_report: Make, make_measurement: Make, tmp_path: Path, number: str
+) -> None:
+    text = dump_report(make_report(make_measurement(details={"difference": {"low": -7.25}})))
+    (tmp_path / "r.json").write_text(text.replace("-7.25", number))
+    assert "where a number belongs" in refusal(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_another_encoding_than_utf8_is_refused(report: AuditReport, tmp_path: Path, encoding: str) -> None:
+    text = dump_report(report).replace("original", "originäl") if encoding == "latin-1" else dump_report(report)
+    (tmp_path / "r.json").write_bytes(text.encode(encoding))
+    assert "strict JSON in UTF-8" in refusal(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("value", "method", "valid"),
+    [
+        (0.5, "Wilson", True),
+        (0.4, "Wilson", True),
+        (0.4 - 1e-9, "Wilson", True),  # rounding
+        (0.399, "Wilson", False),
+        (0.601, "Student t over examples", False),
+        (0.7, "some method that nobody knows", False),
+        (0.7, "percentile bootstrap over examples", True),
+        (0.7, "a bracket of the decay; not a sampling interval", True),
+    ],
+)
+def test_a_value_outside_its_own_interval_is_refused_where_the_method_cannot_give_that(
+    make_report: Make, make_measurement: Make, tmp_path: Path, value: float, method: str, valid: bool
+) -> None:
+    interval = Interval(low=0.4, high=0.6, method=method)
+    write_report(make_report(make_measurement(value=value, interval=interval)), tmp_path / "r.json")
+    if valid:
+        assert read_report(tmp_path / "r.json").measurements[0].value == value
+    else:
+        assert "outside its own interval [0.4, 0.6]" in refusal(tmp_path / "r.json")
 
 
 def test_nan_in_details_is_refused_and_not_silently_null(make_report: Make, make_measurement: Make) -> None:
@@ -248,6 +289,7 @@ BAD_BODIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "list for a number": (lambda b: b["measurements"][0].update(value=[1]), "value"),
     "text for a count": (lambda b: b["measurements"][0].update(n="100"), "n"),
     "negative count": (lambda b: b["measurements"][0].update(n=-1), "n"),
+    "count beyond all data": (lambda b: b["measurements"][0].update(n=10**19), "n"),
     "fractional count": (lambda b: b["measurements"][0].update(n=1.5), "n"),
     "missing field": (lambda b: b["measurements"][0].pop("method"), "method"),
     "unknown direction": (lambda b: b["measurements"][0].update(direction="up"), "direction"),

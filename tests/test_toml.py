@@ -1,5 +1,6 @@
 """Lines of keys against TOML's own parser, and one clear line for each wrong key."""
 
+import time
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -7,10 +8,10 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from unlearn_audit.errors import ConfigError
-from unlearn_audit.toml import Flag, Number, VersionOne, explain, key_lines, nearest_line, read_toml
+from unlearn_audit.toml import Flag, Number, Said, VersionOne, explain, key_lines, nearest_line, read_toml
 
 DOCUMENT = '''\
 # a comment with a = 1
@@ -202,3 +203,70 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_part_of_the_document(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_bytes("\ufeffa = 1\n".encode())
     assert read_toml(tmp_path / "c.toml", "config").values == {"a": 1}
+
+
+def test_a_long_array_with_one_slip_is_read_in_a_moment(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        "name = 'n'\nmany = [\n" + "{ count = 1 },\n" * 20_000 + "{ coumt = 1 },\n]\nlast = 1\n"
+    )
+    values, text = read_toml(tmp_path / "c.toml", "config")
+    start = time.process_time()
+    lines = key_lines(text)
+    assert (lines[("many",)], lines[("many", 20_000)], lines[("last",)]) == (2, 2, 20_005)
+    assert time.process_time() - start < 60  # a second; when every line was tried with all before it, an hour
+    assert problems(values)[0].startswith("unknown key 'many.20000.coumt'")
+
+
+STRINGS = [
+    '"a]"',
+    "'['",
+    '"\\"["',
+    '"""\n[\n"""',
+    "'''\n]\"\n'''",
+    '""""a""""',
+    '"""\\"""[\n"""',
+    "''",
+    '""',
+    "# [",
+    "[ # ]\n]",
+]
+
+
+@given(st.lists(st.sampled_from(STRINGS), max_size=6))
+def test_brackets_in_texts_and_comments_open_nothing(texts: list[str]) -> None:
+    text = (
+        "\n".join(f"k{index} = {value}" for index, value in enumerate(texts) if not value.startswith("#"))
+        + "\nlast = 1"
+    )
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return
+    assert key_lines(text)[("last",)] == text.count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    "text", [".".join("a" * 5000) + " = 1", f"[{'.'.join('a' * 5000)}]", "a = " + "[" * 60 + "]" * 60]
+)
+def test_tables_that_nest_without_end_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ConfigError, match="nested deeper than 50"):
+        read_toml(tmp_path / "c.toml", "config")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "c.toml").open("wb") as stream:
+        stream.truncate(3 << 30)  # sparse: it takes no room on the disk
+    with pytest.raises(ConfigError, match="larger than 16 MiB.*it was not read"):
+        read_toml(tmp_path / "c.toml", "policy")
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u200b", "\u2060\ufeff", "\u3164", "\u2800\u115f", "\u00ad\ufe0f"])
+def test_a_text_that_nobody_can_see_says_nothing(text: str) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(Said).validate_python(text)
+
+
+@pytest.mark.parametrize("text", ["x", "ticket 7", "é", "合", "!", "\u200bx"])
+def test_a_text_with_something_to_see_says_something(text: str) -> None:
+    assert TypeAdapter(Said).validate_python(text) == text

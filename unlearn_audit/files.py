@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,9 @@ __all__ = [
     "check_input",
     "check_output",
     "check_output_folder",
+    "expanded",
     "make_output_folder",
+    "read_input",
     "sha256_of_bytes",
     "sha256_of_file",
     "without_ending",
@@ -63,19 +66,64 @@ def check_input(path: Path, kind: str, error: type[AuditError]) -> Path:
         error: the error to raise.
 
     Raises:
-        AuditError: `error`, when the file is missing, a directory, empty or unreadable.
+        AuditError: `error`, when the file is missing, a directory, a device or a pipe (which may never end), empty or
+            unreadable.
     """
     try:
         if not path.exists():
             raise error(f"{kind} not found: {path}")
         if path.is_dir():
             raise error(f"{path} is a directory; a {kind} file is needed")
-        if path.stat().st_size == 0:
+        if not path.is_file():
+            raise error(f"{path} is a device or a pipe; a {kind} file is needed")
+        if path.stat().st_size == 0:  # also what the kernel makes up as it is read, which may never end
             raise error(f"{kind} is empty (0 bytes): {path}")
         with path.open("rb"):
             return path
+    except (OSError, ValueError) as problem:  # a name with a null byte in it is a ValueError
+        raise error(f"cannot read {kind} {path}: {getattr(problem, 'strerror', None) or problem}") from problem
+
+
+def read_input(path: Path, kind: str, error: type[AuditError], *, most: int) -> bytes:
+    """Return the bytes of a file whose size is looked at before anything of it is read.
+
+    Args:
+        path: the file asked for.
+        kind: what it should be, for the message.
+        error: the error to raise.
+        most: bytes that such a file may have.
+
+    Raises:
+        AuditError: `error`, as `check_input` does, and when the file is larger than `most`.
+    """
+    check_input(path, kind, error)
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno())
+            content = stream.read(most + 1) if stat.S_ISREG(size.st_mode) and size.st_size <= most else None
     except OSError as problem:
         raise error(f"cannot read {kind} {path}: {problem.strerror or problem}") from problem
+    if content is None or len(content) > most:
+        raise error(f"{path} is larger than {_size(most)}, which no {kind} of this tool is; it was not read")
+    return content
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
+
+
+def expanded(path: str | Path, error: type[AuditError]) -> Path:
+    """Return a path with `~` and `~name` for home folders filled in.
+
+    Raises:
+        AuditError: `error`, when nobody of that name has a home folder here.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as problem:
+        raise error(
+            f"{path}: nobody of that name has a home folder here; write ./{path} for a file so named"
+        ) from problem
 
 
 def check_output(path: Path, *, force: bool) -> Path:

@@ -7,15 +7,16 @@ measurement or a body that does not match its digest each raise `ReportError`.
 import hashlib
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unlearn_audit.errors import ReportError
-from unlearn_audit.files import atomic_write, check_input
+from unlearn_audit.files import atomic_write, read_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +35,7 @@ __all__ = [
     "Tool",
     "canonical_digest",
     "dump_report",
+    "parse_report",
     "read_report",
     "report_schema",
     "write_arrays",
@@ -45,7 +47,7 @@ ARRAYS_NAME = "arrays.npz"
 MAX_REPORT_BYTES = 256 * 1024 * 1024
 
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Count = Annotated[int, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]  # beyond, a JSON number is no exact count
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Direction = Literal["higher is better", "lower is better", "compare to retrained", "zero is best", "none"]
 
@@ -274,44 +276,70 @@ def read_report(path: Path) -> AuditReport:
     """Read and check a report.
 
     Raises:
-        ReportError: missing, truncated, not strict JSON, another schema version, an unknown or malformed field,
-            or a body that does not match its digest.
+        ReportError: missing, larger than 256 MiB, truncated, not strict JSON in UTF-8, another schema version, an
+            unknown or malformed field, a value outside its own interval, or a body that does not match its digest.
     """
-    check_input(path, "report", ReportError)
-    if path.stat().st_size > MAX_REPORT_BYTES:
-        raise ReportError(f"{path} is larger than {MAX_REPORT_BYTES >> 20} MiB; this is no report of this tool")
-    body = _parse(path)
+    return parse_report(path, read_input(path, "report", ReportError, most=MAX_REPORT_BYTES))
+
+
+def parse_report(path: Path, content: bytes) -> AuditReport:
+    """Check the content of a report and return it; the path is for messages.
+
+    Raises:
+        ReportError: as `read_report`.
+    """
+    body = _parse(path, content)
     version = body.get("schema_version")
     if type(version) is not int or version != SCHEMA_VERSION:
         raise ReportError(f"{path}: schema_version is {version!r}; this tool reads {SCHEMA_VERSION}; write it again")
     try:
         digest = canonical_digest(body)
     except (ValueError, RecursionError) as problem:
-        raise ReportError(f"{path}: not a readable report (strict JSON): {problem}") from problem
+        raise ReportError(f"{path}: not a readable report (strict JSON in UTF-8): {problem}") from problem
     if body.get("body_sha256") != digest:
         raise ReportError(f"{path}: the body does not match its body_sha256: altered or damaged; write it again")
     try:
-        return AuditReport.model_validate_json(json.dumps(body, allow_nan=False))
+        report = AuditReport.model_validate_json(json.dumps(body, allow_nan=False))
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise ReportError(f"{path}: not a valid report: {f'{place}: ' if place else ''}{message}") from problem
+    for outside in _outside(report.measurements):
+        raise ReportError(f"{path}: not a valid report: {outside}")
+    return report
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; NaN, infinities, numbers beyond float64 and repeated keys are refused."""
+# Methods whose interval need not hold the value, by what they call themselves: quantiles of resamples, and brackets of
+# something else than the value's sampling error. Every other method puts its interval around its value.
+MAY_MISS_ITS_VALUE = re.compile(r"bootstrap|percentile|not a sampling interval")
+ROUNDING = 1e-6  # of the interval's ends, by which a value may lie beyond them
+
+
+def _outside(measurements: Sequence[Measurement]) -> Iterator[str]:
+    """Yield which values lie outside their own interval, though the interval's method cannot give that."""
+    for one in measurements:
+        value, interval = one.value, one.interval
+        if interval is None or isinstance(value, str) or value is None or MAY_MISS_ITS_VALUE.search(interval.method):
+            continue
+        slack = ROUNDING * max(1e-6, abs(interval.low), abs(interval.high))
+        if not interval.low - slack <= value <= interval.high + slack:
+            ends = f"[{interval.low:.6g}, {interval.high:.6g}]"
+            yield f"{one.name} of {one.subject} is {value:.6g}, outside its own interval {ends} ({interval.method})"
+
+
+def _parse(path: Path, content: bytes) -> dict[str, Any]:
+    """Return the JSON object in UTF-8; NaN, infinities, numbers beyond float64 and repeated keys are refused."""
     try:
         body = json.loads(
-            path.read_bytes(),
+            content.decode("utf-8-sig"),
             parse_constant=_refuse_constant,
             parse_float=_finite,
+            parse_int=_whole,
             object_pairs_hook=_unique_keys,
         )
     except (ValueError, RecursionError) as problem:
-        raise ReportError(f"{path}: not a readable report (strict JSON): {problem}") from problem
-    except OSError as problem:
-        raise ReportError(f"cannot read report {path}: {problem.strerror or problem}") from problem
+        raise ReportError(f"{path}: not a readable report (strict JSON in UTF-8): {problem}") from problem
     if not isinstance(body, dict):
         raise ReportError(f"{path}: a report is a JSON object, this is a {type(body).__name__}")
     return body
@@ -324,6 +352,11 @@ def _refuse_constant(name: str) -> float:
 def _finite(text: str) -> float:
     number = float(text)
     return number if math.isfinite(number) else _refuse_constant(text)
+
+
+def _whole(text: str) -> int:
+    _finite(text)  # else a number that no float can hold comes as a whole one
+    return int(text)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

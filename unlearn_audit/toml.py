@@ -7,17 +7,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from unlearn_audit.errors import ConfigError, unknown_name
-from unlearn_audit.files import check_input
+from unlearn_audit.files import read_input
 
 __all__ = [
+    "MOST_BYTES",
     "Document",
     "Flag",
     "Number",
     "Place",
     "Problem",
+    "Said",
     "VersionOne",
     "dotted",
     "explain",
@@ -25,6 +27,9 @@ __all__ = [
     "nearest_line",
     "read_toml",
 ]
+
+MOST_BYTES = 16 * 1024 * 1024  # of a file that people write by hand
+DEEPEST = 50  # tables within tables
 
 Place = tuple[str | int, ...]  # keys and indices from the top, e.g. ("checkpoint", 0, "path")
 
@@ -39,6 +44,17 @@ def _exactly_one(version: object) -> object:
 VersionOne = Annotated[Literal[1], BeforeValidator(_exactly_one)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # no text, no true or false
 Flag = Annotated[bool, Field(strict=True)]
+
+
+def _says_something(text: str) -> str:
+    # Letters that nothing is seen of (fillers, a Braille pattern without dots) are letters to Unicode all the same.
+    if not any(char.isprintable() and not char.isspace() and char not in UNSEEN for char in text):
+        raise ValueError("must say something that can be seen")
+    return text
+
+
+UNSEEN = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0" + "".join(map(chr, range(0xFE00, 0xFE10)))
+Said = Annotated[str, Field(min_length=1), AfterValidator(_says_something)]  # not empty, and not merely unseen
 
 
 class Document(NamedTuple):
@@ -63,16 +79,33 @@ def read_toml(path: Path, kind: str) -> Document:
         kind: what it should be, for messages ("config", "policy").
 
     Raises:
-        ConfigError: missing, unreadable, not UTF-8 or not TOML.
+        ConfigError: missing, unreadable, larger than 16 MiB, not UTF-8, not TOML, or nested deeper than 50 tables.
     """
-    check_input(path, kind, ConfigError)
+    content = read_input(path, kind, ConfigError, most=MOST_BYTES)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return Document(tomllib.loads(text), text)
+        text = content.decode("utf-8-sig")
+        values = tomllib.loads(text)
     except (ValueError, RecursionError) as problem:
         raise ConfigError(str(path), [f"not readable TOML: {problem}"]) from problem
-    except OSError as problem:
-        raise ConfigError(f"cannot read {kind} {path}: {problem.strerror or problem}") from problem
+    if _is_deeper(values, DEEPEST):
+        raise ConfigError(str(path), [f"tables and lists are nested deeper than {DEEPEST}; no {kind} needs that"])
+    return Document(values, text)
+
+
+def _is_deeper(values: object, most: int) -> bool:
+    """Return whether tables and lists stand within each other more than `most` times; level by level, no recursion."""
+    level = [values]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def dotted(place: Place) -> str:
@@ -99,7 +132,7 @@ def explain(
         name: how the key at a place is called where it was given.
     """
     by_place: dict[Place, list[Any]] = {}
-    for error in problem.errors():
+    for error in problem.errors(include_url=False):
         by_place.setdefault(_place(error, values), []).append(error)
     inside = {place[:length] for place in by_place for length in range(len(place))}
     return [
@@ -214,7 +247,10 @@ def key_lines(text: str) -> dict[Place, int]:
     counts: dict[Place, int] = {}
     table: Place = ()
     for number, statement in _statements(text):
-        values = tomllib.loads(statement)
+        try:
+            values = tomllib.loads(statement)
+        except tomllib.TOMLDecodeError:
+            continue  # a line that is not told is no reason to fail
         if statement.lstrip().startswith("["):
             table = _header(values, counts)
             found.setdefault(table, number)
@@ -225,16 +261,44 @@ def key_lines(text: str) -> dict[Place, int]:
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the statements of a document, of one line or more, each with the number of its first line."""
-    pending, start = "", 0
+    """Yield the statements of a document, of one line or more, each with the number of its first line.
+
+    A statement goes on while a bracket or a text of several lines is open, so that each is parsed once.
+    """
+    pending, start, state = list[str](), 0, _Open()
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
-        pending, start = (pending + "\n" + line, start) if pending else (line, number)
-        try:
-            tomllib.loads(pending)
-        except tomllib.TOMLDecodeError:
-            continue
-        yield start, pending
-        pending = ""
+        start = start if pending else number
+        pending.append(line)
+        state = _after(line, state)
+        if state == _Open():
+            yield start, "\n".join(pending)
+            pending = []
+
+
+class _Open(NamedTuple):
+    """What is open at the end of a line: brackets, and the quotes that a text of several lines ends with."""
+
+    brackets: int = 0
+    quotes: str = ""
+
+
+# What has a meaning in a line, the longest first: comments, texts on one line, quotes of texts on several, brackets.
+TOKEN = re.compile(r"""#.*|\"""|\'\'\'|"(?:[^"\\]|\\.)*"|'[^']*'|[\[{]|[\]}]""")
+INSIDE = {'"""': re.compile(r'\\.|"""+'), "'''": re.compile(r"'''+")}  # what may end a text of several lines
+
+
+def _after(line: str, state: _Open) -> _Open:
+    """Return what is open after a line of a valid document."""
+    brackets, quotes, at = state.brackets, state.quotes, 0
+    while found := (INSIDE[quotes] if quotes else TOKEN).search(line, at):
+        at, token = found.end(), found[0]
+        if quotes:
+            quotes = "" if token.startswith(quotes) else quotes
+        elif token in INSIDE:
+            quotes = token
+        else:
+            brackets += (token in "[{") - (token in "]}")
+    return _Open(brackets, quotes)
 
 
 def _header(values: Mapping[str, Any], counts: dict[Place, int]) -> Place:

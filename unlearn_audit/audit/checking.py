@@ -1,15 +1,16 @@
 """What is wrong with a config that only those who would carry it out can tell: methods, models, data, recipes."""
 
+import os.path
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from unlearn_audit import catalogue, models
 from unlearn_audit.attacks import Attack
 from unlearn_audit.config.layers import FILE_SOURCES
 from unlearn_audit.data import parse_spec
-from unlearn_audit.errors import ConfigError, UsageError
+from unlearn_audit.errors import ConfigError, DataError, UsageError
+from unlearn_audit.files import expanded
 from unlearn_audit.methods import Method
 from unlearn_audit.methods.applying import parse_settings
 from unlearn_audit.methods.extras import parse_extra
@@ -93,9 +94,9 @@ def _problem_of(place: Place, attempt: Callable[[], object]) -> Iterator[Problem
 
 def _check_data(spec: str) -> None:
     found = parse_spec(spec)
-    if found.source in FILE_SOURCES and not Path(found.target).expanduser().exists():
+    if found.source in FILE_SOURCES and not os.path.exists(expanded(found.target, DataError)):
         raise UsageError(f"no such file or folder: {found.target}")
-    if found.options.labels is not None and not Path(found.options.labels).expanduser().is_file():
+    if found.options.labels is not None and not os.path.isfile(expanded(found.options.labels, DataError)):
         raise UsageError(f"labels: no such file: {found.options.labels}")
 
 

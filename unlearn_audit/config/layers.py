@@ -1,5 +1,6 @@
 """Where settings come from: flags, environment variables, TOML files; relative paths start at their file's folder."""
 
+import os.path
 import re
 import tomllib
 from collections.abc import Mapping
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlearn_audit.errors import ConfigError
-from unlearn_audit.toml import Place, dotted, read_toml
+from unlearn_audit.files import read_input
+from unlearn_audit.toml import MOST_BYTES, Place, dotted, read_toml
 
 __all__ = [
     "COMMAND_LINE",
@@ -20,12 +22,14 @@ __all__ = [
     "FOUND",
     "METADATA",
     "NAMED",
+    "IndexWord",
     "Layer",
     "anchored_data_spec",
     "code_is_allowed",
     "environment_layer",
     "file_layer",
     "find_config",
+    "incomplete_words",
     "is_index_words",
     "outranks_metadata",
 ]
@@ -63,7 +67,7 @@ def code_is_allowed(origin: str) -> bool:
 def find_config(start: Path) -> Path | None:
     """Return the nearest `unlearn-audit.toml`, or `pyproject.toml` with `[tool.unlearn-audit]`, here or above."""
     for folder in (start, *start.parents):
-        if (folder / CONFIG_NAME).is_file():
+        if os.path.isfile(folder / CONFIG_NAME):
             return folder / CONFIG_NAME
         if _has_our_table(folder / PROJECT_NAME):
             return folder / PROJECT_NAME
@@ -72,12 +76,14 @@ def find_config(start: Path) -> Path | None:
 
 def _has_our_table(project: Path) -> bool:
     """Whether it is a `pyproject.toml` with our table; one that is broken counts where it mentions us."""
-    content = project.read_bytes() if project.is_file() else b""
+    if not os.path.isfile(project) or not os.path.getsize(project):
+        return False
+    content = read_input(project, "config", ConfigError, most=MOST_BYTES)
     if b"unlearn-audit" not in content:
         return False
     try:
         return "unlearn-audit" in tomllib.loads(content.decode()).get("tool", {})
-    except ValueError:
+    except (ValueError, RecursionError):
         return b"[tool.unlearn-audit" in content
 
 
@@ -122,24 +128,44 @@ def is_index_words(spec: str) -> bool:
     return word in INDEX_WORDS and (bool(colon) or not Path(spec).suffix)
 
 
-INDEX_WORDS = ("class", "random", "range", "mislabelled")
+def incomplete_words(spec: str) -> str | None:
+    """Return how the words of an index spec are written, where these are not written so; None where they may be."""
+    word, _, rest = spec.partition(":")
+    if not is_index_words(spec) or re.fullmatch(INDEX_WORDS[word].form, rest):
+        return None
+    return INDEX_WORDS[word].written
+
+
+class IndexWord(NamedTuple):
+    """A word that names examples without a file: what follows its colon, as a pattern, and an example of all."""
+
+    form: str
+    written: str
+
+
+INDEX_WORDS: Mapping[str, IndexWord] = {
+    "class": IndexWord(r"[^,\s][^,]*(,[^,\s][^,]*)*", "class:3,5"),
+    "random": IndexWord(r"(0?\.[0-9]+|[0-9]+)(:[0-9]+)?", "random:0.1:SEED or random:COUNT:SEED"),
+    "range": IndexWord(r"[0-9]+-[0-9]+", "range:0-999"),
+    "mislabelled": IndexWord("", "mislabelled"),
+}
 
 
 def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the values of a config file with its relative paths made absolute."""
     found = dict(values)
     for key in ("forget", "retain", "unseen"):
-        if isinstance(found.get(key), str) and not is_index_words(found[key]):
+        if isinstance(found.get(key), str) and found[key] and not is_index_words(found[key]):
             found[key] = str(folder / found[key])
     if isinstance(found.get("data"), str):
         found["data"] = anchored_data_spec(found["data"], folder)
     mia = found.get("mia")
-    if isinstance(mia, dict) and isinstance(mia.get("shadows"), str):
+    if isinstance(mia, dict) and isinstance(mia.get("shadows"), str) and mia["shadows"]:
         found["mia"] = mia | {"shadows": str(folder / mia["shadows"])}
     if isinstance(found.get("checkpoint"), list):
         found["checkpoint"] = [
             entry | {"path": str(folder / entry["path"])}
-            if isinstance(entry, dict) and isinstance(entry.get("path"), str)
+            if isinstance(entry, dict) and isinstance(entry.get("path"), str) and entry["path"]
             else entry
             for entry in found["checkpoint"]
         ]

@@ -1,5 +1,6 @@
 """One configuration out of many layers, key by key, with every problem at once."""
 
+import os.path
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,16 +146,16 @@ def _missing(values: Mapping[str, Any]) -> Iterator[Problem]:
     entries = values.get("checkpoint", [])
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         path = entry.get("path") if isinstance(entry, dict) else None
-        if isinstance(path, str) and not Path(path).is_file():
+        if isinstance(path, str) and path and not os.path.isfile(path):
             yield Problem(("checkpoint", index, "path"), f"checkpoint.{index}.path: no such file: {path}")
     if "forget" not in values:
         yield Problem((), 'forget: not given; say what is to be forgotten, such as forget = "forget.npy"')
     for key in ("forget", "retain", "unseen"):
         spec = values.get(key)
-        if isinstance(spec, str) and not is_index_words(spec) and not Path(spec).is_file():
+        if isinstance(spec, str) and spec and not is_index_words(spec) and not os.path.isfile(spec):
             yield Problem((key,), f"{key}: no such file: {spec}")
     shadows = values["mia"].get("shadows") if isinstance(values.get("mia"), Mapping) else None
-    if isinstance(shadows, str) and not Path(shadows).is_dir():
+    if isinstance(shadows, str) and shadows and not os.path.isdir(shadows):
         yield Problem(("mia", "shadows"), f"mia.shadows: no such folder: {shadows}")
     if not entries and not values.get("train"):
         yield Problem((), "checkpoint: none given; add [[checkpoint]] with a path, or [[train]] with a label")

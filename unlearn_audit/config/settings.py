@@ -4,12 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS, METHODS
+from unlearn_audit.config.layers import incomplete_words
 from unlearn_audit.errors import unknown_name
 from unlearn_audit.files import without_ending
-from unlearn_audit.toml import Flag, Number, VersionOne
+from unlearn_audit.toml import Flag, Number, Said, VersionOne
 
 __all__ = [
     "SECTIONS",
@@ -44,12 +45,20 @@ class Part(BaseModel):
 class CheckpointEntry(Part):
     """One checkpoint: where it is and what it is; a role not given comes from its metadata, else it is `subject`."""
 
-    path: str
+    path: Said
     role: Literal["original", "retrained", "unlearned", "subject"] | None = None
-    label: str | None = None
-    model: str | None = None
+    label: Said | None = None
+    model: Said | None = None
 
 
+def _whole(spec: str) -> str:
+    written = incomplete_words(spec)
+    if written is not None:
+        raise ValueError(f"'{spec}' is incomplete or malformed; it is written {written}")
+    return spec
+
+
+IndexSpec = Annotated[Said, AfterValidator(_whole)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
@@ -59,8 +68,8 @@ class TrainEntry(Part):
 
     label: Label
     without: Flag = False
-    model: str | None = None
-    recipe: str | None = None
+    model: Said | None = None
+    recipe: Said | None = None
     epochs: Positive | None = None
     seed: Seed = 0
 
@@ -137,7 +146,7 @@ class MiaSettings(Part):
     """Membership inference: which attacks, with which shadow models; "population" and "all" name several."""
 
     attacks: Annotated[tuple[str, ...], Field(min_length=1)] = ("loss",)
-    shadows: Annotated[str, Field(min_length=1)] | None = None
+    shadows: Said | None = None
     variance: Literal["auto", "pooled", "per_example"] = "auto"
     a: Literal["fit"] | Annotated[Number, Field(ge=0, le=1)] = "fit"
     worst: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 10
@@ -161,13 +170,13 @@ class AuditConfig(Part):
     checkpoint: tuple[CheckpointEntry, ...] = ()
     train: tuple[TrainEntry, ...] = ()
     apply: tuple[ApplyEntry, ...] = ()
-    data: str | None = None
-    model: str | None = None
+    data: Said | None = None
+    model: Said | None = None
     mean: Channels | None = None
     std: Channels | None = None
-    forget: str | None = None
-    retain: str | None = None
-    unseen: str | None = None
+    forget: IndexSpec | None = None
+    retain: IndexSpec | None = None
+    unseen: IndexSpec | None = None
     device: str = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     batch_size: Positive | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from unlearn_audit.catalogue import DATA_SOURCES
 from unlearn_audit.errors import DataError, unknown_name
+from unlearn_audit.files import expanded
 
 __all__ = ["DataSpec", "Options", "absolute", "is_code", "parse_spec"]
 
@@ -74,7 +75,7 @@ class DataSpec:
 
 def absolute(path: str, base: Path) -> Path:
     """Return `path` (a leading `~` expanded) as an absolute path; a relative one starts at `base`."""
-    return Path(os.path.abspath(base / Path(path).expanduser()))
+    return Path(os.path.abspath(base / expanded(path, DataError)))
 
 
 def is_code(spec: str) -> bool:
