@@ -16,9 +16,10 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unlearn_audit.engine import FullBatch, chunks, derive_seed, full_float32, trainable
+from unlearn_audit.engine import FullBatch, chunks, full_float32, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.streams import generator
 
 __all__ = [
     "Curvature",
@@ -166,9 +167,9 @@ class Curvature:
             found.append(torch.linalg.vector_norm(rows, dim=1, keepdim=True).expand_as(rows))
         return self._flat(found)
 
-    def draw(self, generator: np.random.Generator, *, signs: bool = False) -> Tensor:
+    def draw(self, stream: np.random.Generator, *, signs: bool = False) -> Tensor:
         """Return a random vector on the device: standard normal entries, or random signs."""
-        drawn = 2.0 * generator.integers(0, 2, self.size) - 1 if signs else generator.standard_normal(self.size)
+        drawn = 2.0 * stream.integers(0, 2, self.size) - 1 if signs else stream.standard_normal(self.size)
         return torch.from_numpy(drawn).to(self.parameters[0].device, self.dtype)
 
     def _flat(self, parts: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
@@ -252,8 +253,8 @@ def _new_direction(image: Tensor, basis: list[Tensor]) -> tuple[Tensor, float]:
         return rest, 0.0
     if length > 10 * torch.finfo(rest.dtype).eps * norm:
         return rest / length, length
-    generator = np.random.default_rng(len(basis))
-    rest = _orthogonal(torch.from_numpy(generator.standard_normal(len(image))).to(image), basis)
+    drawn = generator("lanczos restart", len(basis)).standard_normal(len(image))
+    rest = _orthogonal(torch.from_numpy(drawn).to(image), basis)
     return rest / torch.linalg.vector_norm(rest), 0.0
 
 
@@ -286,7 +287,7 @@ def lambda_max(model: nn.Module, batch: FullBatch, *, seed: int = 0, tolerance: 
         MeasurementError: Lanczos did not converge, or the curvature is not finite.
     """
     hessian = Curvature(model, batch)
-    start = hessian.draw(np.random.default_rng(derive_seed(seed, "lanczos")))
+    start = hessian.draw(generator("lanczos", seed))
     try:
         found = lanczos(hessian.__matmul__, start, smallest=False, tolerance=tolerance)
     except MeasurementError as problem:
@@ -336,19 +337,19 @@ def spectrum(
         raise UsageError(
             f"--tolerance {tolerance:g} is finer than float32 resolves; give 2e-6 or more, or --scope head (float64)"
         )
-    generator = np.random.default_rng(derive_seed(seed, "lanczos"))
+    stream = generator("lanczos", seed)
 
-    ends = lanczos(hessian.__matmul__, hessian.draw(generator), k=k, smallest=flat is None, tolerance=tolerance)
+    ends = lanczos(hessian.__matmul__, hessian.draw(stream), k=k, smallest=flat is None, tolerance=tolerance)
     if flat is not None:
         ends = ends._replace(smallest=_pair(hessian.__matmul__, flat, tolerance * abs(ends.largest[0].value)))
-    signs = (hessian.draw(generator, signs=True) for _ in range(probes))
+    signs = (hessian.draw(stream, signs=True) for _ in range(probes))
     trace = hutchinson(hessian.__matmul__, signs, known=ends)
     norms = hessian.filter_norms()
 
     def scaled(vector: Tensor) -> Tensor:
         return norms * (hessian @ (norms * vector))
 
-    relative = lanczos(scaled, hessian.draw(generator), smallest=False, tolerance=tolerance).largest[0]
+    relative = lanczos(scaled, hessian.draw(stream), smallest=False, tolerance=tolerance).largest[0]
     progress(task, expected, expected, "")
     squared_norm = float(sum(float(p.detach().double().square().sum()) for p in hessian.parameters))
     trace = trace._replace(value=trace.value + weight_decay * hessian.size)

@@ -16,7 +16,7 @@ from torch import nn
 from unlearn_audit import models
 from unlearn_audit.checkpoints import Checkpoint, Metadata, nonfinite, read_checkpoint
 from unlearn_audit.config import AuditConfig, CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
-from unlearn_audit.data import Dataset, Transform, load_data
+from unlearn_audit.data import Dataset, Transform, load_data, old_subsets
 from unlearn_audit.engine import Compute
 from unlearn_audit.errors import DataError, UsageError
 from unlearn_audit.files import without_ending
@@ -84,9 +84,11 @@ def settle_data(
             message = (
                 f"{checkpoint.path} was made with other data (digest {recorded[:12]}…, here {dataset.sha256[:12]}…)"
             )
+            old = old_subsets(spec, recorded, allow_code=code_is_allowed(origin))
             if origin == "metadata":
-                raise DataError(f"{message}: {spec} has changed since; name the right data with --data")
-            limitations.append(message)
+                why = old or f"{spec} has changed since; name the right data with --data"
+                raise DataError(f"{message}: {why}")
+            limitations.append(f"{message}: {old}" if old else message)
     return dataset
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unlearn_audit.attacks import Attack, Evidence, Shadows
 from unlearn_audit.attacks.population import probabilities
 from unlearn_audit.errors import MeasurementError
+from unlearn_audit.streams import derive_seed, generator
 
 __all__ = ["shokri"]
 
@@ -43,8 +44,9 @@ def _networks(shadows: Shadows, labels: NDArray[np.int64], seed: int) -> Mapping
     if any((seed, number) not in known for number in wanted):
         features, seen_as, inside = _training_set(shadows, labels)
         for number in wanted:
-            rows = _drawn(seen_as == number, inside, seed + number)
-            known[seed, number] = _fitted(features[rows], inside[rows], seed)
+            rows = _drawn(seen_as == number, inside, generator("shokri", seed, number))
+            network_seed = derive_seed(seed, "shokri network", number)
+            known[seed, number] = _fitted(features[rows], inside[rows], network_seed)
     return {number: known[seed, number] for number in wanted}
 
 
@@ -67,9 +69,8 @@ def _training_set(
     return _features(outputs[usable]), seen_as[usable], inside[usable]
 
 
-def _drawn(of_class: NDArray[np.bool_], inside: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+def _drawn(of_class: NDArray[np.bool_], inside: NDArray[np.bool_], stream: np.random.Generator) -> NDArray[np.int64]:
     """Return rows of a class, as many inside as outside, at most `ROWS` of each."""
-    stream = np.random.default_rng(seed)
     sides = [np.flatnonzero(of_class & side) for side in (inside, ~inside)]
     size = min(ROWS, *(len(side) for side in sides))
     if size == 0:

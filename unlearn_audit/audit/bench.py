@@ -15,7 +15,7 @@ from unlearn_audit import models
 from unlearn_audit.attacks import Signals
 from unlearn_audit.checkpoints import check_finite, read_checkpoint
 from unlearn_audit.config import AuditConfig
-from unlearn_audit.data import Dataset, Examples, Splits, make_splits
+from unlearn_audit.data import Dataset, Examples, Splits, make_splits, old_forget_set, old_subsets
 from unlearn_audit.engine import Compute, predict, prepare
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
@@ -164,9 +164,13 @@ def _doubts(candidate: Candidate, splits: Splits) -> Iterator[str]:
         yield f"{candidate.label} is used as retrained, but its metadata says {metadata.role}"
     elif metadata.forget_sha256 not in (None, splits.forget.sha256) and candidate.role in ("retrained", "unlearned"):
         what = "was trained without" if candidate.role == "retrained" else "has unlearned"
-        yield f"{candidate.label} {what} a forget set that is not the one measured here: not a fair comparison"
+        old = old_forget_set(metadata.forget, metadata.forget_sha256, len(splits.dataset.train))
+        message = f"{candidate.label} {what} a forget set that is not the one measured here: not a fair comparison"
+        yield f"{message}; {old}" if old else message
     elif metadata.data_sha256 not in (None, splits.dataset.sha256):
-        yield f"{candidate.label} was made with other data than is measured here: not a fair comparison"
+        old = old_subsets(splits.dataset.spec, str(metadata.data_sha256), allow_code=True)
+        message = f"{candidate.label} was made with other data than is measured here: not a fair comparison"
+        yield f"{message}; {old}" if old else message
 
 
 def _other_role(candidate: Candidate) -> list[str]:

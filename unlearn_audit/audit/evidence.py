@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unlearn_audit.attacks import Attack, Evidence, Population, Shadows, Signals
 from unlearn_audit.audit.bench import Bench
-from unlearn_audit.data import Pool, make_pool, query
+from unlearn_audit.data import Pool, make_pool, old_forget_set, query, read_training_indices
 from unlearn_audit.engine import predict
 from unlearn_audit.errors import DataError, MeasurementError
 from unlearn_audit.recipes import by_difference
@@ -152,10 +152,7 @@ def call_witnesses(bench: Bench, folder: str | None) -> Witnesses:
     pool = make_pool(bench.splits, seed=bench.config.seed)
     fleet = open_fleet(Path(folder)) if folder else None
     if fleet is not None and fleet.pool_sha256 != pool.sha256:
-        raise DataError(
-            f"the shadow models in {folder} were made for other examples than those measured here: data, forget set, "
-            "unseen twin, sample and seed must be those of `shadows plan`; plan them anew in another folder"
-        )
+        raise DataError(_other_examples(bench, str(folder)))
     missing = fleet.missing(pool) if fleet else 0
     if missing:
         bench.limitations.append(
@@ -165,6 +162,20 @@ def call_witnesses(bench: Bench, folder: str | None) -> Witnesses:
     if fleet is not None:
         bench.limitations += _not_alike(bench, fleet)
     return Witnesses(bench, pool, fleet)
+
+
+def _other_examples(bench: Bench, folder: str) -> str:
+    """Say that a fleet was made for other examples, and where its forget set is one that is drawn otherwise now."""
+    message = (
+        f"the shadow models in {folder} were made for other examples than those measured here: data, forget set, "
+        "unseen twin, sample and seed must be those of `shadows plan`; plan them anew in another folder"
+    )
+    try:
+        own = read_training_indices(str(Path(folder, "forget.npy").absolute()), bench.splits.dataset)
+    except DataError:
+        return message
+    old = old_forget_set(bench.config.forget, own.sha256, len(bench.splits.dataset.train))
+    return f"{message}; {old}" if old else message
 
 
 def _not_alike(bench: Bench, fleet: Fleet) -> list[str]:

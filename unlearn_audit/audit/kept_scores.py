@@ -18,7 +18,7 @@ from unlearn_audit.files import atomic_write
 __all__ = ["KeptScores"]
 
 Floats = NDArray[np.float64]
-CODE = 2  # counted up when an attack of the catalogue would give other scores on the same evidence
+CODE = 3  # counted up when an attack of the catalogue would give other scores on the same evidence
 
 
 class KeptScores:

@@ -15,6 +15,7 @@ from unlearn_audit.engine import derive_seed
 from unlearn_audit.errors import UsageError
 from unlearn_audit.recipes import crop_and_flip
 from unlearn_audit.relearning import Algorithm, Curve, Run, scoped
+from unlearn_audit.streams import generator
 from unlearn_audit.subjects import Candidate
 
 __all__ = [
@@ -185,8 +186,7 @@ def _chosen(bench: Bench, fraction: float) -> Integers | None:
     if not 0 < count < len(measured):
         what = "leaves nothing to measure" if count else "relearns nothing"
         raise UsageError(f"--relearn {fraction:g} of {len(measured)} forget examples {what}; use another fraction")
-    rng = np.random.default_rng(derive_seed(bench.config.seed, "relearned part"))
-    found = np.sort(rng.choice(measured, count, replace=False))
+    found = np.sort(generator("relearned part", bench.config.seed).choice(measured, count, replace=False))
     paired = np.isin(bench.splits.unseen.forget, found)
     if paired.all() or not paired.any():
         raise UsageError(

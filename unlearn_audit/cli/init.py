@@ -105,12 +105,22 @@ def _agreed(given: Sequence[Given], said: "Sequence[Metadata | None]") -> tuple[
     """Return the forget set that the checkpoints agree on, if it can be found here, and one that says it."""
     from unlearn_audit.config.layers import is_index_words
 
-    told = [(path, meta) for (path, _), meta in zip(given, said, strict=True) if meta is not None and meta.forget]
+    told = [
+        (path, meta)
+        for (path, _), meta in zip(given, said, strict=True)
+        if meta is not None and meta.forget and not _drawn_otherwise_now(meta)
+    ]
     if len({meta.forget_sha256 or meta.forget for _, meta in told}) == 1:
         for path, meta in told:
             if meta.forget and (is_index_words(meta.forget) or Path(meta.forget).is_file()):
                 return meta.forget, path.name
     return None, None
+
+
+def _drawn_otherwise_now(metadata: "Metadata") -> bool:
+    """Whether a checkpoint's forget set was drawn at random by a version that drew others under the same words."""
+    by = metadata.tool_version or ""
+    return bool(metadata.forget) and str(metadata.forget).startswith("random:") and f"{by}.".startswith("0.1.")
 
 
 def _spec_from(out: Path, spec: str) -> str:

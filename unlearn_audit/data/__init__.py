@@ -2,7 +2,8 @@
 
 from unlearn_audit.data.examples import Dataset, Examples, Transform
 from unlearn_audit.data.indices import IndexSet, read_indices
-from unlearn_audit.data.loading import load_data
+from unlearn_audit.data.loading import load_data, old_subsets
+from unlearn_audit.data.old_draws import old_forget_set
 from unlearn_audit.data.pool import Pool, make_pool
 from unlearn_audit.data.queries import QUERY_COUNTS, query
 from unlearn_audit.data.spec import is_code, parse_spec
@@ -22,6 +23,8 @@ __all__ = [
     "load_data",
     "make_pool",
     "make_splits",
+    "old_forget_set",
+    "old_subsets",
     "parse_spec",
     "query",
     "read_indices",

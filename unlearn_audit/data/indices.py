@@ -14,6 +14,7 @@ from unlearn_audit.data.index_files import FILE_READERS, Entries, read_entries
 from unlearn_audit.data.spec import absolute
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import sha256_of_bytes
+from unlearn_audit.streams import generator
 
 __all__ = ["IndexSet", "Within", "Word", "read_indices"]
 
@@ -167,7 +168,7 @@ def _random(spec: str, rest: str, within: Within) -> NDArray[np.int64]:
     count = round(float(amount) * size) if "." in amount else int(amount)
     if count > size:
         raise DataError(f"{within.role} set '{spec}' asks for {count} of {within.described}")
-    return np.random.default_rng(int(match[2] or 0)).choice(size, size=count, replace=False)
+    return generator("random set", int(match[2] or 0), within.split).choice(size, size=count, replace=False)
 
 
 def _range(spec: str, rest: str, within: Within) -> NDArray[np.int64]:

@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 from unlearn_audit import catalogue
 from unlearn_audit.data.arrays import first_where, label_array, reading
 from unlearn_audit.data.examples import Dataset, Examples, channel_moments, content_digest
+from unlearn_audit.data.old_draws import VERSION, old_subset
 from unlearn_audit.data.sources import Context, Loaded, Source
 from unlearn_audit.data.spec import DataSpec, Options, absolute, parse_spec
 from unlearn_audit.data.user_code import call_for_data
 from unlearn_audit.errors import DataError
 from unlearn_audit.files import check_input, sha256_of_bytes
+from unlearn_audit.streams import generator
 
-__all__ = ["load_data"]
+__all__ = ["load_data", "old_subsets"]
 
+UNDIGESTED = ("labels", "root", "drawn_by")  # options that say where data lies, or what the examples show anyway
 MOST_CLASSES = 100_000  # a larger label is an identifier, not a class
 
 
@@ -41,11 +44,28 @@ def load_data(spec: str, *, base: Path = Path("."), allow_code: bool = False, do
     train, options = _change_labels(spec, train, classes, parsed.options, base)
     if options.root is not None:
         options = replace(options, root=str(absolute(options.root, base)))
-    described = {key: value for key, value in options.written().items() if key not in ("labels", "root")}
+    described = {key: value for key, value in options.written().items() if key not in UNDIGESTED}
     sha256 = content_digest(train, test, {"classes": classes, "options": described, "origin": origin})
     mean, std = (loaded.mean, loaded.std) if loaded.mean and loaded.std else channel_moments(train.images)
     canonical = str(replace(parsed, target=loaded.target, options=options))
     return Dataset(canonical, train, test, classes, mean, std, sha256, origin)
+
+
+def old_subsets(spec: str, sha256: str, *, allow_code: bool = False) -> str:
+    """Return a sentence on data whose subsets version 0.1 drew; "" where the recorded data is not of that kind.
+
+    Args:
+        spec: as it was asked for.
+        sha256: digest of the data that was recorded.
+        allow_code: whether `package.module:callable` may be imported and called.
+    """
+    parsed = parse_spec(spec)
+    if parsed.options.drawn_by is not None or not (parsed.options.train or parsed.options.test):
+        return ""
+    before = replace(parsed, options=replace(parsed.options, drawn_by=VERSION))
+    if load_data(str(before), allow_code=allow_code).sha256 != sha256:
+        return ""
+    return f"version {VERSION} drew other examples for train= and test=; to have those, write the data as '{before}'"
 
 
 def _load(spec: str, parsed: DataSpec, context: Context, allow_code: bool) -> Loaded:
@@ -103,8 +123,8 @@ def _check_range(where: str, labels: NDArray[np.int64], classes: int) -> None:
 
 def _take_subsets(spec: str, loaded: Loaded, options: Options) -> tuple[Examples, Examples, tuple[str, ...] | None]:
     """Return both splits after `train=` and `test=`, and the training files that are left."""
-    train = _subset_rows(spec, "train", options.train, len(loaded.train), options.subset_seed)
-    test = _subset_rows(spec, "test", options.test, len(loaded.test), options.subset_seed)
+    train = _subset_rows(spec, "train", options.train, len(loaded.train), options)
+    test = _subset_rows(spec, "test", options.test, len(loaded.test), options)
     kept = loaded.train if train is None else loaded.train.subset(train)
     if len(np.unique(kept.labels.numpy())) < 2:
         raise DataError(f"data spec '{spec}' leaves fewer than 2 classes to train on; take a larger train=")
@@ -114,14 +134,16 @@ def _take_subsets(spec: str, loaded: Loaded, options: Options) -> tuple[Examples
     return kept, loaded.test if test is None else loaded.test.subset(test), origin
 
 
-def _subset_rows(spec: str, split: str, wanted: int | None, size: int, seed: int) -> NDArray[np.int64] | None:
+def _subset_rows(spec: str, split: str, wanted: int | None, size: int, options: Options) -> NDArray[np.int64] | None:
     """Return the sorted first `wanted` rows of a permutation; the two splits draw from different streams."""
     if wanted is None:
         return None
     if wanted > size:
         raise DataError(f"data spec '{spec}': {split}={wanted} is more than the {size} examples there are")
-    stream = 0 if split == "train" else 1
-    return np.sort(np.random.default_rng([seed, stream]).permutation(size)[:wanted]).astype(np.int64)
+    if options.drawn_by is not None:
+        return old_subset(split, size, wanted, options.subset_seed)
+    stream = generator("training subset" if split == "train" else "test subset", options.subset_seed)
+    return np.sort(stream.permutation(size)[:wanted]).astype(np.int64)
 
 
 def _change_labels(spec: str, train: Examples, classes: int, options: Options, base: Path) -> tuple[Examples, Options]:
@@ -145,7 +167,7 @@ def _mislabel(spec: str, train: Examples, classes: int, fraction: float, seed: i
     count = round(fraction * len(train))
     if count == 0:
         raise DataError(f"data spec '{spec}': mislabel={fraction} changes none of {len(train)} examples")
-    rng = np.random.default_rng(seed)
+    rng = generator("label changes", seed)
     rows = np.sort(rng.choice(len(train), size=count, replace=False))
     labels = train.labels.numpy().copy()
     labels[rows] = (train.true_labels.numpy()[rows] + rng.integers(1, classes, size=count)) % classes

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from unlearn_audit.data.examples import Dataset, Examples
 from unlearn_audit.data.splits import Splits
+from unlearn_audit.streams import generator
 
 __all__ = ["Pool", "make_pool"]
-
-POPULATION = 2  # stream of the seed; splits use 0 and 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,7 @@ def make_pool(splits: Splits, *, seed: int = 0) -> Pool:
     examples = _joined(dataset.train, twin.examples)
     first = len(dataset.train)
     left = np.setdiff1d(splits.pool, twin.unseen)
-    population = _labelled(dataset, splits.forget.indices, left, np.random.default_rng([seed, POPULATION]))
+    population = _labelled(dataset, splits.forget.indices, left, generator("population", seed))
     return Pool(
         examples,
         twin.forget,

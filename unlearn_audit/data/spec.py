@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_audit.catalogue import DATA_SOURCES
+from unlearn_audit.data.old_draws import VERSION as OLD_VERSION
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import expanded
 
@@ -26,6 +27,7 @@ class Options:
         train: keep this many training examples: the first of a permutation drawn from `subset_seed`, in source order.
         test: likewise for the test split.
         subset_seed: seed of both subsets.
+        drawn_by: `0.1` takes the subsets that version 0.1 drew, for checkpoints that were made with them.
         mislabel: this fraction of the training examples (rounded) gets a wrong label, uniform over the other classes.
         seed: seed of `mislabel`.
         labels: `.npy` file with the observed labels of the (subset) training examples, int [N].
@@ -36,6 +38,7 @@ class Options:
     train: int | None = None
     test: int | None = None
     subset_seed: int = 0
+    drawn_by: str | None = None
     mislabel: float | None = None
     seed: int = 0
     labels: str | None = None
@@ -49,6 +52,7 @@ class Options:
             "train": self.train,
             "test": self.test,
             "subset_seed": subset,
+            "drawn_by": self.drawn_by,
             "mislabel": self.mislabel,
             "seed": self.seed if self.mislabel is not None else None,
             "labels": self.labels,
@@ -133,7 +137,8 @@ def _parse_options(spec: str, text: str) -> Options:
 
 def _check_together(spec: str, values: Mapping[str, object]) -> None:
     """Refuse an option that would have no effect, and two ways of changing labels at once."""
-    needs = {"seed": ("mislabel",), "subset_seed": ("train", "test"), "labels_sha256": ("labels",)}
+    subsets = ("train", "test")
+    needs = {"seed": ("mislabel",), "subset_seed": subsets, "drawn_by": subsets, "labels_sha256": ("labels",)}
     for key, others in needs.items():
         if key in values and not any(other in values for other in others):
             raise DataError(f"data spec '{spec}': {key}= has no effect without {'= or '.join(others)}=")
@@ -163,6 +168,13 @@ def _fraction(where: str, text: str) -> float:
     return value
 
 
+def _old_version(where: str, text: str) -> str:
+    """Take the one version whose subsets were other ones."""
+    if text != OLD_VERSION:
+        raise DataError(f"{where} can only be {OLD_VERSION}, the version that drew other subsets, not '{text}'")
+    return text
+
+
 def _text(where: str, text: str) -> str:
     """Take a path or a digest as it stands."""
     return text
@@ -172,6 +184,7 @@ READERS: Mapping[str, Callable[[str, str], object]] = {
     "train": _whole(1),
     "test": _whole(1),
     "subset_seed": _whole(0),
+    "drawn_by": _old_version,
     "mislabel": _fraction,
     "seed": _whole(0),
     "labels": _text,

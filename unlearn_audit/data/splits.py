@@ -10,11 +10,11 @@ from unlearn_audit.data.examples import Dataset, Examples
 from unlearn_audit.data.indices import IndexSet, read_indices
 from unlearn_audit.data.twin import Twin, make_twin, shared_images
 from unlearn_audit.errors import DataError
+from unlearn_audit.streams import generator
 
 __all__ = ["Splits", "make_splits", "read_training_indices"]
 
 TOLERATED = 0.01  # share of the forget set that may stand in the test set as well
-SAMPLE, TWIN = 0, 1  # streams of the seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def make_splits(
     copies, limitations = _check_overlap(dataset, chosen)
     pool = np.setdiff1d(_pool(dataset, unseen, base), copies)
     measured = _sample(chosen.indices, sample, seed)
-    twin = make_twin(dataset, measured, pool, np.random.default_rng([seed, TWIN]))
+    twin = make_twin(dataset, measured, pool, generator("twin", seed))
     if not twin.complete:
         limitations += (_incomplete(dataset, measured, twin),)
     return Splits(dataset, chosen, measured, rest, twin, pool, limitations)
@@ -166,7 +166,7 @@ def _sample(forget: NDArray[np.int64], size: int | None, seed: int) -> NDArray[n
         raise DataError(f"a sample of {size} forget examples cannot be measured; --sample needs at least 1")
     if size is None or size >= len(forget):
         return forget
-    return np.sort(np.random.default_rng([seed, SAMPLE]).choice(forget, size=size, replace=False))
+    return np.sort(generator("sample", seed).choice(forget, size=size, replace=False))
 
 
 def _incomplete(dataset: Dataset, measured: NDArray[np.int64], twin: Twin) -> str:

@@ -8,7 +8,6 @@ from unlearn_audit.engine.batches import Augment, Batches
 from unlearn_audit.engine.computing import (
     Compute,
     chunks,
-    derive_seed,
     full_float32,
     one_thread,
     prepare,
@@ -17,6 +16,7 @@ from unlearn_audit.engine.computing import (
 )
 from unlearn_audit.engine.descent import Descent, Hooks, Keeper, Parts, StepHook, Stop, Term, Terms, descend
 from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, predict
+from unlearn_audit.streams import derive_seed
 
 __all__ = [
     "Augment",

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine.computing import Compute, derive_seed, packed, upload
+from unlearn_audit.engine.computing import Compute, packed, upload
 from unlearn_audit.engine.passes import Inputs
+from unlearn_audit.streams import derive_seed
 
 __all__ = ["Augment", "Batches"]
 

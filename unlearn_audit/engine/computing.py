@@ -1,6 +1,5 @@
 """Where and how precisely to compute, repeatably: device, precision, threads, seeds, chunks."""
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from unlearn_audit.errors import UsageError
 __all__ = [
     "Compute",
     "chunks",
-    "derive_seed",
     "full_float32",
     "one_thread",
     "packed",
@@ -96,16 +94,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def derive_seed(*parts: object) -> int:
-    """Return a 63-bit seed that depends on all parts, so that streams for different purposes never share draws.
-
-    >>> derive_seed(0, "retain", 1) == derive_seed(0, "retain", 1) != derive_seed(0, "forget", 1)
-    True
-    """
-    text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def chunks(n: int, largest: int) -> Iterator[slice]:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from unlearn_audit.data import QUERY_COUNTS
-from unlearn_audit.engine import derive_seed
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.files import atomic_write, check_input
 from unlearn_audit.recipes import Recipe
+from unlearn_audit.streams import generator
 
 __all__ = [
+    "OTHER_EXAMPLES",
     "PLAN_NAME",
     "FleetPlan",
     "Task",
@@ -175,7 +176,7 @@ def members(plan: FleetPlan, number: int, size: int) -> NDArray[np.int64]:
         number: of the model, from 0.
         size: of the pool.
     """
-    stream = np.random.default_rng(derive_seed(plan.seed, "assignment", plan.pool_sha256, number // 2))
+    stream = generator("assignment", plan.seed, plan.pool_sha256, number // 2)
     order = stream.permutation(size)
     half = (size + number // 2 % 2) // 2  # an odd pool gives its extra example to either side in turn
     return np.sort(order[half:] if number % 2 else order[:half]).astype(np.int64)
@@ -267,9 +268,10 @@ def differences(old: FleetPlan, new: FleetPlan) -> list[str]:
     ]
 
 
+OTHER_EXAMPLES = "other examples: forget set, unseen twin or population"
 DIGESTS = {  # what to say instead of two digests
     "data_sha256": "other data",
-    "pool_sha256": "other examples: forget set, unseen twin or population",
+    "pool_sha256": OTHER_EXAMPLES,
 }
 
 

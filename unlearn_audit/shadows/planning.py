@@ -17,6 +17,7 @@ from unlearn_audit.files import atomic_write
 from unlearn_audit.recipes import Recipe, pick_recipe
 from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.plan import (
+    OTHER_EXAMPLES,
     PLAN_NAME,
     FleetPlan,
     Treatment,
@@ -103,6 +104,7 @@ def _written(folder: Path, plan: FleetPlan, there: FleetPlan | None, sets: Mappi
         changed = differences(there, plan)
         if changed:
             again = "give --recipe and --epochs as before, or no checkpoint; or " if _is_recipe(changed) else ""
+            again += f"its own forget set is {folder / 'forget.npy'}; or " if OTHER_EXAMPLES in changed else ""
             raise UsageError(
                 f"{folder} holds a fleet of another kind ({'; '.join(changed)}): {again}plan this one in another folder"
             )

@@ -23,7 +23,7 @@ from unlearn_audit.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from unlearn_audit.data import Dataset, Pool, Splits, Transform, load_data, make_pool, make_splits, query
+from unlearn_audit.data import Dataset, Pool, Splits, Transform, load_data, make_pool, make_splits, old_subsets, query
 from unlearn_audit.engine import Compute, derive_seed, predict, prepare
 from unlearn_audit.errors import AuditError, CheckpointError, DataError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import atomic_write
@@ -35,7 +35,7 @@ from unlearn_audit.models import load_state
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import describe, new_model, train
 from unlearn_audit.shadows.folder import FleetFolder
-from unlearn_audit.shadows.plan import FleetPlan, Task, Treatment, members, read_plan, tasks
+from unlearn_audit.shadows.plan import PLAN_NAME, FleetPlan, Task, Treatment, members, read_plan, tasks
 
 __all__ = [
     "SAVE_EVERY",
@@ -103,14 +103,18 @@ def open_workshop(path: Path, *, allow_code: bool = False, lease: float | None =
     folder = FleetFolder(path) if lease is None else FleetFolder(path, lease=lease)
     dataset = load_data(plan.data, allow_code=allow_code)
     if dataset.sha256 != plan.data_sha256:
-        raise DataError(f"{plan.data} has changed since the fleet in {path} was planned; plan a new one elsewhere")
+        old = old_subsets(plan.data, plan.data_sha256, allow_code=allow_code)
+        why = f"; {old} in {path / PLAN_NAME}" if old else "; plan a new one elsewhere"
+        raise DataError(f"{plan.data} has changed since the fleet in {path} was planned{why}")
     splits = make_splits(
         dataset, str(path / "forget.npy"), unseen=str(path / "unseen.npy"), sample=plan.sample, seed=plan.seed
     )
     pool = make_pool(splits, seed=plan.seed)
     if pool.sha256 != plan.pool_sha256:
+        sample = " (or its sample was drawn by version 0.1, which drew others)" if plan.sample else ""
         raise DataError(
-            f"{path}: forget.npy or unseen.npy has changed since the fleet was planned; plan a new one elsewhere"
+            f"{path}: forget.npy or unseen.npy has changed since the fleet was planned{sample}; "
+            "plan a new one elsewhere"
         )
     return Workshop(folder, plan, dataset, splits, pool, prepare(plan.device, plan.precision), allow_code)
 

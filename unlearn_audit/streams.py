@@ -1,0 +1,85 @@
+"""Every random stream of the package under its name, so that no two purposes ever share their draws.
+
+A stream's name goes into its seed and never changes: what was drawn under it can be drawn again by every later version.
+Three streams are older than this list and keep the sequences of a number beside the seed, since the digests of what
+they drew stand in checkpoints and reports.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+__all__ = ["NUMBERED", "STREAMS", "derive_seed", "generator"]
+
+STREAMS: Mapping[str, str] = {
+    # sets and labels
+    "label changes": "mislabel= of a data spec: which labels become wrong, and what they become",
+    "training subset": "train= of a data spec",
+    "test subset": "test= of a data spec",
+    "random set": "random: where examples are named, in each split",
+    "sample": "--sample: which forget examples are measured",
+    "twin": "the unseen twin: which held-out example is the partner of which",
+    "population": "labels of the held-out examples that attacks learn from",
+    "assignment": "which half of the pool a shadow model is trained on",
+    # training and unlearning
+    "initialisation": "weights that a model begins with",
+    "train": "minibatches of training",
+    "retain": "minibatches of the retain set",
+    "forget": "minibatches of the forget set",
+    "relearn": "minibatches of relearning",
+    "augment": "crops and flips of a minibatch",
+    "reinit": "noise of the re-initialisation",
+    "random labels": "labels that relabelling methods give",
+    "random mask": "weights that a random mask leaves alone",
+    "shadow": "seeds of shadow models",
+    "treatment": "seeds of the unlearning of shadow models",
+    "demo": "seeds of the models of the demo",
+    # measuring
+    "relearning": "anything random of relearning",
+    "relearned part": "--relearn: which forget examples are relearned",
+    "random control": "the randomly initialised control",
+    "bootstrap": "resampling of examples",
+    "spectrum": "anything random of the spectrum",
+    "lanczos": "start vectors and probes of a spectrum",
+    "lanczos restart": "a new direction where a Krylov space is exhausted",
+    "shokri": "which shadow outputs Shokri's networks are trained on",
+    "shokri network": "initialisation and minibatches of Shokri's networks",
+}
+
+# 0 is the bare seed: NumPy takes [seed, 0] for the same entropy as seed.
+NUMBERED: Mapping[str, int] = {"label changes": 0, "twin": 1, "population": 2}
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a 63-bit seed that depends on all parts, so that streams for different purposes never share draws.
+
+    >>> derive_seed(0, "retain", 1) == derive_seed(0, "retain", 1) != derive_seed(0, "forget", 1)
+    True
+
+    Args:
+        parts: the seed and the stream's name, one of `STREAMS`; then what else tells this use from others of the name.
+    """
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(name: str, seed: int, *parts: object) -> np.random.Generator:
+    """Return NumPy's generator at the beginning of a stream.
+
+    >>> generator("sample", 0).random() == generator("sample", 0).random() != generator("twin", 0).random()
+    True
+
+    Args:
+        name: one of `STREAMS`.
+        seed: the person's.
+        parts: what else tells this use from others of the name; a numbered stream has none.
+
+    Raises:
+        KeyError: there is no such stream.
+    """
+    if name not in STREAMS:
+        raise KeyError(f"no random stream is called {name!r}; name it in STREAMS")
+    if name in NUMBERED and not parts:
+        return np.random.default_rng([seed, NUMBERED[name]])
+    return np.random.default_rng(derive_seed(seed, name, *parts))
