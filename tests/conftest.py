@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -287,12 +288,14 @@ def make_report() -> Callable[..., AuditReport]:
 
     def make(*measurements: Measurement, **values: Any) -> AuditReport:
         roles = {entry.subject: entry.role for entry in measurements if entry.role != "control"}
+        first = "unlearned" if "unlearned" in roles else next(iter(roles), "")
         sets = {name: SetSummary(spec=name, sha256="a" * 64, n=10) for name in ("forget", "retain", "test", "unseen")}
         defaults: dict[str, Any] = {
             "tool": Tool(version="0"),
             "created_at": "2026-01-01T00:00:00Z",
             "subjects": tuple(
-                Subject(label=label, role=role, path=f"{label}.safetensors", sha256="b" * 64, model="small-cnn",
+                Subject(label=label, role=role, path=f"{label}.safetensors", model="small-cnn",
+                        sha256="b" * 64 if label == first else sha256(label.encode("utf-8", "replace")).hexdigest(),
                         parameters=1, flop_per_image=2)
                 for label, role in roles.items()
             ),

@@ -323,12 +323,20 @@ def test_every_metric_that_is_not_in_the_report_is_open_or_refused(tried: Tried)
 
 @pytest.mark.parametrize(
     ("name", "value", "code"),
-    [("passes", 1.0, 0), ("fails", 0.1, 1), ("policy", 1.0, 2), ("text", "1.0", 3), ("null", None, 4)],
+    [
+        ("passes", 1.0, 0),
+        ("fails", 0.1, 1),
+        ("policy", 1.0, 2),
+        ("text", "1.0", 3),
+        ("null", None, 4),
+        ("bare", 1.0, 4),
+    ],
 )
 def test_each_exit_code_through_the_real_console(
     tried: Tried, run_process: Run, name: str, value: object, code: int
 ) -> None:
-    tried.write(tried.report, changed(tried.whole, value=value, reason="made up", interval=None))
+    more: dict[str, Any] = {} if name == "passes" else {"interval": None}
+    tried.write(tried.report, changed(tried.whole, value=value, reason="made up", **more))
     if name == "policy":
         tried.policy.write_text("schema_version = 1\n")
     ran = run_process("gate", tried.report, "--policy", tried.policy)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from unlearn_audit import metrics
-from unlearn_audit.catalogue import METRICS
-from unlearn_audit.errors import ConfigError
+from unlearn_audit.catalogue import LEAK_METRICS, METRICS
+from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.files import sha256_of_bytes
-from unlearn_audit.gate import Decision, Policy, Rule, Verdict, apply_policy, exit_code, read_policy
+from unlearn_audit.gate import Decision, Policy, Rule, Verdict, apply_policy, exit_code, gate_files, read_policy
 from unlearn_audit.gate import judge as judge_one
 from unlearn_audit.report import Interval, Measurement, Reference, canonical_digest, dump_report, write_report
 
@@ -271,7 +271,10 @@ def test_a_label_speaks_of_one_subject_and_can_be_put_in_the_place_of_the_unlear
     )
     rules = policy({"min": 0.8}, {"min": 0.8, "subject": "r"})
     assert [(d.subject, d.verdict) for d in apply_policy(rules, report)] == [("a", PASSED), ("r", PASSED)]
-    replaced = apply_policy(rules, report, subject="b")
+    with pytest.raises(UsageError, match="rule 'r1' judges r, not b"):
+        apply_policy(rules, report, subject="b")
+    told = policy({"min": 0.8}, {"min": 0.8, "subject": "r", "severity": "warn"})
+    replaced = apply_policy(told, report, subject="b")
     assert [(d.subject, d.verdict) for d in replaced] == [("b", FAILED), ("r", PASSED)]
 
 
@@ -331,7 +334,7 @@ def test_nothing_passes_that_rests_on_a_number_in_doubt(
           for name in ("original", "unlearned", "retrained")),
         *(make_measurement("accuracy.test", name) for name in ("original", "unlearned", "retrained")),
     )  # fmt: skip
-    (decision,) = apply_policy(policy({"metric": "rcd.ratio_to_unseen", "min": 0.5}), report)
+    (decision,) = apply_policy(policy({"metric": "rcd.ratio_to_unseen", "min": 0.5, "require_interval": False}), report)
     assert decision.verdict == verdict
     assert ("hardly moves" in decision.why) == (verdict == Verdict.INCONCLUSIVE)
     (other,) = apply_policy(policy({"metric": "accuracy.test", "min": 0.5}), report)
@@ -346,7 +349,10 @@ def test_what_is_read_against_the_original_does_not_pass_on_an_original_in_doubt
     subjects = tuple(
         one.model_copy(update={"doubts": ("wrecked",) if one.label == "original" else ()}) for one in report.subjects
     )
-    (decision,) = apply_policy(policy({"metric": metric, "min": 0.5}), report.model_copy(update={"subjects": subjects}))
+    (decision,) = apply_policy(
+        policy({"metric": metric, "min": 0.5, "require_interval": False}),
+        report.model_copy(update={"subjects": subjects}),
+    )
     assert decision.verdict == Verdict.INCONCLUSIVE
     assert "wrecked" in decision.why
 
@@ -367,6 +373,8 @@ def decided(verdict: Verdict, severity: str = "fail") -> Decision:
         ([decided(PASSED), decided(FAILED, "warn")], 0),
         ([decided(INCONCLUSIVE, "warn"), decided(PASSED)], 0),
         ([decided(INCONCLUSIVE), decided(FAILED, "warn")], 4),
+        ([decided(PASSED), decided(ERROR, "warn")], 3),
+        ([decided(FAILED), decided(ERROR, "warn")], 3),
     ],
 )
 def test_failed_comes_before_inconclusive_before_passed_and_warnings_do_not_count(
@@ -412,6 +420,16 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "min_n": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nmin_n=-1', "rule.0.min_n: must be at least 0"),
     "fractional min_n": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nmin_n=1.5', "must be a whole number"),
+    "only warnings": (
+        '[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nseverity="warn"',
+        "every rule only warns, so that nothing could ever fail.*advisory = true",
+    ),
+    "advisory but blocking": (
+        'advisory=true\n[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0',
+        "advisory = true says that nothing blocks, but rule 'a' does",
+    ),
+    "advisory of a text": ('advisory="yes"\n[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0', "must be true or false"),
+    "unseen id": ('[[rule]]\nid="\u200b"\nmetric="rcd.raw"\nmin=0', "must say something that can be seen"),
     "severity": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nseverity="ignore"', "unknown severity"),
     "require_interval": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nrequire_interval=1', "must be true or false"),
 }
@@ -597,3 +615,158 @@ def test_a_file_is_gated_only_by_a_report_that_measured_it(
     assert "is none of the checkpoints that the report measured" in done.stderr
     assert run(*asked, "--subject", "a").code == 2
     assert run(*asked[:-1], "nowhere.safetensors").code == 2
+
+
+# ----- nothing passes that no rule looked at
+
+
+THREE = ("original", "retrained", "unlearned")
+
+
+@pytest.fixture
+def three(here: Path, make_report: Make, make_measurement: Make) -> Callable[..., list[str]]:
+    """Three checkpoints with their report, and a policy of rules on the given subjects: three("ieu", "retrained")."""
+
+    def write(*subjects: str, **more: Any) -> list[str]:
+        report = make_report(*(make_measurement(subject=name) for name in THREE))
+        named = [one.model_copy(update={"sha256": sha256_of_bytes(one.label.encode())}) for one in report.subjects]
+        for one in named:
+            (here / f"{one.label}.pt").write_bytes(one.label.encode())
+        write_report(report.model_copy(update={"subjects": tuple(named)} | more), here / "r.json")
+        rules = (f'[[rule]]\nid = "r{i}"\nmetric = "{METRIC}"\nmin = 0.5\nsubject = "{name}"\n'
+                 for i, name in enumerate(subjects))  # fmt: skip
+        (here / "p.toml").write_text("schema_version = 1\n" + "".join(rules))
+        return ["gate", "r.json", "--policy", "p.toml"]
+
+    return write
+
+
+@pytest.mark.parametrize("how", [["--subject", "original"], ["--checkpoint", "original.pt"]])
+@pytest.mark.parametrize("others", [["retrained"], ["unlearned", "retrained"], ["nobody"], ["original", "retrained"]])
+def test_a_file_that_a_blocking_rule_does_not_judge_is_not_gated(
+    three: Callable[..., list[str]], run: Make, how: list[str], others: list[str]
+) -> None:
+    done = run(*three(*others), *how)
+    assert (done.code, done.stdout) == (2, "")
+    assert f"judges {others[-1]}, not original" in done.stderr
+
+
+@pytest.mark.parametrize("rule", ["unlearned", "original"])
+def test_a_file_is_gated_by_rules_that_judge_it(three: Callable[..., list[str]], run: Make, rule: str) -> None:
+    done = run(*three(rule), "--checkpoint", "original.pt", "--format", "json")
+    body = json.loads(done.stdout)
+    assert (done.code, [one["subject"] for one in body["decisions"]]) == (0, ["original"])
+    assert [(one["label"], one["path"]) for one in body["judged"]] == [("original", "original.safetensors")]
+    assert [one["label"] for one in body["not_judged"]] == ["retrained", "unlearned"]
+
+
+def test_a_rule_on_a_role_judges_the_bound_file_alone(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(*(make_measurement(METRIC, name, role="retrained") for name in ("r1", "r2")))
+    rules = policy({"min": 0.5, "subject": "retrained"})
+    assert [d.subject for d in apply_policy(rules, report, subject="r2")] == ["r2"]
+    assert [d.subject for d in apply_policy(rules, report, subject="retrained")] == ["r1", "r2"]
+    with pytest.raises(UsageError, match="judges r1, not r1 and r2"):
+        apply_policy(policy({"min": 0.5, "subject": "r1"}), report, subject="retrained")
+
+
+def test_every_output_names_whom_a_pass_is_about(three: Callable[..., list[str]], run: Make, here: Path) -> None:
+    files = ["--json", "o.json", "--junit", "o.xml", "--statement", "s.json", "--markdown", "o.md"]
+    done = run(*three("retrained"), *files)
+    digest = sha256_of_bytes(b"retrained")
+    assert done.code == 0
+    for text in (done.stdout.replace("\n", ""), (here / "o.md").read_text(), (here / "o.xml").read_text()):
+        assert digest in text
+        assert "retrained.safetensors" in text
+    assert "not judged: original (original), unlearned (unlearned)" in done.stdout
+    assert "not judged: original (original), unlearned (unlearned)" in (here / "o.md").read_text()
+    assert "not_judged.unlearned" in (here / "o.xml").read_text()
+    statement = json.loads((here / "s.json").read_text())
+    assert statement["subject"] == [{"name": "retrained", "digest": {"sha256": digest}}]
+    (others,) = [one["annotations"]["notJudged"] for one in statement["predicate"]["configuration"]
+                 if "notJudged" in one.get("annotations", {})]  # fmt: skip
+    assert [one["name"] for one in others] == ["original", "unlearned"]
+
+
+def test_who_is_only_warned_about_is_not_judged(make_report: Make, make_measurement: Make, here: Path) -> None:
+    report = make_report(make_measurement(), make_measurement(METRIC, "original"))
+    write_report(report, here / "r.json")
+    rule = f'[[rule]]\nid = "a"\nmetric = "{METRIC}"\nmin = 0.5\n'
+    warning = rule.replace('"a"', '"b"') + 'subject = "original"\nseverity = "warn"\n'
+    (here / "p.toml").write_text("schema_version = 1\n" + rule + warning)
+    found = gate_files(here / "r.json", here / "p.toml")
+    assert (found.code, list(found.judged), [one.label for one in found.not_judged]) == (0, ["unlearned"], ["original"])
+    (here / "p.toml").write_text("schema_version = 1\nadvisory = true\n" + warning)
+    found = gate_files(here / "r.json", here / "p.toml")
+    assert (found.code, list(found.judged)) == (0, ["original"])
+
+
+def test_an_error_in_a_warning_is_no_pass(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(make_measurement(), make_measurement("accuracy.retain", value="0.9"))
+    decisions = apply_policy(policy({"min": 0.5}, {"metric": "accuracy.retain", "min": 0, "severity": "warn"}), report)
+    assert [decision.verdict for decision in decisions] == [PASSED, ERROR]
+    assert exit_code(decisions) == 3
+
+
+# ----- one file under two names
+
+
+def test_one_file_under_two_names_is_not_gated_as_either(
+    three: Callable[..., list[str]], run: Make, here: Path
+) -> None:
+    request = three("unlearned")
+    body = json.loads((here / "r.json").read_text())
+    body["subjects"][0]["sha256"] = body["subjects"][2]["sha256"]
+    (here / "r.json").write_text(json.dumps(body | {"body_sha256": canonical_digest(body)}))
+    done = run(*request)
+    assert done.code == 4
+    assert "original and unlearned are one file" in " ".join(done.stdout.split())
+    done = run(*request, "--checkpoint", "unlearned.pt")
+    assert done.code == 2
+    assert "is original (original) and unlearned (unlearned) in the report" in done.stderr
+    assert run(*request, "--subject", "retrained").code == 0  # the others are no references
+
+
+def test_a_retrained_model_that_is_there_twice_is_a_doubt_for_all(make_report: Make, make_measurement: Make) -> None:
+    report = make_report(make_measurement(), *(make_measurement(METRIC, f"r{i}", role="retrained") for i in (1, 2)))
+    subjects = [one.model_copy(update={"sha256": "d" * 64 if one.role == "retrained" else one.sha256})
+                for one in report.subjects]  # fmt: skip
+    (decision,) = apply_policy(policy({"min": 0.5}), report.model_copy(update={"subjects": tuple(subjects)}))
+    assert decision.verdict == INCONCLUSIVE
+    assert "r1 and r2 are one file" in decision.why
+
+
+# ----- what shows a leak wants its interval
+
+LEAKS = ["rcd.ratio_to_unseen", "rcd.raw", "mia.loss.auc", "mia.svc.efficacy", "gap.forget", "accuracy.forget"]
+
+
+@pytest.mark.parametrize("metric", LEAKS)
+@pytest.mark.parametrize("demand", [{"min": 0.5}, {"max": 0.95}])
+def test_a_leak_without_an_interval_passes_only_where_the_rule_says_so(
+    judge: Callable[..., Verdict], metric: str, demand: dict[str, Any]
+) -> None:
+    rule = demand | {"metric": metric}
+    assert judge(rule) == INCONCLUSIVE
+    assert judge(rule, interval=(0.85, 0.93)) == PASSED
+    assert judge(rule | {"bound": "value"}) == PASSED
+    assert judge(rule | {"require_interval": False}) == PASSED
+    assert judge(rule | {"bound": "lower"}) == INCONCLUSIVE
+    assert judge(rule, value=0.1 if "min" in demand else 0.99) == FAILED  # it needs none to fail
+    assert judge(rule | {"require_interval": True}, value=0.1 if "min" in demand else 0.99) == INCONCLUSIVE
+
+
+@pytest.mark.parametrize("metric", sorted(set(METRICS) - LEAK_METRICS - {"truncation.verdict"}))
+def test_what_shows_no_leak_is_held_by_its_value(judge: Callable[..., Verdict], metric: str) -> None:
+    assert judge({"metric": metric, "min": 0.5}) == PASSED
+
+
+def test_the_readmes_policy_passes_no_report_without_intervals(
+    make_report: Make, make_measurement: Make, here: Path
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    rule = readme.partition("## A gate for releases")[2].partition("```toml\n")[2].partition('[[rule]]\nid = "no-w')[0]
+    (here / "p.toml").write_text(rule)
+    for interval, verdict in ((None, INCONCLUSIVE), ((0.9, 1.1), PASSED)):
+        report = make_report(make_measurement("rcd.ratio_to_unseen", value=1.0, n=200, interval=interval))
+        (decision,) = apply_policy(read_policy(here / "p.toml"), report)
+        assert decision.verdict == verdict

@@ -187,8 +187,8 @@ def test_other_examples_are_not_compared(
     now = make_report(make_measurement(metric), data=data())
     for name in ("forget", "retain", "test", "unseen", "source"):
         then = make_report(make_measurement(metric), data=data(**{name: "d" * 64}))
-        (decision,) = apply_policy(policy(metric=metric, max_increase=1.0), now, baseline=then)
-        matters = name in sets or name == "source"
+        (decision,) = apply_policy(policy(metric=metric, max_increase=1.0, require_interval=False), now, baseline=then)
+        matters = name in sets or name in ("source", "forget")
         assert decision.verdict == (INCONCLUSIVE if matters else PASSED), name
         assert ("a change would say nothing" in decision.why) == matters
 
@@ -233,6 +233,53 @@ def test_what_was_measured_with_other_settings_is_not_compared(
     before = {"rcd": {"steps": 100, "resamples": 5}, "mia": {"variance": "auto", "attacks": ["loss"]}}
     settings = [{"config": before | {section: now}}, {"config": before}]
     reports = [make_report(make_measurement(metric), settings=each) for each in settings]
-    (decision,) = apply_policy(policy(metric=metric, max_decrease=0.5), reports[0], baseline=reports[1])
+    rules = policy(metric=metric, max_decrease=0.5, require_interval=False)
+    (decision,) = apply_policy(rules, reports[0], baseline=reports[1])
     assert decision.verdict == verdict, decision.why
     assert (verdict == PASSED) or f"another {section}." in decision.why
+
+
+@pytest.mark.parametrize("metric", ["accuracy.test", "gap.retain", "mia.loss.auc", "rcd.scaled", "spectrum.trace"])
+@pytest.mark.parametrize(
+    ("then", "verdict"),
+    [
+        ({"sample": None, "seed": 1}, PASSED),
+        ({"sample": 100, "seed": 0}, INCONCLUSIVE),
+        ({"sample": None}, PASSED),
+    ],
+)
+def test_another_sample_is_not_compared(
+    make_report: Make, make_measurement: Make, metric: str, then: dict[str, Any], verdict: Verdict
+) -> None:
+    now = make_report(make_measurement(metric), settings={"config": {"sample": None, "seed": 0}})
+    before = make_report(make_measurement(metric), settings={"config": then})
+    rules = policy(metric=metric, max_decrease=0.5, require_interval=False)
+    for reports in ((now, before), (before, now)):
+        (decision,) = apply_policy(rules, reports[0], baseline=reports[1])
+        assert decision.verdict == verdict, decision.why
+
+
+@pytest.mark.parametrize("metric", ["accuracy.test", "gap.retain", "mia.loss.auc"])
+@pytest.mark.parametrize("label", ["unlearned", "retrained"])
+def test_a_baseline_in_doubt_is_not_compared_with(
+    make_report: Make, make_measurement: Make, metric: str, label: str
+) -> None:
+    now = make_report(*(make_measurement(metric, name) for name in ("unlearned", "retrained")))
+    doubtful = tuple(
+        one.model_copy(update={"doubts": ("made of other data",) if one.label == label else ()}) for one in now.subjects
+    )
+    rules = policy(metric=metric, max_decrease=0.5, require_interval=False)
+    assert apply_policy(rules, now, baseline=now)[0].verdict == PASSED
+    (decision,) = apply_policy(rules, now, baseline=now.model_copy(update={"subjects": doubtful}))
+    assert decision.verdict == INCONCLUSIVE
+    assert "the baseline is in doubt: made of other data" in decision.why
+
+
+def test_a_change_of_a_leak_wants_an_interval(make_report: Make, make_measurement: Make) -> None:
+    with_interval, without = (
+        make_report(make_measurement("mia.loss.auc", interval=interval)) for interval in ((0.85, 0.95), None)
+    )
+    for now, then in ((with_interval, without), (without, with_interval)):
+        (decision,) = apply_policy(policy(metric="mia.loss.auc", max_increase=0.5), now, baseline=then)
+        assert decision.verdict == INCONCLUSIVE
+        assert "no interval" in decision.why

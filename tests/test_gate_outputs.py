@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from conftest import Refused, Run
+from rich.console import Console
 
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.gate import gate_files
-from unlearn_audit.render import decisions
-from unlearn_audit.report import write_report
+from unlearn_audit.render import decisions, html, junit, markdown
+from unlearn_audit.report import read_report, write_report
+from unlearn_audit.statement import as_statement
 
 Make = Callable[..., Any]
 HOSTILE = "\x1b[31m<b>&\"'|`\x00\n# ]]>\u202e"
@@ -189,7 +192,7 @@ def test_a_baseline_that_cannot_be_read_is_an_error(places: tuple[Path, Path], r
 
 def test_warnings_do_not_hide_a_report_that_cannot_be_read(here: Path, run: Run) -> None:
     (here / "p.toml").write_text(
-        'schema_version = 1\n[[rule]]\nid = "a"\nmetric = "rcd.raw"\nmin = 1\nseverity = "warn"\n'
+        'schema_version = 1\nadvisory = true\n[[rule]]\nid = "a"\nmetric = "rcd.raw"\nmin = 1\nseverity = "warn"\n'
     )
     ran = run("gate", "none.json", "--policy", "p.toml", "--json", "o.json")
     assert ran.code == 3
@@ -239,3 +242,36 @@ def test_a_subject_that_the_report_does_not_have_is_a_usage_error(places: tuple[
 @pytest.mark.parametrize("day", ["2026-02-30", "tomorrow", "2026-03-01T00:00"])
 def test_a_day_that_is_none_is_a_usage_error(places: tuple[Path, Path], refused: Refused, day: str) -> None:
     refused("gate", "r.json", "--policy", "p.toml", "--today", day, code=2, says=["--today"])
+
+
+# ----- what CI systems read, and days that are not today
+
+
+def test_junit_has_times_and_a_timestamp(places: tuple[Path, Path], here: Path) -> None:
+    found = gate_files(*places, now=datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC))
+    suites = ElementTree.fromstring(junit.render(found))
+    (suite,) = suites
+    assert suite.get("timestamp") == "2026-03-01T12:30:05"
+    times = [float(case.get("time") or "none") for case in suite.findall("testcase")]
+    assert len(times) == 6
+    assert all(time >= 0 for time in times)
+    for node in (suites, suite):
+        assert float(node.get("time") or "none") == pytest.approx(sum(times), abs=1e-5)
+
+
+def test_a_day_that_revives_a_waiver_is_told_in_every_output(places: tuple[Path, Path], here: Path) -> None:
+    now = datetime(2026, 11, 29, tzinfo=UTC)
+    found = gate_files(*places, today=date(2026, 3, 1), now=now)
+    (note,), said = found.revived, tuple(decisions.told(found))
+    assert note.startswith("the waiver of rule 'excused' by jane expired on 2026-06-30; it is in use because --today")
+    console = Console(width=300)
+    with console.capture() as capture:
+        console.print(decisions.render_gated(found))
+    parts = (capture.get(), decisions.as_markdown(found), junit.render(found), json.dumps(decisions.as_document(found)),
+             json.dumps(as_statement(found)),
+             markdown.render(read_report(places[0]), found.decisions, found.waivers, said),
+             html.render(read_report(places[0]), decisions=found.decisions, said=said))  # fmt: skip
+    assert ["expired on 2026-06-30" in text for text in parts] == [True] * 7
+    for today in (None, date(2026, 11, 29)):
+        assert gate_files(*places, today=today, now=now).revived == ()
+    assert gate_files(*places, today=date(2026, 3, 1), now=datetime(2026, 3, 1, tzinfo=UTC)).revived == ()

@@ -116,6 +116,8 @@ GOOD = {
         ("sha256", f'"{"B" * 64}"', "must be the checkpoint's sha256"),
         ("sha256", '"*"', "must be the checkpoint's sha256"),
         ("reason", '"  "', "waiver.0.reason: must say something"),
+        ("reason", '"\u200b\u2060"', "waiver.0.reason: must say something that can be seen"),
+        ("owner", '"\u3164"', "waiver.0.owner: must say something that can be seen"),
         ("owner", '""', "waiver.0.owner: must say something"),
         ("expires", '"2026-06-30"', "waiver.0.expires: must be a valid date"),
         ("expires", "2026-06-30T10:00:00Z", "waiver.0.expires: must be a valid date"),

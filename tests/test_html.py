@@ -235,7 +235,7 @@ OPEN = {"metric": "mia.loss.auc", "subject": "r2", "max": 1.0}
         ((LENIENT,), "✓ Passed", "1 passed"),
         ((LENIENT, STRICT), "✗ Failed", "1 passed, 1 failed"),
         ((LENIENT, OPEN), "? Inconclusive", "1 passed, 1 inconclusive"),
-        (({**STRICT, "severity": "warn"},), "✓ Passed", "1 failed"),
+        (({**STRICT, "severity": "warn"}, LENIENT), "✓ Passed", "1 failed, 1 passed"),
     ],
 )
 def test_the_verdict_of_the_gate_comes_first(full: Make, rules: tuple[Any, ...], outcome: str, counts: str) -> None:

@@ -53,7 +53,7 @@ def gate(tmp_path: Path, make_report: Make, make_measurement: Make) -> Callable[
         ((GOOD, BROKEN), "FAILED", (["r0"], [], ["r1"])),
         ((GOOD, BAD | WARN), "WARNED", (["r0"], ["r1"], [])),
         ((GOOD, OPEN | WARN), "WARNED", (["r0"], ["r1"], [])),
-        ((GOOD | WARN,), "PASSED", (["r0"], [], [])),
+        ((GOOD | WARN, GOOD), "PASSED", (["r0", "r1"], [], [])),
         ((BAD | WARN, BAD), "FAILED", ([], ["r0"], ["r1"])),
     ],
 )
@@ -93,6 +93,12 @@ def test_the_worst_of_several_checkpoints_counts(gate: Callable[..., Gated]) -> 
     found = as_statement(both)
     assert [subject["name"] for subject in found["subject"]] == ["original", "unlearned"]
     assert (found["predicate"]["passedTests"], found["predicate"]["failedTests"]) == ([], ["r0"])
+
+
+def test_of_an_advisory_policy_there_is_no_statement(gate: Callable[..., Gated]) -> None:
+    gated = gate(GOOD | WARN, GOOD)
+    with pytest.raises(ReportError, match="the policy is advisory, so nothing can fail"):
+        as_statement(gated._replace(decisions=gated.decisions[:1]))
 
 
 def test_without_a_checkpoint_there_is_no_statement(gate: Callable[..., Gated], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "ATTACK_GROUPS",
     "ATTACK_METRICS",
     "DATA_SOURCES",
+    "LEAK_METRICS",
     "METHODS",
     "METRICS",
     "MODELS",
@@ -151,6 +152,15 @@ METRICS: Mapping[str, str] = {
     },
     "mia.svc.efficacy": "share of the forget set that an SVC of the field's tables takes for non-members",
 }
+
+# Metrics whose value can show that data was not forgotten: a policy that limits one of them wants its interval.
+LEAK_METRICS = frozenset(
+    name
+    for name in METRICS
+    if name.startswith(("rcd.", "mia."))
+    and not name.endswith(".base_rate")
+    or name in ("gap.forget", "accuracy.forget", "loss.forget")
+)
 
 
 def load(kind: str, table: Mapping[str, str] | Mapping[str, Entry], name: str) -> Any:

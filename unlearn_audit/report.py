@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARRAYS_NAME",
+    "MAX_REPORT_BYTES",
     "SCHEMA_VERSION",
     "AuditReport",
     "Data",

@@ -15,14 +15,16 @@ TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 def as_statement(gated: Gated) -> dict[str, Any]:
     """Return the Statement as plain values; its tests are the rules, by their ids.
 
-    A statement speaks of the checkpoints that were gated and of no others that the report may hold: an original model
-    must not be found to have passed because the unlearned one did. Inconclusive and error are FAILED; a rule that was
-    waived, or only warns, is WARNED.
+    A statement speaks of the checkpoints that a blocking rule judged and of no others that the report may hold: an
+    original model must not be found to have passed because the unlearned one did. Inconclusive and error are FAILED;
+    a rule that was waived, or only warns, is WARNED.
 
     Raises:
-        ReportError: no checkpoint was gated, so that there is nothing to speak of.
+        ReportError: no checkpoint was judged by a rule that blocks, so that there is nothing to speak of.
     """
-    subjects = {decision.subject: decision.sha256 for decision in gated.decisions if decision.sha256}
+    if gated.decisions and not any(decision.rule.severity == "fail" for decision in gated.decisions):
+        raise ReportError(f"{gated.policy.path}: no statement can be made: the policy is advisory, so nothing can fail")
+    subjects = {label: decision.sha256 for label, decision in gated.judged.items()}
     if not subjects:
         why = gated.problem or "no rule speaks of a checkpoint that the report has"
         raise ReportError(f"{gated.report.path}: no statement can be made: {why}")
@@ -63,7 +65,10 @@ def _result(gated: Gated, results: dict[str, str]) -> str:
 def _configuration(gated: Gated) -> Iterator[dict[str, Any]]:
     """Yield what the result rests on: the policy with its waivers and the day, then the reports it was held against."""
     waivers = [{**found.waiver.model_dump(mode="json"), "status": found.status} for found in gated.waivers]
-    said = {"today": gated.today.isoformat(), "waivers": waivers}
-    for source, more in ((gated.policy, {"annotations": said}), (gated.report, {}), (gated.baseline, {})):
+    notes = {"notes": list(gated.revived)} if gated.revived else {}
+    said = {"today": gated.today.isoformat(), "waivers": waivers, **notes}
+    others = [{"name": entry.label, "digest": {"sha256": entry.sha256}} for entry in gated.not_judged]
+    unjudged = {"annotations": {"notJudged": others}} if others else {}
+    for source, more in ((gated.policy, {"annotations": said}), (gated.report, unjudged), (gated.baseline, {})):
         if source is not None and source.sha256:
             yield {"name": source.path, "digest": {"sha256": source.sha256}, **more}

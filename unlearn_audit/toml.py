@@ -26,6 +26,7 @@ __all__ = [
     "key_lines",
     "nearest_line",
     "read_toml",
+    "says_something",
 ]
 
 MOST_BYTES = 16 * 1024 * 1024  # of a file that people write by hand
@@ -46,7 +47,8 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # no text, n
 Flag = Annotated[bool, Field(strict=True)]
 
 
-def _says_something(text: str) -> str:
+def says_something(text: str) -> str:
+    """Refuse a text of which nothing is seen, however many characters it has."""
     # Letters that nothing is seen of (fillers, a Braille pattern without dots) are letters to Unicode all the same.
     if not any(char.isprintable() and not char.isspace() and char not in UNSEEN for char in text):
         raise ValueError("must say something that can be seen")
@@ -54,7 +56,7 @@ def _says_something(text: str) -> str:
 
 
 UNSEEN = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0" + "".join(map(chr, range(0xFE00, 0xFE10)))
-Said = Annotated[str, Field(min_length=1), AfterValidator(_says_something)]  # not empty, and not merely unseen
+Said = Annotated[str, Field(min_length=1), AfterValidator(says_something)]  # not empty, and not merely unseen
 
 
 class Document(NamedTuple):

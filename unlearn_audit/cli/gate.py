@@ -47,6 +47,7 @@ def _gate(
     """Hold a report against a policy: exit 0 passed, 1 failed, 4 inconclusive, 2 or 3 when it cannot be judged.
 
     Needs no torch and no GPU. A missing, null or too small measurement never passes.
+    With --subject or --checkpoint every rule that blocks must judge that very subject.
 
     [bold]Examples[/bold]
 

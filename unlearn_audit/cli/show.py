@@ -80,15 +80,21 @@ def _check(html: Path | None, markdown: Path | None, *, force: bool) -> None:
 def _page(path: Path, report: "AuditReport", gated: "Gated | None") -> str:
     from unlearn_audit.render import html
     from unlearn_audit.render.arrays import read_arrays
+    from unlearn_audit.render.decisions import told
 
     arrays = read_arrays(path, report)
-    return html.render(report, arrays, gated.decisions, gated.waivers) if gated else html.render(report, arrays)
+    if gated is None:
+        return html.render(report, arrays)
+    return html.render(report, arrays, gated.decisions, gated.waivers, tuple(told(gated)))
 
 
 def _markdown(report: "AuditReport", gated: "Gated | None") -> str:
     from unlearn_audit.render import markdown
+    from unlearn_audit.render.decisions import told
 
-    return markdown.render(report, gated.decisions, gated.waivers) if gated else markdown.render(report)
+    if gated is None:
+        return markdown.render(report)
+    return markdown.render(report, gated.decisions, gated.waivers, tuple(told(gated)))
 
 
 def _table(report: "AuditReport", gated: "Gated | None") -> None:

@@ -1,16 +1,19 @@
 """A policy's rules over a whole report: whose value, the waivers, the exit code."""
 
-import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from unlearn_audit.errors import ReportError, UsageError, unknown_name
-from unlearn_audit.files import check_input, sha256_of_file
+from unlearn_audit.errors import ReportError, UsageError
+from unlearn_audit.files import read_input, sha256_of_bytes, sha256_of_file
+from unlearn_audit.gate.baseline import earlier
+from unlearn_audit.gate.binding import bind, measured_as, subjects_of
+from unlearn_audit.gate.doubting import doubts_about
 from unlearn_audit.gate.judging import NO_BASELINE, Judgement, Verdict, judge
 from unlearn_audit.gate.policy import Policy, Rule, Waiver, policy_file, read_policy
-from unlearn_audit.report import AuditReport, Data, Measurement, Subject, read_report
+from unlearn_audit.report import MAX_REPORT_BYTES, AuditReport, Measurement, Subject, parse_report
 
 __all__ = [
     "Decision",
@@ -33,6 +36,8 @@ class Decision(NamedTuple):
     why: str
     sha256: str | None = None  # of the subject's file, None where the report has no such subject
     measurement: Measurement | None = None
+    path: str | None = None  # of the subject's file, as the report has it
+    seconds: float = 0.0  # that judging took
 
 
 class ReviewedWaiver(NamedTuple):
@@ -61,6 +66,33 @@ class Gated(NamedTuple):
     today: date
     problem: ReportError | None = None
     limitations: tuple[str, ...] = ()  # of the report
+    subjects: tuple[Subject, ...] = ()  # of the report
+    moment: datetime = datetime.min  # when the gate was asked
+
+    @property
+    def judged(self) -> Mapping[str, Decision]:
+        """The checkpoints that the outcome is about, by label: those that a rule judged that blocks.
+
+        Where the policy is advisory, so that none blocks, those that any rule judged.
+        """
+        binding = [decision for decision in self.decisions if decision.rule.severity == "fail"]
+        return {found.subject: found for found in binding or self.decisions if found.sha256}
+
+    @property
+    def not_judged(self) -> tuple[Subject, ...]:
+        """The report's subjects that the outcome says nothing about."""
+        return tuple(entry for entry in self.subjects if entry.label not in self.judged)
+
+    @property
+    def revived(self) -> tuple[str, ...]:
+        """Sentences on the waivers that are in use on the day that was named, though they have expired by the clock."""
+        now = self.moment.date()
+        return tuple(
+            f"the waiver of rule '{waiver.rule}' by {waiver.owner} expired on {waiver.expires}; it is in use because "
+            f"--today says {self.today}, while the clock says {now}"
+            for waiver, status, _ in self.waivers
+            if status == "used" and waiver.expires < now
+        )
 
     @property
     def code(self) -> int:
@@ -82,6 +114,7 @@ def gate_files(
     subject: str | None = None,
     checkpoint: Path | None = None,
     today: date | None = None,
+    now: datetime | None = None,
 ) -> Gated:
     """Hold a report against a policy.
 
@@ -91,55 +124,50 @@ def gate_files(
         baseline: report.json of the last release, for rules that limit a change.
         subject: a label or role to gate in the place of the role "unlearned".
         checkpoint: the file that is to be released, likewise; the report must have measured one with its digest.
-        today: the day that waivers are looked at; default: today (UTC).
+        today: the day that waivers are looked at; default: that of `now`.
+        now: when the gate is asked; default: now (UTC).
 
     Returns:
         The decisions. Where a report cannot be read, every rule ends in an error, and `problem` says why.
 
     Raises:
         ConfigError: the policy is wrong.
-        UsageError: the report has no such subject, or the file cannot be read.
+        UsageError: the report has no such subject, or the file cannot be read, or a rule that blocks judges another.
     """
     if checkpoint is not None and subject is not None:
         raise UsageError("--subject and --checkpoint both say whom to gate; give one of them")
-    rules, day = read_policy(policy), today or datetime.now(UTC).date()
-    sources = _source(report), _source(policy_file(policy))._replace(path=str(policy))
-    earlier = None if baseline is None else _source(baseline)
-    try:
-        found = read_report(report)
-        old = None if baseline is None else read_report(baseline)
-    except ReportError as problem:
+    moment = now or datetime.now(UTC)
+    rules, day = read_policy(policy), today or moment.date()
+    told = Source(str(policy), sha256_of_file(policy_file(policy)))
+    source, found = _opened(report)
+    earlier_source, old = (None, None) if baseline is None else _opened(baseline)
+    problem = next((each for each in (found, old) if isinstance(each, ReportError)), None)
+    if isinstance(found, ReportError) or isinstance(old, ReportError):
         broken = tuple(Decision(rule, rule.subject, Verdict.ERROR, str(problem)) for rule in rules.rule)
-        return Gated(broken, review_waivers(rules, broken, day), *sources, earlier, day, problem)
-    if checkpoint is not None:
-        subject = _measured_as(found, checkpoint)
-    decisions = apply_policy(rules, found, subject=subject, baseline=old, today=day)
+        waivers = review_waivers(rules, broken, day)
+        return Gated(broken, waivers, source, told, earlier_source, day, problem, moment=moment)
+    wanted = subject if checkpoint is None else measured_as(found, checkpoint)
+    decisions = apply_policy(rules, found, subject=wanted, baseline=old, today=day)
     waivers = review_waivers(rules, decisions, day)
-    return Gated(decisions, waivers, *sources, earlier, day, limitations=found.limitations)
+    return Gated(decisions, waivers, source, told, earlier_source, day, None, found.limitations, found.subjects, moment)
 
 
-def _measured_as(report: AuditReport, checkpoint: Path) -> str:
-    """Return the label of the subject that a file is."""
-    digest = sha256_of_file(check_input(checkpoint, "checkpoint", UsageError))
-    label = next((entry.label for entry in report.subjects if entry.sha256 == digest), None)
-    if label is None:
-        raise UsageError(f"{checkpoint} (sha256 {digest[:12]}…) is none of the checkpoints that the report measured")
-    return label
-
-
-def _source(path: Path) -> Source:
-    """Return a file with its digest; whether it can be read is said where it is read."""
+def _opened(path: Path) -> tuple[Source, AuditReport | ReportError]:
+    """Return a report, or why it cannot be read, with the digest of the very bytes that were read."""
+    digest = None
     try:
-        return Source(str(path), sha256_of_file(path) if path.is_file() else None)
-    except OSError:
-        return Source(str(path), None)
+        content = read_input(path, "report", ReportError, most=MAX_REPORT_BYTES)
+        digest = sha256_of_bytes(content)
+        return Source(str(path), digest), parse_report(path, content)
+    except ReportError as problem:
+        return Source(str(path), digest), problem
 
 
 def apply_policy(
     policy: Policy,
     report: AuditReport,
     *,
-    subject: str | None = None,
+    subject: str | Subject | None = None,
     baseline: AuditReport | None = None,
     today: date | None = None,
 ) -> tuple[Decision, ...]:
@@ -148,37 +176,35 @@ def apply_policy(
     Args:
         policy: the rules and waivers.
         report: what was measured.
-        subject: a label or role to gate in the place of the role "unlearned".
+        subject: a label or role, or a subject, to gate in the place of the role "unlearned"; every rule that blocks
+            must judge it.
         baseline: what was measured of the last release.
         today: the day that waivers are looked at; default: today (UTC).
 
     Raises:
-        UsageError: no subject of the report has that label or role.
+        UsageError: no subject of the report has that label or role, or a rule that blocks judges another.
     """
-    if subject is not None and not _named(report, subject):
-        labels = [entry.label if entry.label.isprintable() else ascii(entry.label) for entry in report.subjects]
-        raise UsageError(unknown_name("subject", subject, labels, hint="A role names every subject that has it"))
+    bound = bind(policy, report, subject)
     day = today or datetime.now(UTC).date()
     return tuple(
         _excused(decision, policy.waiver, day)
         for rule in policy.rule
-        for decision in _decide(rule, report, subject, baseline)
+        for decision in _decide(rule, report, bound, baseline)
     )
 
 
-def _named(report: AuditReport, wanted: str) -> list[Subject]:
-    return [entry for entry in report.subjects if wanted in (entry.label, entry.role)]
-
-
-def _decide(rule: Rule, report: AuditReport, subject: str | None, baseline: AuditReport | None) -> Iterator[Decision]:
-    wanted = subject if subject is not None and rule.subject == "unlearned" else rule.subject
-    entries = _named(report, wanted)
+def _decide(
+    rule: Rule, report: AuditReport, bound: Sequence[Subject] | None, baseline: AuditReport | None
+) -> Iterator[Decision]:
+    entries = subjects_of(rule, report, bound)
     if not entries:
-        yield Decision(rule, wanted, Verdict.INCONCLUSIVE, f"the report has no subject '{wanted}'")
+        yield Decision(rule, rule.subject, Verdict.INCONCLUSIVE, f"the report has no subject '{rule.subject}'")
     for entry in entries:
+        start = time.perf_counter()
         measurement = report.find(rule.metric, entry.label)
         verdict, why = _judged(rule, entry, measurement, report, baseline)
-        yield Decision(rule, entry.label, verdict, why, entry.sha256, measurement)
+        yield Decision(rule, entry.label, verdict, why, entry.sha256, measurement, entry.path,
+                       time.perf_counter() - start)  # fmt: skip
 
 
 def _judged(
@@ -189,72 +215,14 @@ def _judged(
         why = f"the report contradicts itself: {entry.label} is {entry.role}, but {measurement.role} where measured"
         return Judgement(Verdict.ERROR, why)
     if rule.compares:
-        found = judge(rule, measurement, NO_BASELINE if baseline is None else _earlier(rule, entry, report, baseline))
+        before = NO_BASELINE if baseline is None else earlier(rule.metric, entry, report, baseline)
+        found = judge(rule, measurement, before)
     else:
         found = judge(rule, measurement)
-    doubt = next(_doubts(rule, entry, report), None)
+    doubt = next(doubts_about(rule.metric, entry, report), None)
     if found.verdict == Verdict.PASSED and doubt:
         return Judgement(Verdict.INCONCLUSIVE, f"{found.why}; but {doubt}")
     return found
-
-
-def _doubts(rule: Rule, entry: Subject, report: AuditReport) -> Iterator[str]:
-    """Yield why what a rule looks at may not answer its question: the subject, what it is read against, the number."""
-    peers = [entry, *report.with_role("retrained")]
-    peers += report.with_role("original") if rule.metric in AGAINST_ORIGINAL else ()
-    for peer in peers:
-        yield from peer.doubts
-        measurement = report.find(rule.metric, peer.label)
-        yield from measurement.doubts if measurement is not None else ()
-
-
-AGAINST_ORIGINAL = ("change.retain", "change.test", "rcd.anamnesis_index")  # metrics that an original has a part in
-
-
-# ----- the last release
-
-
-def _earlier(rule: Rule, entry: Subject, report: AuditReport, baseline: AuditReport) -> Measurement | str:
-    """Return the measurement that a subject's is compared with, or why there is none."""
-    data = report.data
-    other = [name for name in _sets(rule.metric) if _digest(data, name) != _digest(baseline.data, name)]
-    if data.sha256 != baseline.data.sha256 or other:
-        what = f"another {' and '.join(other)} set" if other else "other data"
-        return f"the baseline was measured on {what}, so a change would say nothing"
-    section = rule.metric.partition(".")[0]
-    changed = sorted(_instrument(report, section).items() ^ _instrument(baseline, section).items())
-    if changed:
-        return f"the baseline was measured with another {section}.{changed[0][0]}, so a change would say nothing"
-    peers = [peer for peer in baseline.subjects if peer.role == entry.role]
-    same = [peer for peer in peers if peer.label == entry.label] or peers
-    if len(same) != 1:
-        return f"the baseline has {len(same)} subjects of role {entry.role}, and none of them is labelled {entry.label}"
-    found = baseline.find(rule.metric, same[0].label)
-    return found if found is not None and found.role == entry.role else "the baseline did not measure it"
-
-
-OF_NO_CONSEQUENCE = ("resamples", "controls", "accuracies", "worst", "attacks", "shadows")  # for a number's meaning
-
-
-def _instrument(report: AuditReport, section: str) -> dict[str, str]:
-    """Return the settings that a section of the report was measured with, as far as they change what is measured."""
-    config = report.settings.get("config")
-    found = config.get(section) if isinstance(config, dict) else None
-    settings = found if isinstance(found, dict) else {}
-    return {key: json.dumps(value) for key, value in settings.items() if key not in OF_NO_CONSEQUENCE}
-
-
-def _sets(metric: str) -> tuple[str, ...]:
-    """Return the sets of examples that a metric was measured on."""
-    ending = metric.rpartition(".")[2]
-    if ending in ("forget", "retain", "test", "unseen"):
-        return (ending,)
-    return ("retain", "forget", "test") if metric == "gap.average" else ("forget", "unseen")
-
-
-def _digest(data: Data, name: str) -> str | None:
-    found = {"forget": data.forget, "retain": data.retain, "test": data.test, "unseen": data.unseen}[name]
-    return None if found is None else found.sha256
 
 
 # ----- waivers
@@ -308,10 +276,12 @@ def _reviewed(waiver: Waiver, decisions: Sequence[Decision], today: date) -> Rev
 def exit_code(decisions: Sequence[Decision]) -> int:
     """Return 3 on an error, else 1 when a rule failed, else 4 when one is inconclusive or nothing was decided, else 0.
 
-    Warnings do not count.
+    Warnings do not count, but an error does wherever it is: a report that is wrong is no base for the other rules.
     """
     if not decisions:
         return 4
+    if any(decision.verdict == Verdict.ERROR for decision in decisions):
+        return 3
     binding = {decision.verdict for decision in decisions if decision.rule.severity == "fail"}
-    codes = ((Verdict.ERROR, 3), (Verdict.FAILED, 1), (Verdict.INCONCLUSIVE, 4))
+    codes = ((Verdict.FAILED, 1), (Verdict.INCONCLUSIVE, 4))
     return next((code for verdict, code in codes if verdict in binding), 0)

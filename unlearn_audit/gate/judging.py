@@ -68,7 +68,12 @@ def judge(rule: Rule, measurement: Measurement | None, earlier: Measurement | st
         return Judgement(Verdict.PASSED if same else Verdict.FAILED, f"{value!r}, must be {rule.equals!r}")
     if rule.equivalent_to is not None:
         return _equivalent(rule, measurement)
-    return _changed(rule, measurement, earlier) if rule.compares else _limited(rule, measurement)
+    found = _changed(rule, measurement, earlier) if rule.compares else _limited(rule, measurement)
+    known = measurement.interval is not None and (isinstance(earlier, str) or earlier.interval is not None)
+    if found.verdict == Verdict.PASSED and rule.needs_interval and not known:
+        why = 'it has no interval, and what shows a leak needs one to pass (bound = "value" asks for less)'
+        return Judgement(Verdict.INCONCLUSIVE, f"{found.why}; but {why}")
+    return found
 
 
 def _unfit(rule: Rule, measurement: Measurement) -> Judgement | None:
@@ -93,7 +98,10 @@ def _unfit(rule: Rule, measurement: Measurement) -> Judgement | None:
 def _finite(number: object) -> float | None:
     """Return a finite number that is no bool, else None."""
     known = isinstance(number, int | float) and not isinstance(number, bool)
-    return float(number) if known and math.isfinite(number) else None  # type: ignore[arg-type]
+    try:
+        return float(number) if known and math.isfinite(number) else None  # type: ignore[arg-type]
+    except OverflowError:  # a whole number that no float can hold
+        return None
 
 
 # ----- a limit on the value, or on its change since the baseline

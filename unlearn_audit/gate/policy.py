@@ -1,23 +1,33 @@
 """What a policy may say: rules, waivers, and the policies that are shipped."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from unlearn_audit.catalogue import METRICS
+from unlearn_audit.catalogue import LEAK_METRICS, METRICS
 from unlearn_audit.errors import ConfigError, unknown_name
-from unlearn_audit.toml import Flag, Number, VersionOne, explain, key_lines, nearest_line, read_toml
+from unlearn_audit.toml import (
+    Flag,
+    Number,
+    Said,
+    VersionOne,
+    explain,
+    key_lines,
+    nearest_line,
+    read_toml,
+    says_something,
+)
 
 __all__ = ["SHIPPED", "Policy", "Rule", "Waiver", "policy_file", "read_policy", "shipped_policy"]
 
 SHIPPED = ("default", "strict", "lenient")
 WITHIN_ONE_RUN = ("rcd.raw", "rcd.steps_to_relearn")  # the checkpoints of one run share a step size, two runs do not
 
-Text = Annotated[str, Field(min_length=1)]
 Change = Annotated[Number, Field(ge=0)]
 
 
@@ -30,9 +40,9 @@ class _Part(BaseModel):
 class Rule(_Part):
     """One demand on one metric of one subject (a role or a label)."""
 
-    id: Text
+    id: Said
     metric: str
-    subject: str = "unlearned"
+    subject: Said = "unlearned"
     min: Number | None = None
     max: Number | None = None
     equals: str | None = None
@@ -41,7 +51,12 @@ class Rule(_Part):
     max_increase: Change | None = None
     max_decrease: Change | None = None
     bound: Literal["lower", "upper", "value"] | None = None
-    require_interval: Flag = False
+    require_interval: Flag | None = Field(
+        default=None,
+        description="true: a number without an interval is inconclusive; false: it is held by its value; not given: "
+        "where the metric shows a leak (rcd.*, mia.*, gap.forget, accuracy.forget, loss.forget), a number without an "
+        'interval can fail but not pass, unless bound is "value"',
+    )
     holds_for: Literal["retrained"] | None = None
     min_n: Annotated[int, Field(ge=0, strict=True)] = 0
     severity: Literal["fail", "warn"] = "fail"
@@ -56,6 +71,13 @@ class Rule(_Part):
     def compares(self) -> bool:
         """Whether it limits the change since a baseline."""
         return self.max_increase is not None or self.max_decrease is not None
+
+    @property
+    def needs_interval(self) -> bool:
+        """Whether nothing passes without an interval: as the rule says, else where what shows a leak is limited."""
+        if self.require_interval is not None:
+            return self.require_interval
+        return self.metric in LEAK_METRICS and self.bound != "value" and (self.limits or self.compares)
 
     @field_validator("metric")
     @classmethod
@@ -97,10 +119,10 @@ class Rule(_Part):
 class Waiver(_Part):
     """A person's word that one rule need not hold for one checkpoint, until a day."""
 
-    rule: Text
+    rule: Said
     sha256: str
-    reason: str
-    owner: str
+    reason: Annotated[str, AfterValidator(says_something)]
+    owner: Annotated[str, AfterValidator(says_something)]
     expires: Annotated[date, Field(strict=True)]
 
     @field_validator("sha256")
@@ -112,32 +134,43 @@ class Waiver(_Part):
             )
         return digest
 
-    @field_validator("reason", "owner")
-    @classmethod
-    def _says_something(cls, text: str) -> str:
-        if not text.strip():
-            raise ValueError("must say something")
-        return text
-
 
 class Policy(_Part):
     """A list of rules, and what is waived for now."""
 
     schema_version: VersionOne
+    advisory: Flag = False
     rule: Annotated[tuple[Rule, ...], Field(min_length=1)]
     waiver: tuple[Waiver, ...] = ()
 
     @model_validator(mode="after")
     def _unique(self) -> "Policy":
-        ids = [rule.id for rule in self.rule]
-        twice = next((name for name in ids if ids.count(name) > 1), None)
+        ids = Counter(rule.id for rule in self.rule)
+        twice = next((name for name, count in ids.items() if count > 1), None)
         if twice:
             raise ValueError(f"rule id '{twice}' appears twice")
+        waived: set[tuple[str, str]] = set()
         for index, waiver in enumerate(self.waiver):
             if waiver.rule not in ids:
                 raise ValueError(f"waiver.{index}.rule: {unknown_name('rule', waiver.rule, ids)}")
-            if any((waiver.rule, waiver.sha256) == (other.rule, other.sha256) for other in self.waiver[:index]):
+            if (waiver.rule, waiver.sha256) in waived:
                 raise ValueError(f"waiver.{index}: rule '{waiver.rule}' is waived twice for {waiver.sha256[:12]}…")
+            waived.add((waiver.rule, waiver.sha256))
+        return self
+
+    @model_validator(mode="after")
+    def _blocks(self) -> "Policy":
+        blocking = [rule.id for rule in self.rule if rule.severity == "fail"]
+        if not blocking and not self.advisory:
+            raise ValueError(
+                'every rule only warns, so that nothing could ever fail; give one severity = "fail", or say '
+                "advisory = true at the top of the policy"
+            )
+        if blocking and self.advisory:
+            raise ValueError(
+                f"advisory = true says that nothing blocks, but rule '{blocking[0]}' does; give it severity = "
+                '"warn", or leave advisory out'
+            )
         return self
 
 

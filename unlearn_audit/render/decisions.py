@@ -12,6 +12,7 @@ from rich.text import Text
 from unlearn_audit.gate import Decision, Gated, ReviewedWaiver, Source, Verdict
 from unlearn_audit.render.gfm import bullets, kept_short, pipe_table
 from unlearn_audit.render.table import printable
+from unlearn_audit.report import Subject
 
 __all__ = [
     "DECIDED",
@@ -20,6 +21,7 @@ __all__ = [
     "as_markdown",
     "as_values",
     "counted",
+    "told",
     "decision_rows",
     "render",
     "render_gated",
@@ -74,8 +76,26 @@ def as_document(gated: Gated) -> dict[str, Any]:
         "today": gated.today.isoformat(),
         **as_values(gated.decisions, gated.code),
         "waivers": [_waiver_values(reviewed) for reviewed in gated.waivers],
+        "judged": [_subject_values(entry) for entry in gated.subjects if entry.label in gated.judged],
+        "not_judged": [_subject_values(entry) for entry in gated.not_judged],
+        "notes": list(gated.revived),
         "limitations": list(gated.limitations),
     }
+
+
+def _subject_values(entry: Subject) -> dict[str, str]:
+    return {"label": entry.label, "role": entry.role, "path": entry.path, "sha256": entry.sha256}
+
+
+def told(gated: Gated) -> Iterator[str]:
+    """Yield sentences on what the outcome is about, what it says nothing about, and waivers that a day revived."""
+    for label, decision in gated.judged.items():
+        yield f"judged: {label}, {decision.path}, sha256 {decision.sha256}"
+    if gated.subjects and not gated.judged:
+        yield "judged: no checkpoint"
+    if gated.not_judged:
+        yield "not judged: " + ", ".join(f"{entry.label} ({entry.role})" for entry in gated.not_judged)
+    yield from gated.revived
 
 
 def _waiver_values(reviewed: ReviewedWaiver) -> dict[str, Any]:
@@ -115,13 +135,14 @@ def render(decisions: Sequence[Decision]) -> RenderableType:
 
 
 def render_gated(gated: Gated) -> RenderableType:
-    """Return the decisions as a table, below them every waiver of the policy, and the report's limitations."""
+    """Return whom the outcome is about, the decisions, below them waivers, and the report's limitations."""
     shown = render(gated.decisions)
     waived = (
         (status, f"{rule}, checkpoint {checkpoint}", why)
         for rule, checkpoint, status, why in waiver_rows(gated.waivers)
     )
-    parts = [shown, "", _table(("waiver", "of rule"), waived)] if gated.waivers else [shown]
+    parts: list[RenderableType] = [shown, "", _table(("waiver", "of rule"), waived)] if gated.waivers else [shown]
+    parts = [*(Text(printable(text)) for text in told(gated)), Text(), *parts]
     if gated.limitations:
         parts += [Text("\nLimitations of the report", style="bold")]
         parts += [Padding(Text(printable(text), style="yellow"), (0, 0, 0, 2)) for text in gated.limitations]
@@ -146,6 +167,7 @@ def as_markdown(gated: Gated) -> str:
     lines += [*bullets([str(gated.problem)]), ""] if gated.problem else []
     lines += [*pipe_table(DECIDED, decision_rows(gated.decisions)), ""]
     lines += [*pipe_table(WAIVED, waiver_rows(gated.waivers)), ""] if gated.waivers else []
+    lines += [*bullets(told(gated)), ""]
     lines += ["#### Limitations of the report", "", *bullets(gated.limitations), ""] if gated.limitations else []
     return kept_short("\n".join([*lines, *bullets(_read(gated))]) + "\n")
 

@@ -33,6 +33,7 @@ def render(
     arrays: Arrays = NO_ARRAYS,
     decisions: Sequence[Decision] | None = None,
     waivers: Sequence[ReviewedWaiver] = (),
+    said: Sequence[str] = (),
 ) -> str:
     """Return the page: the verdict, then the numbers with their pictures, then what they rest on.
 
@@ -41,12 +42,13 @@ def render(
         arrays: per-example scores and long curves that lie beside it.
         decisions: of a gate, where a policy was given.
         waivers: of that policy.
+        said: sentences of that gate, such as whom its outcome is about.
     """
     title = f"Unlearning audit: {', '.join(subject.label for subject in report.subjects) or 'no checkpoints'}"
     found = sections(report, arrays)
     body = [
         element("header", element("h1", "Is the data gone?"), element("p", _about(report), class_="about")),
-        _verdict(report, decisions, waivers),
+        _verdict(report, decisions, waivers, said),
         _contents([section.title for section in found]),
         *_measured(report, found),
         _section("Limitations", "limitations", _list([*report.limitations, *_left_out(report, arrays)])),
@@ -87,7 +89,12 @@ def _about(report: AuditReport) -> str:
 # ----- the verdict
 
 
-def _verdict(report: AuditReport, decisions: Sequence[Decision] | None, waivers: Sequence[ReviewedWaiver]) -> Element:
+def _verdict(
+    report: AuditReport,
+    decisions: Sequence[Decision] | None,
+    waivers: Sequence[ReviewedWaiver],
+    told: Sequence[str],
+) -> Element:
     """Return what the gate decided, if it was asked, and what the numbers say in words."""
     parts: list[Element] = []
     if decisions is not None:
@@ -99,7 +106,7 @@ def _verdict(report: AuditReport, decisions: Sequence[Decision] | None, waivers:
         )  # fmt: skip
     said = report.conclusion or ("This report draws no conclusion: nothing in it was comparable.",)
     parts.append(_list(said, class_="conclusion"))
-    parts += [_small(decided(decisions), "decisions")] if decisions else []
+    parts += [_small(decided(decisions, told), "decisions")] if decisions else []
     parts += [_small(waived(waivers), "decisions")] if waivers else []
     return _section("Verdict", "verdict", *parts)
 

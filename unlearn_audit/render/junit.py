@@ -26,8 +26,11 @@ def render(gated: Gated) -> str:
     kinds = [child.tag for case in cases for child in case]
     counts = {f"{kind}s": kinds.count(kind) for kind in ("failure", "error")} | {"skipped": kinds.count("skipped")}
     properties = [element("property", name=name, value=value) for name, value in _properties(gated)]
-    suite = element("testsuite", element("properties", *properties), *cases, name=SUITE, tests=len(cases), **counts)
-    tree = element("testsuites", suite, name=SUITE, tests=len(cases), **counts)
+    seconds = f"{sum(decision.seconds for decision in gated.decisions):.6f}"
+    same = {"name": SUITE, "tests": len(cases), "time": seconds, **counts}
+    stamp = gated.moment.replace(tzinfo=None).isoformat(timespec="seconds")  # the format has no place for a zone: UTC
+    suite = element("testsuite", element("properties", *properties), *cases, timestamp=stamp, **same)
+    tree = element("testsuites", suite, **same)
     for node in tree.iter():
         node.tail = None
     indent(tree)
@@ -42,7 +45,8 @@ def _case(decision: Decision) -> Element:
     )
     kind = None if outcome == "skipped" else verdict
     children = [element(outcome, said, message=message, type=kind)] if outcome else []
-    return element("testcase", *children, classname=f"{SUITE}.{decision.subject}", name=rule.id)
+    taken = f"{decision.seconds:.6f}"
+    return element("testcase", *children, classname=f"{SUITE}.{decision.subject}", name=rule.id, time=taken)
 
 
 def _outcome(decision: Decision) -> str | None:
@@ -58,6 +62,12 @@ def _properties(gated: Gated) -> Iterator[tuple[str, str]]:
             yield what, source.path
             yield f"{what}.sha256", source.sha256 or "not readable"
     yield "today", gated.today.isoformat()
+    for label, decision in gated.judged.items():
+        yield f"judged.{label}", f"{decision.path}, sha256 {decision.sha256}"
+    for entry in gated.not_judged:
+        yield f"not_judged.{entry.label}", f"{entry.path}, sha256 {entry.sha256}"
+    for number, text in enumerate(gated.revived):
+        yield f"note.{number}", text
     for waiver, status, why in gated.waivers:
         said = f"{status}: {why}; {waiver.owner}, {waiver.reason}; checkpoint {waiver.sha256}"
         yield f"waiver.{waiver.rule}", said

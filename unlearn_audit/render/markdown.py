@@ -13,7 +13,10 @@ __all__ = ["render"]
 
 
 def render(
-    report: AuditReport, decisions: Sequence[Decision] | None = None, waivers: Sequence[ReviewedWaiver] = ()
+    report: AuditReport,
+    decisions: Sequence[Decision] | None = None,
+    waivers: Sequence[ReviewedWaiver] = (),
+    said: Sequence[str] = (),
 ) -> str:
     """Return the report as Markdown text: the verdict, the tables, what a reader needs beside them.
 
@@ -21,11 +24,12 @@ def render(
         report: what was measured.
         decisions: of a gate, where a policy was given.
         waivers: of that policy.
+        said: sentences of that gate, such as whom its outcome is about.
 
     Returns:
         At most 1 MB of it; a text that would be longer ends with a sentence that says so.
     """
-    lines = [*_small(decided(decisions)), ""] if decisions else []
+    lines = [*_small(decided(decisions)), "", *bullets(said), ""] if decisions else []
     lines += [*_small(waived(waivers)), ""] if waivers else []
     lines += ["### Conclusion", "", *bullets(report.conclusion), ""] if report.conclusion else []
     lines += [*_table(report), ""]
@@ -43,7 +47,7 @@ def _table(report: AuditReport) -> Iterator[str]:
     yield "|---|" + "---:|" * len(shown)
     for row in rows(report, shown):
         cells = (escaped(f"{cell.value} {cell.interval}".strip()) for cell in row.cells)
-        yield f"| {row.label} | " + " | ".join(cells) + " |"
+        yield f"| {escaped(row.label)} | " + " | ".join(cells) + " |"
 
 
 def _small(small: SmallTable) -> list[str]:

@@ -121,9 +121,9 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def decided(decisions: Sequence[Decision]) -> SmallTable:
-    """Return a gate's decisions as a table."""
-    return SmallTable("Decisions of the gate", DECIDED, tuple(decision_rows(decisions)))
+def decided(decisions: Sequence[Decision], said: Sequence[str] = ()) -> SmallTable:
+    """Return a gate's decisions as a table, and below it sentences such as whom they are about."""
+    return SmallTable("Decisions of the gate", DECIDED, tuple(decision_rows(decisions)), tuple(said))
 
 
 def waived(waivers: Sequence[ReviewedWaiver]) -> SmallTable:
