@@ -396,7 +396,7 @@ NAN[4, 0, 2, 2] = np.nan
         ({"x_test": np.zeros((8, 6, 6, 3), np.uint8)}, "differ in size or type"),
         ({"y_train": np.arange(20) % 4 - 1}, "negative label (-1) at entry 0"),
         ({"y_train": np.arange(20) / 4}, "float64"),
-        ({"y_train": np.ones((20, 1), int)}, "labels are integers, one per example"),
+        ({"y_train": np.ones((20, 2), int)}, "labels are integers, one per example"),
         ({"y_train": np.zeros(20, int)}, "fewer than 2 classes"),
         ({"y_train": np.arange(20) * 10**6}, "label 19000000 is out of range"),
         ({"y_test": np.full(8, 9)}, "test label 9 (entry 0) is out of range"),

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,7 +114,24 @@ BAD_FILES: dict[str, tuple[str, object, str]] = {
     "everything": ("a.npy", np.arange(SIZE), "is everything: all of 'toy' (40 training examples)"),
     "all of a mask": ("a.npy", np.ones(SIZE, bool), "is everything"),
     "floats": ("a.npy", np.array([1.0, 2.0]), "holds float64, not integers"),
-    "objects": ("a.npy", np.array([1, None], dtype=object), "holds pickled Python objects"),
+    "objects": ("a.npy", np.array([1, None], dtype=object), "hold pickled Python objects"),
+    "times": ("a.npy", np.array([1, 2], dtype="m8[s]"), "holds timedelta64[s], not integers"),
+    "dates": ("a.npy", np.array([1, 2], dtype="M8[s]"), "not integers"),
+    "records": ("a.npy", np.zeros(3, dtype=[("a", "i4")]), "not integers"),
+    "complex numbers": ("a.npy", np.array([1 + 0j]), "holds complex128, not integers"),
+    "a mask of integers": ("a.npy", mask().astype(int), "a mask was saved as integers"),
+    "a mask of lines": ("a.txt", b"0\n1\n" * 20, "a mask was saved as integers"),
+    "a mask in JSON": ("a.json", b"[" + b"1," * 39 + b"0]", "a mask was saved as integers"),
+    "counted from one": ("a.npy", np.array([1, 5, 40]), "these seem to count from 1, indices count from 0"),
+    "a header of pandas": (
+        "a.csv",
+        b"0\n5\n7\n",
+        "a.csv, line 1: 0 may be the first of 3 indices, or the name of a col",
+    ),
+    "its Windows form": ("a.csv", b"\xef\xbb\xbf0\r\n5\r\n", "the name of a column of 1, as pandas writes it"),
+    "another number first": ("a.csv", b"3\n1\n2\n3\n4\n", "3 may be the first of 5 indices"),
+    "a column twice": ("a.csv", b"unlearn_idx,unlearn_idx\n1,2\n", "has 2 columns named unlearn_idx"),
+    "an archive": ("a.npy", b"PK\x03\x04" + bytes(40), "is an .npz archive"),
     "texts": ("a.npy", np.array(["1"]), "not integers"),
     "another mask": ("a.npy", np.ones(SIZE - 1, bool), "a mask of 39 entries, but there are 40 examples"),
     "a table": ("a.npy", np.ones((2, 2), int), "has 2 dimensions"),
@@ -143,12 +162,105 @@ BAD_FILES: dict[str, tuple[str, object, str]] = {
     "beyond 64 bits": ("a.json", b"[" + b"9" * 30 + b"]", "is not an integer index"),
     "no JSON": ("a.json", b"[1,", "cannot read index file"),
     "too deep": ("a.json", b"[" * 200_000, "cannot read index file"),
+    "complex tensor": ("a.pt", torch.ones(3, dtype=torch.complex64), "holds complex64, not integers"),
+    "8-bit float tensor": ("a.pt", torch.ones(3).to(torch.float8_e4m3fn), "holds torch.float8_e4m3fn, not integers"),
+    "meta tensor": ("a.pt", torch.ones(3, device="meta"), "without values (meta)"),
+    "quantised tensor": ("a.pt", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8), "not integers"),
+    "a huge view": ("a.pt", torch.zeros(1, dtype=torch.int64).expand(10**12), "far more than there are examples"),
+    "nested tensor": ("a.pt", torch.nested.nested_tensor([torch.ones(2)]), "one dense integer or boolean tensor"),
+    "list": ("a.pt", [1, 2], "holds list, not integers"),
     "float tensor": ("a.pt", torch.ones(3), "holds float32, not integers"),
     "half tensor": ("a.pt", torch.ones(3, dtype=torch.bfloat16), "holds torch.bfloat16"),
     "sparse tensor": ("a.pt", torch.ones(3).to_sparse(), "one dense integer or boolean tensor"),
     "dictionary": ("a.pt", {"a": torch.ones(3)}, "holds dict"),
     "no tensor file": ("a.pt", b"nothing of the kind", "as a plain tensor"),
 }
+
+
+@pytest.mark.parametrize("shape", [(-1, 1), (1, -1)])
+@pytest.mark.parametrize("kind", ["npy", "pt"])
+def test_indices_as_argwhere_hands_them_out(tmp_path: Path, kind: str, shape: tuple[int, int]) -> None:
+    for values in (np.array(WANTED), mask()):
+        array = values.reshape(shape)
+        if kind == "npy":
+            np.save(tmp_path / "a.npy", array)
+        else:
+            torch.save(torch.from_numpy(array), tmp_path / "a.pt")
+        assert read(f"a.{kind}", tmp_path).indices.tolist() == WANTED
+
+
+def test_a_list_that_begins_with_example_0_can_be_written(tmp_path: Path) -> None:
+    """A name for the column, or a file that has no header, leaves no doubt."""
+    (tmp_path / "a.csv").write_text("unlearn_idx\n0\n5\n")
+    (tmp_path / "a.txt").write_text("0\n5\n")
+    (tmp_path / "b.csv").write_text("7\n3\n12\n1\n9\n")  # in no order: no header
+    assert read("a.csv", tmp_path).indices.tolist() == read("a.txt", tmp_path).indices.tolist() == [0, 5]
+    assert read("b.csv", tmp_path).indices.tolist() == [1, 3, 7, 9, 12]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_of_both_kinds_of_torch_files_are_read(tmp_path: Path, legacy: bool) -> None:
+    tensors = (
+        torch.tensor(WANTED),
+        torch.tensor(WANTED, dtype=torch.uint8),
+        torch.nn.Parameter(torch.tensor(WANTED), requires_grad=False),
+    )
+    for tensor in tensors:
+        torch.save(tensor, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+        assert read("a.pt", tmp_path).indices.tolist() == WANTED
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_key_that_takes_years_to_hash_is_not_hashed(tmp_path: Path, legacy: bool) -> None:
+    pickled = b"\x80\x02}" + b")" + b"".join(b"q%cK\x01h%c\x86" % (n, n) for n in range(5)) + b"K\x01s."
+    if legacy:
+        heads = [pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+        (tmp_path / "a.pt").write_bytes(b"".join(heads) + pickled)
+    else:
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+            archive.writestr("a/data.pkl", pickled)
+    assert "holds dictionaries or sets" in refusal("a.pt", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.txt", "a.csv", "a.json", "a.pt"])
+def test_a_file_of_gigabytes_is_not_read(tmp_path: Path, name: str) -> None:
+    """It takes no room on the disk, and would take all memory."""
+    with (tmp_path / name).open("wb") as stream:
+        if name == "a.npy":
+            np.lib.format.write_array_header_1_0(
+                stream, {"descr": "<i8", "fortran_order": False, "shape": (3 * 2**27,)}
+            )
+        stream.truncate(3 << 30)
+    assert "at most" in refusal(name, tmp_path) or "larger than 256 MiB" in refusal(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.txt", "a.csv", "a.json", "a.pt"])
+def test_a_pipe_in_place_of_indices_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert "is a device or a pipe" in refusal(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("~nobody-of-that-name/a.npy", "nobody of that name has a home folder"),
+        ("a" * 5000 + ".npy", "File name too long"),
+        ("x/" * 3000 + "a.npy", "File name too long"),
+    ],
+)
+def test_names_that_no_file_can_have(tmp_path: Path, spec: str, says: str) -> None:
+    told = refusal(spec, tmp_path)
+    assert says in told
+    assert len(told) < 300
+
+
+def test_a_name_of_two_files_is_no_name(tmp_path: Path) -> None:
+    """A class may itself be called train, and hold folders that are called as the classes are."""
+    origin = ("cat/a.png", "dog/a.png", "train/cat/a.png")
+    (tmp_path / "a.txt").write_text("train/cat/a.png\n")
+    assert "names two files" in refusal("a.txt", tmp_path, origin=origin)
+    (tmp_path / "a.txt").write_text("train/dog/a.png\n")
+    assert read("a.txt", tmp_path, origin=origin).indices.tolist() == [1]
 
 
 @pytest.mark.parametrize("case", BAD_FILES)

@@ -22,6 +22,9 @@ ARRAY_PARTS = frozenset({
 })
 
 
+LARGEST = 1 << 28  # bytes of a published file
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """An unpickler that builds plain containers and arrays, and can name nothing else."""
 
@@ -65,7 +68,9 @@ def read_cifar(name: str, root: Path, *, train: bool, download: bool) -> tuple[N
 
 def _intact(path: Path, md5: str) -> bool:
     """Return whether the file is there with the published MD5."""
-    return path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        return False
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
 
 
 def _read_batch(path: Path, md5: str) -> tuple[NDArray[np.uint8], NDArray[np.generic]]:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearn_audit.data.arrays import reading
+from unlearn_audit.data.array_files import check_unfolded, reading
 from unlearn_audit.errors import DataError
 from unlearn_audit.files import check_input
 
@@ -69,6 +69,7 @@ def _read(stream: BinaryIO | gzip.GzipFile, path: Path, dimensions: int) -> NDAr
     count = math.prod(shape)
     if count > DENSEST * path.stat().st_size:
         raise DataError(f"{path} is truncated or damaged: its header announces {'x'.join(map(str, shape))} bytes")
+    check_unfolded(path, count)
     data = stream.read(count)
     if len(data) < count:
         raise DataError(f"{path} is truncated: {len(data)} of {count} bytes")

@@ -1,6 +1,5 @@
 """Reading `train/CLASS/**/image` folders into one array, in an order that can be named again."""
 
-import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from unlearn_audit.data.array_files import check_memory, reading
 from unlearn_audit.data.examples import Examples
+from unlearn_audit.data.folder_walk import image_paths
 from unlearn_audit.errors import DataError
 
 __all__ = ["ImageSplit", "class_names", "read_split"]
@@ -36,7 +37,8 @@ def class_names(folder: Path) -> tuple[str, ...]:
     """
     if not folder.is_dir():
         raise DataError(f"folder not found: {folder}; folder: data has train/ and test/, each with a folder per class")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    with reading("folder", folder):
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise DataError(f"{folder} holds no class folders")
     return tuple(names)
@@ -58,29 +60,17 @@ def read_split(folder: Path, classes: tuple[str, ...]) -> ImageSplit:
     unknown = [name for name in class_names(folder) if name not in classes]
     if unknown:
         raise DataError(f"{folder / unknown[0]} is not a class of the training folder ({', '.join(classes)})")
-    paths = [path for name in class_names(folder) for path in _images_below(folder / name)]
+    paths = image_paths(folder, class_names(folder), SUFFIXES)
     numbers = {name: number for number, name in enumerate(classes)}
     labels = torch.tensor([numbers[path.relative_to(folder).parts[0]] for path in paths], dtype=torch.int64)
     relative = tuple(path.relative_to(folder).as_posix() for path in paths)
-    return ImageSplit(Examples(_decode_all(paths), labels, labels), relative)
+    return ImageSplit(Examples(_decode_all(folder, paths), labels, labels), relative)
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Return the image files below one class folder, sorted part by part."""
-    found = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    ]
-    if not found:
-        raise DataError(f"{folder} holds no images ({' '.join(sorted(SUFFIXES))})")
-    return sorted(found, key=lambda path: path.relative_to(folder).parts)
-
-
-def _decode_all(paths: list[Path]) -> torch.Tensor:
+def _decode_all(folder: Path, paths: list[Path]) -> torch.Tensor:
     """Return uint8 [N, 3, H, W]; every image must have the first one's size."""
     first = _decode(paths[0], None)
+    check_memory(folder, len(paths) * first.size)
     images = np.empty((len(paths), 3, *first.shape[:2]), dtype=np.uint8)
     for row, path in enumerate(paths):
         images[row] = _decode(path, (first.shape[1], first.shape[0])).transpose(2, 0, 1)
@@ -95,8 +85,11 @@ def _decode(path: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
             with Image.open(path, formats=FORMATS) as image:
                 _check_header(path, image, size)
                 return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as problem:
-        raise DataError(f"cannot read image {path}: {problem}") from problem
+    except DataError:
+        raise
+    except Exception as problem:  # a damaged image makes its reader fail in many ways
+        detail = (str(problem) or type(problem).__name__).partition("\n")[0]
+        raise DataError(f"cannot read image {path}: {detail[:200]}") from problem
 
 
 def _check_header(path: Path, image: Image.Image, size: tuple[int, int] | None) -> None:
@@ -106,5 +99,7 @@ def _check_header(path: Path, image: Image.Image, size: tuple[int, int] | None) 
         raise DataError(f"{path} is {width}x{height}, but the first image is {size[0]}x{size[1]}; resize to one size")
     if width * height > MOST_PIXELS:
         raise DataError(f"{path} announces {width}x{height} pixels, more than {MOST_PIXELS}; resize it")
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{path} holds {getattr(image, 'n_frames', 1)} images; save the one that is meant by itself")
     if image.mode not in EIGHT_BIT:
         raise DataError(f"{path} has pixel type {image.mode}; 8 bits per channel are needed")

@@ -1,24 +1,28 @@
 """Reading index files: `.npy`, `.txt`, `.csv`, `.json` and `.pt` become raw entries that know where they stand."""
 
 import csv
+import io
+import itertools
 import json
 import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from unlearn_audit.data.arrays import first_where, reading
+from unlearn_audit.data.array_files import MOST_INDEX_BYTES, read_npy, reading
+from unlearn_audit.data.arrays import first_where
+from unlearn_audit.data.index_tensors import read_tensor
 from unlearn_audit.errors import DataError
-from unlearn_audit.files import check_input
+from unlearn_audit.files import check_input, read_input
 
 __all__ = ["FILE_READERS", "Entries", "Reader", "read_entries"]
 
 COLUMN = "unlearn_idx"
+MOST_REPEATS = 1_000_000  # entries beyond the number of examples that are still looked through for the wrong ones
+LONG_ENOUGH = 4  # rows in order below a number that is not, before that number is taken for a header
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # 18 digits always fit into int64
 
 
@@ -63,11 +67,18 @@ class Reader:
         """
         text = text.strip()
         if text in self.files:
-            return self.files[text]
+            return self._file(text, place)
         if INTEGER.fullmatch(text):
             return int(text)
         what = "neither an integer nor a training file" if self.files else "not an integer index"
         raise DataError(f"{self.shown}, {place}: '{text[:80]}' is {what}")
+
+    def _file(self, name: str, place: str) -> int:
+        """Return the index of a file; `train/a/b.png` may be below the class `train` or below the folder `train`."""
+        other = self.files.get(name.removeprefix("train/"))
+        if other not in (None, self.files[name]):
+            raise DataError(f"{self.shown}, {place}: '{name}' names two files, train/{name} and {name}; use indices")
+        return self.files[name]
 
     def array(self, array: NDArray[np.generic]) -> Entries:
         """Return the entries of an array of integers, or of a boolean mask.
@@ -75,70 +86,80 @@ class Reader:
         Raises:
             DataError: other dimensions, another type, or a mask of another length.
         """
+        if array.ndim == 2 and 1 in array.shape:
+            array = array.reshape(-1)  # as argwhere and nonzero hand indices out
         if array.ndim != 1:
             raise DataError(f"{self.shown} has {array.ndim} dimensions; indices are a flat list, a mask is 1-D")
         if array.dtype == np.bool_:
             if len(array) != self.size:
                 raise DataError(f"{self.shown} is a mask of {len(array)} entries, but there are {self.size} examples")
             return Entries(np.flatnonzero(array).astype(np.int64))
-        if array.size and not np.issubdtype(array.dtype, np.integer):
+        if array.size and array.dtype.kind not in "iu":
             raise DataError(f"{self.shown} holds {array.dtype}, not integers; save indices as int64")
+        self._check_count(len(array))
         values = array.astype(np.int64)
         wrapped = first_where(values < 0) if array.dtype == np.uint64 else None
         if wrapped is not None:
             raise DataError(f"{self.shown}, entry {wrapped}: {array[wrapped]} is not an index")
-        return Entries(values)
+        return self.entries(values)
+
+    def entries(self, values: Sequence[int] | NDArray[np.int64], lines: Sequence[int] | None = None) -> Entries:
+        """Return entries of these values, unless they are zeros and ones of a mask.
+
+        Raises:
+            DataError: they may be a mask of all examples that was saved as integers.
+        """
+        found = np.array(values, dtype=np.int64)
+        if len(found) == self.size > 2 and np.isin(found, (0, 1)).all():
+            raise DataError(
+                f"{self.shown} holds {self.size} zeros and ones, as many as there are examples: a mask was saved as "
+                f"integers, which would be read as the indices 0 and 1; save it as bool: a.astype(bool)"
+            )
+        return Entries(found, None if lines is None else tuple(lines))
+
+    def _check_count(self, count: int) -> None:
+        if count > self.size + MOST_REPEATS:
+            raise DataError(f"{self.shown} has {count} entries, but there are only {self.size} examples")
+
+    def text(self) -> str:
+        """Return the file's text, of bounded size.
+
+        Raises:
+            DataError: too large, or not UTF-8.
+        """
+        content = read_input(self.path, "index file", DataError, most=MOST_INDEX_BYTES)
+        with reading("index file", self.path):
+            return content.decode("utf-8-sig")
 
 
 def _npy(reader: Reader) -> Entries:
-    """Read a NumPy array; pickled objects are refused by NumPy."""
-    try:
-        with reading("index file", reader.path):
-            array = np.load(reader.path, allow_pickle=False)
-    except DataError as problem:
-        if "allow_pickle" not in str(problem.__cause__):
-            raise
-        what = "it holds pickled Python objects, which are never loaded; save indices as int64"
-        raise DataError(f"cannot read index file {reader.shown}: {what}") from problem
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{reader.shown} is an .npz archive; indices are a single .npy array")
-    return reader.array(array)
+    """Read a NumPy array; pickled objects are refused."""
+    return reader.array(read_npy("index file", reader.path))
 
 
 def _pt(reader: Reader) -> Entries:
-    """Read a tensor with `weights_only=True`, which executes nothing."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # what torch warns of here is refused below
-            tensor = torch.load(reader.path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # torch raises a dozen kinds for damaged files
-        first_line = str(problem).partition("\n")[0]
-        raise DataError(f"cannot read index file {reader.path} as a plain tensor: {first_line}") from problem
-    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.dtype == torch.bfloat16:
-        kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-        raise DataError(f"{reader.shown} holds {kind}; indices are one dense integer or boolean tensor")
-    return reader.array(tensor.detach().resolve_conj().resolve_neg().numpy())
+    """Read a tensor of integers or booleans; nothing is executed."""
+    return reader.array(read_tensor(reader.path, reader.shown, most=reader.size + MOST_REPEATS))
 
 
 def _txt(reader: Reader) -> Entries:
     """Read one entry per line; blank lines and lines that start with # are skipped."""
-    with reading("index file", reader.path):
-        lines = reader.path.read_text(encoding="utf-8-sig").splitlines()
+    lines = reader.text().splitlines()
     kept = {number: line for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}
     values = [reader.number(line, f"line {number}") for number, line in kept.items()]
-    return Entries(np.array(values, dtype=np.int64), tuple(kept))
+    return reader.entries(values, tuple(kept))
 
 
 def _csv(reader: Reader) -> Entries:
     """Read the column `unlearn_idx`, or the only column, with or without a header."""
     try:
-        with reading("index file", reader.path), reader.path.open(encoding="utf-8-sig", newline="") as stream:
-            lines = csv.reader(stream, strict=True)
-            numbered = [(lines.line_num, row) for row in lines]
+        lines = csv.reader(io.StringIO(reader.text(), newline=""), strict=True)
+        numbered = [(lines.line_num, row) for row in lines]
     except csv.Error as problem:
         raise DataError(f"cannot read index file {reader.path}: {problem}") from problem
     cells = _column(reader, {line: row for line, row in numbered if any(cell.strip() for cell in row)})
     values = [reader.number(cell, f"line {line}") for line, cell in cells.items()]
-    return Entries(np.array(values, dtype=np.int64), tuple(cells))
+    return reader.entries(values, tuple(cells))
 
 
 def _column(reader: Reader, rows: Mapping[int, list[str]]) -> dict[int, str]:
@@ -147,12 +168,15 @@ def _column(reader: Reader, rows: Mapping[int, list[str]]) -> dict[int, str]:
         return {}
     first_line, *body = rows
     header = [cell.strip() for cell in rows[first_line]]
+    if header.count(COLUMN) > 1:
+        raise DataError(f"{reader.shown} has {header.count(COLUMN)} columns named {COLUMN}; leave one of them")
     if COLUMN in header:
         column = header.index(COLUMN)
     elif len(header) > 1:
         raise DataError(f"{reader.shown} has {len(header)} columns, none named {COLUMN}")
     else:
         column = 0
+        _check_header(reader, first_line, [row[0].strip() for row in rows.values()])
         has_header = not INTEGER.fullmatch(header[0]) and header[0] not in reader.files and header[0].isidentifier()
         body = body if has_header else list(rows)
     short = [line for line in body if len(rows[line]) != len(header)]
@@ -161,23 +185,39 @@ def _column(reader: Reader, rows: Mapping[int, list[str]]) -> dict[int, str]:
     return {line: rows[line][column] for line in body}
 
 
+def _check_header(reader: Reader, line: int, cells: Sequence[str]) -> None:
+    """Refuse a first line that is a number and may be the name of the column, as pandas writes it."""
+    first, *rest = cells
+    if first in reader.files or not INTEGER.fullmatch(first) or not rest or not all(map(INTEGER.fullmatch, rest)):
+        return
+    number, values = int(first), [int(cell) for cell in rest]
+    in_order = len(values) >= LONG_ENOUGH and all(a < b for a, b in itertools.pairwise(values))
+    if number == 0 or (in_order and number >= values[0]):
+        raise DataError(
+            f"{reader.shown}, line {line}: {first} may be the first of {len(cells)} indices, or the name of a column "
+            f"of {len(rest)}, as pandas writes it; name the column {COLUMN}, or save the indices one a line as .txt, "
+            "which has no header"
+        )
+
+
 def _json(reader: Reader) -> Entries:
     """Read a flat list of integers (of file names too, for image folders)."""
     try:
+        text = reader.text()
         with reading("index file", reader.path):
-            document = json.loads(reader.path.read_text(encoding="utf-8-sig"))
+            document = json.loads(text)
     except RecursionError as problem:
         raise DataError(f"cannot read index file {reader.path}: nested too deeply") from problem
     if not isinstance(document, list):
         raise DataError(f"{reader.shown} holds a JSON {type(document).__name__}; indices are a flat list of integers")
     values = [_json_entry(reader, entry, f"entry {row}") for row, entry in enumerate(document)]
-    return Entries(np.array(values, dtype=np.int64))
+    return reader.entries(values)
 
 
 def _json_entry(reader: Reader, entry: object, place: str) -> int:
     """Return one entry of a JSON list; true and 3.0 are no indices."""
     if isinstance(entry, str) and entry in reader.files:
-        return reader.files[entry]
+        return reader.number(entry, place)
     if not isinstance(entry, int) or isinstance(entry, bool):
         raise DataError(f"{reader.shown}, {place}: {json.dumps(entry)[:80]} is not an integer index")
     return reader.number(str(entry) if abs(entry) < 10**18 else "a number beyond 64 bits", place)
@@ -206,5 +246,5 @@ def read_entries(path: Path, shown: str, *, size: int, origin: tuple[str, ...] |
     """
     check_input(path, "index file", DataError)
     files = {name: row for row, name in enumerate(origin or ())}
-    files |= {f"train/{name}": row for name, row in files.items()}
+    files = {f"train/{name}": row for name, row in files.items()} | files
     return FILE_READERS[path.suffix.lower()](Reader(path, shown, size, files))

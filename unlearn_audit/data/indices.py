@@ -133,8 +133,10 @@ def _checked(spec: str, entries: Entries, within: Within) -> NDArray[np.int64]:
     outside = first_where((values < 0) | (values >= size))
     if outside is not None:
         problem = "is negative; indices count from 0" if values[outside] < 0 else "is out of range"
+        from_one = values[outside] == values.max() == size and values.min() == 1
+        hint = "; these seem to count from 1, indices count from 0" if from_one else ""
         place = f"{spec}, {entries.place(outside)}"
-        raise DataError(f"{within.role} index {values[outside]} {problem} for {within.described}: {place}")
+        raise DataError(f"{within.role} index {values[outside]} {problem} for {within.described}: {place}{hint}")
     order = np.argsort(values, kind="stable")
     twice = first_where(np.diff(values[order]) == 0)
     if twice is not None:

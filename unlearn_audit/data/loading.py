@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from unlearn_audit import catalogue
-from unlearn_audit.data.arrays import first_where, label_array, reading
+from unlearn_audit.data.array_files import read_npy
+from unlearn_audit.data.arrays import first_where, label_array
 from unlearn_audit.data.examples import Dataset, Examples, channel_moments, content_digest
 from unlearn_audit.data.old_draws import VERSION, old_subset
 from unlearn_audit.data.sources import Context, Loaded, Source
@@ -39,7 +40,7 @@ def load_data(spec: str, *, base: Path = Path("."), allow_code: bool = False, do
     """
     parsed = parse_spec(spec)
     loaded = _load(spec, parsed, Context(parsed.options, base, download), allow_code)
-    classes = _check_classes(spec, loaded)
+    classes = _check_classes(spec, loaded, parsed.options)
     train, test, origin = _take_subsets(spec, loaded, parsed.options)
     train, options = _change_labels(spec, train, classes, parsed.options, base)
     if options.root is not None:
@@ -76,7 +77,7 @@ def _load(spec: str, parsed: DataSpec, context: Context, allow_code: bool) -> Lo
             "give it with --data, or in a config given with --config"
         )
     if parsed.code:
-        loaded = call_for_data(parsed.source, parsed.target)
+        loaded = call_for_data(parsed.source, parsed.target, parsed.options)
     else:
         source: Source = catalogue.load("data source", catalogue.DATA_SOURCES, parsed.source)
         loaded = source(parsed.target, context)
@@ -100,18 +101,39 @@ def _check_images(spec: str, loaded: Loaded) -> None:
         raise DataError(f"data '{spec}': training and test images differ in size or type: {shapes}")
 
 
-def _check_classes(spec: str, loaded: Loaded) -> int:
-    """Return the number of classes; refuse labels outside of them."""
+def _check_classes(spec: str, loaded: Loaded, options: Options) -> int:
+    """Return the number of classes; refuse labels outside of them, and numbers that may mean something else."""
     train = loaded.train.true_labels
     classes = loaded.classes if loaded.classes is not None else int(train.max()) + 1
+    if loaded.classes is not None and options.first_label is not None:
+        raise DataError(f"data spec '{spec}': first_label= has no effect, since the data says how many classes it has")
     if classes > MOST_CLASSES:
         raise DataError(f"data '{spec}': label {classes - 1} is out of range; labels number classes from 0")
     if classes < 2 or len(np.unique(train.numpy())) < 2:
         raise DataError(f"data '{spec}' has fewer than 2 classes")
+    if loaded.classes is None and options.first_label is None:
+        _check_numbering(spec, loaded)
     for name, part in (("training", loaded.train), ("test", loaded.test)):
         for labels in (part.labels, part.true_labels):
             _check_range(f"data '{spec}': {name} label", labels.numpy(), classes)
     return classes
+
+
+def _check_numbering(spec: str, loaded: Loaded) -> None:
+    """Refuse labels that do not begin at 0, or leave most numbers out: they may be counted in another way."""
+    seen = np.union1d(loaded.train.true_labels.numpy(), loaded.test.true_labels.numpy())
+    least, most = int(seen[0]), int(seen[-1])
+    if least > 0:
+        raise DataError(
+            f"data '{spec}': labels go from {least} to {most}, and none is 0; say whether they count classes from "
+            f"{least} (first_label={least}: {most - least + 1} classes) or class 0 has no examples (first_label=0: "
+            f"{most + 1} classes), as in npz:FILE?first_label={least}"
+        )
+    if 2 * len(seen) <= most:
+        raise DataError(
+            f"data '{spec}': {len(seen)} different labels between 0 and {most}; if they are identifiers, number them: "
+            f"numpy.unique(y, return_inverse=True)[1]; if {most + 1} classes are right, say first_label=0"
+        )
 
 
 def _check_range(where: str, labels: NDArray[np.int64], classes: int) -> None:
@@ -177,11 +199,7 @@ def _mislabel(spec: str, train: Examples, classes: int, fraction: float, seed: i
 def _read_labels(path: Path, size: int) -> NDArray[np.int64]:
     """Return the labels of a .npy file, one per training example."""
     check_input(path, "label file", DataError)
-    with reading("label file", path):
-        array = np.load(path, allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path} is an .npz; labels are a single .npy array")
-    labels = label_array(str(path), array)
+    labels = label_array(str(path), read_npy("label file", path))
     if len(labels) != size:
         raise DataError(f"{path} has {len(labels)} labels, but there are {size} training examples")
     return labels

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unlearn_audit.data.arrays import examples_from_arrays, image_tensor, label_array, reading
+from unlearn_audit.data.array_files import read_npz
+from unlearn_audit.data.arrays import ARRAY_NAMES, examples_from_arrays, image_tensor, label_array
 from unlearn_audit.data.cifar_batches import read_cifar
 from unlearn_audit.data.examples import Examples
 from unlearn_audit.data.idx_format import find_idx, read_idx
@@ -106,7 +107,7 @@ def idx(target: str, context: Context) -> Loaded:
         splits[split] = images, labels
     (x_train, y_train), (x_test, y_test) = splits["train"], splits["t10k"]
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    return Loaded(str(where), *examples_from_arrays(f"idx:{target}", arrays))
+    return Loaded(str(where), *examples_from_arrays(f"idx:{target}", arrays, context.options))
 
 
 def npz(target: str, context: Context) -> Loaded:
@@ -118,12 +119,7 @@ def npz(target: str, context: Context) -> Loaded:
     if not target:
         raise DataError("npz needs a file: npz:FILE")
     path = check_input(absolute(target, context.base), "npz", DataError)
-    with reading("npz file", path):
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds a single array; an .npz with x_train, y_train, x_test and y_test is needed")
-        with archive:
-            return Loaded(str(path), *examples_from_arrays(f"npz:{target}", archive))
+    return Loaded(str(path), *examples_from_arrays(f"npz:{target}", read_npz(path, ARRAY_NAMES), context.options))
 
 
 def folder(target: str, context: Context) -> Loaded:
@@ -188,7 +184,9 @@ def torchvision_dataset(target: str, context: Context) -> Loaded:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the report
             train, test = (read(name, absolute(root, context.base), train, context.download) for train in (True, False))
-    except (OSError, RuntimeError, ValueError, EOFError) as problem:
+    except DataError:
+        raise
+    except Exception as problem:  # damaged files make its readers raise in many ways
         where = f"torchvision:{name} in {absolute(root, context.base)}"
         remedy = (
             "the download failed" if context.download else "add --download to fetch it, or name its folder: ?root=DIR"

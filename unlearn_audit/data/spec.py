@@ -16,6 +16,7 @@ from unlearn_audit.files import expanded
 __all__ = ["DataSpec", "Options", "absolute", "is_code", "parse_spec"]
 
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+LAYOUTS = ("nhwc", "nchw")
 ESCAPES = {"%3F": "?", "%26": "&", "%25": "%"}  # the characters of a path that a spec gives a meaning
 
 
@@ -30,6 +31,9 @@ class Options:
         drawn_by: `0.1` takes the subsets that version 0.1 drew, for checkpoints that were made with them.
         mislabel: this fraction of the training examples (rounded) gets a wrong label, uniform over the other classes.
         seed: seed of `mislabel`.
+        layout: `nhwc` or `nchw`, how the images of arrays lie, where both are plausible.
+        scale: what pixels are divided by, where their range does not tell; 1 takes them as they stand.
+        first_label: the number that arrays give to the first class, where they do not show it; 0 or more.
         labels: `.npy` file with the observed labels of the (subset) training examples, int [N].
         labels_sha256: digest of those labels as little-endian int64; refused when it does not match.
         root: the folder that `torchvision:` data lies in.
@@ -41,6 +45,9 @@ class Options:
     drawn_by: str | None = None
     mislabel: float | None = None
     seed: int = 0
+    layout: str | None = None
+    scale: float | None = None
+    first_label: int | None = None
     labels: str | None = None
     labels_sha256: str | None = None
     root: str | None = None
@@ -55,6 +62,9 @@ class Options:
             "drawn_by": self.drawn_by,
             "mislabel": self.mislabel,
             "seed": self.seed if self.mislabel is not None else None,
+            "layout": self.layout,
+            "scale": None if self.scale is None else str(self.scale).removesuffix(".0"),
+            "first_label": self.first_label,
             "labels": self.labels,
             "labels_sha256": self.labels_sha256,
             "root": self.root,
@@ -78,8 +88,18 @@ class DataSpec:
 
 
 def absolute(path: str, base: Path) -> Path:
-    """Return `path` (a leading `~` expanded) as an absolute path; a relative one starts at `base`."""
-    return Path(os.path.abspath(base / expanded(path, DataError)))
+    """Return `path` (a leading `~` expanded) as an absolute path; a relative one starts at `base`.
+
+    Raises:
+        DataError: it can name no file: nobody's home folder, a name that is too long.
+    """
+    found = Path(os.path.abspath(base / expanded(path, DataError)))
+    try:
+        found.exists()
+    except (OSError, ValueError) as problem:
+        what = getattr(problem, "strerror", None) or problem
+        raise DataError(f"cannot look for '{path[:80]}{'…' if len(path) > 80 else ''}': {what}") from problem
+    return found
 
 
 def is_code(spec: str) -> bool:
@@ -116,7 +136,16 @@ def parse_spec(spec: str) -> DataSpec:
     options = _parse_options(spec, tail) if question else Options()
     if options.root is not None and source != "torchvision":
         raise DataError(f"data spec '{spec}': root= belongs to torchvision: data only")
+    _check_readings(spec, source, options, code=code)
     return DataSpec(source, _unescape(target), options, code)
+
+
+def _check_readings(spec: str, source: str, options: Options, *, code: bool) -> None:
+    """Refuse an option that says how arrays are read where there are none, or where their format says it."""
+    arrays = {"layout": ("npz",), "scale": ("npz", "idx"), "first_label": ("npz", "idx")}
+    for key, sources in arrays.items():
+        if getattr(options, key) is not None and source not in sources and not code:
+            raise DataError(f"data spec '{spec}': {key}= belongs to {': and '.join(sources)}: data only")
 
 
 def _parse_options(spec: str, text: str) -> Options:
@@ -168,6 +197,24 @@ def _fraction(where: str, text: str) -> float:
     return value
 
 
+def _layout(where: str, text: str) -> str:
+    """Read how images lie."""
+    if text not in LAYOUTS:
+        raise DataError(f"{where} must be {' or '.join(LAYOUTS)}, not '{text}'")
+    return text
+
+
+def _scale(where: str, text: str) -> float:
+    """Read a positive number of moderate size."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 1e-6 <= value <= 1e6:
+        raise DataError(f"{where} must be a positive number such as 1 or 255, not '{text}'")
+    return value
+
+
 def _old_version(where: str, text: str) -> str:
     """Take the one version whose subsets were other ones."""
     if text != OLD_VERSION:
@@ -187,6 +234,9 @@ READERS: Mapping[str, Callable[[str, str], object]] = {
     "drawn_by": _old_version,
     "mislabel": _fraction,
     "seed": _whole(0),
+    "layout": _layout,
+    "scale": _scale,
+    "first_label": _whole(0),
     "labels": _text,
     "labels_sha256": _text,
     "root": _text,

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
-from unlearn_audit.data.arrays import examples_from_arrays
+from unlearn_audit.data.arrays import AS_THEY_STAND, examples_from_arrays
 from unlearn_audit.data.examples import Dataset, Examples
 from unlearn_audit.data.sources import Loaded
+from unlearn_audit.data.spec import Options
 from unlearn_audit.errors import AuditError, DataError
 
 __all__ = ["call_for_data"]
 
 
-def call_for_data(module: str, name: str) -> Loaded:
+def call_for_data(module: str, name: str, options: Options = AS_THEY_STAND) -> Loaded:
     """Import `module`, call `name` without arguments and return the data.
 
     The current folder is importable meanwhile; what the code prints goes to stderr.
@@ -22,6 +23,7 @@ def call_for_data(module: str, name: str) -> Loaded:
     Args:
         module: dotted module name.
         name: the callable; it returns a `Dataset`, or a mapping with x_train, y_train, x_test and y_test.
+        options: how arrays are read, see `examples_from_arrays`.
 
     Raises:
         DataError: the import or the call fails, or something else comes back.
@@ -29,25 +31,33 @@ def call_for_data(module: str, name: str) -> Loaded:
     where = f"{module}:{name}"
     try:
         with _current_folder_importable(), contextlib.redirect_stdout(sys.stderr):
-            return _as_loaded(where, name, getattr(import_module(module), name)())
+            return _as_loaded(where, name, getattr(import_module(module), name)(), options)
     except AuditError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:  # an exit is no answer, whatever its code
         raise DataError(f"data from {where} failed: {type(problem).__name__}: {problem}") from problem
 
 
-def _as_loaded(where: str, name: str, result: object) -> Loaded:
+def _as_loaded(where: str, name: str, result: object, options: Options) -> Loaded:
     """Turn what the callable returned into splits."""
     if isinstance(result, Dataset):
+        _no_readings(where, options)
         train, test = (
             Examples(part.images.cpu(), part.labels.cpu(), part.true_labels.cpu())
             for part in (result.train, result.test)
         )
         return Loaded(name, train, test, result.classes, result.mean, result.std, origin=result.origin)
     if isinstance(result, Mapping):
-        return Loaded(name, *examples_from_arrays(where, result))
+        return Loaded(name, *examples_from_arrays(where, result, options))
     kind = type(result).__name__
     raise DataError(f"{where} returned {kind}; a Dataset, or a mapping with x_train, y_train, x_test, y_test is needed")
+
+
+def _no_readings(where: str, options: Options) -> None:
+    """Refuse options that would say how arrays are read, where a Dataset says all of it."""
+    said = [key for key in ("layout", "scale", "first_label") if getattr(options, key) is not None]
+    if said:
+        raise DataError(f"{where} returned a Dataset, on which {said[0]}= has no effect")
 
 
 @contextlib.contextmanager
