@@ -156,7 +156,7 @@ def test_a_harmless_pickle_of_another_make_is_refused(tmp_path: Path) -> None:
         ({"state_dict": {}}, "empty state dict"),
         ([torch.ones(1)], "holds a list, not a state dict"),
         (torch.ones(1), "holds a Tensor"),
-        ({"epoch": 3, "ema": dict(STATE)}, "no state dict .*'ema' \\(state dict\\)"),
+        ({"epoch": 3, "loss": dict(STATE)}, "no state dict .*'loss' \\(state dict\\).* --weights KEY"),
         ({**STATE, "epoch": 3}, "not tensors: 'epoch' \\(int\\)"),
         ({"state_dict": {**STATE, "lr": 0.1}}, "not tensors: 'lr' \\(float\\)"),
         ({0: torch.ones(1)}, "names must be text"),

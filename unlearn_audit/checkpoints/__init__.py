@@ -1,9 +1,10 @@
 """Checkpoints: read safely from anywhere, written so that they describe themselves, told apart by content.
 
 A file is recognised by what is in it, never by its ending, and no pickle is executed: safetensors, or torch files
-through torch's weights-only reader; anything else is refused with the way out.
+whose pickle is read by a machine of our own that imports and calls nothing; anything else is refused with the way out.
 """
 
+from unlearn_audit.checkpoints.choosing import SeveralWeights
 from unlearn_audit.checkpoints.metadata import STATE_ENTRY, Metadata
 from unlearn_audit.checkpoints.reading import Checkpoint, check_finite, read_checkpoint
 from unlearn_audit.checkpoints.states import digest_of_state, nonfinite
@@ -13,6 +14,7 @@ __all__ = [
     "STATE_ENTRY",
     "Checkpoint",
     "Metadata",
+    "SeveralWeights",
     "check_checkpoint_output",
     "check_finite",
     "digest_of_state",

@@ -6,15 +6,29 @@ from pathlib import Path
 
 from torch import Tensor
 
+from unlearn_audit.checkpoints.choosing import (
+    ALL,
+    SeveralWeights,
+    at_key,
+    choose,
+    name_of,
+    parts_of,
+    sets_within,
+    told,
+)
+from unlearn_audit.checkpoints.entries import WeightSet, is_average, others, weight_sets
 from unlearn_audit.checkpoints.metadata import ENTRY, STATE_ENTRY, Metadata, decode_entry
 from unlearn_audit.checkpoints.recognition import Kind, recognise
-from unlearn_audit.checkpoints.safetensors_files import Loaded, load_safetensors, load_sharded
-from unlearn_audit.checkpoints.states import nonfinite, strip_prefixes, unwrap, vet
-from unlearn_audit.checkpoints.torch_files import load_torch, refusal
+from unlearn_audit.checkpoints.refusals import check_harmless, listed, no_weights, pickle_refusal, wrong_tensor
+from unlearn_audit.checkpoints.safetensors_files import MOST_TENSORS, Loaded, load_safetensors, load_sharded
+from unlearn_audit.checkpoints.states import nonfinite, strip_prefixes, vet
+from unlearn_audit.checkpoints.torch_files import TorchFile, open_torch
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.files import check_input, sha256_of_file
 
 __all__ = ["Checkpoint", "check_finite", "read_checkpoint"]
+
+MOST_TIES = 64  # names that share one piece of memory, as layers do whose weights are tied
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +39,14 @@ class Checkpoint:
         path: where it was read from.
         sha256: digest of the file, as `sha256sum` prints it; of shards, over the hex digests of the index and of the
             shards in name order.
-        format: "safetensors", "safetensors, 3 shards", "torch zip" or "torch legacy".
+        format: "safetensors", "safetensors, 3 shards", "torch zip", "torch zip, 3 shards" or "torch legacy".
         state: name -> dense tensor on the CPU, wrappers and prefixes removed.
         metadata: what it says about itself; None for a file that this package did not write.
         notes: in plain words, what was unwrapped, removed or passed over.
         foreign_metadata: the other metadata entries of a safetensors file.
+        weights: the key in the file that the state stood under, None where it is all that the file holds.
+        beside: what else stands at the top of a torch file, each in a few words.
+        placeholders: names of what was not read of a torch file, since it is neither a tensor nor a plain value.
     """
 
     path: Path
@@ -39,30 +56,38 @@ class Checkpoint:
     metadata: Metadata | None = None
     notes: tuple[str, ...] = ()
     foreign_metadata: dict[str, str] = field(default_factory=dict)
+    weights: str | None = None
+    beside: dict[str, str] = field(default_factory=dict)
+    placeholders: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
     """Read weights from a safetensors file, an index of shards, or a file that torch.save wrote.
 
-    The kind is told by content. Nothing in the file is executed: torch files go through the weights-only reader.
-    Large files are mapped, so that weights come from disk as they are touched.
+    The kind is told by content. Nothing in the file is imported or executed: the pickle of a torch file is read by a
+    machine of our own, in which whatever is no tensor and no plain value is a placeholder that does nothing. Large
+    files are mapped, so that weights come from disk as they are touched.
 
     Args:
         path: the file; for shards, their index.
+        weights: which of several sets of weights is meant: the key in the file that it stands under, with dots between
+            keys that nest, or the beginning of its tensors' names; "." for all tensors of one dictionary.
 
     Returns:
         The checkpoint. Values may still be NaN: see `check_finite`.
 
     Raises:
-        CheckpointError: the file is missing, empty, damaged, of another kind, would run code, holds no state dict, or
-            describes itself in a way that cannot be read. One line, with the way out.
+        SeveralWeights: the file holds several sets of weights, and none is asked for.
+        CheckpointError: the file is missing, empty, damaged, of another kind, asks for what only an attack asks for,
+            holds no state dict, or describes itself in a way that cannot be read. One line, with the way out.
     """
     check_input(path, "checkpoint", CheckpointError)
     try:
         kind = recognise(path)
         if kind in {Kind.SAFETENSORS, Kind.INDEX}:
-            return _from_safetensors(path, load_safetensors(path) if kind is Kind.SAFETENSORS else load_sharded(path))
-        return _from_torch(path, kind)
+            loaded = load_safetensors(path) if kind is Kind.SAFETENSORS else load_sharded(path)
+            return _from_safetensors(path, loaded, weights)
+        return _from_torch(path, kind, weights)
     except OSError as problem:
         raise CheckpointError(f"cannot read checkpoint {path}: {problem.strerror or problem}") from problem
 
@@ -86,7 +111,7 @@ def check_finite(checkpoint: Checkpoint) -> None:
         )
 
 
-def _from_safetensors(path: Path, loaded: Loaded) -> Checkpoint:
+def _from_safetensors(path: Path, loaded: Loaded, weights: str | None) -> Checkpoint:
     """Make a checkpoint of named tensors and the entries beside them."""
     entries, tensors = dict(loaded.entries), dict(loaded.tensors)
     if STATE_ENTRY in entries:
@@ -98,8 +123,36 @@ def _from_safetensors(path: Path, loaded: Loaded) -> Checkpoint:
     if (text := entries.pop(ENTRY, None)) is not None:
         metadata, tied, notes = decode_entry(path, text)
         _tie(path, tensors, tied)
-    state, removed = strip_prefixes(vet(path, tensors))
-    return Checkpoint(path, loaded.sha256, loaded.format, state, metadata, (*notes, *removed), entries)
+    tensors, taken = _meant(path, vet(path, tensors), weights if metadata is None else None)
+    if metadata is not None and weights is not None:
+        notes += (f"it holds one set of weights, that under no key; --weights {weights} was not needed",)
+    state, removed = strip_prefixes(tensors)
+    notes += (f"weights taken from the names that begin with {name_of(taken)}",) if taken else ()
+    return Checkpoint(path, loaded.sha256, loaded.format, state, metadata, (*notes, *removed), entries, weights=taken)
+
+
+def _meant(path: Path, tensors: dict[str, Tensor], weights: str | None) -> tuple[dict[str, Tensor], str | None]:
+    """Return the tensors that are meant of one dictionary, and the beginning of their names where that tells them.
+
+    Raises:
+        SeveralWeights: there are several sets, and none is asked for.
+        CheckpointError: none has the name that is asked for.
+    """
+    if weights == ALL:
+        return tensors, None
+    if weights is None:
+        heads = sets_within({name: tensor.shape for name, tensor in tensors.items()})
+        if heads:
+            every = {head: told(parts_of(tensors, head), head) for head in heads}
+            raise SeveralWeights(path, every | {ALL: "all tensors, for a model that has both"})
+        return tensors, None
+    found = parts_of(tensors, weights)
+    if not found:
+        raise CheckpointError(
+            f"{path} holds one set of weights, and no name in it begins with {name_of(weights + ALL)}; leave out "
+            "--weights, or give this file its own in a [[checkpoint]] of a config"
+        )
+    return found, weights
 
 
 def _tie(path: Path, tensors: dict[str, Tensor], tied: Mapping[str, str]) -> None:
@@ -111,10 +164,60 @@ def _tie(path: Path, tensors: dict[str, Tensor], tied: Mapping[str, str]) -> Non
         tensors[name] = tensors[owner]
 
 
-def _from_torch(path: Path, kind: Kind) -> Checkpoint:
+def _from_torch(path: Path, kind: Kind, weights: str | None) -> Checkpoint:
     """Make a checkpoint of what torch.save wrote."""
     if kind is Kind.PICKLE:
-        raise refusal(path, kind)
-    found, notes = unwrap(path, load_torch(path, kind))
-    state, removed = strip_prefixes(vet(path, found, most_bytes=path.stat().st_size))
-    return Checkpoint(path, sha256_of_file(path), kind.value, state, notes=(*notes, *removed))
+        raise pickle_refusal(path)
+    file = open_torch(path, kind)
+    check_harmless(file)
+    sets = weight_sets(file.content)
+    if not sets and (weights in (None, ALL) or at_key(file.content, str(weights)) is None):
+        raise no_weights(file)
+    whole = len(sets) == 1 and not sets[0].key  # the prefixes of names are the only keys of such a file
+    chosen, notes = (sets[0], ()) if whole else choose(file, sets, weights)
+    tensors = _read(file, chosen)
+    prefix = weights if whole else None
+    if whole or weights is None:
+        tensors, prefix = _meant(path, tensors, prefix)
+    state, removed = strip_prefixes(tensors)
+    taken = prefix or chosen.key or None
+    said = (
+        *((f"state dict taken from {' > '.join(map(name_of, chosen.key.split('.')))}",) if chosen.key else ()),
+        *((f"weights taken from the names that begin with {name_of(prefix)}",) if prefix else ()),
+        *(("averaged weights, by the name of their key",) if is_average(taken or "") else ()),
+        *((f"{chosen.empty} '_extra_state' entries that hold nothing were left out",) if chosen.empty else ()),
+        *((f"not read, and nothing of it imported or called: {listed(file.names)}",) if file.names else ()),
+    )
+    return Checkpoint(
+        path,
+        sha256_of_file(path),
+        kind.value,
+        state,
+        notes=(*said, *notes, *removed),
+        weights=taken,
+        beside=others(file.content, sets),
+        placeholders=file.names,
+    )
+
+
+def _read(file: TorchFile, chosen: WeightSet) -> dict[str, Tensor]:
+    """Return the tensors of a set, each of a kind that can be audited and none larger than the file.
+
+    Raises:
+        CheckpointError: there are others.
+    """
+    most = file.path.stat().st_size
+    if len(chosen.tensors) > MOST_TENSORS:
+        raise CheckpointError(f"{file.path} holds {len(chosen.tensors)} tensors; at most {MOST_TENSORS} are read")
+    for name, stored in chosen.tensors.items():
+        if stored.odd:
+            raise wrong_tensor(file.path, name, stored, tuple(chosen.key.split(".")) if chosen.key else ())
+        if stored.nbytes > most:
+            raise CheckpointError(
+                f"{file.path}: tensor {name!r:.80} claims {stored.nbytes} bytes in a file of {most}; it is damaged or "
+                "expanded: save it with .clone()"
+            )
+    claimed = sum(stored.nbytes for stored in chosen.tensors.values())
+    if claimed > MOST_TIES * most:
+        raise CheckpointError(f"{file.path}: its tensors claim {claimed} bytes together in a file of {most}")
+    return vet(file.path, file.read(chosen.tensors))

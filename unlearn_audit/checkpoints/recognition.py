@@ -1,35 +1,45 @@
 """Tell what a file is from its content, whatever it is called; say what to do about the ones that are not read."""
 
 import json
+import struct
+import tarfile
 import zipfile
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 
+from unlearn_audit.checkpoints import ways_out
 from unlearn_audit.checkpoints.pickles import TORCH_MAGIC, first_value, is_old_pickle
 from unlearn_audit.errors import CheckpointError
 
-__all__ = ["RESAVE", "Kind", "one_line", "recognise"]
+__all__ = ["Kind", "one_line", "recognise"]
 
-RESAVE = (
-    "re-save the weights with safetensors: where you trust the file, load the model and run "
-    "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
-)
 _NEEDED = "a safetensors or torch checkpoint is needed"
+_AGAIN = "it is damaged or was made to look like a checkpoint; copy it again"
 _HEAD = 4096
+_MOST_MEMBERS = 200_000
+_LONGEST_TABLE = 50_000_000  # bytes
+_LONGEST_END = 1 << 17  # bytes in which a zip archive says where its table is
 
-# (offset, magic, what it is, what to do); the first match counts
-_MAGICS = (
-    (0, b"\x1f\x8b", "a gzip archive", "unpack it first (gunzip, tar xzf)"),
-    (0, b"BZh", "a bzip2 archive", "unpack it first (bunzip2, tar xjf)"),
-    (0, b"\xfd7zXZ\x00", "an xz archive", "unpack it first (unxz, tar xJf)"),
-    (0, b"\x28\xb5\x2f\xfd", "a zstandard archive", "unpack it first (unzstd)"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7-zip archive", "unpack it first"),
-    (257, b"ustar", "a tar archive", "unpack it first (tar xf) and name the checkpoint inside"),
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras weights, perhaps)", "load it where it was made; " + RESAVE),
-    (0, b"\x93NUMPY", "a NumPy array (.npy)", _NEEDED + "; index files go with --forget"),
-    (0, b"GGUF", "a GGUF file", _NEEDED),
-    (4, b"TFL3", "a TensorFlow Lite model", _NEEDED),
+_KERAS = (
+    "its layers have other names and layouts than torch's, so that no command converts it: build the model in torch, "
+    "copy the weights layer by layer, and run safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
 )
+
+# (offset, magic, what it is, what to do; of packed files the program that unpacks them); the first match counts
+_MAGICS = (
+    (0, b"\x1f\x8b", "a gzip archive", "gzip"),
+    (0, b"BZh", "a bzip2 archive", "bzip2"),
+    (0, b"\xfd7zXZ\x00", "an xz archive", "xz"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstandard archive", "zstd"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-zip archive", "unpack it first (7z x) and name the checkpoint inside"),
+    (257, b"ustar", "a tar archive", "tar"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras weights, perhaps)", _KERAS),
+    (0, b"\x93NUMPY", "a NumPy array (.npy)", _NEEDED + "; index files go with --forget"),
+    (0, b"GGUF", "a GGUF file, of quantised weights", "name the model in floating point that it was made from"),
+    (4, b"TFL3", "a TensorFlow Lite model", _KERAS),
+)
+_PACKERS = ("gzip", "bzip2", "xz", "zstd")
 
 
 class Kind(Enum):
@@ -74,16 +84,20 @@ def recognise(path: Path) -> Kind:
         return Kind.INDEX
     if is_old_pickle(head):
         return Kind.PICKLE
-    described = _describe(head)
+    described = _describe(path, head)
     if described is None and brace:
         return Kind.SAFETENSORS
     raise CheckpointError(f"{path} {described or 'is a binary file of no known kind, or damaged; ' + _NEEDED}")
 
 
-def _describe(head: bytes) -> str | None:
+def _describe(path: Path, head: bytes) -> str | None:
     """Say what a file that begins with `head` is, and what to do, if that can be told."""
     for offset, magic, what, remedy in _MAGICS:
         if head[offset:].startswith(magic):
+            if remedy in _PACKERS:
+                return f"looks like {what}; {ways_out.unpacked(path, remedy)}"
+            if remedy == "tar":
+                return f"looks like {what}; {ways_out.archived(path, by_torch=_is_tar_of_torch(path))}"
             return f"looks like {what}; {remedy}"
     text = _as_text(head)
     if text is None:
@@ -96,6 +110,16 @@ def _describe(head: bytes) -> str | None:
     return f"is a text file that begins {json.dumps(text[:30])}; {_NEEDED}"
 
 
+def _is_tar_of_torch(path: Path) -> bool:
+    """Tell whether torch wrote a tar archive, as it did before version 0.1.10."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            names = {member.name for member in islice(archive, 4)}
+    except (tarfile.TarError, ValueError, OverflowError):
+        return False
+    return {"storages", "tensors", "pickle"} <= names
+
+
 def _as_text(head: bytes) -> str | None:
     """Return the bytes as text if they are text; the last character may be cut."""
     text = head.decode("utf-8", errors="ignore")
@@ -105,6 +129,7 @@ def _as_text(head: bytes) -> str | None:
 
 def _kind_of_zip(path: Path) -> Kind:
     """Tell torch's zip archives from all others by the names of their members."""
+    _check_table(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -114,23 +139,45 @@ def _kind_of_zip(path: Path) -> Kind:
     leaves = {name.partition("/")[2] for name in names}
     if "constants.pkl" in leaves:
         raise CheckpointError(
-            f"refused: {path} is a TorchScript archive, which holds a program; save its weights alone: "
-            "safetensors.torch.save_file(torch.jit.load('model.pt').state_dict(), 'model.safetensors')"
+            f"refused: {path} is a TorchScript archive, which holds a program; {ways_out.scripted(path)}"
         )
+    if "models/model.json" in leaves or "archive_format" in leaves:
+        raise CheckpointError(f"{path} looks like a program made by torch.export; {ways_out.exported(path)}")
     if "data.pkl" not in leaves:
-        raise CheckpointError(f"{path} {_describe_zip(names, leaves)}")
+        raise CheckpointError(f"{path} {_describe_zip(path, names)}")
+    if len(leaves) < len(names):
+        raise CheckpointError(
+            f"refused: {path} holds two members of one name, as no file of torch's does; copy it again"
+        )
+    if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
+        raise CheckpointError(f"refused: {path} is compressed; {ways_out.compressed(path)}")
     if sum(member.file_size for member in members) > path.stat().st_size:
-        raise CheckpointError(f"refused: {path} is compressed or claims more bytes than it has; {RESAVE}")
+        raise CheckpointError(f"refused: {path} claims more bytes than it has; {_AGAIN}")
     return Kind.TORCH_ZIP
 
 
-def _describe_zip(names: list[str], leaves: set[str]) -> str:
+def _check_table(path: Path) -> None:
+    """Refuse an archive whose table of members is longer than a file of weights needs, before it is read."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        stream.seek(max(0, size - _LONGEST_END))
+        end = stream.read(_LONGEST_END)
+    at = end.rfind(b"PK\x05\x06")
+    members, length = struct.unpack_from("<HL", end, at + 10) if 0 <= at <= len(end) - 22 else (0, 0)
+    at = end.rfind(b"PK\x06\x06")
+    if 0 <= at <= len(end) - 56:  # the wide form
+        members, length = struct.unpack_from("<QQ", end, at + 32)
+    if members > _MOST_MEMBERS or (length > _LONGEST_TABLE and length != 0xFFFFFFFF):
+        raise CheckpointError(f"refused: {path} is a zip archive of {members} members; {_AGAIN}")
+
+
+def _describe_zip(path: Path, names: list[str]) -> str:
     """Say what a zip archive that torch.save did not write is, and what to do."""
     if any(name.endswith(".npy") for name in names):
-        return f"looks like an .npz archive of NumPy arrays; {_NEEDED}; data go with --data npz:FILE"
+        return (
+            f"looks like an .npz archive of NumPy arrays; data go with --data npz:FILE; {ways_out.numpy_arrays(path)}"
+        )
     if "model.weights.h5" in names:
-        return f"looks like a Keras model; load it where it was made; {RESAVE}"
-    if "models/model.json" in leaves or "archive_format" in leaves:
-        return f"looks like a program made by torch.export; {RESAVE}"
+        return f"looks like a Keras model; {_KERAS}"
     first = json.dumps(names[0][:40]) if names else "nothing"
     return f"is a zip archive with {first} in it, not a torch checkpoint; unpack it and name the checkpoint inside"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from unlearn_audit.checkpoints.recognition import Kind, one_line, recognise
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.files import check_input, sha256_of_bytes, sha256_of_file
 
-__all__ = ["DTYPES", "Loaded", "load_safetensors", "load_sharded"]
+__all__ = ["DTYPES", "MOST_TENSORS", "Loaded", "load_safetensors", "load_sharded"]
+
+MOST_TENSORS = 100_000  # the largest models that there are have fewer
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -35,7 +38,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_LONGEST_HEADER = 100_000_000  # bytes, as in the library
+_LONGEST_HEADER = 30_000_000  # bytes
+_MOST_DIMENSIONS = 64  # torch computes with no more
 _LARGEST_SIZE = 2**63 - 1
 _AGAIN = "the file is damaged or not complete; copy or download it again"
 
@@ -151,6 +155,8 @@ def _check_header(path: Path) -> None:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _absurd(path, "'__metadata__' must map text to text")
+    if len(header) > MOST_TENSORS:
+        raise _absurd(path, f"it lists {len(header)} tensors; at most {MOST_TENSORS} are read")
     spans = sorted(_span(path, name, entry) for name, entry in header.items())
     end = 0
     for start, stop, name in spans:
@@ -167,11 +173,15 @@ def _span(path: Path, name: str, entry: object) -> tuple[int, int, str]:
         raise _absurd(path, f"tensor {name!r:.80} needs dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _absurd(path, f"tensor {name!r:.80} has the unknown dtype {dtype!r:.40} (known: {', '.join(DTYPES)})")
+        raise _absurd(
+            path, f"tensor {name!r:.80} has the unknown dtype {reprlib.repr(dtype)} (known: {', '.join(DTYPES)})"
+        )
+    if isinstance(shape, list) and len(shape) > _MOST_DIMENSIONS:
+        raise _absurd(path, f"tensor {name!r:.80} has {len(shape)} dimensions; at most {_MOST_DIMENSIONS} are read")
     if not _are_sizes(shape) or math.prod(size for size in shape if size) > _LARGEST_SIZE:
-        raise _absurd(path, f"tensor {name!r:.80} has the impossible shape {shape!r:.80}")
-    if not _are_sizes(offsets) or len(offsets) != 2:
-        raise _absurd(path, f"tensor {name!r:.80} has the impossible data_offsets {offsets!r:.80}")
+        raise _absurd(path, f"tensor {name!r:.80} has the impossible shape {reprlib.repr(shape)}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not _are_sizes(offsets):
+        raise _absurd(path, f"tensor {name!r:.80} has the impossible data_offsets {reprlib.repr(offsets)}")
     needed = math.prod(shape) * DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != needed:
         raise _absurd(path, f"tensor {name!r:.80} needs {needed} bytes and has {offsets[1] - offsets[0]}")

@@ -1,20 +1,17 @@
-"""State dicts: found in what a file holds, stripped of wrappers' prefixes, vetted, digested."""
+"""State dicts: stripped of wrappers' prefixes, vetted, digested."""
 
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from unlearn_audit.errors import CheckpointError
 
-__all__ = ["digest_of_state", "nonfinite", "strip_prefixes", "unwrap", "vet"]
+__all__ = ["digest_of_state", "nonfinite", "strip_prefixes", "vet"]
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")
-_DEEPEST = 2
 
 
 def nonfinite(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -44,33 +41,6 @@ def digest_of_state(state: Mapping[str, Tensor]) -> str:
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode("ascii", "backslashreplace"))
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def unwrap(path: Path, loaded: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Find the state dict in what a torch file holds.
-
-    It is the whole, or stands under `state_dict`, `model_state_dict`, `model` or `net` (tried in this order, nested at
-    most twice). An `_extra_state` entry that holds None is left out with a note.
-
-    Args:
-        path: the file, named in errors.
-        loaded: what the weights-only reader returned.
-
-    Returns:
-        name -> tensor, and notes in plain words about what was unwrapped or left out.
-
-    Raises:
-        CheckpointError: there is no state dict, it is empty, or it holds values that are not tensors.
-    """
-    found = _search(loaded, ())
-    if found is None:
-        raise CheckpointError(_why_not(path, loaded))
-    trail, state = found
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    notes = [f"state dict taken from {' > '.join(map(repr, trail))}"] if trail else []
-    if len(tensors) < len(state):
-        notes.append(f"{len(state) - len(tensors)} '_extra_state' entries that hold nothing were left out")
-    return tensors, tuple(notes)
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -148,46 +118,6 @@ def _is_text(name: object) -> bool:
         return isinstance(name, str) and bool(name.encode())
     except UnicodeEncodeError:
         return False
-
-
-def _is_weight(name: object, value: object) -> bool:
-    return isinstance(value, Tensor) or (value is None and isinstance(name, str) and name.endswith("_extra_state"))
-
-
-def _is_state(value: object) -> TypeGuard[Mapping[Any, Any]]:
-    """Tell whether `value` maps names to tensors and to nothing else."""
-    if not isinstance(value, Mapping) or not all(_is_weight(*item) for item in value.items()):
-        return False
-    return any(isinstance(entry, Tensor) for entry in value.values())
-
-
-def _search(value: object, trail: tuple[str, ...]) -> tuple[tuple[str, ...], Mapping[Any, Any]] | None:
-    """Return where the state dict is and the state dict itself."""
-    if _is_state(value):
-        return trail, value
-    if not isinstance(value, Mapping) or len(trail) == _DEEPEST:
-        return None
-    hits = (_search(value[key], (*trail, key)) for key in _WRAPPERS if key in value)
-    return next((hit for hit in hits if hit is not None), None)
-
-
-def _why_not(path: Path, loaded: object) -> str:
-    """Say why there is no state dict in `loaded`."""
-    if isinstance(loaded, Tensor) or not isinstance(loaded, Mapping):
-        return f"{path} holds a {type(loaded).__name__}, not a state dict; save model.state_dict()"
-    blamed = next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), loaded)
-    if not blamed:
-        return f"{path} holds an empty state dict: there is no tensor in it"
-    others = [f"{key!r:.60} ({_kind(value)})" for key, value in blamed.items() if not _is_weight(key, value)]
-    listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-    if any(isinstance(value, Tensor) for value in blamed.values()):
-        return f"the state dict in {path} holds values that are not tensors: {listed}; save model.state_dict() alone"
-    where = ", ".join(_WRAPPERS)
-    return f"no state dict in {path}: it holds {listed}; looked at the top and under {where}; save model.state_dict()"
-
-
-def _kind(value: object) -> str:
-    return "state dict" if _is_state(value) else type(value).__name__
 
 
 def _all_have(state: Mapping[str, Tensor], prefix: str) -> bool:
