@@ -6,7 +6,7 @@ nobody names is read off the weights. `origins` remembers who said what.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,21 @@ import torch
 from torch import nn
 
 from unlearn_audit import models
-from unlearn_audit.checkpoints import Checkpoint, Metadata, nonfinite, read_checkpoint
+from unlearn_audit.checkpoints import (
+    Checkpoint,
+    Metadata,
+    OneSetOfWeights,
+    SeveralWeights,
+    nonfinite,
+    read_checkpoint,
+)
 from unlearn_audit.config import AuditConfig, CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
 from unlearn_audit.data import Dataset, Transform, load_data, old_subsets
 from unlearn_audit.engine import Compute
 from unlearn_audit.errors import DataError, UsageError
-from unlearn_audit.files import without_ending
+from unlearn_audit.files import sha256_of_file, without_ending
 
-__all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "settle_data", "unique_labels"]
+__all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "read_entry", "settle_data", "unique_labels"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Candidate:
     notes: tuple[str, ...] = ()
     assumed: bool = False
     metadata: Metadata | None = None
+    weights: str | None = None  # key in its file, where several sets of weights stand there
+    types: tuple[str, ...] = ()  # which of its weights are stored in other types than the model computes in
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -48,6 +57,25 @@ class Candidate:
     def training(self) -> dict[str, Any]:
         """The recipe and the architecture, to be compared with another model's."""
         return self.recipe | {"model": self.spec}
+
+
+def read_entry(config: AuditConfig, entry: CheckpointEntry) -> Checkpoint:
+    """Read a checkpoint that was asked for, of several sets of weights in it the one that is meant.
+
+    A key that is given for all checkpoints holds for those that have keys; a file of one set is read with a note.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds several sets and none is named, or not the one that is named.
+    """
+    try:
+        return read_checkpoint(Path(entry.path), weights=entry.weights or config.weights)
+    except OneSetOfWeights:
+        if entry.weights or len(config.checkpoint) == 1:
+            raise
+    read = read_checkpoint(Path(entry.path))
+    return replace(
+        read, notes=(*read.notes, "it holds one set of weights, under no key: --weights does not concern it")
+    )
 
 
 def settle_data(
@@ -147,6 +175,8 @@ def build_candidate(
         allow_code=code_is_allowed(origin),
     )
     models.load_state(model, state, where=str(checkpoint.path))
+    types = models.other_types(model, state)
+    notes += types
     notes += metadata.notes if metadata else ()
     transform = _transform(config, origins, checkpoint, dataset, label)
     if origins.get("mean") == "default" and metadata is None:
@@ -166,6 +196,8 @@ def build_candidate(
         notes,
         assumed=origin == "state dict",
         metadata=metadata,
+        weights=checkpoint.weights,
+        types=types,
     )
 
 
@@ -229,7 +261,18 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, or no architecture fits.
     """
-    checkpoint = read_checkpoint(path)
+    try:
+        checkpoint = read_checkpoint(path, weights=request.config.weights)
+    except SeveralWeights as several:
+        return {
+            "file": str(path),
+            "format": several.format,
+            "sha256": sha256_of_file(path),
+            "weights": several.sets,
+            "beside the weights": several.beside or "none",
+            "not read": list(several.placeholders) or "none",
+            "notes": "which of these weights are meant has to be said: --weights KEY",
+        }
     metadata = checkpoint.metadata
     entry = CheckpointEntry(path=str(path))
     spec, origin, _ = _model_spec(request.config, request.origins, entry, checkpoint)
@@ -246,6 +289,8 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         "file": str(path),
         "format": checkpoint.format,
         "sha256": checkpoint.sha256,
+        "weights": f"under {checkpoint.weights}" if checkpoint.weights else "the whole file",
+        "sets of weights": checkpoint.sets or "one",
         "model": f"{spec} (from {origin})",
         "data": f"{data} (from {data_origin})" if data else None,
         "role": said.get("role"),
@@ -253,6 +298,8 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         "values": f"{sum(tensor.numel() for tensor in checkpoint.state.values()):,} (parameters and buffers)",
         "dtypes": dict(sorted(Counter(str(t.dtype).removeprefix("torch.") for t in checkpoint.state.values()).items())),
         "not finite": [f"{name}: {count} values" for name, count in broken.items()] or "none",
+        "beside the weights": checkpoint.beside or "none",
+        "not read": list(checkpoint.placeholders) or "none",
         "metadata": {key: value for key, value in said.items() if key not in ("model", "data", "role") and value != {}},
         "notes": notes or "none",
     }

@@ -4,7 +4,6 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
-from unlearn_audit.checkpoints import check_finite, read_checkpoint
+from unlearn_audit.checkpoints import check_finite
 from unlearn_audit.config import AuditConfig
 from unlearn_audit.data import Dataset, Examples, Splits, make_splits, old_forget_set, old_subsets
 from unlearn_audit.engine import Compute, predict, prepare
@@ -22,7 +21,7 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import by_difference
 from unlearn_audit.relearning import Remember, Start, take_anew
 from unlearn_audit.report import Subject
-from unlearn_audit.subjects import Candidate, build_candidate, settle_data, unique_labels
+from unlearn_audit.subjects import Candidate, build_candidate, read_entry, settle_data, unique_labels
 
 __all__ = ["Bench", "Split", "environment", "open_bench"]
 
@@ -116,7 +115,7 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
     compute = prepare(config.device, config.precision, config.batch_size)
     checkpoints = []
     for index, entry in enumerate(config.checkpoint):
-        checkpoints.append(read_checkpoint(Path(entry.path)))
+        checkpoints.append(read_entry(config, entry))
         check_finite(checkpoints[-1])
         progress("reading checkpoints", index + 1, len(config.checkpoint), entry.path)
     settled = dict(origins)
@@ -133,6 +132,7 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
     limitations += [text for found in doubts.values() for text in found]
     limitations += [text for candidate in candidates if not doubts[candidate.label] for text in _other_role(candidate)]
     limitations += _other_recipes(candidates)
+    limitations += [f"{candidate.label}: {text}" for candidate in candidates for text in candidate.types]
     bench = Bench(config, settled, compute, splits, candidates, limitations, progress, doubts=doubts)
     for candidate in candidates:
         _check_instrument(bench, candidate)

@@ -31,7 +31,8 @@ def depends_on(bench: Bench, section: str) -> dict[str, Any] | None:
         "settings": {name: part.model_dump(mode="json") for name, part in asked.items() if part is not None},
         "given": {name: sorted(part.model_fields_set) for name, part in asked.items() if part is not None},
         "subjects": [
-            [one.label, one.role, one.sha256, one.spec, one.transform.mean, one.transform.std] for one in bench.subjects
+            [one.label, one.role, one.sha256, one.weights, one.spec, one.transform.mean, one.transform.std]
+            for one in bench.subjects
         ],
         "data": splits.dataset.sha256,
         "sets": [

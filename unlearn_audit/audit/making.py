@@ -25,7 +25,7 @@ from unlearn_audit.methods.applying import SAVE_EVERY, apply_method
 from unlearn_audit.methods.resuming import StateFile, state_path
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import pick_recipe, train_checkpoint
-from unlearn_audit.subjects import settle_data, unique_labels
+from unlearn_audit.subjects import read_entry, settle_data, unique_labels
 
 __all__ = ["Made", "discard", "make_models", "models_to_make", "with_retrained"]
 
@@ -71,7 +71,7 @@ def with_retrained(request: Resolved, count: int) -> Resolved:
     """
     config = request.config
     labels = unique_labels(config.checkpoint)
-    known = [read_checkpoint(Path(entry.path)).metadata for entry in config.checkpoint]
+    known = [read_entry(config, entry).metadata for entry in config.checkpoint]
     roles = [entry.role or (said.role if said else None) for entry, said in zip(config.checkpoint, known, strict=True)]
     to = _first(labels, roles, "original") or next((entry.label for entry in config.train if not entry.without), None)
     to = to or _first(labels, roles, "unlearned")
@@ -133,9 +133,9 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
         _check_made(path, ground, {"role": role, "seed": trained.seed})
         entries.append(CheckpointEntry.model_validate({"path": str(path), "role": role, "label": trained.label}))
     for applied in request.config.apply:
-        parent = _path_of(entries, applied.to)
-        digest = sha256_of_file(parent)
-        path = _path_of_applied(ground, applied, digest)
+        parent = _entry_of(entries, applied.to)
+        digest = sha256_of_file(Path(parent.path))
+        path = _path_of_applied(ground, applied, parent, digest)
         if not path.exists():
             _apply(ground, applied, parent, path, progress)
         made_by = {"method": applied.method, "seed": applied.seed, "parent_sha256": digest}
@@ -171,8 +171,9 @@ def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
         entries.append(CheckpointEntry(path=str(path), label=trained.label))
         yield Made(trained, path)
     for applied in request.config.apply:
-        parent = _path_of(entries, applied.to)
-        path_of = _path_of_applied(ground, applied, sha256_of_file(parent)) if parent.exists() else None
+        parent = _entry_of(entries, applied.to)
+        there = Path(parent.path).exists()
+        path_of = _path_of_applied(ground, applied, parent, sha256_of_file(Path(parent.path))) if there else None
         entries.append(CheckpointEntry(path=str(path_of or folder / FOLDER / "later"), label=applied.label))
         yield Made(applied, path_of)
 
@@ -192,13 +193,13 @@ def _ground(request: Resolved, folder: Path) -> _Ground:
         raise UsageError("no forget set given; name it in the config, or with --forget")
     if not config.data and not config.checkpoint:
         raise UsageError("[[train]] and [[apply]] need data; name it in the config, or with --data")
-    checkpoints = [read_checkpoint(Path(entry.path)) for entry in config.checkpoint]
+    checkpoints = [read_entry(config, entry) for entry in config.checkpoint]
     dataset = settle_data(config, dict(request.origins), checkpoints, [])
     return _Ground(config, request.origins, dataset, read_training_indices(config.forget, dataset), folder)
 
 
-def _path_of(entries: list[CheckpointEntry], label: str) -> Path:
-    return next(Path(entry.path) for entry, own in zip(entries, unique_labels(entries), strict=True) if own == label)
+def _entry_of(entries: list[CheckpointEntry], label: str) -> CheckpointEntry:
+    return next(entry for entry, own in zip(entries, unique_labels(entries), strict=True) if own == label)
 
 
 def _named(ground: _Ground, label: str, depends: Mapping[str, Any]) -> Path:
@@ -254,15 +255,21 @@ def _train(ground: _Ground, entry: TrainEntry, path: Path, progress: Progress) -
     keeper.remove()
 
 
-def _path_of_applied(ground: _Ground, entry: ApplyEntry, parent_sha256: str) -> Path:
+def _path_of_applied(ground: _Ground, entry: ApplyEntry, parent: CheckpointEntry, parent_sha256: str) -> Path:
     asked = entry.model_dump(mode="json", exclude={"label", "to"})
-    return _named(ground, entry.label, {"parent": parent_sha256, "apply": asked})
+    key = parent.weights or ground.config.weights
+    weights = {"weights": key} if key else {}
+    return _named(ground, entry.label, {"parent": parent_sha256, "apply": asked} | weights)
 
 
-def _apply(ground: _Ground, entry: ApplyEntry, parent: Path, path: Path, progress: Progress) -> None:
+def _apply(ground: _Ground, entry: ApplyEntry, parent: CheckpointEntry, path: Path, progress: Progress) -> None:
     """Unlearn from a parent, going on with the state of a killed run."""
     config = ground.config.model_copy(
-        update={"checkpoint": (CheckpointEntry(path=str(parent)),), "seed": entry.seed, "sample": None}
+        update={
+            "checkpoint": (CheckpointEntry(path=parent.path, weights=parent.weights),),
+            "seed": entry.seed,
+            "sample": None,
+        }
     )
     apply_method(
         entry.method,

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from unlearn_audit import catalogue
 from unlearn_audit.audit.making import Made, models_to_make
 from unlearn_audit.audit.parts import FOLDER as PARTS
-from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.config import ApplyEntry, AuditConfig, RcdSettings, Resolved, TrainEntry, code_is_allowed
 from unlearn_audit.data import Dataset, Splits, make_splits
 from unlearn_audit.engine import Compute, prepare
@@ -22,7 +21,7 @@ from unlearn_audit.methods.applying import parse_settings
 from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.models import flops_per_image
 from unlearn_audit.recipes import new_model, pick_recipe
-from unlearn_audit.subjects import build_candidate, settle_data, unique_labels
+from unlearn_audit.subjects import build_candidate, read_entry, settle_data, unique_labels
 
 __all__ = ["Step", "planned_steps"]
 
@@ -107,7 +106,7 @@ def _survey(request: Resolved, compute: Compute) -> _Ground:
     config, origins = request.config, dict(request.origins)
     if not config.forget:
         raise UsageError("no forget set given; name it in the config, or with --forget")
-    checkpoints = [read_checkpoint(Path(entry.path)) for entry in config.checkpoint]
+    checkpoints = [read_entry(config, entry) for entry in config.checkpoint]
     dataset = settle_data(config, origins, checkpoints, [])
     splits = make_splits(
         dataset, config.forget, unseen=config.unseen, retain=config.retain, sample=config.sample, seed=config.seed

@@ -4,7 +4,7 @@ A file is recognised by what is in it, never by its ending, and no pickle is exe
 whose pickle is read by a machine of our own that imports and calls nothing; anything else is refused with the way out.
 """
 
-from unlearn_audit.checkpoints.choosing import SeveralWeights
+from unlearn_audit.checkpoints.choosing import OneSetOfWeights, SeveralWeights
 from unlearn_audit.checkpoints.metadata import STATE_ENTRY, Metadata
 from unlearn_audit.checkpoints.reading import Checkpoint, check_finite, read_checkpoint
 from unlearn_audit.checkpoints.states import digest_of_state, nonfinite
@@ -14,6 +14,7 @@ __all__ = [
     "STATE_ENTRY",
     "Checkpoint",
     "Metadata",
+    "OneSetOfWeights",
     "SeveralWeights",
     "check_checkpoint_output",
     "check_finite",

@@ -12,7 +12,7 @@ from unlearn_audit.checkpoints.stored import StoredTensor
 from unlearn_audit.checkpoints.torch_files import TorchFile
 from unlearn_audit.errors import CheckpointError, unknown_name
 
-__all__ = ["ALL", "SeveralWeights", "at_key", "choose", "name_of", "parts_of", "sets_within", "told"]
+__all__ = ["ALL", "OneSetOfWeights", "SeveralWeights", "at_key", "choose", "name_of", "parts_of", "sets_within", "told"]
 
 ALL = "."  # every tensor of a file whose names fall into several sets
 _LONGEST_KEY = 300
@@ -20,10 +20,17 @@ _MOST_TOLD = 6
 
 
 class SeveralWeights(CheckpointError):
-    """A file holds several sets of weights, and none was asked for; `sets` has each in words, by its key."""
+    """A file holds several sets of weights, and none was asked for; what else it holds is told as `Checkpoint` does.
+
+    Attributes:
+        sets: each set in words, by its key.
+    """
 
     def __init__(self, path: Path, sets: Mapping[str, str]) -> None:
         self.sets = dict(sets)
+        self.format = "safetensors"
+        self.beside: dict[str, str] = {}
+        self.placeholders: tuple[str, ...] = ()
         shown = [f"{name_of(key)} ({words})" for key, words in [*self.sets.items()][:_MOST_TOLD]]
         more = len(sets) - len(shown)
         listed = ", ".join(shown) + (f" and {more} more" if more else "")
@@ -31,6 +38,10 @@ class SeveralWeights(CheckpointError):
             f"{path} holds {len(sets)} sets of weights: {listed}; which of them is in use? Say --weights KEY, or "
             "weights = KEY in its [[checkpoint]]"
         )
+
+
+class OneSetOfWeights(CheckpointError):
+    """A file holds one set of weights, under no key, and one under a key was asked for."""
 
 
 def choose(file: TorchFile, sets: Sequence[WeightSet], key: str | None) -> tuple[WeightSet, tuple[str, ...]]:

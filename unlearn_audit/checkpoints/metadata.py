@@ -44,6 +44,7 @@ class Metadata(BaseModel):
         settings: the method's settings, resolved.
         transforms: what joined the method, as `--with` takes it, in order.
         parent_sha256: digest of the checkpoint file that the method started from.
+        parent_weights: key in that file of the weights that it started from, where they stood under one.
         forget: forget set spec, as `--forget` takes it.
         forget_sha256: digest of the resolved indices.
         forget_n: number of forget examples.
@@ -72,6 +73,7 @@ class Metadata(BaseModel):
     settings: Mapping[str, JsonValue] = Field(default_factory=dict)
     transforms: tuple[Name, ...] = ()
     parent_sha256: Digest | None = None
+    parent_weights: Name | None = None
     forget: Name | None = None
     forget_sha256: Digest | None = None
     forget_n: Count | None = None

@@ -1,13 +1,14 @@
 """Read a checkpoint, whatever it is called: recognise it, load it without running anything, vet what is in it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from unlearn_audit.checkpoints.choosing import (
     ALL,
+    OneSetOfWeights,
     SeveralWeights,
     at_key,
     choose,
@@ -45,6 +46,7 @@ class Checkpoint:
         notes: in plain words, what was unwrapped, removed or passed over.
         foreign_metadata: the other metadata entries of a safetensors file.
         weights: the key in the file that the state stood under, None where it is all that the file holds.
+        sets: every set of weights of a torch file in words, by its key.
         beside: what else stands at the top of a torch file, each in a few words.
         placeholders: names of what was not read of a torch file, since it is neither a tensor nor a plain value.
     """
@@ -57,6 +59,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     foreign_metadata: dict[str, str] = field(default_factory=dict)
     weights: str | None = None
+    sets: dict[str, str] = field(default_factory=dict)
     beside: dict[str, str] = field(default_factory=dict)
     placeholders: tuple[str, ...] = ()
 
@@ -148,7 +151,7 @@ def _meant(path: Path, tensors: dict[str, Tensor], weights: str | None) -> tuple
         return tensors, None
     found = parts_of(tensors, weights)
     if not found:
-        raise CheckpointError(
+        raise OneSetOfWeights(
             f"{path} holds one set of weights, and no name in it begins with {name_of(weights + ALL)}; leave out "
             "--weights, or give this file its own in a [[checkpoint]] of a config"
         )
@@ -171,6 +174,18 @@ def _from_torch(path: Path, kind: Kind, weights: str | None) -> Checkpoint:
     file = open_torch(path, kind)
     check_harmless(file)
     sets = weight_sets(file.content)
+    beside = others(file.content, sets)
+    try:
+        read = _of_sets(path, kind, file, sets, weights)
+    except SeveralWeights as several:
+        several.format, several.beside, several.placeholders = kind.value, beside, file.names
+        raise
+    every = {one.key: told(one.tensors, one.key) for one in sets if one.key}
+    return replace(read, beside=beside, placeholders=file.names, sets=every)
+
+
+def _of_sets(path: Path, kind: Kind, file: TorchFile, sets: tuple[WeightSet, ...], weights: str | None) -> Checkpoint:
+    """Make a checkpoint of the set of weights that is meant."""
     if not sets and (weights in (None, ALL) or at_key(file.content, str(weights)) is None):
         raise no_weights(file)
     whole = len(sets) == 1 and not sets[0].key  # the prefixes of names are the only keys of such a file
@@ -195,8 +210,6 @@ def _from_torch(path: Path, kind: Kind, weights: str | None) -> Checkpoint:
         state,
         notes=(*said, *notes, *removed),
         weights=taken,
-        beside=others(file.content, sets),
-        placeholders=file.names,
     )
 
 

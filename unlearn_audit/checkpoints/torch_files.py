@@ -23,7 +23,7 @@ _LEGACY_HEAD = 3  # pickles before the object: magic number, protocol, system
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
-class Piece(NamedTuple):
+class _Piece(NamedTuple):
     """Where a storage lies in a file, and how many bytes it has."""
 
     start: int
@@ -46,7 +46,7 @@ class TorchFile(NamedTuple):
     content: Any
     names: tuple[str, ...]
     calls_made: tuple[str, ...]
-    pieces: Mapping[str, Piece]
+    pieces: Mapping[str, _Piece]
     swapped: bool = False
 
     def read(self, tensors: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ class TorchFile(NamedTuple):
                     read[stored.storage] = self._flat(mapped, stored.storage)
             return {name: _view(read[stored.storage], stored) for name, stored in tensors.items()}
         except (Damaged, RuntimeError, ValueError) as problem:
-            raise damaged(self.path, problem) from problem
+            raise _damaged(self.path, problem) from problem
 
     def _flat(self, mapped: mmap.mmap, storage: Storage) -> Tensor:
         """Return the numbers of a storage as one row."""
@@ -99,10 +99,10 @@ def open_torch(path: Path, kind: Kind) -> TorchFile:
     try:
         return _open_zip(path) if kind is Kind.TORCH_ZIP else _open_legacy(path)
     except Damaged as problem:
-        raise damaged(path, problem) from problem
+        raise _damaged(path, problem) from problem
 
 
-def damaged(path: Path, problem: Exception) -> CheckpointError:
+def _damaged(path: Path, problem: Exception) -> CheckpointError:
     """Return the error for a torch file that cannot be read."""
     return CheckpointError(f"cannot read {path}: truncated, damaged or not of tensors ({problem}); copy it again")
 
@@ -140,7 +140,7 @@ def _limited(member: zipfile.ZipInfo) -> zipfile.ZipInfo:
     return member
 
 
-def _piece(mapped: mmap.mmap, member: zipfile.ZipInfo) -> Piece:
+def _piece(mapped: mmap.mmap, member: zipfile.ZipInfo) -> _Piece:
     """Return where a member's bytes lie, which only its local header tells."""
     head = mapped[member.header_offset : member.header_offset + _LOCAL_HEADER.size]
     if len(head) < _LOCAL_HEADER.size:
@@ -149,7 +149,7 @@ def _piece(mapped: mmap.mmap, member: zipfile.ZipInfo) -> Piece:
     start = member.header_offset + _LOCAL_HEADER.size + name + extra
     if magic != b"PK\x03\x04" or start + member.file_size > len(mapped):
         raise Damaged("its archive is damaged")
-    return Piece(start, member.file_size)
+    return _Piece(start, member.file_size)
 
 
 def _open_legacy(path: Path) -> TorchFile:
@@ -166,7 +166,7 @@ def _open_legacy(path: Path) -> TorchFile:
     return TorchFile(path, content, tuple(machine.names), tuple(machine.calls_made), pieces)
 
 
-def _pieces(mapped: mmap.mmap, keys: list[str], widths: Mapping[str, int]) -> Iterator[tuple[str, Piece]]:
+def _pieces(mapped: mmap.mmap, keys: list[str], widths: Mapping[str, int]) -> Iterator[tuple[str, _Piece]]:
     """Yield where each storage lies: after a count of its elements, in the order of their keys."""
     for key in keys:
         head = mapped.read(8)
@@ -175,5 +175,5 @@ def _pieces(mapped: mmap.mmap, keys: list[str], widths: Mapping[str, int]) -> It
         start, nbytes = mapped.tell(), int.from_bytes(head, "little", signed=True) * widths[key]
         if nbytes < 0 or start + nbytes > len(mapped):
             raise Damaged("its storages are cut short")
-        yield key, Piece(start, nbytes)
+        yield key, _Piece(start, nbytes)
         mapped.seek(start + nbytes)

@@ -131,6 +131,9 @@ def _apply(
     retain: Annotated[str | None, typer.Option(help="Retain set; default: the rest of the training set.")] = None,
     data: Annotated[str | None, typer.Option(help="Data spec; default: what the checkpoint says.")] = None,
     model: Annotated[str | None, typer.Option(help="Model spec; default: what the checkpoint says.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Which of several sets of weights in the file: model_ema, …")
+    ] = None,
     mean: Annotated[str | None, typer.Option(help="Normalisation: one number, or one per channel.")] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration file; flags win over it.")] = None,
@@ -148,6 +151,7 @@ def _apply(
         retain=retain,
         data=data,
         model=model,
+        weights=weights,
         mean=mean,
         std=std,
         config=config,
@@ -176,7 +180,7 @@ def _apply(
         if state_path(out).exists():
             message(f"the state so far is in {state_path(out)}; the same command with --resume goes on", quiet=quiet)
         raise
-    named = ["--data", data] if data else []
+    named = [*(["--data", data] if data else []), *(["--weights", weights] if weights else [])]
     _tell(applied, ["rcd", checkpoint, str(out), "--forget", forget, *named], out, quiet=quiet)
 
 

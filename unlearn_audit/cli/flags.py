@@ -46,6 +46,9 @@ class Shared:
     model: Annotated[str | None, _option(DATA, "Model spec, e.g. resnet20, torchvision:resnet18, my.module:make.")] = (
         None
     )
+    weights: Annotated[
+        str | None, _option(DATA, "Which of several sets of weights in a file: model, model_ema, …", metavar="KEY")
+    ] = None
     mean: Annotated[str | None, _option(DATA, "Normalisation: one number, or one per channel: 0.5,0.5,0.5.")] = None
     std: Annotated[str | None, _option(DATA, "Normalisation, like --mean.")] = None
     sample: Annotated[int | None, _option(DATA, "Measure on a seeded sample of the forget set.", metavar="N")] = None
@@ -105,8 +108,8 @@ def flag_values(checkpoints: Sequence[str], shared: Shared, section: Mapping[str
     entries = [{"path": path} for path in checkpoints]
     for role in ("original", "retrained", "unlearned"):
         entries += [{"path": path, "role": role} for path in getattr(shared, role) or ()]
-    named = ("forget", "unseen", "retain", "data", "model", "sample", "device", "precision", "batch_size", "seed")
-    found: dict[str, Any] = {name: getattr(shared, name) for name in named}
+    named = ("forget", "unseen", "retain", "data", "model", "weights", "sample", "device", "precision", "batch_size")
+    found: dict[str, Any] = {name: getattr(shared, name) for name in (*named, "seed")}
     found |= {"mean": _numbers(shared.mean, "--mean"), "std": _numbers(shared.std, "--std")}
     found |= {"checkpoint": entries or None, "download": shared.download or None}
     found |= {

@@ -16,6 +16,9 @@ def _inspect(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, whatever its ending.")],
     model: Annotated[str | None, typer.Option(help="Model spec, as a measuring verb would take it.")] = None,
     data: Annotated[str | None, typer.Option(help="Data spec, as a measuring verb would take it.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Which of several sets of weights in the file.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration file; flags win over it.")] = None,
     format: Annotated[Literal["table", "json"], typer.Option(help="What stdout gets.")] = "table",
 ) -> None:
@@ -29,7 +32,9 @@ def _inspect(
     """
     from unlearn_audit.subjects import inspect_checkpoint
 
-    found = inspect_checkpoint(checkpoint, resolved([str(checkpoint)], Shared(model=model, data=data, config=config)))
+    found = inspect_checkpoint(
+        checkpoint, resolved([str(checkpoint)], Shared(model=model, data=data, weights=weights, config=config))
+    )
     if format == "json":
         sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
     else:

@@ -43,12 +43,16 @@ class Part(BaseModel):
 
 
 class CheckpointEntry(Part):
-    """One checkpoint: where it is and what it is; a role not given comes from its metadata, else it is `subject`."""
+    """One checkpoint: where it is and what it is; a role not given comes from its metadata, else it is `subject`.
+
+    `weights` is the key of the set of weights that is meant, where a file holds several.
+    """
 
     path: Said
     role: Literal["original", "retrained", "unlearned", "subject"] | None = None
     label: Said | None = None
     model: Said | None = None
+    weights: Said | None = None
 
 
 def _whole(spec: str) -> str:
@@ -172,6 +176,7 @@ class AuditConfig(Part):
     apply: tuple[ApplyEntry, ...] = ()
     data: Said | None = None
     model: Said | None = None
+    weights: Said | None = None
     mean: Channels | None = None
     std: Channels | None = None
     forget: IndexSpec | None = None

@@ -16,7 +16,6 @@ from unlearn_audit.checkpoints import (
     check_checkpoint_output,
     check_finite,
     nonfinite,
-    read_checkpoint,
     write_checkpoint,
 )
 from unlearn_audit.config import AuditConfig, Resolved
@@ -29,7 +28,7 @@ from unlearn_audit.methods.extras import checked, parse_extras
 from unlearn_audit.methods.resuming import StateFile, state_path
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import describe
-from unlearn_audit.subjects import Candidate, build_candidate, settle_data
+from unlearn_audit.subjects import Candidate, build_candidate, read_entry, settle_data
 
 __all__ = ["SAVE_EVERY", "Applied", "apply_method", "parse_settings"]
 
@@ -108,7 +107,7 @@ def apply_method(
     config = request.config
     check_checkpoint_output(out, force=force)
     _check_state(out, force=force, resume=resume)
-    parent = read_checkpoint(Path(config.checkpoint[0].path))
+    parent = read_entry(config, config.checkpoint[0])
     check_finite(parent)
     if out.exists() and out.samefile(parent.path):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
@@ -233,6 +232,7 @@ def _metadata(
             "seed": config.seed,
             "method": method.name,
             "parent_sha256": parent.sha256,
+            "parent_weights": parent.weights,
             "forget": splits.forget.spec,
             "forget_sha256": splits.forget.sha256,
             "forget_n": len(splits.forget.indices),
@@ -242,8 +242,8 @@ def _metadata(
 
 def _identity(metadata: Metadata, splits: Splits, compute: Compute) -> dict[str, Any]:
     """Return everything that the result depends on."""
-    keys = ("method", "settings", "transforms", "seed", "parent_sha256", "data_sha256", "forget_sha256", "model",
-            "mean", "std")  # fmt: skip
+    keys = ("method", "settings", "transforms", "seed", "parent_sha256", "parent_weights", "data_sha256",
+            "forget_sha256", "model", "mean", "std")  # fmt: skip
     return {key: getattr(metadata, key) for key in keys} | {
         "retain_sha256": sha256_of_bytes(splits.retain.astype("<i8").tobytes()),
         "device": compute.device.type,

@@ -1,6 +1,6 @@
 """Weights into a model, images into a model: strict, and with one line where either does not fit."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -11,7 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from unlearn_audit.errors import CheckpointError, MeasurementError
 from unlearn_audit.models.building import Shapes, first_line, shapes_of
 
-__all__ = ["check_input", "differences", "flops_per_image", "is_counter", "load_state", "parameter_count"]
+__all__ = [
+    "check_input",
+    "differences",
+    "flops_per_image",
+    "is_counter",
+    "load_state",
+    "other_types",
+    "parameter_count",
+]
 
 SHOWN = 3  # differing keys named per kind; the rest is counted
 
@@ -19,6 +27,26 @@ SHOWN = 3  # differing keys named per kind; the rest is counted
 def is_counter(name: str) -> bool:
     """Return whether a tensor is BatchNorm's count of batches, which old checkpoints lack and no prediction uses."""
     return name.rpartition(".")[2] == "num_batches_tracked"
+
+
+def other_types(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Tell which types of a state dict are not those that the model computes in; () where all are.
+
+    Args:
+        model: the model that the state dict is for.
+        state: names and tensors.
+    """
+    own = model.state_dict()
+    pairs = Counter(
+        (state[name].dtype, tensor.dtype)
+        for name, tensor in own.items()
+        if name in state and state[name].dtype != tensor.dtype and not is_counter(name)
+    )
+    return tuple(
+        f"{count} tensor{'s are' if count > 1 else ' is'} stored as {str(stored).removeprefix('torch.')} and computed "
+        f"with as {str(used).removeprefix('torch.')}"
+        for (stored, used), count in pairs.items()
+    )
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
@@ -39,6 +67,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> 
     needed, found = shapes_of(own), shapes_of({**counters, **state})
     if needed != found:
         raise CheckpointError(f"{where}: {_misfit(needed, found)}")
+    for name, tensor in state.items():
+        if tensor.is_complex() and not own[name].is_complex():
+            raise CheckpointError(
+                f"{where}: tensor '{name:.80}' holds complex numbers ({tensor.dtype}) where the model has "
+                f"{own[name].dtype}; name the architecture that computes in complex numbers with --model"
+            )
     entries = OrderedDict({**counters, **state})
     # Modules that changed their layout (MNASNet) ask for the version of the layout, which safetensors does not carry.
     entries._metadata = getattr(own, "_metadata", None)  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn_audit import catalogue
-from unlearn_audit.checkpoints import Checkpoint, read_checkpoint
+from unlearn_audit.checkpoints import Checkpoint
 from unlearn_audit.config import Resolved
 from unlearn_audit.data import make_pool, make_splits
 from unlearn_audit.engine import prepare
@@ -28,7 +28,7 @@ from unlearn_audit.shadows.plan import (
     write_plan,
 )
 from unlearn_audit.shadows.reading import treatment_in
-from unlearn_audit.subjects import Candidate, build_candidate, settle_data, unique_labels
+from unlearn_audit.subjects import Candidate, build_candidate, read_entry, settle_data, unique_labels
 
 __all__ = ["Planned", "plan_fleet"]
 
@@ -150,7 +150,7 @@ def _plan(
 ) -> tuple[FleetPlan, dict[str, Any]]:
     """Return the plan and the index sets that go with it."""
     config, origins = request.config, dict(request.origins)
-    checkpoints = [read_checkpoint(Path(entry.path)) for entry in config.checkpoint]
+    checkpoints = [read_entry(config, entry) for entry in config.checkpoint]
     dataset = settle_data(config, origins, checkpoints, [])
     if not config.forget:
         raise UsageError("no forget set given; name it with --forget (an index file, class:3, random:0.1:SEED, …)")
