@@ -82,7 +82,7 @@ def test_a_rate_comes_with_what_was_attained() -> None:
     assert found.details["attained_fpr"] == (scores.non_members >= threshold).mean() <= 0.001
     assert found.details["true_positives"] == (scores.members >= threshold).sum()
     assert found.interval is not None
-    assert found.interval.method == "Clopper-Pearson"
+    assert found.interval.method == "Clopper-Pearson, combined with that of the threshold"
     assert found.interval.low < found.value < found.interval.high
 
 

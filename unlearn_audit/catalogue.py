@@ -129,7 +129,7 @@ METRICS: Mapping[str, str] = {
     "rcd.ratio_to_unseen": "RCD on the forget set / RCD on its unseen twin",
     "rcd.scaled": "RCD times the step size, comparable at equal step x K",
     "rcd.normalised": "RCD / ((K + 1) x initial excess over the floor)",
-    "rcd.ratio_to_retrained": "RCD / the retrained models' mean RCD",
+    "rcd.ratio_to_retrained": "RCD / the retrained models' geometric mean RCD",
     "rcd.steps_to_relearn": "steps until the forget set is predicted right again to a given share",
     "rcd.anamnesis_index": "steps to the original's forget accuracy / the retrained models' mean",
     "truncation.verdict": "how the excess over the floor decays: exponential, slower, not converged, diverged",

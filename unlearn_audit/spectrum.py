@@ -54,7 +54,9 @@ class TopEigenvalue(NamedTuple):
 class Eigenpair(NamedTuple):
     """An eigenvalue, the norm of H·v - value·v for its unit vector v, and whether that is within the tolerance.
 
-    Some eigenvalue lies within `residual` of `value`.
+    Some eigenvalue lies within `residual` of `value`, which itself is no smaller than the smallest eigenvalue and no
+    larger than the largest. The tolerance of the smallest eigenvalue is read against its own size here, although
+    Lanczos only waits until its residual is small beside the eigenvalue that is largest in size.
     """
 
     value: float
@@ -241,8 +243,9 @@ def lanczos(
         off.append(length)
         basis.append(rest)
     pairs = [Eigenpair(float(v), float(r), bool(g)) for v, r, g in zip(values, residuals, good, strict=True)]
+    lowest = pairs[0]._replace(converged=pairs[0].residual <= max(tolerance * abs(pairs[0].value), FLAT))
     vectors = torch.stack([_combined(basis, weights[:, index]) for index in range(-1, -k - 1, -1)])
-    return Ends(tuple(reversed(pairs[-k:])), pairs[0], vectors, len(diagonal))
+    return Ends(tuple(reversed(pairs[-k:])), lowest, vectors, len(diagonal))
 
 
 def _new_direction(image: Tensor, basis: list[Tensor]) -> tuple[Tensor, float]:

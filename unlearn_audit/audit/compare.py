@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unlearn_audit import metrics
 from unlearn_audit.report import Reference
 
@@ -23,12 +26,29 @@ def reference_of(levels: Sequence[float]) -> Reference | None:
     return Reference(role="retrained", value=mean, spread=spread, n=len(levels))
 
 
-def compared(value: float, levels: Sequence[float], example_variance: float) -> metrics.Difference | None:
-    """Return the difference to the retrained models, or None below two of them."""
+def compared(
+    value: float,
+    levels: Sequence[float],
+    sides: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+    *,
+    least: float = 0.0,
+) -> metrics.Difference | None:
+    """Return the difference to the retrained models, paired over examples, or None below two of them.
+
+    Args:
+        value: the subject's.
+        levels: the retrained models' values.
+        sides: for each set of examples the numbers whose means make up the value: the subject's [n], the retrained
+            models' [R, n].
+        least: a lower limit of the difference's variance.
+    """
     reference = reference_of(levels)
     if reference is None or reference.spread is None:
         return None
-    return metrics.difference_from_references(value, reference.value, reference.spread, reference.n, example_variance)
+    chance = metrics.chance_of_examples(sides)
+    return metrics.difference_from_references(
+        value, reference.value, reference.spread, reference.n, chance.examples, single=chance.single, least=least
+    )
 
 
 def difference_details(difference: metrics.Difference | None, scale: str) -> dict[str, object] | None:

@@ -94,13 +94,11 @@ def _difference(ours: Floats, others: Sequence[Floats], scale: str) -> metrics.D
     n = len(ours)
     if n < (1 if scale == "fraction" else 2) or len(others) < 2:
         return None
-    paired = ours - np.mean(others, axis=0)
-    variance = float(paired.var(ddof=1)) / n if n > 1 else 1.0
-    if scale == "fraction":
-        # Models that agree on every example still come from a finite set: count one disagreement, in the spirit of
-        # Agresti & Min 2005, so that no interval has zero width.
-        variance = max(variance, 1 / n**2)
-    return compared(float(ours.mean()), [float(other.mean()) for other in others], variance)
+    # Models that agree on every example still come from a finite set: count one disagreement, in the spirit of
+    # Agresti & Min 2005, so that no interval has zero width.
+    least = 1 / n**2 if scale == "fraction" else 0.0
+    levels = [float(other.mean()) for other in others]
+    return compared(float(ours.mean()), levels, [(ours, np.stack(others))], least=least)
 
 
 def _gap(bench: Bench, candidate: Candidate, split: Split, outcomes: dict[tuple[str, Split], Outcome]) -> Measurement:

@@ -149,12 +149,11 @@ def _auc_difference(ours: Scores, others: Sequence[Scores], levels: Sequence[flo
     value = metrics.auc(*ours)
     if value is None or len(levels) < 2 or min(len(ours.members), len(ours.non_members)) < 2:
         return None
-    components = [metrics.auc_components(*other) for other in others]
-    variance = 0.0
-    for side, own in enumerate(metrics.auc_components(*ours)):
-        gaps = own - np.mean([component[side] for component in components], axis=0)
-        variance += float(gaps.var(ddof=1) / len(gaps))
-    return difference_details(compared(value, levels, variance), "AUC")
+    members, non_members = zip(*(metrics.auc_components(*other) for other in others), strict=True)
+    own = metrics.auc_components(*ours)
+    sides = [(own[0], np.stack(members)), (own[1], np.stack(non_members))]
+    least = 1 / (2 * min(map(len, ours))) ** 2  # one example that moves across half of the others
+    return difference_details(compared(value, levels, sides, least=least), "AUC")
 
 
 def _tpr(found: _Found, rate: float, name: str) -> Measurement:
@@ -171,14 +170,16 @@ def _tpr(found: _Found, rate: float, name: str) -> Measurement:
         name,
         point.tpr,
         None,
-        interval=Interval(low=point.bounds.low, high=point.bounds.high, method="Clopper-Pearson"),
+        interval=Interval(
+            low=point.bounds.low, high=point.bounds.high, method="Clopper-Pearson, combined with that of the threshold"
+        ),
         reference=reference_of([point.tpr for point in points]),
         details={
             "attained_fpr": point.attained_fpr,
             "attained_fpr_upper": point.fpr_upper,
             "threshold": point.threshold if np.isfinite(point.threshold) else None,
             "true_positives": point.true_positives,
-            "difference": _paired(_caught(found.scores.members, point.threshold), caught),
+            "difference": _paired([(_caught(found.scores.members, point.threshold), caught)]),
         },
     )
 
@@ -187,13 +188,21 @@ def _caught(scores: Floats, threshold: float) -> Floats:
     return (scores >= threshold).astype(np.float64)
 
 
-def _paired(ours: Floats, others: Sequence[Floats]) -> dict[str, object] | None:
-    """Compare shares of the same examples, paired, plus the spread of the retrained seeds."""
+def _paired(sides: Sequence[tuple[Floats, Sequence[Floats]]]) -> dict[str, object] | None:
+    """Compare shares of the same examples, paired, plus the spread of the retrained seeds.
+
+    Args:
+        sides: for each set the subject's zeros and ones and the retrained models'; the value is the mean of both
+            sets' shares.
+    """
+    ours, others = sides[0]
     if len(others) < 2:
         return None
-    gaps = ours - np.mean(others, axis=0)
-    variance = max(float(gaps.var(ddof=1)) / len(gaps), 1 / len(gaps) ** 2)
-    return difference_details(compared(float(ours.mean()), [float(o.mean()) for o in others], variance), "fraction")
+    weighted = [(ours / len(sides), np.stack(others) / len(sides)) for ours, others in sides]
+    value = sum(float(ours.mean()) for ours, _ in weighted)
+    levels = np.sum([others.mean(axis=1) for _, others in weighted], axis=0).tolist()
+    least = sum(1 / len(ours) ** 2 for ours, _ in weighted) / len(sides) ** 2  # one disagreement
+    return difference_details(compared(value, levels, weighted, least=least), "fraction")
 
 
 def _accuracy(found: _Found) -> Measurement:
@@ -202,21 +211,24 @@ def _accuracy(found: _Found) -> Measurement:
     method = "the attack's own threshold" if own is not None else "threshold from the other four of five folds"
     if found.reason:
         return _measurement(found, "accuracy", None, found.reason)
-    ours = metrics.balanced_accuracy(*found.scores, own)
+    ours, members = metrics.balanced_accuracy(*found.scores, own), len(found.scores.members)
     others = [metrics.balanced_accuracy(*other, own) for other in found.others]
     return _measurement(
         found,
         "accuracy",
         ours.accuracy,
         None,
-        interval=Interval(low=ours.bounds.low, high=ours.bounds.high, method="Wilson"),
+        interval=Interval(low=ours.bounds.low, high=ours.bounds.high, method="Wilson, both sides combined"),
         reference=reference_of([other.accuracy for other in others]),
         details={
             "threshold": method,
             "base_rate": _share_of_members(found.scores),
             "says_member": ours.says_member,
             "degenerate": ours.says_member in (0.0, 1.0),
-            "difference": _paired(ours.right, [other.right for other in others]),
+            "difference": _paired([
+                (ours.right[:members], [other.right[:members] for other in others]),
+                (ours.right[members:], [other.right[members:] for other in others]),
+            ]),
         },
     )
 

@@ -242,7 +242,7 @@ def _ratio(field: Field, one: Relearnt, log_ratios: Mapping[str, Floats]) -> Mea
         details={
             **_heavy_tails(one),
             "error_version": _error_ratio(one),
-            "difference": _ratio_difference(one, levels, log_ratios),
+            "difference": _ratio_difference(field, one, levels),
             "status_unseen": status(one.unseen),
             "matching": _matching_details(one),
         },
@@ -289,16 +289,16 @@ def _ratio_interval(log_ratios: Floats | None) -> Interval | None:
     return Interval(low=float(low), high=float(high), method="percentile bootstrap over examples of both sets")
 
 
-def _ratio_difference(
-    one: Relearnt, levels: Mapping[str, float], log_ratios: Mapping[str, Floats]
-) -> dict[str, object] | None:
+def _ratio_difference(field: Field, one: Relearnt, levels: Mapping[str, float]) -> dict[str, object] | None:
     """Compare log ratios with the retrained models': paired over examples, plus the spread of their seeds."""
-    known = [label for label in levels if label in log_ratios]
-    if one.ratio is None or one.candidate.label not in log_ratios or len(known) < 2:
+    others = [other for other in field.references(one) if other.candidate.label in levels]
+    if not one.ratio or len(others) < 2 or min(len(one.paired.areas), len(one.unseen.areas)) < 2:
         return None
-    ours = log_ratios[one.candidate.label]
-    theirs = np.mean([log_ratios[label] for label in known], axis=0)
-    difference = compared(
-        float(np.log(one.ratio)), [float(np.log(levels[label])) for label in known], float((ours - theirs).var(ddof=1))
-    )
-    return difference_details(difference, "log ratio")
+    # d log(ratio) is the area's share of its set's mean, with the twin's against it.
+    shares = [
+        (each.paired.areas / each.paired.areas.mean(), -each.unseen.areas / each.unseen.areas.mean())
+        for each in (one, *others)
+    ]
+    sides = [(side[0], np.stack(side[1:])) for side in zip(*shares, strict=True)]
+    logs = [float(np.log(levels[other.candidate.label])) for other in others]
+    return difference_details(compared(float(np.log(one.ratio)), logs, sides), "log ratio")

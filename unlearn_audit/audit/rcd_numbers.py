@@ -115,21 +115,25 @@ def _normalised_interval(one: Relearnt) -> Interval | None:
 
 
 def ratio_to_retrained(field: Field, one: Relearnt) -> Measurement:
-    """Return `rcd.ratio_to_retrained`: RCD_K / mean RCD_K of the retrained models, with the spread of their seeds."""
+    """Return `rcd.ratio_to_retrained`: RCD_K / geometric mean RCD_K of the retrained models.
+
+    The geometric mean is that of the interval, which is one of log ratios: both speak of the same number.
+    """
     others = field.references(one)
     levels = [other.raw for other in others if other.raw is not None]
-    mean = float(np.mean(levels)) if levels else 0.0
+    mean = _geometric_mean(levels)
     found = _to_retrained(one, others, levels, mean)
     difference = _log_difference(one, others) if found.value is not None else None
     interval = None
     if found.value is not None and difference is not None:
         low, high = (found.value * math.exp(end - difference.value) for end in (difference.low, difference.high))
         method = "Student t of the log ratio, paired over examples plus spread of retrained seeds"
-        interval = Interval(low=low, high=high, method=method)
-    relative = [level / mean for level in levels] if mean > 0 else []
+        interval = Interval(low=low, high=high, method=method) if math.isfinite(high) else None
+    spread = metrics.mean_and_spread([level / mean for level in levels])[1] if mean else None
     return _measurement(
         field, one, "rcd.ratio_to_retrained", lambda _: found, unit="ratio", interval=interval,
-        reference=reference_of(relative), method=f"{field.method()}; divided by the retrained models' mean",
+        reference=Reference(role="retrained", value=1.0, spread=spread, n=len(levels)) if mean else None,
+        method=f"{field.method()}; divided by the retrained models' geometric mean",
         details={
             "retrained": {other.candidate.label: other.raw for other in others},
             "difference": difference_details(difference, "log ratio"),
@@ -138,15 +142,19 @@ def ratio_to_retrained(field: Field, one: Relearnt) -> Measurement:
     )  # fmt: skip
 
 
-def _to_retrained(one: Relearnt, others: Sequence[Relearnt], levels: Sequence[float], mean: float) -> Found:
+def _geometric_mean(levels: Sequence[float]) -> float | None:
+    """Return the geometric mean; None without values or where one is not positive."""
+    return math.exp(float(np.mean(np.log(levels)))) if levels and min(levels) > 0 else None
+
+
+def _to_retrained(one: Relearnt, others: Sequence[Relearnt], levels: Sequence[float], mean: float | None) -> Found:
     if one.raw is None:
         return Found(None, status(one.forget))
     if not others:
         return Found(None, NO_RETRAINED)
-    if len(levels) < len(others) or mean <= 0:
-        return Found(None, "a retrained model's curve diverged" if mean > 0 or not levels else
-                     "the retrained models' mean is not above the floor")  # fmt: skip
-    return Found(one.raw / mean)
+    if len(levels) < len(others):
+        return Found(None, "a retrained model's curve diverged")
+    return Found(one.raw / mean) if mean else Found(None, "a retrained model's sum is not above the floor")
 
 
 def _log_difference(one: Relearnt, others: Sequence[Relearnt]) -> metrics.Difference | None:
@@ -154,15 +162,16 @@ def _log_difference(one: Relearnt, others: Sequence[Relearnt]) -> metrics.Differ
     sums = [other.raw or 0.0 for other in (one, *others)]
     if min(sums) <= 0 or len(one.forget.areas) < 2:
         return None
+    if len(others) < 2:
+        return None
     shares = [other.forget.areas / total for other, total in zip((one, *others), sums, strict=True)]
-    gaps = shares[0] - np.mean(shares[1:], axis=0)  # d log(sum) is the area's share of it
-    return compared(math.log(sums[0]), [math.log(total) for total in sums[1:]], float(gaps.var(ddof=1) / len(gaps)))
+    logs = [math.log(total) for total in sums]
+    return compared(logs[0], logs[1:], [(shares[0], np.stack(shares[1:]))])  # d log(sum) is the area's share of it
 
 
 def _error_to_retrained(one: Relearnt, others: Sequence[Relearnt]) -> float | None:
-    levels = [other.error_sum for other in others if other.error_sum is not None]
-    mean = float(np.mean(levels)) if levels else 0.0
-    return None if one.error_sum is None or not mean > 0 else one.error_sum / mean
+    mean = _geometric_mean([other.error_sum for other in others if other.error_sum is not None])
+    return None if one.error_sum is None or mean is None else one.error_sum / mean
 
 
 def steps_to_accuracy(curve: Curve, accuracy: float) -> int | None:

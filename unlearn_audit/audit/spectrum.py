@@ -27,6 +27,7 @@ __all__ = ["Value", "measure_spectrum"]
 
 TENTH = 10
 LOSS, RATIO = "nats per squared weight", "ratio"
+RESIDUAL = "the value and its residual: some eigenvalue lies there; not a sampling interval"
 
 
 class Value(NamedTuple):
@@ -106,7 +107,7 @@ def _values(found: Spectrum, settings: SpectrumSettings) -> dict[str, Value]:
         "relative_lambda_max": _eigenvalue(found.relative, "the largest relative one")._replace(
             unit="nats per squared relative change"
         ),
-        "lambda_min": _eigenvalue(found.ends.smallest, "the smallest eigenvalue"),
+        "lambda_min": _smallest(found, settings),
         "lambda_ratio_10": _tenth(found.ends.largest),
         "trace": Value(trace, None, LOSS, interval),
         "concentration": _ratio(why, lambda t: top.value * size / t, trace, ends),
@@ -116,9 +117,19 @@ def _values(found: Spectrum, settings: SpectrumSettings) -> dict[str, Value]:
 
 
 def _eigenvalue(pair: Eigenpair, name: str) -> Value:
-    """Return a converged eigenvalue."""
+    """Return a converged eigenvalue of the upper end, which may be larger by its residual."""
     reason = _unresolved(pair, name)
-    return Value(None if reason else pair.value, reason, LOSS)
+    interval = Interval(low=pair.value, high=pair.value + pair.residual, method=RESIDUAL)
+    return Value(None if reason else pair.value, reason, LOSS, None if reason else interval)
+
+
+def _smallest(found: Spectrum, settings: SpectrumSettings) -> Value:
+    """Return the smallest eigenvalue, which may be lower by its residual, where that is small beside the largest."""
+    pair, top = found.ends.smallest, abs(found.ends.largest[0].value)
+    if not pair.converged and pair.residual > settings.tolerance * max(top, abs(pair.value)):
+        return Value(None, _unresolved(pair, "the smallest eigenvalue"), LOSS)
+    interval = Interval(low=pair.value - pair.residual, high=pair.value, method=RESIDUAL)
+    return Value(pair.value, None, LOSS, interval)
 
 
 def _unresolved(pair: Eigenpair, name: str) -> str | None:
@@ -152,7 +163,10 @@ def _tenth(largest: Sequence[Eigenpair]) -> Value:
     why = _unresolved(first, "the largest eigenvalue") or _unresolved(tenth, "the tenth eigenvalue")
     if not why and tenth.value <= tenth.residual:
         why = f"the tenth eigenvalue, {tenth.value:.4g}, is not positive beyond its residual, {tenth.residual:.2g}"
-    return Value(None if why else first.value / tenth.value, why, RATIO)
+    if why:
+        return Value(None, why, RATIO)
+    low, high = first.value / (tenth.value + tenth.residual), (first.value + first.residual) / tenth.value
+    return Value(first.value / tenth.value, None, RATIO, Interval(low=low, high=high, method=RESIDUAL))
 
 
 def _condition_number(found: Spectrum, settings: SpectrumSettings) -> Value:

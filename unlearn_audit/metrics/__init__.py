@@ -4,6 +4,12 @@ Fractions are in [0, 1], losses in nats. Nothing undefined comes back as a numbe
 return None, and their callers say why.
 """
 
+from unlearn_audit.metrics.differences import (
+    Chance,
+    Difference,
+    chance_of_examples,
+    difference_from_references,
+)
 from unlearn_audit.metrics.operating_points import (
     Accuracy,
     OperatingPoint,
@@ -14,7 +20,6 @@ from unlearn_audit.metrics.operating_points import (
 )
 from unlearn_audit.metrics.values import (
     Bounds,
-    Difference,
     accuracy,
     auc,
     auc_components,
@@ -22,7 +27,6 @@ from unlearn_audit.metrics.values import (
     auc_variance,
     bootstrap_ratio,
     cross_entropy,
-    difference_from_references,
     mean_and_spread,
     ratio_of_medians,
     student_interval,
@@ -33,6 +37,7 @@ from unlearn_audit.metrics.values import (
 __all__ = [
     "Accuracy",
     "Bounds",
+    "Chance",
     "Difference",
     "OperatingPoint",
     "accuracy",
@@ -42,6 +47,7 @@ __all__ = [
     "auc_variance",
     "balanced_accuracy",
     "bootstrap_ratio",
+    "chance_of_examples",
     "clopper_pearson",
     "cross_entropy",
     "difference_from_references",

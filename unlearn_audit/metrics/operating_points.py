@@ -1,6 +1,7 @@
 """What an attack does at one threshold: whom it catches, whom it accuses, and how well that is known."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ class OperatingPoint(NamedTuple):
         attained_fpr: share of non-members there, at most the rate asked for.
         threshold: infinite where no score keeps the rate, and nobody is accused.
         true_positives: members at or above it.
-        bounds: Clopper-Pearson interval of `tpr`.
+        bounds: interval of the true positive rate at the true false positive rate that was asked for.
         fpr_upper: upper end of the false positive rate's.
     """
 
@@ -45,7 +46,7 @@ class Accuracy(NamedTuple):
 
     Attributes:
         accuracy: in [0, 1]; .5 where members and non-members cannot be told apart.
-        bounds: Wilson's interval at the number of examples on both sides.
+        bounds: the interval of the accuracy at the best threshold, or at the attack's own.
         says_member: share of all examples that are called members; 0 or 1 is a degenerate attack.
         right: [M + N] 1.0 where the answer is right, members first.
     """
@@ -102,15 +103,41 @@ def tpr_at_fpr(members: Floats, non_members: Floats, fpr: float, level: float = 
     caught, wrong = int((members >= threshold).sum()), int((non_members >= threshold).sum())
     if not len(allowed):
         caught = wrong = 0  # an infinite score is no threshold of its own
-    bounds, upper = clopper_pearson(caught, len(members), level), clopper_pearson(wrong, len(non_members), level)
+    upper = clopper_pearson(wrong, len(non_members), level)
     return OperatingPoint(
         caught / len(members),
         wrong / len(non_members),
         threshold,
         caught,
-        bounds or Bounds(0.0, 1.0),
+        _with_threshold(members, non_members, caught, fpr, level),
         upper.high if upper else 1.0,
     )
+
+
+def _with_threshold(members: Floats, non_members: Floats, caught: int, fpr: float, level: float) -> Bounds:
+    """Return the interval of the true positive rate at the true false positive rate `fpr`.
+
+    Two sources of chance: which members there are, by Clopper and Pearson, and where the threshold lies whose true
+    false positive rate is `fpr`. The number of N non-members at or above that one is binomial (N, fpr), whose
+    quantiles name two of the non-members' scores between which it lies. Each end of the interval is as far from the
+    value as the square root of both squared distances (MOVER, Zou & Donner 2008).
+    """
+    value, (low, high) = caught / len(members), clopper_pearson(caught, len(members), level) or Bounds(0.0, 1.0)
+    falling = np.sort(non_members)[::-1]
+    fewest, most = (_binomial_quantile(len(falling), fpr, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
+    least = float((members >= falling[fewest - 1]).mean()) if fewest else 0.0
+    largest = float((members > falling[most]).mean()) if most < len(falling) else 1.0
+    return Bounds(
+        max(0.0, value - math.hypot(value - low, max(value - least, 0.0))),
+        min(1.0, value + math.hypot(high - value, max(largest - value, 0.0))),
+    )
+
+
+def _binomial_quantile(n: int, p: float, tail: float) -> int:
+    """Return the smallest k with P(binomial(n, p) <= k) >= tail."""
+    from scipy.special import bdtr
+
+    return int(np.searchsorted(bdtr(np.arange(n + 1), n, p), tail))
 
 
 FOLDS = 5
@@ -136,8 +163,30 @@ def balanced_accuracy(members: Floats, non_members: Floats, threshold: float | N
             found[mine] = side[mine] >= chosen
     right = np.concatenate([called[0], ~called[1]]).astype(np.float64)
     value = float((called[0].mean() + 1 - called[1].mean()) / 2)
-    bounds = wilson_interval(round(value * len(right)), len(right)) or Bounds(0.0, 1.0)
+    best = value if threshold is not None else _best_accuracy(members, non_members)
+    bounds = _accuracy_bounds([called[0], ~called[1]], value, best)
     return Accuracy(value, bounds, float(np.concatenate(called).mean()), right)
+
+
+def _accuracy_bounds(right: Sequence[NDArray[np.bool_]], value: float, best: float) -> Bounds:
+    """Return the interval of the balanced accuracy: Wilson's of both sides' shares, combined (Zou & Donner 2008).
+
+    A threshold that is chosen on few examples is not the best one, so that the value tends to lie below the accuracy
+    of the best threshold, while `best`, found on the same examples, lies above it; the distance between the two is
+    added to the upper end, as a square. Simulated coverage of the best threshold's accuracy stands in the README.
+    """
+    down, up = 0.0, (best - value) ** 2 if best > value else 0.0
+    for side in right:
+        bounds = wilson_interval(int(side.sum()), len(side)) or Bounds(0.0, 1.0)
+        down += ((float(side.mean()) - bounds.low) / 2) ** 2
+        up += ((bounds.high - float(side.mean())) / 2) ** 2
+    return Bounds(max(0.0, value - math.sqrt(down)), min(1.0, value + math.sqrt(up)))
+
+
+def _best_accuracy(members: Floats, non_members: Floats) -> float:
+    """Return the balanced accuracy of the threshold that is best on the examples themselves."""
+    chosen = _best_threshold(members, non_members)
+    return float(((members >= chosen).mean() + (non_members < chosen).mean()) / 2)
 
 
 def _best_threshold(members: Floats, non_members: Floats) -> float:

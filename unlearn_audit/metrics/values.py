@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Bounds",
-    "Difference",
     "accuracy",
     "auc",
     "auc_components",
@@ -16,7 +15,6 @@ __all__ = [
     "auc_variance",
     "bootstrap_ratio",
     "cross_entropy",
-    "difference_from_references",
     "mean_and_spread",
     "ratio_of_medians",
     "student_interval",
@@ -33,21 +31,6 @@ class Bounds(NamedTuple):
 
     low: float
     high: float
-
-
-class Difference(NamedTuple):
-    """A value minus the mean of reference values: its interval and whether zero lies outside of it."""
-
-    value: float
-    standard_error: float
-    degrees_of_freedom: float
-    low: float
-    high: float
-
-    @property
-    def seen(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
 
 
 def cross_entropy(logits: Floats, labels: Integers) -> Floats:
@@ -112,34 +95,6 @@ def student_interval(value: float, standard_error: float, degrees_of_freedom: fl
 
     t = _normal_quantile(level) if np.isinf(degrees_of_freedom) else float(stdtrit(degrees_of_freedom, 0.5 + level / 2))
     return Bounds(value - t * standard_error, value + t * standard_error)
-
-
-def difference_from_references(
-    value: float, mean: float, spread: float, references: int, example_variance: float, *, level: float = 0.95
-) -> Difference:
-    """Return value - mean(references) with an interval that knows examples and training seeds.
-
-    Two sources of chance add up: the examples (`example_variance`, paired over all models) and the seed of a
-    retrained model, spread²·(1 + 1/R), because the value is asked whether it could be one more of the R references.
-    Degrees of freedom by Satterthwaite; a paired bootstrap over examples alone would reject true retrained models far
-    too often. One more retrained model is called different in 5 to 8 % of the cases with R = 3, in 5 to 13 % with
-    R = 2 (simulated with normal seeds; the most where examples matter a tenth as much as seeds).
-
-    Args:
-        value: the subject's value.
-        mean: of the same measurement of the retrained models.
-        spread: their sample standard deviation.
-        references: R >= 2, how many there are.
-        example_variance: variance of the difference due to the choice of examples.
-        level: coverage of the interval.
-    """
-    seed_variance = spread * spread * (1 + 1 / references)
-    total = seed_variance + example_variance
-    inflation = total / seed_variance if seed_variance > 0 else float("inf")
-    freedom = (references - 1) * inflation * inflation
-    error = float(np.sqrt(total))
-    bounds = student_interval(value - mean, error, freedom, level)
-    return Difference(value - mean, error, freedom, bounds.low, bounds.high)
 
 
 def auc(members: Floats, non_members: Floats) -> float | None:
