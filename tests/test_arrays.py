@@ -239,6 +239,15 @@ def test_a_name_that_is_twice_in_an_archive(tmp_path: Path) -> None:
         load_data(f"npz:{tmp_path / 'a.npz'}")
 
 
+def test_an_archive_of_very_many_members_is_not_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for number in range(1001):
+            archive.writestr(str(number), b"")
+        archive.comment = b"x" * 1000
+    with pytest.raises(DataError, match="an archive of 1001 members, which was not read"):
+        load_data(f"npz:{tmp_path / 'a.npz'}")
+
+
 HEADERS = {
     "an expression": "__import__('os')",
     "no dictionary": "[1]",

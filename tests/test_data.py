@@ -341,6 +341,18 @@ def test_idx_needs_all_four_files_and_a_folder(tmp_path: Path) -> None:
     assert "is not a folder" in refusal(f"idx:{tmp_path / 'train-labels-idx1-ubyte'}")
 
 
+def test_idx_files_that_are_there_plain_and_zipped_must_be_the_same(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    path = tmp_path / "train-labels-idx1-ubyte"
+    zipped = path.with_name(f"{path.name}.gz")
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    assert len(load_data(f"idx:{tmp_path}").train) == 30
+    for other in (path.read_bytes()[:-1] + b"\x02", path.read_bytes() + b"x", path.read_bytes()[:-1]):
+        zipped.write_bytes(gzip.compress(other))
+        if other != path.read_bytes():
+            assert "are different data; leave the one that is meant" in refusal(f"idx:{tmp_path}")
+
+
 def test_idx_empty_split_is_refused(tmp_path: Path) -> None:
     write_idx(tmp_path)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((0, 5, 4), np.uint8)))

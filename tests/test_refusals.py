@@ -308,3 +308,9 @@ def test_a_request_without_a_forget_set_or_a_checkpoint(verb: str, refused: Refu
 )
 def test_something_needed_is_left_out(arguments: Arguments, mention: str, refused: Refused) -> None:
     refused(*arguments, code=2, says=["Missing", mention])
+
+
+@pytest.mark.parametrize("spec", ["", "class:", "random:", "range:", "mislabelled:"])
+def test_a_retrained_model_without_nothing_is_no_original(spec: str, refused: Refused) -> None:
+    request = ["train", "--data", "digits", "--model", "small-cnn", "--epochs", 1, "--out", "o.safetensors"]
+    refused(*request, f"--without={spec}", code=2, says=["forget set"])

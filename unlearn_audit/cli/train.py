@@ -48,7 +48,7 @@ def _train(
     asked = {"data": data, "model": model, "device": device, "seed": seed, "precision": precision}
     config = resolve([Layer("flag", asked, "command line")]).config
     dataset = load_data(data, allow_code=True, download=download)
-    left_out = read_training_indices(without, dataset) if without else None
+    left_out = read_training_indices(without, dataset) if without is not None else None
     chosen = pick_recipe(recipe, model, epochs=epochs)
     compute = prepare(config.device, config.precision)
     with progress_bars(quiet=quiet) as progress:

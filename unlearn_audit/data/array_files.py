@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit.errors import AuditError, DataError
 
-__all__ = ["MOST_INDEX_BYTES", "check_memory", "check_unfolded", "read_npy", "read_npz", "reading"]
+__all__ = ["MOST_INDEX_BYTES", "check_members", "check_memory", "check_unfolded", "read_npy", "read_npz", "reading"]
 
 UNREADABLE = (
     OSError,
@@ -30,6 +30,8 @@ UNREADABLE = (
 MOST_INDEX_BYTES = 1 << 28  # of a file of indices or labels: 33 million of them
 HARMLESS = 1 << 28  # bytes that any file may unfold to
 DENSEST = 100  # times the file's size, beyond that; images pack a few times smaller, zeros a thousand times
+MOST_MEMBERS = 1000  # of an archive with four arrays, or one tensor
+END_OF_ARCHIVE, COMMENT = b"PK\x05\x06", 1 << 16  # a record of 22 bytes, and the longest comment that may follow it
 LONGEST_HEADER = 10_000  # characters; a plain array's has about a hundred
 
 
@@ -81,6 +83,27 @@ def check_memory(path: Path, size: int) -> None:
         raise DataError(f"{path} announces {size} bytes, more than this machine's memory ({memory}); take a part of it")
 
 
+def check_members(shown: str, stream: IO[bytes]) -> None:
+    """Refuse an archive whose list of contents would take minutes to read.
+
+    Args:
+        shown: the file, for messages.
+        stream: its bytes; left wherever.
+
+    Raises:
+        DataError: it says that it has too many members.
+    """
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - 22 - COMMENT))
+    tail = stream.read()
+    record = tail[tail.rfind(END_OF_ARCHIVE) :][:22]
+    count = int.from_bytes(record[10:12], "little") if len(record) == 22 else 0
+    if count > MOST_MEMBERS:
+        raise DataError(
+            f"{shown} is an archive of {count if count < 0xFFFF else '65,535 or more'} members, which was not read"
+        )
+
+
 def read_npy(kind: str, path: Path, most: int = MOST_INDEX_BYTES) -> NDArray[np.generic]:
     """Return the array of a .npy file; pickled objects are refused.
 
@@ -117,6 +140,8 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]]
             single = stream.read(6) == np.lib.format.MAGIC_PREFIX
         if single:
             raise DataError(f"{path} holds a single array; an .npz with {', '.join(names)} is needed")
+        with path.open("rb") as stream:
+            check_members(str(path), stream)
         with zipfile.ZipFile(path) as archive:
             members = _members(path, archive, names)
             check_unfolded(path, sum(member.file_size for member in members.values()))

@@ -24,12 +24,23 @@ def find_idx(folder: Path, name: str) -> Path:
     """Return `folder/name`, or `folder/name.gz` where only that exists.
 
     Raises:
-        DataError: neither exists, or the one that does is a directory, empty or unreadable.
+        DataError: neither exists, both do and differ, or the one that does is a directory, empty or unreadable.
     """
     plain, zipped = folder / name, folder / f"{name}.gz"
+    if plain.is_file() and zipped.is_file() and not _same(plain, zipped):
+        raise DataError(f"{plain} and {zipped.name} beside it are different data; leave the one that is meant")
     if not plain.exists() and not zipped.exists():
         raise DataError(f"idx file not found: {plain} (nor {zipped.name})")
     return check_input(plain if plain.exists() else zipped, "idx", DataError)
+
+
+def _same(plain: Path, zipped: Path) -> bool:
+    """Whether a file and its gzipped neighbour have the same bytes."""
+    with reading("idx file", zipped), plain.open("rb") as one, gzip.open(zipped) as other:
+        while mine := one.read(1 << 20):
+            if other.read(len(mine)) != mine:
+                return False
+        return not other.read(1)
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:

@@ -21,6 +21,9 @@ from unlearn_audit.files import check_input, read_input
 __all__ = ["FILE_READERS", "Entries", "Reader", "read_entries"]
 
 COLUMN = "unlearn_idx"
+OTHER_THINGS = frozenset({  # headers of a single column that say something else than where examples stand
+    "class", "classes", "label", "labels", "target", "targets", "y", "mask", "keep", "kept", "retain", "retained",
+})  # fmt: skip
 MOST_REPEATS = 1_000_000  # entries beyond the number of examples that are still looked through for the wrong ones
 LONG_ENOUGH = 4  # rows in order below a number that is not, before that number is taken for a header
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # 18 digits always fit into int64
@@ -121,13 +124,14 @@ class Reader:
         if count > self.size + MOST_REPEATS:
             raise DataError(f"{self.shown} has {count} entries, but there are only {self.size} examples")
 
-    def text(self) -> str:
-        """Return the file's text, of bounded size.
+    def text(self, ends: Sequence[bytes] = (b"\n", b"\r")) -> str:
+        """Return the file's text, of bounded size, in which at most so many entries end as there may be.
 
         Raises:
             DataError: too large, or not UTF-8.
         """
         content = read_input(self.path, "index file", DataError, most=MOST_INDEX_BYTES)
+        self._check_count(max(content.count(end) for end in ends))
         with reading("index file", self.path):
             return content.decode("utf-8-sig")
 
@@ -177,6 +181,11 @@ def _column(reader: Reader, rows: Mapping[int, list[str]]) -> dict[int, str]:
     else:
         column = 0
         _check_header(reader, first_line, [row[0].strip() for row in rows.values()])
+        if header[0].lower() in OTHER_THINGS:
+            raise DataError(
+                f"{reader.shown} has a column called '{header[0]}': are these indices of examples, or classes, flags "
+                f"or what is to be kept? Name it {COLUMN} for indices; whole classes are written class:3,5"
+            )
         has_header = not INTEGER.fullmatch(header[0]) and header[0] not in reader.files and header[0].isidentifier()
         body = body if has_header else list(rows)
     short = [line for line in body if len(rows[line]) != len(header)]
@@ -203,7 +212,7 @@ def _check_header(reader: Reader, line: int, cells: Sequence[str]) -> None:
 def _json(reader: Reader) -> Entries:
     """Read a flat list of integers (of file names too, for image folders)."""
     try:
-        text = reader.text()
+        text = reader.text((b",",))
         with reading("index file", reader.path):
             document = json.loads(text)
     except RecursionError as problem:

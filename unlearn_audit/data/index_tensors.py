@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unlearn_audit.data.array_files import MOST_INDEX_BYTES
+from unlearn_audit.data.array_files import MOST_INDEX_BYTES, check_members
 from unlearn_audit.errors import DataError
 from unlearn_audit.files import read_input
 
@@ -68,6 +68,7 @@ def _check_pickle(shown: str, content: bytes) -> None:
     if not content.startswith(b"PK"):
         _check_opcodes(shown, content, legacy=True)
         return
+    check_members(shown, io.BytesIO(content))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if sum(member.file_size for member in archive.infolist()) > MOST_INDEX_BYTES:
             raise DataError(f"{shown} unfolds to more than {MOST_INDEX_BYTES >> 20} MiB; no set of indices is so large")
