@@ -125,6 +125,8 @@ METRICS: Mapping[str, str] = {
     "gap.forget": "accuracy on forget minus the retrained models' mean",
     "gap.test": "accuracy on test minus the retrained models' mean",
     "gap.average": "mean of the absolute gaps",
+    "change.retain": "accuracy on retain minus the original's",
+    "change.test": "accuracy on the test examples of classes that are kept minus the original's",
     "rcd.raw": "area under the relearning curve on the forget set",
     "rcd.ratio_to_unseen": "RCD on the forget set / RCD on its unseen twin",
     "rcd.scaled": "RCD times the step size, comparable at equal step x K",

@@ -118,7 +118,11 @@ def audited(case: Case, tested: int) -> AuditReport:
         references = [{"path": str(case.path(f"reference-{i}")), "role": "retrained"} for i in range(REFERENCES)]
         names = [*LEAKS, *(f"retrained-{i}" for i in range(tested))]
         asked: dict[str, Any] = {
-            "checkpoint": [*references, *({"path": str(case.path(name)), "role": "unlearned"} for name in names)],
+            "checkpoint": [
+                {"path": str(case.path("original")), "role": "original", "label": "before"},
+                *references,
+                *({"path": str(case.path(name)), "role": "unlearned"} for name in names),
+            ],
             "data": case.dataset.spec,
             "forget": case.words,
             "gaps": {},
@@ -142,7 +146,9 @@ class Outcome(NamedTuple):
 
 def outcomes(report: AuditReport, draw: int, policy: Path) -> Iterator[Outcome]:
     """Yield the gate's word on every candidate of a report."""
-    decisions = [one for one in apply_policy(read_policy(policy), report) if one.rule.severity != "warn"]
+    decisions = [
+        one for one in apply_policy(read_policy(policy), _taken_at_its_word(report)) if one.rule.severity != "warn"
+    ]
     for subject in (subject for subject in report.subjects if subject.role == "unlearned"):
         stopped = tuple(
             f"{one.rule.id} ({one.verdict.value})"
@@ -151,6 +157,15 @@ def outcomes(report: AuditReport, draw: int, policy: Path) -> Iterator[Outcome]:
         )
         kind = subject.label if subject.label in LEAKS else "retrained"
         yield Outcome(draw, kind, not stopped, stopped)
+
+
+def _taken_at_its_word(report: AuditReport) -> AuditReport:
+    """Return the report without doubts about candidates, whose records say who they are, as no stranger's do."""
+    subjects = (
+        one.model_copy(update={"doubts": (), "sha256": f"{index:064x}"}) if one.role == "unlearned" else one
+        for index, one in enumerate(report.subjects)
+    )
+    return report.model_copy(update={"subjects": tuple(subjects)})
 
 
 def told(name: str, count: int, of: int) -> str:

@@ -6,19 +6,21 @@ Every measuring verb builds a small config and calls `run_audit`.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from numpy.typing import NDArray
 
 from unlearn_audit import __version__
 from unlearn_audit.audit.bench import Bench, environment, open_bench
+from unlearn_audit.audit.changes import measure_changes
 from unlearn_audit.audit.common_step import RELEARNING, with_common_step
 from unlearn_audit.audit.dependence import depends_on
 from unlearn_audit.audit.gaps import measure_gaps
 from unlearn_audit.audit.mia import measure_mia
 from unlearn_audit.audit.parts import NO_PARTS, Parts
 from unlearn_audit.audit.rcd import measure_rcd
+from unlearn_audit.audit.references import examine_subjects, telling_apart
 from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.audit.truncation import measure_truncation
 from unlearn_audit.conclusion import conclude
@@ -33,7 +35,7 @@ __all__ = ["MEASUREMENTS", "run_audit", "sections_asked"]
 
 # Section of the config -> the measurement it asks for, in the order of the report.
 MEASUREMENTS: Mapping[str, Callable[[Bench, Any], Iterator[Measurement]]] = {
-    "gaps": lambda bench, _: measure_gaps(bench),
+    "gaps": lambda bench, _: chain(measure_gaps(bench), measure_changes(bench)),
     "rcd": measure_rcd,
     "truncation": measure_truncation,
     "spectrum": measure_spectrum,
@@ -70,7 +72,10 @@ def run_audit(
     asked = sections_asked(config, only)
     given = origins if origins is not None else dict.fromkeys(config.model_fields_set, "flag")
     bench = open_bench(config, given, progress)
+    examine_subjects(bench)
     measurements = _measured(bench, asked, parts)
+    for label, text in telling_apart(measurements):
+        bench.doubt(label, text)
     if arrays is not None:
         arrays |= bench.arrays
     subjects = tuple(bench.describe(candidate) for candidate in bench.subjects)

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
+from unlearn_audit.audit.identities import identity_doubts, other_parents
 from unlearn_audit.checkpoints import check_finite
 from unlearn_audit.config import AuditConfig
 from unlearn_audit.data import Dataset, Examples, Splits, make_splits, old_forget_set, old_subsets
 from unlearn_audit.engine import Compute, predict, prepare
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.recipes import by_difference
 from unlearn_audit.relearning import Remember, Start, take_anew
 from unlearn_audit.report import Subject
 from unlearn_audit.subjects import Candidate, build_candidate, read_entry, settle_data, unique_labels
@@ -47,7 +47,7 @@ class Bench:
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     remember: Remember = take_anew
     start: Start | None = None
-    doubts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    doubts: dict[str, list[str]] = field(default_factory=dict)
     _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)
 
     def examples(self, split: Split) -> Examples:
@@ -74,6 +74,17 @@ class Bench:
         signals = self.signals(candidate, "forget")
         return Signals(signals.logits[kept], signals.labels[kept])
 
+    def doubt(self, label: str, text: str) -> None:
+        """Note why numbers about a subject may not answer the question; no gate passes on them, and a person reads it.
+
+        Args:
+            label: of the subject.
+            text: a whole sentence, which names the subject.
+        """
+        found = self.doubts.setdefault(label, [])
+        found += [] if text in found else [text]
+        self.limitations += [] if text in self.limitations else [text]
+
     def with_role(self, role: str) -> tuple[Candidate, ...]:
         """Return the subjects of a role."""
         return tuple(candidate for candidate in self.subjects if candidate.role == role)
@@ -94,7 +105,7 @@ class Bench:
             parameters=models.parameter_count(candidate.model),
             flop_per_image=models.flops_per_image(candidate.model, candidate.transform(image)),
             notes=candidate.notes,
-            doubts=self.doubts.get(candidate.label, ()),
+            doubts=tuple(self.doubts.get(candidate.label, ())),
         )
 
 
@@ -128,12 +139,17 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
         build_candidate(config, settled, entry, checkpoint, label, dataset, compute)
         for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True)
     )
-    doubts = {candidate.label: tuple(_doubts(candidate, splits)) for candidate in candidates}
-    limitations += [text for found in doubts.values() for text in found]
-    limitations += [text for candidate in candidates if not doubts[candidate.label] for text in _other_role(candidate)]
-    limitations += _other_recipes(candidates)
-    limitations += [f"{candidate.label}: {text}" for candidate in candidates for text in candidate.types]
-    bench = Bench(config, settled, compute, splits, candidates, limitations, progress, doubts=doubts)
+    bench = Bench(config, settled, compute, splits, candidates, limitations, progress)
+    for candidate in candidates:
+        for text in _doubts(candidate, splits):
+            bench.doubt(candidate.label, text)
+        for text in splits.doubts:
+            bench.doubt(candidate.label, text)
+    for label, text in identity_doubts(candidates):
+        bench.doubt(label, text)
+    bench.limitations += [text for one in candidates if not bench.doubts.get(one.label) for text in _other_role(one)]
+    bench.limitations += other_parents(candidates)
+    bench.limitations += [f"{candidate.label}: {text}" for candidate in candidates for text in candidate.types]
     for candidate in candidates:
         _check_instrument(bench, candidate)
     return bench
@@ -160,8 +176,8 @@ def _doubts(candidate: Candidate, splits: Splits) -> Iterator[str]:
     metadata = candidate.metadata
     if metadata is None:
         return
-    if candidate.role == "retrained" and metadata.role not in (None, "retrained"):
-        yield f"{candidate.label} is used as retrained, but its metadata says {metadata.role}"
+    if metadata.role in OTHERWISE.get(candidate.role, ()):
+        yield f"{candidate.label} is used as {candidate.role}, but its metadata says {metadata.role}"
     elif metadata.forget_sha256 not in (None, splits.forget.sha256) and candidate.role in ("retrained", "unlearned"):
         what = "was trained without" if candidate.role == "retrained" else "has unlearned"
         old = old_forget_set(metadata.forget, metadata.forget_sha256, len(splits.dataset.train))
@@ -171,6 +187,14 @@ def _doubts(candidate: Candidate, splits: Splits) -> Iterator[str]:
         old = old_subsets(splits.dataset.spec, str(metadata.data_sha256), allow_code=True)
         message = f"{candidate.label} was made with other data than is measured here: not a fair comparison"
         yield f"{message}; {old}" if old else message
+
+
+# Role -> what a checkpoint of that role cannot be by its own record. A retrained model may stand for an unlearned one.
+OTHERWISE = {
+    "original": ("retrained", "unlearned"),
+    "retrained": ("original", "unlearned"),
+    "unlearned": ("original",),
+}
 
 
 def _other_role(candidate: Candidate) -> list[str]:
@@ -183,45 +207,14 @@ def _other_role(candidate: Candidate) -> list[str]:
     )
 
 
-def _other_recipes(candidates: Sequence[Candidate]) -> list[str]:
-    """Say which retrained models were not trained as the original was, which is what they are to stand for."""
-    known = [candidate for candidate in candidates if candidate.recipe]
-    origin = next((each for role in ("original", "unlearned") for each in known if each.role == role), None)
-    if origin is None:
-        return []
-    retrained = ((each.label, each.training, origin.training) for each in known if each.role == "retrained")
-    return [
-        f"{', '.join(labels)}: not trained as {origin.label} was ({told}): a difference may come from that, and not "
-        "from the forget set"
-        for told, labels in by_difference(retrained).items()
-    ]
-
-
 def _check_instrument(bench: Bench, candidate: Candidate) -> None:
-    """Check that two passes agree and that an architecture read off the weights predicts better than chance."""
+    """Check that two passes agree."""
     first = bench.signals(candidate, "forget").logits
     again = predict(candidate.model, bench.examples("forget").images, candidate.transform, compute=bench.compute)
     if not np.array_equal(first, again):
         raise MeasurementError(
             f"{candidate.label}: two passes over the same images disagree; the model is not deterministic"
         )
-    if candidate.assumed:
-        bench.limitations += _at_chance(bench, candidate)
-
-
-def _at_chance(bench: Bench, candidate: Candidate, sample: int = 1000) -> list[str]:
-    """Warn when a guessed architecture or normalisation does no better than chance on training examples."""
-    retain = bench.examples("retain").subset(np.arange(min(sample, len(bench.examples("retain")))))
-    logits = predict(candidate.model, retain.images, candidate.transform, compute=bench.compute)
-    right = float((logits.argmax(axis=1) == retain.labels.numpy()).mean())
-    chance = 1 / bench.splits.dataset.classes
-    if right > chance + 3 * np.sqrt(chance * (1 - chance) / len(retain)):
-        return []
-    return [
-        f"{candidate.label}: accuracy on training examples is at chance ({right:.3f}): the architecture "
-        f"({candidate.spec}), stride, pooling or normalisation is probably not the one it was trained with; "
-        "name them with --model, --mean and --std"
-    ]
 
 
 def environment(compute: Compute, seed: int) -> dict[str, Any]:

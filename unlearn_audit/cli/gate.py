@@ -25,7 +25,10 @@ def _file(what: str) -> Any:
 def _gate(
     report: Annotated[Path, typer.Argument(help="report.json of an audit.")],
     policy: Annotated[
-        Path, typer.Option(help="Policy in TOML, or a shipped one: default, strict, lenient.", metavar="FILE|NAME")
+        Path,
+        typer.Option(
+            help="Policy in TOML, or a shipped one: default, strict, lenient, without-original.", metavar="FILE|NAME"
+        ),
     ],
     baseline: Annotated[Path | None, _file("report.json of the last release, for rules that limit a change.")] = None,
     subject: Annotated[str | None, typer.Option(help="Label to gate in the place of the role unlearned.")] = None,

@@ -9,10 +9,15 @@ from pathlib import Path
 from unlearn_audit.data.array_files import reading
 from unlearn_audit.errors import DataError
 
-__all__ = ["image_paths"]
+__all__ = ["image_paths", "is_left_over"]
 
 MOST_OTHERS = 100_000  # entries of a split that are no images
 DEEPEST = 50  # folders within a class folder
+# What macOS, Windows, network storages and Python leave in folders, in lower case; a dot in front says so of others.
+LEFT_OVER = frozenset(
+    {"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
+     "thumbs.db", "ehthumbs.db", "desktop.ini"}
+)  # fmt: skip
 Place = tuple[int, int]  # device and inode, the same for all paths that lead to a folder
 
 
@@ -41,12 +46,15 @@ class _Walk:
             entries = sorted(scan, key=lambda entry: entry.name)
         for entry in entries:
             path = folder / entry.name
+            if is_left_over(entry.name):
+                self._pass_over(path)  # and it is not walked into
+                continue
             with reading("folder", path):
                 found = path if entry.is_symlink() else entry  # a path finds no folder in a link to itself
                 is_folder, is_file = found.is_dir(), found.is_file()
             if is_folder:
                 yield from self.below(path)
-            elif path.suffix.lower() in self.suffixes and not entry.name.startswith("."):
+            elif path.suffix.lower() in self.suffixes:
                 if not is_file:
                     raise DataError(f"{path} is {_what(path)}, not an image; remove it")
                 yield path
@@ -78,6 +86,15 @@ class _Walk:
                 f"{self.folder} has more than {MOST_OTHERS:,} files that are no images, such as {path}: is it the "
                 "right folder, and where do its links lead?"
             )
+
+
+def is_left_over(name: str) -> bool:
+    """Return whether a file or folder is hidden, or made by a system for itself: thumbnails, resource forks, backups.
+
+    >>> [is_left_over(name) for name in (".ipynb_checkpoints", "__MACOSX", "._1.png", "Thumbs.db", "cat")]
+    [True, True, True, True, False]
+    """
+    return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in LEFT_OVER
 
 
 def image_paths(folder: Path, classes: Sequence[str], suffixes: Container[str]) -> list[Path]:

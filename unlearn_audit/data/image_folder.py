@@ -11,7 +11,7 @@ from PIL import Image
 
 from unlearn_audit.data.array_files import check_memory, reading
 from unlearn_audit.data.examples import Examples
-from unlearn_audit.data.folder_walk import image_paths
+from unlearn_audit.data.folder_walk import image_paths, is_left_over
 from unlearn_audit.errors import DataError
 
 __all__ = ["ImageSplit", "class_names", "read_split"]
@@ -38,7 +38,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise DataError(f"folder not found: {folder}; folder: data has train/ and test/, each with a folder per class")
     with reading("folder", folder):
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_left_over(entry.name))
     if not names:
         raise DataError(f"{folder} holds no class folders")
     return tuple(names)
@@ -48,7 +48,8 @@ def read_split(folder: Path, classes: tuple[str, ...]) -> ImageSplit:
     """Return all images below the class folders of `folder` as RGB uint8.
 
     Index order is that of the sorted relative paths, compared part by part (class folder first), which is the order of
-    torchvision's ImageFolder where classes hold no further folders. Files with other endings are no images.
+    torchvision's ImageFolder where classes hold no further folders. Files with other endings are no images, and neither
+    are hidden files nor what systems and notebooks leave behind (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`).
 
     Args:
         folder: the split's folder.

@@ -1,20 +1,23 @@
 """Forget, retain, test and the unseen twin of one audit, checked against each other."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unlearn_audit.data.copies import Copies, find_copies
 from unlearn_audit.data.examples import Dataset, Examples
 from unlearn_audit.data.indices import IndexSet, read_indices
-from unlearn_audit.data.twin import Twin, make_twin, shared_images
+from unlearn_audit.data.twin import Twin, make_twin
 from unlearn_audit.errors import DataError
 from unlearn_audit.streams import generator
 
 __all__ = ["Splits", "make_splits", "read_training_indices"]
 
-TOLERATED = 0.01  # share of the forget set that may stand in the test set as well
+TOLERATED = 0.01  # share of a set that may stand in another one as well
+LASTING = 0.1  # share of a class that is kept, below which it counts as forgotten
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,7 @@ class Splits:
         unseen: the twin of `measured`; its `forget` are those of `measured` that have a partner.
         pool: [p] test indices, sorted, that the twin was drawn from.
         limitations: sentences that a report must carry.
+        doubts: those of them that leave no model's numbers beyond doubt.
     """
 
     dataset: Dataset
@@ -38,6 +42,7 @@ class Splits:
     unseen: Twin
     pool: NDArray[np.int64]
     limitations: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def forget_examples(self) -> Examples:
@@ -58,6 +63,22 @@ class Splits:
     def retain_examples(self) -> Examples:
         """The retain set."""
         return self.dataset.train.subset(self.retain)
+
+    @property
+    def lasting_test(self) -> NDArray[np.int64]:
+        """Test indices of the classes that outlast forgetting: a tenth of their right training examples is kept.
+
+        A model that is retrained without a class cannot know it, so that its test examples tell nothing of its use.
+        """
+        train = self.dataset.train
+        right = (train.labels == train.true_labels).numpy()
+        labels = train.labels.numpy()
+        had = np.bincount(labels[right], minlength=self.dataset.classes)
+        kept = np.ones(len(train), dtype=bool)
+        kept[self.forget.indices] = False
+        left = np.bincount(labels[right & kept], minlength=self.dataset.classes)
+        lasting = (left > 0) & (left >= LASTING * had)
+        return np.flatnonzero(lasting[self.dataset.test.labels.numpy()]).astype(np.int64)
 
     @property
     def test_examples(self) -> Examples:
@@ -94,13 +115,18 @@ def make_splits(
     rest = np.setdiff1d(np.arange(len(dataset.train)), chosen.indices)
     if retain is not None:
         rest = _disjoint(read_training_indices(retain, dataset, base=base, role="retain"), chosen)
-    copies, limitations = _check_overlap(dataset, chosen)
-    pool = np.setdiff1d(_pool(dataset, unseen, base), copies)
+    copies = find_copies(dataset, chosen.indices)
+    found = (_forget_in_test(copies, chosen), *_told_copies(copies, dataset, len(chosen)))
+    limitations = tuple(text for text, _ in found if text)
+    pool = np.setdiff1d(_pool(dataset, unseen, base), [*copies.forget_in_test.values(), *copies.test_in_rest])
     measured = _sample(chosen.indices, sample, seed)
     twin = make_twin(dataset, measured, pool, generator("twin", seed))
     if not twin.complete:
         limitations += (_incomplete(dataset, measured, twin),)
-    return Splits(dataset, chosen, measured, rest, twin, pool, limitations)
+    if len(twin) == len(dataset.test) > 1:
+        limitations += ("the unseen twin is the whole test set: what is said of one is said of the other",)
+    doubts = tuple(text for text, doubted in found if doubted)
+    return Splits(dataset, chosen, measured, rest, twin, pool, limitations, doubts)
 
 
 def read_training_indices(spec: str, dataset: Dataset, *, base: Path = Path("."), role: str = "forget") -> IndexSet:
@@ -147,17 +173,35 @@ def _pool(dataset: Dataset, unseen: str | None, base: Path) -> NDArray[np.int64]
     ).indices
 
 
-def _check_overlap(dataset: Dataset, forget: IndexSet) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return the test images that are forget images too, with the sentence to report; refuse more than 1 %."""
-    in_train, in_test = shared_images(dataset, forget.indices)
-    if len(in_train) == 0:
-        return in_test, ()
-    first = int(in_train[0])
-    partner = int(in_test[(dataset.test.images[in_test] == dataset.train.images[first]).flatten(1).all(dim=1)][0])
-    found = f"{len(in_train)} of {len(forget)} images, first train {first} = test {partner}"
-    if len(in_train) > TOLERATED * len(forget):
+def _forget_in_test(copies: Copies, forget: IndexSet) -> tuple[str, bool]:
+    """Say which forget images stand in the test set; refuse more than 1 %."""
+    pairs = copies.forget_in_test
+    if not pairs:
+        return "", False
+    first, partner = next(iter(pairs.items()))
+    found = f"{len(pairs)} of {len(forget)} images, first train {first} = test {partner}"
+    if len(pairs) > TOLERATED * len(forget):
         raise DataError(f"forget set overlaps the test set: {found}; take these images out of one of them")
-    return in_test, (f"forget images stand in the test set as well and are kept out of the unseen twin: {found}",)
+    return f"forget images stand in the test set as well and are kept out of the unseen twin: {found}", False
+
+
+def _told_copies(copies: Copies, dataset: Dataset, forgotten: int) -> Iterator[tuple[str, bool]]:
+    """Yield what is to be said of other copies, and whether they are so many that nothing is beyond doubt."""
+    again, seen = copies.forget_in_rest, copies.test_in_rest
+    if again:
+        first, partner = next(iter(again.items()))
+        yield (
+            f"forget images stand a second time among the other training images: {len(again)} of {forgotten}, first "
+            f"train {first} = train {partner}: a model that was trained without the forget set has seen them still",
+            len(again) > TOLERATED * forgotten,
+        )
+    if seen:
+        first, partner = next(iter(seen.items()))
+        yield (
+            f"test images stand among the training images that are kept: {len(seen)} of {len(dataset.test)}, first "
+            f"test {first} = train {partner}; they are kept out of the unseen twin, but accuracy on test has them",
+            len(seen) > TOLERATED * len(dataset.test),
+        )
 
 
 def _sample(forget: NDArray[np.int64], size: int | None, seed: int) -> NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """The unseen twin: held-out examples that went through the same process as the forget set."""
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from unlearn_audit.data.examples import Dataset, Examples
 from unlearn_audit.errors import DataError
 
-__all__ = ["Twin", "make_twin", "shared_images"]
+__all__ = ["Twin", "make_twin"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,27 +71,3 @@ def _paired(dataset: Dataset, forget: NDArray[np.int64], unseen: NDArray[np.int6
     """Give the held-out examples the observed labels of their partners."""
     labels = dataset.train.labels[torch.from_numpy(forget)]
     return Twin(forget, unseen, replace(dataset.test.subset(unseen), labels=labels), complete)
-
-
-def shared_images(dataset: Dataset, forget: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return which forget images stand in the test set byte for byte.
-
-    Args:
-        dataset: the data.
-        forget: [n] training indices.
-
-    Returns:
-        The training indices with a copy in the test set, and the test indices that are such copies.
-    """
-    wanted = _image_digests(dataset.train.subset(forget))
-    held_out = _image_digests(dataset.test)
-    common = set(wanted) & set(held_out)
-    in_train = [int(index) for index, digest in zip(forget, wanted, strict=True) if digest in common]
-    in_test = [row for row, digest in enumerate(held_out) if digest in common]
-    return np.array(in_train, dtype=np.int64), np.array(in_test, dtype=np.int64)
-
-
-def _image_digests(examples: Examples) -> list[bytes]:
-    """Return a 16-byte digest per image."""
-    images = np.ascontiguousarray(examples.images.numpy())
-    return [hashlib.blake2b(memoryview(image), digest_size=16).digest() for image in images]

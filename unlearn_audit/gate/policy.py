@@ -25,7 +25,7 @@ from unlearn_audit.toml import (
 
 __all__ = ["SHIPPED", "Policy", "Rule", "Waiver", "policy_file", "read_policy", "shipped_policy"]
 
-SHIPPED = ("default", "strict", "lenient")
+SHIPPED = ("default", "strict", "lenient", "without-original")
 WITHIN_ONE_RUN = ("rcd.raw", "rcd.steps_to_relearn")  # the checkpoints of one run share a step size, two runs do not
 
 Change = Annotated[Number, Field(ge=0)]
@@ -193,7 +193,7 @@ def read_policy(path: Path) -> Policy:
     """Read a policy from TOML.
 
     Args:
-        path: the file, or the bare name of a shipped policy: default, strict, lenient.
+        path: the file, or the bare name of a shipped policy: default, strict, lenient, without-original.
 
     Raises:
         ConfigError: missing, not TOML, an unknown key or metric, another schema version, a waiver for a rule that is

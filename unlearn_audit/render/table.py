@@ -22,6 +22,8 @@ NAMES: dict[str, tuple[str, int, bool]] = {
     "gap.forget": ("gap forget", 3, True),
     "gap.test": ("gap test", 3, True),
     "gap.average": ("average |gap|", 3, False),
+    "change.retain": ("change retain", 3, True),
+    "change.test": ("change test", 3, True),
     "rcd.raw": ("RCD raw", 1, False),
     "rcd.ratio_to_unseen": ("RCD / unseen", 3, False),
     "rcd.ratio_to_retrained": ("RCD / retrained", 3, False),

@@ -1,0 +1,84 @@
+"""What unlearning cost: a subject's accuracy minus the original's, on the same examples.
+
+A gap to retrained models is only as good as they are. The change against the original needs none of them: a model that
+is wrecked has lost what the original knew, whatever else is in the report.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit import metrics
+from unlearn_audit.audit.bench import Bench, Split
+from unlearn_audit.report import Interval, Measurement
+from unlearn_audit.subjects import Candidate
+
+__all__ = ["measure_changes"]
+
+Floats = NDArray[np.float64]
+NO_ORIGINAL = "no original model to compare with was given"
+
+
+def measure_changes(bench: Bench) -> Iterator[Measurement]:
+    """Yield `change.retain` and `change.test` of every subject; the latter on classes that are not forgotten."""
+    rows = {"retain": np.arange(len(bench.splits.retain)), "test": bench.splits.lasting_test}
+    splits: tuple[Split, ...] = ("retain", "test")
+    for candidate in bench.subjects:
+        for split in splits:
+            yield _change(bench, candidate, split, rows[split])
+
+
+def _change(bench: Bench, candidate: Candidate, split: Split, rows: NDArray[np.int64]) -> Measurement:
+    originals = bench.with_role("original")
+    reason = _why_none(candidate, len(originals), len(rows), split)
+    value, interval, details = None, None, {}
+    if reason is None:
+        levels = [_right(bench, one, split)[rows] for one in originals]
+        ours, level = _right(bench, candidate, split)[rows], np.mean(levels, axis=0)
+        value, interval = float((ours - level).mean()), _interval(ours - level)
+        details = {"accuracy": float(ours.mean()), "accuracy_of_the_original": float(level.mean())}
+    left_out = len(bench.splits.test_examples) - len(rows) if split == "test" else 0
+    return Measurement(
+        name=f"change.{split}",
+        subject=candidate.label,
+        role=candidate.role,
+        value=value,
+        reason=reason,
+        unit="fraction",
+        direction="higher is better",
+        n=len(rows),
+        interval=interval,
+        method="accuracy minus the original's on the same examples"
+        + (f"; without {left_out} of classes that are to be forgotten" if left_out else ""),
+        details=details,
+    )
+
+
+def _why_none(candidate: Candidate, originals: int, n: int, split: str) -> str | None:
+    if not originals:
+        return NO_ORIGINAL
+    if candidate.role == "original":
+        return "this is the original"
+    if not n:
+        return f"the {split} set is empty" if split == "retain" else "no test example is of a class that is kept"
+    return None
+
+
+def _right(bench: Bench, candidate: Candidate, split: Split) -> Floats:
+    """Return 1.0 where a candidate is right."""
+    signals = bench.signals(candidate, split)
+    return np.asarray(signals.logits.argmax(axis=1) == signals.labels, dtype=np.float64)
+
+
+def _interval(gaps: Floats) -> Interval | None:
+    """Return the interval of a mean of paired differences; none below two examples.
+
+    Models that agree on every example still come from a finite set: one disagreement is counted, so that no interval
+    has zero width.
+    """
+    n = len(gaps)
+    if n < 2:
+        return None
+    ends = metrics.student_interval(float(gaps.mean()), max(float(gaps.var(ddof=1)) / n, 1 / n**2) ** 0.5, n - 1)
+    return Interval(low=ends.low, high=ends.high, method="Student t, paired over examples")
