@@ -252,7 +252,10 @@ def test_another_seed_draws_another_twin(tiny: Path, report: AuditReport) -> Non
 
 def test_a_sample_is_said_with_its_size(tiny: Path) -> None:
     found = run_audit(config_of(tiny, "original", gaps={}, sample=20))
-    assert (found.data.forget.n, found.data.unseen.n) == (20, 20)  # type: ignore[union-attr]
+    forget = found.data.forget
+    assert (forget.n, forget.measured, found.data.unseen.n) == (144, 20, 20)  # type: ignore[union-attr]
+    assert forget.sha256 != forget.measured_sha256
+    assert found.limitations[0].startswith("20 of the 144 forget examples are measured, a sample drawn with seed 0")
     assert of(found, "accuracy.forget", "original").n == 20
     assert found.data.retain.n == 1437 - 144
 
@@ -293,7 +296,8 @@ def test_every_measurement_is_in_the_catalogue_and_reads_without_knowing_the_cod
 def test_the_data_are_described_with_digests(report: AuditReport, splits: Splits) -> None:
     data = report.data
     assert (data.source, data.sha256) == ("digits?mislabel=0.1&seed=0", splits.dataset.sha256)
-    assert data.forget.sha256 == splits.forget.sha256
+    assert data.forget.sha256 == data.forget.measured_sha256 == splits.forget.sha256
+    assert data.forget.measured == data.forget.n
     assert data.unseen is not None
     assert (data.forget.n, data.retain.n, data.test.n, data.unseen.n) == (144, 1293, 360, 144)
 

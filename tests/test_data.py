@@ -461,6 +461,8 @@ def test_folders_are_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
     expected = tuple(f"{label}/{name}" for label in ("cat", "cat-big", "dog") for name in ("a.png", "b.png", "c.PNG"))
     assert data.origin == expected
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert data.class_names == ("cat", "cat-big", "dog")
+    assert data.class_text(2) == "class 2 (dog)"
     assert data.train.images.shape == (9, 3, 3, 4)
     with Image.open(tmp_path / "train" / "dog" / "b.png") as image:
         np.testing.assert_array_equal(data.train.images[7].numpy(), np.asarray(image).transpose(2, 0, 1))
@@ -528,6 +530,7 @@ def test_torchvision_reads_what_lies_in_root(tmp_path: Path) -> None:
     assert data.spec == f"torchvision:FashionMNIST?root={tmp_path}"
     np.testing.assert_array_equal(data.train.images[:, 0].numpy(), arrays["train-images-idx3-ubyte"])
     assert (data.mean, data.std) == ((0.2860,), (0.3530,))
+    assert (len(data.class_names), data.class_names[3]) == (10, "Dress")
 
 
 @pytest.mark.parametrize("name", ["MNIST", "CIFAR10", "CIFAR100", "SVHN", "STL10"])
@@ -552,6 +555,9 @@ def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, payload: object = N
         listed[name] = [name, hashlib.md5(data).hexdigest()]
     monkeypatch.setattr(CIFAR10, "train_list", [listed["data_batch_1"]])
     monkeypatch.setattr(CIFAR10, "test_list", [listed["test_batch"]])
+    names = pickle.dumps({"label_names": ["airplane", "automobile", "bird"]}, protocol=2)
+    (root / CIFAR10.base_folder / "batches.meta").write_bytes(names)
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": hashlib.md5(names).hexdigest()})
     return images
 
 
@@ -560,6 +566,10 @@ def test_cifar_batches_are_read_without_running_their_pickles(tmp_path: Path, mo
     data = load_data(f"torchvision:CIFAR10?root={tmp_path}")
     np.testing.assert_array_equal(data.train.images.numpy(), images.reshape(6, 3, 32, 32))
     assert data.train.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert data.class_names == ("airplane", "automobile", "bird")
+    (tmp_path / "cifar-10-batches-py" / "batches.meta").write_bytes(pickle.dumps(Touch(tmp_path / "executed")))
+    assert load_data(f"torchvision:CIFAR10?root={tmp_path}").class_names == ()
+    assert not (tmp_path / "executed").exists()
 
 
 def test_cifar_batches_that_name_code_or_were_altered_are_refused(

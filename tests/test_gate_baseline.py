@@ -193,6 +193,19 @@ def test_other_examples_are_not_compared(
         assert ("a change would say nothing" in decision.why) == matters
 
 
+def test_another_sample_of_the_same_set_is_not_compared(make_report: Make, make_measurement: Make) -> None:
+    def report(digest: str) -> AuditReport:
+        sampled = data().forget.model_copy(update={"measured": 5, "measured_sha256": digest})
+        found: AuditReport = make_report(
+            make_measurement("accuracy.forget"), data=data().model_copy(update={"forget": sampled})
+        )
+        return found
+
+    now, rule = report("d" * 64), policy(metric="accuracy.forget", max_increase=1.0)
+    for then, verdict in ((report("d" * 64), PASSED), (report("e" * 64), INCONCLUSIVE)):
+        assert apply_policy(rule, now, baseline=then)[0].verdict == verdict
+
+
 # ----- the policy
 
 BASE = 'schema_version = 1\n[[rule]]\nid = "a"\n'

@@ -6,13 +6,14 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from unlearn_audit.data import Examples, IndexSet, load_data, read_indices
+from unlearn_audit.data import Examples, IndexSet, load_data, named_classes, read_indices
 from unlearn_audit.errors import DataError
 
 SIZE = 40
@@ -341,3 +342,22 @@ def test_messages_name_the_role_and_the_split(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([99]))
     expected = "unseen index 99 is out of range for 'toy' (40 test examples): a.npy, entry 0"
     assert refusal("a.npy", tmp_path, role="unseen", split="test") == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "names", "told"),
+    [
+        ("class:2", ("cat", "cow", "dog"), ("dog",)),
+        ("class:2,0", ("cat", "cow", "dog"), ("dog", "cat")),
+        ("class:1,2", ("1", "10", "2"), ("10", "2")),
+        ("class:0,1", ("0", "1"), ()),
+        ("class:5", ("cat", "cow"), ()),
+        ("class:1", (), ()),
+        ("range:0-1", ("cat", "cow"), ()),
+        ("class.npy", ("cat", "cow"), ()),
+    ],
+)
+def test_classes_that_are_named_by_number_have_their_names_told(
+    spec: str, names: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    assert named_classes(spec, replace(load_data("digits"), class_names=names)) == told

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.gate import Decision, Rule, Verdict
 from unlearn_audit.render import decisions, html, markdown, table, terminal
-from unlearn_audit.report import AuditReport
+from unlearn_audit.report import AuditReport, SetSummary
 
 Make = Callable[..., Any]
 HOSTILE = [
@@ -312,3 +312,21 @@ def test_seeds_together_are_bounded_by_the_lowest_bound_if_each_has_one(
     assert cell(0.5, 0.25) == "≥ 0.2500"
     assert cell(0.5, None) == "–"
     assert cell(0.5, True) == "–"
+
+
+@pytest.mark.parametrize("form", [markdown.render, lambda report: shown(terminal.render(report)), html.render])
+def test_a_sample_stands_beside_the_size_of_its_set_and_a_class_beside_its_name(
+    form: Callable[[AuditReport], str], make_report: Make, make_measurement: Make
+) -> None:
+    one = {"index": 7, "label": 3, "score": 1.0, "share_of_twin_above": 0.0}
+    found = make_report(
+        make_measurement("mia.loss.auc", details={"worst": [one]}), settings={"from": {"mia.worst": "flag"}}
+    )
+    forget = SetSummary(
+        spec="class:3", sha256="a" * 64, n=487, measured=100, measured_sha256="b" * 64, class_names=("Dress",)
+    )
+    named = found.data.model_copy(update={"forget": forget, "class_names": ("a", "b", "c", "Dress")})
+    text = form(found.model_copy(update={"data": named}))
+    assert re.search(r"487\b.{0,40}class:3 = Dress.{0,5}100 of them\s+measured", text, re.DOTALL)
+    assert re.search(r"3 \\?\(Dress\\?\)", text)
+    assert "of them" not in form(found)

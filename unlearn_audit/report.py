@@ -145,18 +145,42 @@ class Subject(Part):
 
 
 class SetSummary(Part):
-    """A set of examples: how it was named, the digest of its resolved indices, how many."""
+    """A set of examples: how it was named, the digest of its resolved indices, how many.
+
+    Of a forget set `measured` says how many of its n examples are measured, and `measured_sha256` which; `class_names`
+    are those of the classes that `spec` names by number, where the data have names for them.
+    """
 
     spec: str
     sha256: Digest
     n: Count
+    measured: Count | None = None
+    measured_sha256: Digest | None = None
+    class_names: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _measured_is_a_part(self) -> "SetSummary":
+        if self.measured is not None and self.measured > self.n:
+            raise ValueError(f"{self.measured} examples measured of a set of {self.n}")
+        return self
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether only a part of the set is measured."""
+        return self.measured is not None and self.measured < self.n
+
+    @property
+    def described(self) -> str:
+        """How it was named, with the names of the classes."""
+        return f"{self.spec} = {', '.join(self.class_names)}" if self.class_names else self.spec
 
 
 class Data(Part):
-    """The data that everything was measured on."""
+    """The data that everything was measured on; `class_names` number the classes, where they have names."""
 
     source: str
     sha256: Digest
+    class_names: tuple[str, ...] = ()
     forget: SetSummary
     retain: SetSummary
     test: SetSummary

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import chain, groupby
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import __version__
@@ -25,8 +26,8 @@ from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.audit.truncation import measure_truncation
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.config import AuditConfig
+from unlearn_audit.data import digest_of, named_classes
 from unlearn_audit.errors import UsageError, unknown_name
-from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning import take_anew
 from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Tool
@@ -142,17 +143,20 @@ def _section(bench: Bench, parts: Parts, name: str) -> tuple[Measurement, ...]:
 def _data(bench: Bench) -> Data:
     """Describe the sets with the digests of their resolved indices."""
     splits = bench.splits
+    dataset = splits.dataset
 
-    def rows(spec: str, indices: Any) -> SetSummary:
-        return SetSummary(spec=spec, sha256=sha256_of_bytes(indices.astype("<i8").tobytes()), n=len(indices))
+    def rows(spec: str, indices: NDArray[np.int64]) -> SetSummary:
+        names = named_classes(spec, dataset)
+        return SetSummary(spec=spec, sha256=digest_of(indices), n=len(indices), class_names=names)
 
-    forget = rows(splits.forget.spec, splits.measured) if len(splits.measured) < len(splits.forget.indices) else None
+    part = {"measured": len(splits.measured), "measured_sha256": digest_of(splits.measured)}
     return Data(
-        source=splits.dataset.spec,
-        sha256=splits.dataset.sha256,
-        forget=forget or SetSummary(spec=splits.forget.spec, sha256=splits.forget.sha256, n=len(splits.forget.indices)),
+        source=dataset.spec,
+        sha256=dataset.sha256,
+        class_names=dataset.class_names,
+        forget=rows(splits.forget.spec, splits.forget.indices).model_copy(update=part),
         retain=rows(bench.config.retain or "the rest of the training set", splits.retain),
-        test=SetSummary(spec="test split", sha256=splits.dataset.sha256, n=len(splits.dataset.test)),
+        test=SetSummary(spec="test split", sha256=dataset.sha256, n=len(dataset.test)),
         unseen=rows(bench.config.unseen or "drawn from the test split", splits.unseen.unseen),
     )
 

@@ -96,6 +96,12 @@ def _reused(shop: "Workshop") -> list[str]:
     return told if any(shop.folder.finished(task) for task in shop.tasks) else []
 
 
+def _attacked(shop: "Workshop") -> str:
+    """Return how many forget examples are attacked, and of how many, where it is not all of them."""
+    attacked, whole = len(shop.pool.forget), len(shop.splits.forget)
+    return str(attacked) if attacked == whole else f"{attacked} of {whole}"
+
+
 SECTIONS = ("gaps", "rcd", "truncation", "spectrum", "mia")
 
 
@@ -112,7 +118,7 @@ def _cost(shop: "Workshop") -> list[str]:
     price = 3 * flops_per_image(model, image)
     told = [
         f"{plan.count} x {plan.model}, {recipe.name} recipe, {recipe.epochs} epochs, {half} examples each",
-        f"attacked: {len(shop.pool.forget)} forget examples and their twin; {plan.queries} view(s) of each",
+        f"attacked: {_attacked(shop)} forget examples and their twin; {plan.queries} view(s) of each",
         "then unlearned by: " + (", ".join(each.method for each in plan.treatments) or "nothing (no ulira)"),
     ]
     for kind in dict.fromkeys(task.kind for task in shop.tasks):

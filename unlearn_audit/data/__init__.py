@@ -1,7 +1,7 @@
 """Where examples come from, which of them are to be forgotten, and which held-out ones they are compared with."""
 
 from unlearn_audit.data.examples import Dataset, Examples, Transform
-from unlearn_audit.data.indices import IndexSet, read_indices
+from unlearn_audit.data.indices import IndexSet, digest_of, named_classes, read_indices
 from unlearn_audit.data.loading import load_data, old_subsets
 from unlearn_audit.data.old_draws import old_forget_set
 from unlearn_audit.data.pool import Pool, make_pool
@@ -19,10 +19,12 @@ __all__ = [
     "Splits",
     "Transform",
     "Twin",
+    "digest_of",
     "is_code",
     "load_data",
     "make_pool",
     "make_splits",
+    "named_classes",
     "old_forget_set",
     "old_subsets",
     "parse_spec",

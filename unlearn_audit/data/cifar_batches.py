@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit.errors import DataError
 
-__all__ = ["ArrayUnpickler", "read_cifar"]
+__all__ = ["ArrayUnpickler", "cifar_class_names", "read_cifar"]
 
 # What a pickled uint8 array is made of; every other name is refused before it is looked up.
 ARRAY_PARTS = frozenset({
@@ -64,6 +64,26 @@ def read_cifar(name: str, root: Path, *, train: bool, download: bool) -> tuple[N
     batches = [_read_batch(path, md5) for path, md5 in files]
     images = np.concatenate([images for images, _ in batches])
     return images, np.concatenate([labels for _, labels in batches])
+
+
+def cifar_class_names(name: str, root: Path) -> tuple[str, ...]:
+    """Return the names of the (fine) classes in the order of their labels; () where their file is missing or altered.
+
+    Args:
+        name: as in `read_cifar`.
+        root: likewise.
+
+    Raises:
+        DataError: the file names more than containers.
+    """
+    from torchvision import datasets  # imported here: it takes a second
+
+    published = getattr(datasets, name)
+    path = root / published.base_folder / published.meta["filename"]
+    if not _intact(path, published.meta["md5"]):
+        return ()
+    with path.open("rb") as stream:
+        return tuple(map(str, ArrayUnpickler(stream, encoding="latin1").load()[published.meta["key"]]))
 
 
 def _intact(path: Path, md5: str) -> bool:

@@ -108,6 +108,7 @@ class Dataset:
         std: likewise.
         sha256: digest of both splits' images and labels and of the options.
         origin: for image folders, the training files' paths below the training folder, in index order; else None.
+        class_names: in the order of the labels, where the source has names; else empty.
     """
 
     spec: str
@@ -118,6 +119,12 @@ class Dataset:
     std: tuple[float, ...]
     sha256: str
     origin: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] = ()
+
+    def class_text(self, label: int) -> str:
+        """Return a class as people know it: its number, and its name where there is one."""
+        name = self.class_names[label] if label < len(self.class_names) else str(label)
+        return f"class {label}" if name == str(label) else f"class {label} ({name})"
 
     @property
     def changed(self) -> NDArray[np.int64]:

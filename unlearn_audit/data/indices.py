@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit.data.arrays import first_where
-from unlearn_audit.data.examples import Examples
+from unlearn_audit.data.examples import Dataset, Examples
 from unlearn_audit.data.index_files import FILE_READERS, Entries, read_entries
 from unlearn_audit.data.spec import absolute
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.streams import generator
 
-__all__ = ["IndexSet", "Within", "Word", "read_indices"]
+__all__ = ["IndexSet", "Within", "Word", "digest_of", "named_classes", "read_indices"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,29 @@ def read_indices(
             f"{role} set '{spec}' is everything: all of {within.described}; nothing is left to compare with"
         )
     ordered = np.sort(indices).astype(np.int64)
-    return IndexSet(spec, ordered, sha256_of_bytes(ordered.astype("<i8").tobytes()))
+    return IndexSet(spec, ordered, digest_of(ordered))
+
+
+def digest_of(indices: NDArray[np.int64]) -> str:
+    """Return the digest of indices: SHA-256 of them as little-endian int64."""
+    return sha256_of_bytes(indices.astype("<i8").tobytes())
+
+
+def named_classes(spec: str, dataset: Dataset) -> tuple[str, ...]:
+    """Return the names of the classes that a spec such as "class:3,5" names by number.
+
+    Args:
+        spec: as `read_indices` takes it.
+        dataset: whose classes they are.
+
+    Returns:
+        In the order of the spec; () for another spec, for data without names, and where names are the numbers.
+    """
+    word, _, rest = spec.partition(":")
+    numbers = rest.split(",") if word == "class" else []
+    known = [int(number) for number in numbers if number.isdecimal() and int(number) < len(dataset.class_names)]
+    names = tuple(dataset.class_names[number] for number in known)
+    return names if len(known) == len(numbers) and names != tuple(map(str, known)) else ()
 
 
 def _index_file(spec: str, role: str, base: Path) -> Path:

@@ -49,7 +49,7 @@ def load_data(spec: str, *, base: Path = Path("."), allow_code: bool = False, do
     sha256 = content_digest(train, test, {"classes": classes, "options": described, "origin": origin})
     mean, std = (loaded.mean, loaded.std) if loaded.mean and loaded.std else channel_moments(train.images)
     canonical = str(replace(parsed, target=loaded.target, options=options))
-    return Dataset(canonical, train, test, classes, mean, std, sha256, origin)
+    return Dataset(canonical, train, test, classes, mean, std, sha256, origin, loaded.class_names)
 
 
 def old_subsets(spec: str, sha256: str, *, allow_code: bool = False) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit.data.array_files import read_npz
 from unlearn_audit.data.arrays import ARRAY_NAMES, examples_from_arrays, image_tensor, label_array
-from unlearn_audit.data.cifar_batches import read_cifar
+from unlearn_audit.data.cifar_batches import cifar_class_names, read_cifar
 from unlearn_audit.data.examples import Examples
 from unlearn_audit.data.idx_format import find_idx, read_idx
 from unlearn_audit.data.image_folder import class_names, read_split
@@ -54,6 +54,7 @@ class Loaded:
         mean: per channel, where the source has a customary value.
         std: likewise.
         origin: relative paths of the training files, for image folders.
+        class_names: in the order of the labels, where the source has names.
     """
 
     target: str
@@ -63,6 +64,7 @@ class Loaded:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     origin: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -131,7 +133,9 @@ def folder(target: str, context: Context) -> Loaded:
     where = _needed_folder("folder", target, context)
     classes = class_names(where / "train")
     train, test = read_split(where / "train", classes), read_split(where / "test", classes)
-    return Loaded(str(where), train.examples, test.examples, classes=len(classes), origin=train.paths)
+    return Loaded(
+        str(where), train.examples, test.examples, classes=len(classes), origin=train.paths, class_names=classes
+    )
 
 
 def _needed_folder(source: str, target: str, context: Context) -> Path:
@@ -183,7 +187,8 @@ def torchvision_dataset(target: str, context: Context) -> Loaded:
     read = _read_cifar if name.startswith("CIFAR") else _read_torchvision
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the report
-            train, test = (read(name, absolute(root, context.base), train, context.download) for train in (True, False))
+            place = absolute(root, context.base)
+            (train, named), (test, _) = (read(name, place, train, context.download) for train in (True, False))
     except DataError:
         raise
     except Exception as problem:  # damaged files make its readers raise in many ways
@@ -192,17 +197,17 @@ def torchvision_dataset(target: str, context: Context) -> Loaded:
             "the download failed" if context.download else "add --download to fetch it, or name its folder: ?root=DIR"
         )
         raise DataError(f"cannot load {where}: {problem}; {remedy}") from problem
-    return Loaded(name, train, test, mean=TORCHVISION[name].mean, std=TORCHVISION[name].std)
+    return Loaded(name, train, test, mean=TORCHVISION[name].mean, std=TORCHVISION[name].std, class_names=named)
 
 
-def _read_cifar(name: str, root: Path, train: bool, download: bool) -> Examples:
-    """Read a CIFAR set without torchvision's unpickling."""
+def _read_cifar(name: str, root: Path, train: bool, download: bool) -> tuple[Examples, tuple[str, ...]]:
+    """Read a CIFAR set, and its classes' names, without torchvision's unpickling."""
     images, labels = read_cifar(name, root, train=train, download=download)
-    return _as_examples(name, images, labels)
+    return _as_examples(name, images, labels), cifar_class_names(name, root)
 
 
-def _read_torchvision(name: str, root: Path, train: bool, download: bool) -> Examples:
-    """Let torchvision read a set, and take its arrays."""
+def _read_torchvision(name: str, root: Path, train: bool, download: bool) -> tuple[Examples, tuple[str, ...]]:
+    """Let torchvision read a set, and take its arrays and its classes' names."""
     from torchvision import datasets  # imported here: it takes a second, and most data needs none of it
 
     argument = TORCHVISION[name].split
@@ -210,7 +215,8 @@ def _read_torchvision(name: str, root: Path, train: bool, download: bool) -> Exa
     dataset = getattr(datasets, name)(str(root), download=download, **{argument: split})
     images = np.asarray(dataset.data)
     channels_last = images.transpose(0, 2, 3, 1) if name in {"SVHN", "STL10"} else images
-    return _as_examples(name, channels_last, np.asarray(getattr(dataset, "targets", getattr(dataset, "labels", None))))
+    labels = np.asarray(getattr(dataset, "targets", getattr(dataset, "labels", None)))
+    return _as_examples(name, channels_last, labels), tuple(map(str, getattr(dataset, "classes", ())))
 
 
 def _as_examples(name: str, images: NDArray[np.generic], labels: NDArray[np.generic]) -> Examples:

@@ -120,6 +120,8 @@ def make_splits(
     limitations = tuple(text for text, _ in found if text)
     pool = np.setdiff1d(_pool(dataset, unseen, base), [*copies.forget_in_test.values(), *copies.test_in_rest])
     measured = _sample(chosen.indices, sample, seed)
+    if len(measured) < len(chosen):
+        limitations += (_sampled(len(measured), len(chosen), seed),)
     twin = make_twin(dataset, measured, pool, generator("twin", seed))
     if not twin.complete:
         limitations += (_incomplete(dataset, measured, twin),)
@@ -213,9 +215,20 @@ def _sample(forget: NDArray[np.int64], size: int | None, seed: int) -> NDArray[n
     return np.sort(generator("sample", seed).choice(forget, size=size, replace=False))
 
 
+def _sampled(measured: int, whole: int, seed: int) -> str:
+    """Say that not the whole forget set is measured."""
+    return (
+        f"{measured} of the {whole} forget examples are measured, a sample drawn with seed {seed}: intervals speak of "
+        "such examples on average, and nothing is said of any one that was not drawn"
+    )
+
+
 def _incomplete(dataset: Dataset, measured: NDArray[np.int64], twin: Twin) -> str:
     """Say how many examples have a partner, and which classes are short of them."""
     labels = dataset.train.true_labels.numpy()
     wanted, got = (np.bincount(labels[rows], minlength=dataset.classes) for rows in (measured, twin.forget))
-    short = ", ".join(f"class {number}: {got[number]} of {wanted[number]}" for number in np.flatnonzero(got < wanted))
+    short = ", ".join(
+        f"{dataset.class_text(int(number))}: {got[number]} of {wanted[number]}"
+        for number in np.flatnonzero(got < wanted)
+    )
     return f"the unseen twin has partners for {len(twin)} of {len(measured)} measured forget examples ({short})"

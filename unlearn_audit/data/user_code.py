@@ -46,7 +46,9 @@ def _as_loaded(where: str, name: str, result: object, options: Options) -> Loade
             Examples(part.images.cpu(), part.labels.cpu(), part.true_labels.cpu())
             for part in (result.train, result.test)
         )
-        return Loaded(name, train, test, result.classes, result.mean, result.std, origin=result.origin)
+        return Loaded(
+            name, train, test, result.classes, result.mean, result.std, result.origin, tuple(result.class_names)
+        )
     if isinstance(result, Mapping):
         return Loaded(name, *examples_from_arrays(where, result, options))
     kind = type(result).__name__

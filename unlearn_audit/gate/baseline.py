@@ -74,4 +74,4 @@ def _sets(metric: str) -> tuple[str, ...]:
 
 def _digest(data: Data, name: str) -> str | None:
     found = {"forget": data.forget, "retain": data.retain, "test": data.test, "unseen": data.unseen}[name]
-    return None if found is None else found.sha256
+    return None if found is None else found.measured_sha256 or found.sha256

@@ -80,8 +80,9 @@ def _head(title: str) -> Element:
 
 def _about(report: AuditReport) -> str:
     data = report.data
+    part = f", {data.forget.measured} of them measured," if data.forget.is_sampled else ""
     return (
-        f"{data.forget.n} examples to forget ({data.forget.spec}) of {data.source}. "
+        f"{data.forget.n} examples to forget ({data.forget.described}){part} of {data.source}. "
         f"Measured by {report.tool.name} {report.tool.version}, {report.created_at}."
     )
 

@@ -75,11 +75,12 @@ def exposed(report: AuditReport, most: int | None = MOST_EXPOSED) -> tuple[Small
     found = []
     for subject, by_attack in _worst(report, most).items():
         if len(by_attack) > MOST_ATTACKS:
-            found.append(_together(subject, by_attack, most))
+            found.append(_together(report, subject, by_attack, most))
             continue
         for attack, worst in by_attack.items():
             cells = tuple(
-                (str(one.index), str(one.label), _number(one.score), f"{one.share_of_twin_above:.1%}") for one in worst
+                (str(one.index), _label(report, one.label), _number(one.score), f"{one.share_of_twin_above:.1%}")
+                for one in worst
             )
             title = f"most exposed examples of {subject}, {attack} attack"
             heading = ("training index", "label", "score", "share of the twin that scores as high")
@@ -100,17 +101,26 @@ def _worst(report: AuditReport, most: int | None) -> dict[str, dict[str, tuple[E
     return found
 
 
-def _together(subject: str, by_attack: Mapping[str, tuple[Exposed, ...]], most: int | None) -> SmallTable:
+def _label(report: AuditReport, label: int) -> str:
+    """Return a label with its class's name, where the data have names."""
+    names = report.data.class_names
+    name = names[label] if 0 <= label < len(names) else str(label)
+    return str(label) if name == str(label) else f"{label} ({name})"
+
+
+def _together(
+    report: AuditReport, subject: str, by_attack: Mapping[str, tuple[Exposed, ...]], most: int | None
+) -> SmallTable:
     """Return one table for many attacks: the examples that most of them name among their surest ones."""
     named: dict[int, list[str]] = {}
-    labels = {one.index: one.label for worst in by_attack.values() for one in worst}
+    labels = {one.index: _label(report, one.label) for worst in by_attack.values() for one in worst}
     for attack, worst in by_attack.items():
         for one in worst:
             named.setdefault(one.index, []).append(attack)
     longest = max(len(worst) for worst in by_attack.values()) if most is None else most
     order = sorted(named, key=lambda index: (-len(named[index]), index))[:longest]
     cells = tuple(
-        (str(index), str(labels[index]), f"{len(named[index])} of {len(by_attack)}", ", ".join(named[index]))
+        (str(index), labels[index], f"{len(named[index])} of {len(by_attack)}", ", ".join(named[index]))
         for index in order
     )
     title = f"most exposed examples of {subject}, by how many attacks name them among their surest"
@@ -152,7 +162,11 @@ def _checkpoints(report: AuditReport) -> SmallTable:
 def _data(report: AuditReport) -> SmallTable:
     data = report.data
     sets = {"forget": data.forget, "retain": data.retain, "test": data.test, "unseen twin": data.unseen}
-    cells = [(name, str(one.n), one.spec, one.sha256) for name, one in sets.items() if one is not None]
+    cells = [(name, str(one.n), one.described, one.sha256) for name, one in sets.items() if one is not None]
+    if data.forget.is_sampled:
+        whole, *others = cells
+        sample = ("forget, measured", str(data.forget.measured), "a sample", data.forget.measured_sha256 or "")
+        cells = [whole, sample, *others]
     return SmallTable(
         "Data", ("set", "examples", "from", "SHA-256"), (("source", "", data.source, data.sha256), *cells)
     )

@@ -162,7 +162,9 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     """Return what a reader needs beside the table: sizes, method, how to read it, why a value is missing."""
     data = report.data
     unseen = f", unseen twin {data.unseen.n}" if data.unseen else ""
-    notes = [f"forget {data.forget.n} ({data.forget.spec}), retain {data.retain.n}, test {data.test.n}{unseen}"]
+    part = f", {data.forget.measured} of them measured" if data.forget.is_sampled else ""
+    forget = f"forget {data.forget.n} ({data.forget.described}{part})"
+    notes = [f"{forget}, retain {data.retain.n}, test {data.test.n}{unseen}"]
     rcd = next((m for m in report.measurements if m.name == "rcd.raw"), None)
     if rcd is not None:
         notes.append(f"RCD: {rcd.method}; read against retrained, not maximised")
