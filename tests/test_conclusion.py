@@ -1,121 +1,343 @@
-"""What may be said in words: no more than the numbers allow."""
+"""What may be said in words: no more than the numbers allow, and no less than the table calls seen."""
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unlearn_audit.catalogue import METRICS
-from unlearn_audit.conclusion import INSTRUMENTS, UTILITY, conclude
+from unlearn_audit.conclusion import conclude
+from unlearn_audit.metrics import BLIND_ABOVE, wilson_interval
 from unlearn_audit.report import Measurement, Reference
 
 Make = Callable[..., Any]
 Say = Callable[..., Measurement]
 AGAIN = Reference(role="retrained", value=1.0, spread=0.01, n=3)
+RATIO, AUC = "rcd.ratio_to_unseen", "mia.loss.auc"
+SCALES = {"rcd": "log ratio", "mia": "AUC", "loss": "nats"}
+SMALL = {"fraction": 0.01, "AUC": 0.02, "log ratio": 0.1, "nats": 0.1}
+
+
+def difference(name: str, *, seen: bool, half: float | None = None) -> dict[str, Any]:
+    """A comparison as the details of a measurement carry it."""
+    scale = SCALES.get(name.partition(".")[0], "fraction")
+    width = SMALL[scale] if half is None else half
+    value = 2 * width if seen else 0.0
+    return {"scale": scale, "value": value, "low": value - width, "high": value + width, "seen": seen}
 
 
 @pytest.fixture
 def say(make_measurement: Make) -> Say:
-    """Make up what an instrument says: say("relearning", "unlearned", seen=True, value=0.5)."""
-    names = {words: name for name, words in (INSTRUMENTS | UTILITY).items()}
+    """Make up what a metric says: say("rcd.raw", "unlearned", seen=True, value=0.5)."""
 
-    def make(instrument: str, subject: str, *, seen: bool | None, **values: Any) -> Measurement:
-        name = names[instrument]
-        kept = {"seen": seen} if name in UTILITY else {"difference": None if seen is None else {"seen": seen}}
+    def make(name: str, subject: str, *, seen: bool | None, half: float | None = None, **values: Any) -> Measurement:
+        details = {"difference": None if seen is None else difference(name, seen=seen, half=half)}
+        details |= values.pop("details", {})
+        reference = None if seen is None else AGAIN
         found: Measurement = make_measurement(
-            name, subject, details=kept, reference=None if seen is None else AGAIN, **values
+            name, subject, **{"details": details, "reference": reference, "unit": "ratio"} | values
         )
         return found
 
     return make
 
 
-def test_instruments_are_in_the_catalogue() -> None:
-    assert set(INSTRUMENTS) | set(UTILITY) <= set(METRICS)
-
-
-def test_a_difference_is_told_with_its_numbers(say: Say) -> None:
+def test_a_difference_is_told_with_its_numbers_in_each_of_its_forms(say: Say) -> None:
     found = conclude([
-        say("relearning", "original", seen=True, value=0.006),
-        say("relearning", "unlearned", seen=True, value=0.5),
-        say("the loss attack", "original", seen=True, value=1.0),
-        say("the loss attack", "unlearned", seen=False, value=0.55),
-        say("test accuracy", "unlearned", seen=True, value=-0.032),
+        say(RATIO, "original", seen=True, value=0.006),
+        say("rcd.ratio_to_retrained", "original", seen=True, value=0.012),
+        say(AUC, "original", seen=True, value=1.0, unit="probability"),
+        say(RATIO, "unlearned", seen=True, value=0.5),
+        say(AUC, "unlearned", seen=False, value=0.55),
+        say("gap.test", "unlearned", seen=True, value=-0.032),
     ])
     assert found == (
-        "original: differs from the retrained models on relearning (0.006, retrained 1) and the loss attack "
-        "(1, retrained 1).",
-        "unlearned: differs from the retrained models on relearning (0.5, retrained 1) and test accuracy (gap -0.032); "
-        "no difference seen on the loss attack.",
+        "original: differs from the retrained models on relearning (rcd.ratio_to_unseen 0.006, retrained 1; "
+        "rcd.ratio_to_retrained 0.012, retrained 1) and the loss attack (mia.loss.auc 1.000, retrained 1.000).",
+        "unlearned: differs from the retrained models on relearning (rcd.ratio_to_unseen 0.5, retrained 1) and test "
+        "accuracy (gap.test -0.032); no difference seen on the loss attack (mia.loss.auc, could see 0.020).",
     )
 
 
 def test_where_nothing_differs_no_difference_is_seen_and_never_said_to_be_the_same(say: Say) -> None:
     found = conclude([
-        say("relearning", "original", seen=True, value=0.006),
-        say("relearning", "unlearned", seen=False),
-        say("retain accuracy", "unlearned", seen=False),
+        say(RATIO, "original", seen=True, value=0.006),
+        say(RATIO, "unlearned", seen=False),
+        say("gap.retain", "unlearned", seen=False),
     ])
-    assert found[1] == "unlearned: no difference seen from the retrained models on relearning and retain accuracy."
+    assert found[1] == (
+        "unlearned: no difference seen from the retrained models on relearning (rcd.ratio_to_unseen, could see a "
+        "factor of 1.11) and retain accuracy (gap.retain, could see 0.010)."
+    )
     assert not any(word in " ".join(found) for word in ("same", "equal", "gone", "forgotten", "success"))
 
 
-def test_an_instrument_that_cannot_tell_the_original_has_no_power(say: Say) -> None:
+def test_an_instrument_that_sees_the_original_in_one_form_has_power(say: Say) -> None:
     found = conclude([
-        say("relearning", "original", seen=False),
-        say("relearning", "unlearned", seen=False),
-        say("the loss attack", "original", seen=True, value=0.9),
-        say("the loss attack", "unlearned", seen=False),
+        say(RATIO, "original", seen=False),
+        say("rcd.ratio_to_retrained", "original", seen=True, value=0.052),
+        say(RATIO, "unlearned", seen=False),
+    ])
+    assert found[0].startswith("original: differs from the retrained models on relearning (rcd.ratio_to_retrained 0.05")
+    assert "no difference seen from the retrained models on relearning" in found[1]
+    assert not any("cannot show" in sentence for sentence in found)
+
+
+def test_an_instrument_that_cannot_tell_the_original_in_any_form_has_no_power(say: Say) -> None:
+    found = conclude([
+        say(RATIO, "original", seen=False),
+        say("rcd.ratio_to_retrained", "original", seen=False),
+        say(RATIO, "unlearned", seen=False),
+        say(AUC, "original", seen=True, value=0.9),
+        say(AUC, "unlearned", seen=False),
     ])
     assert found[1] == (
-        "unlearned: no difference seen from the retrained models on the loss attack; "
-        "no difference seen either on relearning, which has no power here."
+        "unlearned: no difference seen from the retrained models on the loss attack (mia.loss.auc, could see "
+        "0.020); could not tell, since the original is not seen either, on relearning."
     )
     assert len(found) == 3
     assert found[2].startswith("With relearning no difference is seen even between the original and the retrained")
     assert "cannot show that it is gone" in found[2]
 
 
-def test_several_instruments_without_power(say: Say) -> None:
-    both = ("relearning", "the loss attack")
-    found = conclude(
-        [say(name, subject, seen=False) for subject in ("original", "unlearned") for name in both]
-        + [say("test accuracy", "unlearned", seen=True, value=0.1)]
-    )
-    assert found[0] == "original: no difference seen from the retrained models on relearning and the loss attack."
-    assert found[1].endswith("no difference seen either on relearning and the loss attack, which have no power here.")
-    assert [sentence.partition(" no difference")[0] for sentence in found[2:]] == [f"With {name}" for name in both]
-
-
 def test_one_original_that_is_told_apart_gives_the_instrument_its_power(say: Say) -> None:
     found = conclude([
-        say("relearning", "o1", role="original", seen=False),
-        say("relearning", "o2", role="original", seen=True, value=0.1),
-        say("relearning", "unlearned", seen=False),
+        say(RATIO, "o1", role="original", seen=False),
+        say(RATIO, "o2", role="original", seen=True, value=0.1),
+        say(RATIO, "unlearned", seen=False),
     ])
-    assert not any("power" in sentence for sentence in found)
+    assert not any("cannot show" in sentence for sentence in found)
 
 
-def test_accuracy_is_no_instrument_that_could_lack_power(say: Say) -> None:
-    found = conclude([say("test accuracy", "original", seen=False), say("test accuracy", "unlearned", seen=False)])
-    assert not any("power" in sentence for sentence in found)
+def test_accuracy_and_loss_are_no_instruments_that_could_lack_power(say: Say) -> None:
+    names = ("gap.test", "loss.forget")
+    found = conclude([say(name, subject, seen=False) for subject in ("original", "unlearned") for name in names])
+    assert not any("cannot show" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize(("name", "scale"), [("gap.retain", "fraction"), (AUC, "AUC"), (RATIO, "log ratio"),
+                                             ("loss.forget", "nats")])  # fmt: skip
+def test_where_nothing_could_have_been_seen_nothing_is_said_not_to_be_there(say: Say, name: str, scale: str) -> None:
+    size = BLIND_ABOVE[scale]
+    (blind, *_) = conclude([say(name, "unlearned", seen=False, half=size * 1.01)])
+    assert re.match(r"unlearned: could not tell, being blind, on .* could see .*\)\.", blind)
+    assert "no difference" not in blind
+    (sharp, *_) = conclude([say(name, "unlearned", seen=False, half=size * 0.99)])
+    assert "no difference seen" in sharp
+    assert "blind" not in sharp
+    (large, *_) = conclude([say(name, "unlearned", seen=True, half=size * 5, value=0.3)])
+    assert large.startswith("unlearned: differs from the retrained models on ")
+
+
+def test_a_retain_gap_of_two_references_is_not_called_no_difference(make_measurement: Make) -> None:
+    details = {"difference": {"scale": "fraction", "value": -0.065, "low": -0.248, "high": 0.118, "seen": False}}
+    found = conclude([make_measurement("gap.retain", value=-0.065, details=details, reference=AGAIN)])
+    assert "could not tell, being blind, on retain accuracy (gap.retain, could see 0.183)" in found[0]
+
+
+def test_of_several_forms_the_sharpest_says_what_could_have_been_seen(say: Say) -> None:
+    (told, *_) = conclude([
+        say(RATIO, "unlearned", seen=False, half=1.0),
+        say("rcd.ratio_to_retrained", "unlearned", seen=False, half=0.2),
+    ])
+    assert "no difference seen from the retrained models on relearning (rcd.ratio_to_retrained, could see" in told
+
+
+# ----- nothing that the report calls seen is left out
+
+OF_ATTACKS = [name for name in METRICS if name.startswith("mia.") and not name.endswith("base_rate")]
+COMPARED = ["gap.forget", "accuracy.forget", "accuracy.unseen", "gap.retain", "loss.test", RATIO,
+            "rcd.ratio_to_retrained", *OF_ATTACKS]  # fmt: skip
+
+
+@given(
+    said=st.dictionaries(
+        st.tuples(st.sampled_from(COMPARED), st.sampled_from(["original", "unlearned", "other"])),
+        st.tuples(
+            st.booleans(), st.floats(1e-4, 2.0), st.sampled_from([{}, {}, {"legacy": "x"}, {"wrong_hypothesis": "x"}])
+        ),
+        max_size=12,
+    )
+)
+def test_the_conclusion_names_all_that_the_report_calls_seen_and_nothing_else(
+    said: dict[tuple[str, str], tuple[bool, float, dict[str, str]]],
+) -> None:
+    measurements = [
+        Measurement(
+            name=name, subject=subject, role="subject" if subject == "other" else subject, value=0.5, unit="ratio",
+            direction="none", n=100, reference=AGAIN, method="made up",
+            details=more | {"difference": difference(name, seen=seen, half=half)},
+        )
+        for (name, subject), (seen, half, more) in said.items()
+    ]  # fmt: skip
+    told = conclude(measurements)
+    for subject in ("original", "unlearned", "other"):
+        (sentence,) = [text for text in told if text.startswith(subject)] or [""]
+        differing = re.split(r"no difference seen|could not tell", sentence)[0]
+        seen = {m.name for m in measurements if m.subject == subject and m.details["difference"]["seen"]}
+        seen -= {m.name for m in measurements if m.subject == subject and "legacy" in m.details}
+        seen -= {m.name for m in measurements if subject == m.role == "original" and "wrong_hypothesis" in m.details}
+        assert set(re.findall(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)+", differing)) == seen
+        assert ("differs from" in sentence) == bool(seen)
+    originals = [m for m in measurements if m.subject == "original" and not set(m.details) - {"difference"}]
+    if any(m.name.startswith("rcd.") and m.details["difference"]["seen"] for m in originals):
+        assert not any(text.startswith("With relearning") for text in told)
+
+
+def test_a_legacy_attack_and_one_that_asks_another_question_are_no_verdict(say: Say) -> None:
+    legacy, other = {"legacy": "the field's"}, {"wrong_hypothesis": "trained, not unlearned"}
+    found = conclude([
+        say("mia.svc.auc", "unlearned", seen=True, value=0.7, details=legacy),
+        say("mia.lira.auc", "unlearned", seen=True, value=0.8, details=other),
+        say("mia.rmia.auc", "unlearned", seen=False, details=other),
+    ])
+    assert found[0] == (
+        "unlearned: differs from the retrained models on the lira attack (mia.lira.auc 0.8, retrained 1 to another "
+        "question)."
+    )  # svc is never a verdict, and rmia, which has no answer to the question, says nothing by finding nothing
+
+
+def test_retrained_models_and_controls_are_told_where_they_differ(say: Say) -> None:
+    found = conclude([
+        say(RATIO, "unlearned", seen=True, value=0.5),
+        say(RATIO, "r1", role="retrained", seen=True, value=0.7),
+        say(RATIO, "r2", role="retrained", seen=False),
+        say("rcd.ratio_to_retrained", "random initialisation", role="control", seen=True, value=0.58),
+    ])
+    assert found[1].startswith("r1 (retrained): differs from the other retrained models on relearning (rcd.ratio_to_un")
+    assert found[2].startswith("random initialisation (control): differs from the retrained models on relearning")
+    assert not any("r2" in sentence for sentence in found)
+
+
+def test_many_comparisons_are_counted(say: Say) -> None:
+    found = conclude([say(f"mia.{name}.auc", "unlearned", seen=name == "loss") for name in
+                      ("loss", "entropy", "lira", "rmia", "quantile", "shokri")])  # fmt: skip
+    assert any(text.startswith("6 comparisons, each at 95 %") and "1 differ here" in text for text in found)
+
+
+def test_the_same_comparison_in_two_forms_counts_once(say: Say) -> None:
+    names = [f"{kind}.{split}" for kind in ("accuracy", "gap") for split in ("retain", "forget", "test")]
+    found = conclude([say(name, "unlearned", seen=True, value=0.5) for name in (*names, RATIO, AUC, "loss.forget")])
+    assert any(text.startswith("6 comparisons, each at 95 %") and "6 differ here" in text for text in found)
+
+
+def test_what_rests_on_retrained_models_in_doubt_says_so_first(say: Say) -> None:
+    said = [say(RATIO, "unlearned", seen=False)]
+    assert conclude(said, doubted=["r1"])[0].startswith(
+        "r1 is in doubt as retrained (see the limitations): what differ"
+    )
+    assert conclude(said, doubted=["r1", "r2"])[0].startswith("r1 and r2 are in doubt")
+    assert conclude([], doubted=["r1"]) == ()
 
 
 def test_without_an_original_the_power_is_not_known(say: Say) -> None:
-    found = conclude([say("relearning", "unlearned", seen=False)])
+    found = conclude([say(RATIO, "unlearned", seen=False)])
     assert len(found) == 2
     assert found[1].startswith("No original model was given")
-    assert len(conclude([say("relearning", "unlearned", seen=True, value=0.3)])) == 1
+    assert len(conclude([say(RATIO, "unlearned", seen=True, value=0.3)])) == 1
 
 
-def test_without_a_retrained_model_nothing_is_compared(say: Say) -> None:
-    (sentence,) = conclude([say("relearning", "original", seen=None), say("relearning", "unlearned", seen=None)])
+# ----- what can be read without retrained models, and with a single one
+
+
+def share(make: Make, split: str, subject: str, right: int, n: int, **more: Any) -> Measurement:
+    ends = wilson_interval(right, n)
+    found: Measurement = make(f"accuracy.{split}", subject, value=right / n, n=n, interval=tuple(ends or ()), **more)
+    return found
+
+
+def test_rcd_is_read_against_the_level_of_what_was_never_seen(make_measurement: Make) -> None:
+    def read(value: float, low: float, high: float, control: float = 1.0) -> str:
+        return conclude([
+            make_measurement(RATIO, value=value, interval=(low, high), unit="ratio"),
+            make_measurement(RATIO, "random initialisation", role="control", value=control, interval=(0.9, 1.4)),
+        ])[0]
+
+    assert read(0.068, 0.05, 0.09) == (
+        "unlearned, by itself: the forget set stands out from its unseen twin on relearning (rcd.ratio_to_unseen 0.068 "
+        "[0.05, 0.09], 1 where a model saw neither, random initialisation 1)."
+    )
+    assert "does not stand out on relearning" in read(0.97, 0.9, 1.05)
+    assert "stands out" in read(1.6, 1.3, 2.0)
+    assert "does not stand out" in read(1.25, 1.1, 1.4, control=1.3)  # between the two levels
+    assert "does not stand out" in read(0.9, 0.85, 0.96, control=0.9)
+    assert "could not tell, being blind, on relearning" in read(1.0, 0.6, 1.7)
+
+
+def test_accuracy_on_forget_is_read_against_the_unseen_twins(make_measurement: Make) -> None:
+    (told, *_) = conclude([
+        share(make_measurement, "forget", "original", 144, 144),
+        share(make_measurement, "unseen", "original", 3, 144),
+    ])
+    assert told.startswith(
+        "original, by itself: the forget set stands out from its unseen twin on forget accuracy (acc"
+    )
+    assert "accuracy.forget 1.000 over 144 examples, accuracy.unseen 0.021 over 144: +0.979 [+0.9" in told
+    (told, *_) = conclude([
+        share(make_measurement, "forget", "unlearned", 3, 144),
+        share(make_measurement, "unseen", "unlearned", 3, 144),
+    ])
+    assert "does not stand out on forget accuracy" in told
+
+
+def test_an_attack_is_read_against_one_half(make_measurement: Make) -> None:
+    def read(low: float, high: float, **details: Any) -> tuple[str, ...]:
+        middle = (low + high) / 2
+        return conclude([make_measurement(AUC, value=middle, interval=(low, high), details=details, unit="ratio")])
+
+    assert (
+        "stands out from its unseen twin on the loss attack (mia.loss.auc 0.93 [0.91, 0.95], .5" in read(0.91, 0.95)[0]
+    )
+    assert "does not stand out on the loss attack" in read(0.45, 0.55)[0]
+    assert "could not tell, being blind, on the loss attack" in read(0.3, 0.7)[0]
+    assert read(0.91, 0.95)[1].startswith("What a model says by itself assumes that forget set and unseen twin are equ")
+    assert read(0.91, 0.95, legacy="x")[0].startswith("No retrained model")
+
+
+def test_a_fall_from_the_originals_accuracy_is_told_with_its_interval(make_measurement: Make) -> None:
+    found = conclude([
+        share(make_measurement, "forget", "original", 1006, 1012),
+        share(make_measurement, "forget", "unlearned", 0, 1012),
+    ])
+    assert found[0].startswith(
+        "unlearned: forget accuracy went from 99.4% (original) to 0.0% over 1,012 examples (-0.994 [-0.997, -0.98"
+    )
+    assert found[-1].startswith("No retrained model was given")
+
+
+def test_where_it_is_plain_one_retrained_model_is_enough_to_say_so(make_measurement: Make) -> None:
+    one = {"reference": Reference(role="retrained", value=0.0, n=1)}
+    found = conclude([
+        share(make_measurement, "forget", "original", 1006, 1012, **one),
+        share(make_measurement, "test", "original", 930, 1000, **one),
+        share(make_measurement, "forget", "r", 0, 1012, role="retrained"),
+        share(make_measurement, "test", "r", 970, 1000, role="retrained"),
+        make_measurement(RATIO, "original", value=0.068, interval=(0.05, 0.09), unit="ratio", **one),
+        make_measurement(RATIO, "r", role="retrained", value=1.2, interval=(1.0, 1.4), unit="ratio"),
+    ])
+    assert found[0].startswith(
+        "original: far from the only retrained model on forget accuracy (accuracy.forget 0.994 ["
+    )
+    assert (
+        "and relearning (rcd.ratio_to_unseen 0.068 [0.05, 0.09], r 1.2), counting the chance of the examples"
+        in found[0]
+    )
+    assert "test accuracy" not in found[0]  # a gap of .04 may be the chance of a training run
+    assert found[-1].startswith("Only one retrained model was given")
+
+
+def test_without_anything_to_read_the_retrained_models_are_missed(say: Say) -> None:
+    (sentence,) = conclude([say(RATIO, "original", seen=None), say(RATIO, "unlearned", seen=None)])
     assert sentence.startswith("No retrained model was given")
 
 
 def test_one_retrained_model_is_too_few_to_tell_a_difference(make_measurement: Make) -> None:
     one = Reference(role="retrained", value=1.0, n=1)
-    (sentence,) = conclude([make_measurement("rcd.ratio_to_unseen", reference=one, details={"difference": None})])
+    (sentence,) = conclude([make_measurement(RATIO, reference=one, details={"difference": None})])
     assert sentence.startswith("Only one retrained model was given")
 
 
@@ -128,29 +350,40 @@ def test_retrained_models_without_a_value_were_given_all_the_same(make_measureme
     assert conclude(found[:2])[0].startswith("Only one retrained model was given")
 
 
-def test_nothing_is_said_of_retrained_models_controls_or_nothing(say: Say) -> None:
+def test_of_nothing_nothing_is_said(say: Say) -> None:
     assert conclude([]) == ()
-    assert conclude([say("relearning", "retrained", seen=True)]) == ()
-    assert conclude([say("relearning", "random initialisation", role="control", seen=True)]) == ()
+    assert conclude([say(RATIO, "retrained", seen=False)]) == ()
 
 
-@pytest.mark.parametrize("details", [{}, {"difference": None}, {"difference": "seen"}, {"difference": []}])
+@pytest.mark.parametrize(
+    "details",
+    [{}, {"difference": None}, {"difference": "seen"}, {"difference": []}, {"difference": {"seen": True}},
+     {"difference": {"scale": "AUC", "value": 1, "low": 10**400, "high": 1}},
+     {"difference": {"scale": "AUC", "value": True, "low": 0, "high": 1}},
+     {"difference": {"scale": 3, "value": 0.5, "low": 0, "high": 1}}],
+)  # fmt: skip
 def test_details_of_another_kind_are_no_comparison(make_measurement: Make, details: dict[str, Any]) -> None:
-    (sentence,) = conclude([make_measurement("rcd.ratio_to_unseen", details=details)])
+    (sentence,) = conclude([make_measurement(RATIO, details=details)])
     assert sentence.startswith("No retrained model")
 
 
 @pytest.mark.parametrize("label", ["[bold]x[/bold]", "a b", "{0}", "%s", "é✓", "a: b; c.", "\x1b[31m", "a\nb", ""])
 def test_a_label_is_taken_as_it_is(say: Say, label: str) -> None:
-    (first, _) = conclude([say("relearning", label, role="unlearned", seen=False)])
-    assert first == f"{label} (unlearned): no difference seen from the retrained models on relearning."
+    (first, _) = conclude([say(RATIO, label, role="unlearned", seen=False)])
+    assert first.startswith(f"{label} (unlearned): no difference seen from the retrained models on relearning (")
 
 
 def test_subjects_stand_in_their_order(say: Say) -> None:
     labels = ["z", "a", "m"]
-    found = conclude([say("relearning", label, role="unlearned", seen=True, value=0.1) for label in labels])
+    found = conclude([say(RATIO, label, role="unlearned", seen=True, value=0.1) for label in labels])
     assert [sentence.partition(" ")[0] for sentence in found] == labels
 
 
 def test_a_report_without_instruments_says_nothing_of_retrained_models_that_are_there(make_measurement: Make) -> None:
     assert conclude([make_measurement("spectrum.lambda_max", "unlearned", reference=AGAIN)]) == ()
+
+
+def test_an_interval_without_end_is_blind_and_breaks_nothing(say: Say) -> None:
+    (told, *_) = conclude([say(RATIO, "unlearned", seen=False, half=1e300)])
+    assert "could not tell, being blind, on relearning (rcd.ratio_to_unseen, could see no factor)" in told
+    assert math.isfinite(BLIND_ABOVE["nats"])

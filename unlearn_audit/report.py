@@ -123,7 +123,10 @@ class Measurement(Part):
         bound = self.details.get("at_least")
         if self.value is not None or isinstance(bound, bool) or not isinstance(bound, int | float):
             return None
-        return float(bound) if math.isfinite(bound) else None
+        try:
+            return float(bound) if math.isfinite(bound) else None
+        except OverflowError:
+            return None
 
 
 class Subject(Part):

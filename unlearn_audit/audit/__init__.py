@@ -30,7 +30,7 @@ from unlearn_audit.data import digest_of, named_classes
 from unlearn_audit.errors import UsageError, unknown_name
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning import take_anew
-from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Tool
+from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Subject, Tool
 
 __all__ = ["MEASUREMENTS", "run_audit", "sections_asked"]
 
@@ -86,11 +86,17 @@ def run_audit(
         subjects=subjects,
         data=_data(bench),
         measurements=measurements,
-        conclusion=conclude(measurements),
+        conclusion=conclude(measurements, doubted=_doubted(subjects, measurements)),
         settings=_settings(bench),
         environment=environment(bench.compute, config.seed),
         limitations=tuple(dict.fromkeys(bench.limitations)),
     )
+
+
+def _doubted(subjects: Sequence[Subject], measurements: Sequence[Measurement]) -> tuple[str, ...]:
+    """Return the labels of retrained models that are in doubt, or have a number that is."""
+    labels = {one.subject for one in measurements if one.doubts} | {one.label for one in subjects if one.doubts}
+    return tuple(one.label for one in subjects if one.role == "retrained" and one.label in labels)
 
 
 def sections_asked(config: AuditConfig, only: tuple[str, ...] = ()) -> tuple[str, ...]:

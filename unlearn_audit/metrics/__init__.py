@@ -18,6 +18,7 @@ from unlearn_audit.metrics.operating_points import (
     non_members_needed,
     tpr_at_fpr,
 )
+from unlearn_audit.metrics.power import BLIND_ABOVE, Comparison, comparison_of, difference_of_values
 from unlearn_audit.metrics.values import (
     Bounds,
     accuracy,
@@ -35,9 +36,11 @@ from unlearn_audit.metrics.values import (
 )
 
 __all__ = [
+    "BLIND_ABOVE",
     "Accuracy",
     "Bounds",
     "Chance",
+    "Comparison",
     "Difference",
     "OperatingPoint",
     "accuracy",
@@ -49,8 +52,10 @@ __all__ = [
     "bootstrap_ratio",
     "chance_of_examples",
     "clopper_pearson",
+    "comparison_of",
     "cross_entropy",
     "difference_from_references",
+    "difference_of_values",
     "mean_and_spread",
     "non_members_needed",
     "ratio_of_medians",

@@ -1,0 +1,128 @@
+"""What an audit's numbers allow to be said in plain words, and what they do not."""
+
+from collections.abc import Iterator, Sequence
+
+from unlearn_audit.conclusion.comparing import Reading, compared_sentence, powerless, readings_of
+from unlearn_audit.conclusion.levels import change_sentence, level_readings, level_sentence, one_reference_sentence
+from unlearn_audit.conclusion.words import listed
+from unlearn_audit.report import Measurement
+
+__all__ = ["conclude"]
+
+MANY = 5  # comparisons, from which on their number is told
+NO_RETRAINED = (
+    "No retrained model was given: whether anything differs from a model that never saw the data stays open, beyond "
+    "what a model and the controls printed here say by themselves. `unlearn-audit audit CONFIG --out DIR --retrain 3` "
+    "makes three, trained as the original says it was; `unlearn-audit train --without FORGET` makes one by any recipe."
+)
+ONE_RETRAINED = (
+    "Only one retrained model was given: it takes a second one to tell a difference from the chance of a training run."
+)
+NO_ORIGINAL = (
+    "No original model was given: whether these instruments can see any difference on this forget set is not known."
+)
+EQUALLY_HARD = (
+    "What a model says by itself assumes that forget set and unseen twin are equally hard for a model that saw "
+    "neither; only retrained models can show that."
+)
+
+
+def conclude(measurements: Sequence[Measurement], *, doubted: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return plain sentences: what was and was not told apart, for each original and each other subject.
+
+    Every comparison with retrained models that sees a difference is named. One that sees none says how large a
+    difference it could have seen, and one that could have seen only large ones is called blind; "no difference seen" is
+    weaker than "the same". Where not even the original is told apart by an instrument in any of its forms, the
+    instrument has no power here, and says so. Without two retrained models, what can be read from a model by itself,
+    or against a single retrained one, is said with what it assumes.
+
+    Args:
+        measurements: of one report.
+        doubted: labels of retrained models that are in doubt.
+
+    Returns:
+        Sentences, the most important first; empty when nothing was comparable.
+    """
+    by_role = dict.fromkeys((m.subject, m.role) for m in measurements)
+    subjects = [(label, role) for label, role in by_role if role not in ("control", "retrained")]
+    references = [(label, role) for label, role in by_role if role in ("control", "retrained")]
+    readings = {label: readings_of(measurements, label) for label, _ in by_role}
+    originals = [label for label, role in subjects if role == "original"]
+    useless = powerless([reading for label in originals for reading in readings[label]])
+    comparable = [reading for label, _ in subjects for reading in readings[label]]
+    sentences = _rests_on(doubted) if comparable else []
+    sentences += _of_subjects(measurements, subjects, readings, useless)
+    for label, role in references:
+        told = compared_sentence(label, role, readings[label], (), only_seen=True)
+        sentences += [told] if told else []
+    sentences += [_no_power(instrument) for instrument in useless]
+    sentences += _many([reading for label, role in subjects if role != "original" for reading in readings[label]])
+    if comparable and not originals and not all(reading.seen for reading in comparable):
+        sentences.append(NO_ORIGINAL)
+    return (*sentences, *_too_few_references(measurements, subjects, comparable))
+
+
+def _rests_on(doubted: Sequence[str]) -> list[str]:
+    """Say that retrained models are in doubt, before anything is said of differences to them."""
+    if not doubted:
+        return []
+    which, are = listed(doubted), "is" if len(doubted) == 1 else "are"
+    return [
+        f"{which} {are} in doubt as retrained (see the limitations): what differs from the retrained models, and what "
+        "does not, says nothing that could be relied on."
+    ]
+
+
+def _of_subjects(
+    measurements: Sequence[Measurement],
+    subjects: Sequence[tuple[str, str]],
+    readings: dict[str, tuple[Reading, ...]],
+    useless: Sequence[str],
+) -> Iterator[str]:
+    """Yield what is said of each subject: against the retrained models, against a single one, and by itself."""
+    alone = False
+    for label, role in subjects:
+        levels = level_readings(measurements, label)
+        alone = alone or bool(levels)
+        for told in (
+            compared_sentence(label, role, readings[label], () if role == "original" else useless),
+            one_reference_sentence(measurements, label, role),
+            level_sentence(label, role, levels),
+            change_sentence(measurements, label, role),
+        ):
+            if told:
+                yield told
+    if alone:
+        yield EQUALLY_HARD
+
+
+def _no_power(instrument: str) -> str:
+    return (
+        f"With {instrument} no difference is seen even between the original and the retrained models, in any form: on "
+        "this forget set it cannot show whether the data was ever used, so it cannot show that it is gone."
+    )
+
+
+def _many(made: Sequence[Reading]) -> list[str]:
+    """Say how many comparisons there were, since some differ by chance alone."""
+    gaps = {(one.measurement.subject, one.instrument) for one in made if one.measurement.name.startswith("gap.")}
+    made = [
+        one
+        for one in made
+        if not (one.measurement.name.startswith("accuracy.") and (one.measurement.subject, one.instrument) in gaps)
+    ]  # a gap is the same comparison as the accuracy's
+    if len(made) <= MANY:
+        return []
+    seen = sum(reading.seen for reading in made)
+    return [f"{len(made)} comparisons, each at 95 %: about one in twenty differs by chance alone; {seen} differ here."]
+
+
+def _too_few_references(
+    measurements: Sequence[Measurement], subjects: Sequence[tuple[str, str]], comparable: Sequence[Reading]
+) -> list[str]:
+    """Say that retrained models are missing, where nothing could be compared."""
+    retrained = len({m.subject for m in measurements if m.role == "retrained"})  # their own values may be undefined
+    most = max((m.reference.n for m in measurements if m.reference and m.role != "retrained"), default=retrained)
+    if comparable or not subjects or most >= 2:
+        return []
+    return [ONE_RETRAINED if most else NO_RETRAINED]

@@ -1,0 +1,129 @@
+"""What tells a subject from the retrained models, what does not, and what could not have done so."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from unlearn_audit.conclusion.words import (
+    RELEARNING,
+    could_see,
+    instrument_of,
+    listed,
+    named,
+    with_numbers,
+)
+from unlearn_audit.metrics import Comparison, comparison_of
+from unlearn_audit.report import Measurement
+
+__all__ = ["Reading", "compared_sentence", "powerless", "readings_of"]
+
+
+class Reading(NamedTuple):
+    """One measurement's comparison with the retrained models.
+
+    Attributes:
+        instrument: what it is a form of, in words.
+        measurement: which.
+        comparison: its difference.
+        aside: why it speaks of something else, and only where it sees a difference; else "".
+    """
+
+    instrument: str
+    measurement: Measurement
+    comparison: Comparison
+    aside: str = ""
+
+    @property
+    def seen(self) -> bool:
+        """Whether it tells the subject from the retrained models."""
+        return self.comparison.seen
+
+
+def readings_of(measurements: Sequence[Measurement], label: str) -> tuple[Reading, ...]:
+    """Return every comparison of one subject, in the order of the report.
+
+    Two kinds are left out, whatever they see: legacy attacks, which are never a verdict, and attacks on an original
+    that ask whether it was unlearned, whose scores have no direction.
+    """
+    return tuple(_readings(measurements, label))
+
+
+def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Reading]:
+    for measurement in measurements:
+        comparison = comparison_of(measurement.details) if measurement.subject == label else None
+        if comparison is None or measurement.value is None:
+            continue
+        elsewhere = "wrong_hypothesis" in measurement.details
+        if "legacy" in measurement.details or (elsewhere and measurement.role == "original"):
+            continue
+        aside = "to another question" if elsewhere else ""
+        yield Reading(instrument_of(measurement.name), measurement, comparison, aside)
+
+
+def powerless(originals: Sequence[Reading]) -> tuple[str, ...]:
+    """Return the instruments that do not see even an original in any form: of relearning and the attacks.
+
+    Args:
+        originals: the readings of all original models.
+    """
+    forms = _grouped([reading for reading in originals if not reading.aside])
+    return tuple(
+        instrument
+        for instrument, found in forms.items()
+        if _is_of_memory(found[0]) and not any(reading.seen for reading in found)
+    )
+
+
+def _is_of_memory(reading: Reading) -> bool:
+    """Whether an instrument is made to see what a model remembers, and not how good it is."""
+    return reading.instrument == RELEARNING or reading.measurement.name.startswith("mia.")
+
+
+def _grouped(readings: Sequence[Reading]) -> dict[str, list[Reading]]:
+    found: dict[str, list[Reading]] = {}
+    for reading in readings:
+        found.setdefault(reading.instrument, []).append(reading)
+    return found
+
+
+def compared_sentence(
+    label: str, role: str, readings: Sequence[Reading], without_power: Sequence[str], *, only_seen: bool = False
+) -> str | None:
+    """Return what the comparisons say of one subject; None where they say nothing.
+
+    Args:
+        label: of the subject.
+        role: of the subject.
+        readings: of the subject.
+        without_power: instruments that do not even see the original.
+        only_seen: leave out what is not seen.
+    """
+    peers = "the other retrained models" if role == "retrained" else "the retrained models"
+    differing: list[str] = []
+    equal: list[str] = []
+    blind: list[str] = []
+    useless: list[str] = []
+    for instrument, forms in _grouped(readings).items():
+        seen = [reading for reading in forms if reading.seen]
+        judged = [reading for reading in forms if not reading.aside]
+        if seen:
+            differing.append(f"{instrument} ({_forms(seen)})")
+        elif only_seen or not judged:
+            continue
+        elif instrument in without_power:
+            useless.append(instrument)
+        else:
+            best = min(judged, key=lambda reading: (reading.comparison.weakness, len(reading.measurement.name)))
+            told = f"{instrument} ({best.measurement.name}, could see {could_see(best.comparison)})"
+            (blind if best.comparison.blind else equal).append(told)
+    parts = [f"differs from {peers} on {listed(differing)}"] if differing else []
+    if equal:
+        parts.append(f"no difference seen {'' if differing else f'from {peers} '}on {listed(equal)}")
+    parts += [f"could not tell, being blind, on {listed(blind)}"] if blind else []
+    parts += [f"could not tell, since the original is not seen either, on {listed(useless)}"] if useless else []
+    return f"{named(label, role)}: {'; '.join(parts)}." if parts else None
+
+
+def _forms(seen: Sequence[Reading]) -> str:
+    """Return the forms in which an instrument sees a difference, each with its numbers."""
+    told = (with_numbers(reading.measurement) + (f" {reading.aside}" if reading.aside else "") for reading in seen)
+    return "; ".join(told)
