@@ -20,6 +20,7 @@ from torch import nn
 
 from unlearn_audit.checkpoints import Metadata, digest_of_state, nonfinite, read_checkpoint, write_checkpoint
 from unlearn_audit.errors import CheckpointError
+from unlearn_audit.models.fitting import load_state, other_types
 
 STATE = {"conv.weight": torch.arange(18.0).reshape(2, 1, 3, 3), "conv.bias": torch.tensor([1.0, 2.0])}
 
@@ -369,3 +370,38 @@ def test_every_truncated_file_is_refused(kind: str, tmp_path: Path) -> None:
     for length in range(0, len(data), 1 + len(data) // 60):
         (tmp_path / "c").write_bytes(data[:length])
         refused(tmp_path / "c")
+
+
+# --- what takes long, and names that are none
+
+
+def test_very_many_tensors_or_dimensions_are_refused_at_once(tmp_path: Path) -> None:
+    many = {f"w{i}": entry(shape=[0], offsets=[0, 0]) for i in range(100_001)}
+    (tmp_path / "c").write_bytes(header(many))
+    assert "lists 100001 tensors; at most 100000" in refused(tmp_path / "c")
+    shape = b"1," * 3_000_000 + b"2"
+    content = b'{"w": {"dtype": "F32", "shape": [' + shape + b'], "data_offsets": [0, 8]}}'
+    (tmp_path / "c").write_bytes(header(content, bytes(8)))
+    assert "has 3000001 dimensions; at most 64" in refused(tmp_path / "c")
+    (tmp_path / "c").write_bytes(header({"w": entry(offsets=[0] * 1_000_000)}, bytes(8)))
+    assert "impossible data_offsets" in refused(tmp_path / "c")
+    (tmp_path / "c").write_bytes(header({"w": entry(dtype=["F32"] * 1_000_000)}, bytes(8)))
+    assert "unknown dtype" in refused(tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "~nobody/c.pt", "a/" * 3000 + "c.pt", "a\nb.pt"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(CheckpointError, match="not found|cannot read"):
+        read_checkpoint(Path(name))
+
+
+def test_complex_weights_and_other_types_are_told() -> None:
+    model = nn.Linear(2, 2)
+    half = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    load_state(model, half, where="c.pt")
+    assert other_types(model, half) == ("2 tensors are stored as float16 and computed with as float32",)
+    assert other_types(model, model.state_dict()) == ()
+    mixed = model.state_dict() | {"bias": torch.zeros(2).to(torch.float8_e4m3fn)}
+    assert other_types(model, mixed) == ("1 tensor is stored as float8_e4m3fn and computed with as float32",)
+    with pytest.raises(CheckpointError, match=r"c\.pt: tensor 'weight' holds complex numbers"):
+        load_state(model, model.state_dict() | {"weight": torch.ones(2, 2, dtype=torch.complex64)}, where="c.pt")

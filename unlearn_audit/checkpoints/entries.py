@@ -11,6 +11,7 @@ __all__ = [
     "WeightSet",
     "described",
     "is_average",
+    "is_key_of_weights",
     "is_module",
     "is_state",
     "is_weight",
@@ -97,6 +98,11 @@ def walked(content: object, deepest: int) -> Iterator[tuple[tuple[str, ...], obj
                     inner.append(((*keys, key), entry))
         yield from inner
         level = inner
+
+
+def is_key_of_weights(key: object) -> bool:
+    """Tell whether a key is one that weights are usually saved under, and no optimizer."""
+    return isinstance(key, str) and bool(_KEY.search(key)) and key != "state" and not _BESIDE.search(key)
 
 
 def is_weight(name: object, value: object) -> bool:

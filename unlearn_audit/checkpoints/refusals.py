@@ -10,6 +10,7 @@ from typing import Any
 from unlearn_audit.checkpoints import ways_out
 from unlearn_audit.checkpoints.entries import (
     described,
+    is_key_of_weights,
     is_module,
     is_state,
     is_weight,
@@ -99,7 +100,7 @@ def no_weights(file: TorchFile) -> CheckpointError:
         return CheckpointError(f"{path} holds {described(content)} and no weights; {_look_beside(path)}")
     if items is None or isinstance(content, list | tuple):
         return CheckpointError(f"{path} holds a {kind_of(content)}, not a state dict; save model.state_dict()")
-    if not items or any(isinstance(value, dict) and not value for value in items.values()):
+    if not items or any(value == {} and is_key_of_weights(key) for key, value in items.items()):
         return CheckpointError(f"{path} holds an empty state dict: there is no tensor in it")
     return _nothing(path, items)
 
