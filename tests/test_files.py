@@ -3,7 +3,9 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from unlearn_audit.files import (
     check_output_folder,
     expanded,
     make_output_folder,
+    make_subfolder,
+    only_process,
     read_input,
     sha256_of_bytes,
     sha256_of_file,
@@ -284,3 +288,76 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expanded("~/x", DataError) == Path("/h/x")
     with pytest.raises(DataError, match="nobody of that name has a home folder here"):
         expanded("~no-such-person/x", DataError)
+
+
+# ----- one process at a time
+
+HOLD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from unlearn_audit.files import only_process
+with only_process(Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    # A process that works in the folder until it is told to end.
+    package = Path(__file__).parents[1]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), str(package)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "in\n"
+    yield holder
+    holder.kill()
+    holder.wait()
+
+
+def test_a_second_process_is_refused_or_waits(held: subprocess.Popen[str], tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"another process is writing .*; wait for it, or name another file"):  # noqa: SIM117
+        with only_process(tmp_path):
+            pass
+    said: list[str] = []
+
+    def busy() -> None:
+        said.append("busy")
+        assert held.stdin is not None
+        held.stdin.write("end\n")
+        held.stdin.flush()
+
+    with only_process(tmp_path, busy=busy):
+        assert said == ["busy"]
+        assert held.wait(timeout=600) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_is_killed_holds_nothing(held: subprocess.Popen[str], tmp_path: Path) -> None:
+    held.kill()
+    held.wait()
+    with only_process(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write .*missing/.a.safetensors.lock"):  # noqa: SIM117
+        with only_process(tmp_path / "missing" / "a.safetensors"):
+            pass
+
+
+def test_a_folder_inside_leads_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "owned").mkdir()
+    assert make_subfolder(tmp_path / "owned", "models") == tmp_path / "owned" / "models"
+    (tmp_path / "owned" / "signals").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="owned/signals is a link to .*elsewhere; nothing is written outside"):
+        make_subfolder(tmp_path / "owned", "signals")
+    (tmp_path / "owned" / "state").symlink_to("models")
+    assert make_subfolder(tmp_path / "owned", "state").is_dir()  # a link that stays inside is the user's affair

@@ -17,6 +17,8 @@ __all__ = [
     "check_output_folder",
     "expanded",
     "make_output_folder",
+    "make_subfolder",
+    "only_process",
     "read_input",
     "sha256_of_bytes",
     "sha256_of_file",
@@ -184,6 +186,59 @@ def make_output_folder(folder: Path, *, force: bool, owned: tuple[str, ...]) -> 
     except OSError as problem:
         raise OutputError(f"cannot make folder {folder}: {problem.strerror or problem}") from problem
     return folder
+
+
+def make_subfolder(folder: Path, name: str) -> Path:
+    """Make a folder inside another one that a tool owns, and return it.
+
+    Raises:
+        OutputError: no permission, no space, a file is in the way, or a link that leads out of `folder`: whoever hands
+            such a folder over would choose where is written.
+    """
+    path = folder / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except OSError as problem:
+        raise OutputError(f"cannot make {path}: {problem.strerror or problem}") from problem
+    if not inside:
+        raise OutputError(f"{path} is a link to {path.resolve()}; nothing is written outside {folder}: remove the link")
+    return path
+
+
+@contextmanager
+def only_process(path: Path, *, busy: Callable[[], object] | None = None) -> Iterator[None]:
+    """Let one process at a time into the block; the operating system ends the claim of a killed one.
+
+    Args:
+        path: what is worked on, a file or a folder that is there; the lock is a hidden file beside the one or in the
+            other, which goes away at the end.
+        busy: called once where another process is in the block, which is then waited for; None refuses at once.
+
+    Raises:
+        OutputError: another process is in the block (without `busy`), or no file can be made there.
+    """
+    from filelock import FileLock, Timeout
+
+    file = path / ".unlearn-audit.lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    if not file.parent.is_dir():  # the lock would make it
+        raise OutputError(f"cannot write {file}: there is no folder {file.parent}")
+    lock = FileLock(file)
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if busy is None:
+                raise OutputError(f"another process is writing {path}; wait for it, or name another file") from None
+            busy()
+            lock.acquire()
+    except OSError as problem:
+        raise OutputError(f"cannot write {file}: {problem.strerror or problem}") from problem
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # while it is held: who waits for it looks whether it is still the file there
+        lock.release()
 
 
 def _probe(folder: Path) -> None:

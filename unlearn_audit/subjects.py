@@ -22,7 +22,7 @@ from unlearn_audit.checkpoints import (
     nonfinite,
     read_checkpoint,
 )
-from unlearn_audit.config import AuditConfig, CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
+from unlearn_audit.config import METADATA, AuditConfig, CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
 from unlearn_audit.data import Dataset, Transform, load_data, old_subsets
 from unlearn_audit.engine import Compute
 from unlearn_audit.errors import DataError, UsageError
@@ -105,7 +105,7 @@ def settle_data(
     if not spec:
         raise UsageError(f"{checkpoints[0].path} does not say what data it belongs to; give --data SPEC (see --help)")
     origins["data"] = origin
-    dataset = load_data(spec, allow_code=code_is_allowed(origin), download=config.download)
+    dataset = _load(spec, origin, wanted=config.download, asked_by=origins.get("download", "default"))
     for checkpoint in known:
         recorded = checkpoint.metadata.data_sha256 if checkpoint.metadata else None
         if recorded and recorded != dataset.sha256:
@@ -118,6 +118,19 @@ def settle_data(
                 raise DataError(f"{message}: {why}")
             limitations.append(f"{message}: {old}" if old else message)
     return dataset
+
+
+def _load(spec: str, origin: str, *, wanted: bool, asked_by: str) -> Dataset:
+    """Load data; only what the user names may choose what is fetched, and into which folder it is written."""
+    may = outranks_metadata(origin) and outranks_metadata(asked_by)
+    try:
+        return load_data(spec, allow_code=code_is_allowed(origin), download=wanted and may)
+    except DataError as problem:
+        if not wanted or may or not spec.startswith("torchvision:"):
+            raise
+        who = "a checkpoint's metadata" if origin == METADATA else "a config that was merely found"
+        raise DataError(f"{problem}. Nothing was fetched: {who} may not choose that; name the data with --data and "
+                        "say --download") from problem  # fmt: skip
 
 
 def unique_labels(entries: Sequence[CheckpointEntry]) -> list[str]:

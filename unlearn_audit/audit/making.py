@@ -20,7 +20,7 @@ from unlearn_audit.config import ApplyEntry, AuditConfig, CheckpointEntry, Resol
 from unlearn_audit.data import Dataset, IndexSet, read_training_indices
 from unlearn_audit.engine import prepare
 from unlearn_audit.errors import CheckpointError, ConfigError, MeasurementError, OutputError, UsageError
-from unlearn_audit.files import sha256_of_bytes, sha256_of_file
+from unlearn_audit.files import make_subfolder, sha256_of_bytes, sha256_of_file
 from unlearn_audit.methods.applying import SAVE_EVERY, apply_method
 from unlearn_audit.methods.resuming import StateFile, state_path
 from unlearn_audit.progress import Progress, silent
@@ -120,10 +120,7 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
         return request
     _check_methods(request.config)
     ground = _ground(request, folder)
-    try:
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise OutputError(f"cannot make {folder / FOLDER}: {problem.strerror or problem}") from problem
+    make_subfolder(folder, FOLDER)
     entries = list(request.config.checkpoint)
     for trained in request.config.train:
         path = _path_of_trained(ground, trained)

@@ -17,8 +17,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from unlearn_audit import __version__
-from unlearn_audit.errors import OutputError
-from unlearn_audit.files import atomic_write, sha256_of_bytes
+from unlearn_audit.files import atomic_write, make_subfolder, sha256_of_bytes
 from unlearn_audit.relearning import Curve
 from unlearn_audit.report import Measurement
 
@@ -123,10 +122,7 @@ def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> bytes:
     """Write arrays and return the bytes of their file."""
     stream = io.BytesIO()
     np.savez(stream, **arrays)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise OutputError(f"cannot make {path.parent}: {problem.strerror or problem}") from problem
+    make_subfolder(path.parent.parent, path.parent.name)
     atomic_write(path, stream.getvalue())
     return stream.getvalue()
 

@@ -1,11 +1,8 @@
 """Attacks of the user's own; the caller has already decided that this code may run."""
 
 import re
-import sys
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +10,7 @@ from numpy.typing import NDArray
 from unlearn_audit.attacks import Attack, Evidence
 from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.user_code import current_folder_importable, import_user_code
 
 __all__ = ["attack_from_code"]
 
@@ -23,14 +21,11 @@ def attack_from_code(spec: str) -> Attack:
     Raises:
         UsageError: the import or the call fails, something else comes back, or its name is taken or no name.
     """
-    module, _, attribute = spec.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
     try:
-        attack = getattr(import_module(module), attribute)()
+        with current_folder_importable():
+            attack = import_user_code(spec)()
     except Exception as problem:
         raise UsageError(f"attack {spec} failed: {type(problem).__name__}: {problem}") from problem
-    finally:
-        sys.path.remove(str(Path.cwd()))
     if not isinstance(attack, Attack):
         raise UsageError(f"{spec} returned {type(attack).__name__}; an unlearn_audit.attacks.Attack is needed")
     if not re.fullmatch(r"[a-z][a-z0-9-]*", attack.name) or attack.name in ATTACKS:

@@ -160,11 +160,13 @@ def _apply(
         seed=seed,
     )
     request = resolved([checkpoint], shared)
+    from unlearn_audit.checkpoints import check_checkpoint_output
+    from unlearn_audit.files import only_process
     from unlearn_audit.methods.applying import apply_method
     from unlearn_audit.methods.resuming import state_path
 
     try:
-        with progress_bars(quiet=quiet) as progress:
+        with only_process(check_checkpoint_output(out, force=force)), progress_bars(quiet=quiet) as progress:
             applied = apply_method(
                 method,
                 out,

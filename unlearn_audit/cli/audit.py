@@ -62,11 +62,7 @@ def _audit(
     from unlearn_audit.audit import sections_asked
 
     sections_asked(request.config, sections)  # refused before any model is made
-    if fresh and shared.out is not None:
-        from unlearn_audit.audit.making import discard
-
-        discard(shared.out)
-    audit_and_emit(request, shared, only=sections, makes=True)
+    audit_and_emit(request, shared, only=sections, makes=True, fresh=fresh)
 
 
 def _tell_plan(request: Any, shared: Shared, sections: tuple[str, ...]) -> None:

@@ -1,14 +1,20 @@
 """What every measuring verb does: flags to config, audit, output, exit code."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from unlearn_audit.cli.console import OWNED, emit, message, progress_bars
 from unlearn_audit.cli.flags import Shared, resolved
-from unlearn_audit.files import check_output_folder
+from unlearn_audit.errors import OutputError
+from unlearn_audit.files import check_output_folder, make_output_folder, only_process
 
 __all__ = ["audit_and_emit", "count_or_word", "measure", "number_or_word", "numbers"]
+
+BEGAN = time.time()  # when this process did, near enough: before torch is loaded
+REPORT = OWNED[0]
 
 
 def measure(checkpoints: Sequence[str] | None, shared: Shared, **section: Mapping[str, Any]) -> None:
@@ -29,6 +35,7 @@ def audit_and_emit(
     only: tuple[str, ...],
     also: Callable[[Any], None] | None = None,
     makes: bool = False,
+    fresh: bool = False,
 ) -> None:
     """Check the output, run the audit with progress bars, and write what was found.
 
@@ -38,18 +45,52 @@ def audit_and_emit(
         only: names of sections to run.
         also: given the report before it is written, for a verb that makes something of its own of it.
         makes: make the models that the request asks for, and keep finished parts, both in the output folder; one that
-            has no report yet is gone on with.
+            has no report yet is gone on with. A second one that is started meanwhile waits, and takes what is there.
+        fresh: first remove what a former run has kept there.
     """
-    if shared.out is not None:
-        goes_on = makes and not (shared.out / OWNED[0]).exists()
-        check_output_folder(shared.out, force=shared.force or goes_on, owned=OWNED)
-        shared = replace(shared, force=shared.force or goes_on)
+    if shared.out is None or not makes:
+        if shared.out is not None:
+            check_output_folder(shared.out, force=shared.force, owned=OWNED)
+        _audit_and_emit(request, shared, only, also, None)
+        return
+    from unlearn_audit.audit.making import discard
+
+    there = _written_before(shared.out / REPORT)
+    make_output_folder(shared.out, force=shared.force or not there, owned=OWNED)
+    with only_process(shared.out, busy=lambda: message(_BUSY.format(shared.out), quiet=shared.quiet)):
+        if fresh:
+            discard(shared.out)
+        meanwhile = (shared.out / REPORT).exists() and not there
+        _audit_and_emit(request, replace(shared, force=shared.force or not there), only, also, shared.out,
+                        as_there=meanwhile and not shared.force)  # fmt: skip
+
+
+def _written_before(path: Path) -> bool:
+    """Whether a report was there before this process began; one that two audits write at once is not."""
+    try:
+        return path.stat().st_mtime < BEGAN
+    except FileNotFoundError:
+        return False
+
+
+_BUSY = "another audit is at work in {}: waiting for it, and for what it makes"
+
+
+def _audit_and_emit(
+    request: Any,
+    shared: Shared,
+    only: tuple[str, ...],
+    also: Callable[[Any], None] | None,
+    folder: Path | None,
+    *,
+    as_there: bool = False,
+) -> None:
+    """Run the audit and write its report; `as_there` where another one wrote its own meanwhile: it must be the same."""
     from unlearn_audit.audit import run_audit
     from unlearn_audit.audit.making import make_models
     from unlearn_audit.audit.parts import FOLDER, NO_PARTS, Parts
 
     arrays: dict[str, Any] = {}
-    folder = shared.out if makes else None
     parts = Parts(folder / FOLDER) if folder else NO_PARTS
     with progress_bars(quiet=shared.quiet) as progress:
         if folder:
@@ -59,9 +100,22 @@ def audit_and_emit(
         )
     if parts.found:
         message(f"measured before: {', '.join(parts.found)}", quiet=shared.quiet)
+    if as_there and folder:
+        _check_same(report, folder / REPORT)
     if also is not None:
         also(report)
     emit(report, shared, arrays)
+
+
+def _check_same(report: Any, path: Path) -> None:
+    """Refuse to replace a report that another audit wrote meanwhile and that says something else."""
+    from unlearn_audit.report import read_report
+
+    about = {"subjects", "data", "measurements"}
+    if read_report(path).model_dump(mode="json", include=about) != report.model_dump(mode="json", include=about):
+        raise OutputError(
+            f"another audit wrote another report to {path} meanwhile; use --force to replace it, or another --out"
+        )
 
 
 def number_or_word(text: str | None) -> float | str | None:

@@ -43,6 +43,7 @@ def _train(
     from unlearn_audit.config import Layer, resolve
     from unlearn_audit.data import load_data, read_training_indices
     from unlearn_audit.engine import prepare
+    from unlearn_audit.files import only_process
     from unlearn_audit.recipes import pick_recipe, train_checkpoint
 
     asked = {"data": data, "model": model, "device": device, "seed": seed, "precision": precision}
@@ -51,7 +52,7 @@ def _train(
     left_out = read_training_indices(without, dataset) if without is not None else None
     chosen = pick_recipe(recipe, model, epochs=epochs)
     compute = prepare(config.device, config.precision)
-    with progress_bars(quiet=quiet) as progress:
+    with only_process(out), progress_bars(quiet=quiet) as progress:
         train_checkpoint(
             out,
             model,

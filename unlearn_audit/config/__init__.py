@@ -7,6 +7,7 @@ Unknown keys are refused and every problem is reported at once.
 
 from unlearn_audit.config.layers import (
     CONFIG_NAME,
+    METADATA,
     Layer,
     anchored_data_spec,
     code_is_allowed,
@@ -31,6 +32,7 @@ from unlearn_audit.config.settings import (
 
 __all__ = [
     "CONFIG_NAME",
+    "METADATA",
     "SECTIONS",
     "ApplyEntry",
     "AuditConfig",

@@ -2,15 +2,14 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Mapping
 
 from unlearn_audit.data.arrays import AS_THEY_STAND, examples_from_arrays
 from unlearn_audit.data.examples import Dataset, Examples
 from unlearn_audit.data.sources import Loaded
 from unlearn_audit.data.spec import Options
 from unlearn_audit.errors import AuditError, DataError
+from unlearn_audit.user_code import current_folder_importable, import_user_code
 
 __all__ = ["call_for_data"]
 
@@ -30,8 +29,8 @@ def call_for_data(module: str, name: str, options: Options = AS_THEY_STAND) -> L
     """
     where = f"{module}:{name}"
     try:
-        with _current_folder_importable(), contextlib.redirect_stdout(sys.stderr):
-            return _as_loaded(where, name, getattr(import_module(module), name)(), options)
+        with current_folder_importable(), contextlib.redirect_stdout(sys.stderr):
+            return _as_loaded(where, name, import_user_code(where)(), options)
     except AuditError:
         raise
     except (Exception, SystemExit) as problem:  # an exit is no answer, whatever its code
@@ -60,14 +59,3 @@ def _no_readings(where: str, options: Options) -> None:
     said = [key for key in ("layout", "scale", "first_label") if getattr(options, key) is not None]
     if said:
         raise DataError(f"{where} returned a Dataset, on which {said[0]}= has no effect")
-
-
-@contextlib.contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """Put the current folder first on the import path."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

@@ -1,7 +1,6 @@
 """From a model spec to a freshly initialised network: our own names, torchvision, timm, or the user's code."""
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
@@ -13,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from unlearn_audit import catalogue
 from unlearn_audit.errors import UsageError, unknown_name
+from unlearn_audit.user_code import current_folder_importable, import_user_code
 
 __all__ = [
     "RGB",
@@ -203,7 +203,8 @@ def _from_code(spec: str, *, allowed: bool) -> nn.Module:
         )
     make = _imported(spec)
     try:
-        model = make()
+        with current_folder_importable():
+            model = make()
     except Exception as problem:
         raise UsageError(f"model '{spec}' failed when called without arguments: {first_line(problem)}") from problem
     if not isinstance(model, nn.Module):
@@ -213,17 +214,11 @@ def _from_code(spec: str, *, allowed: bool) -> nn.Module:
 
 def _imported(spec: str) -> Callable[[], object]:
     """Return the callable of a spec, with the current folder importable."""
-    module, _, attribute = spec.partition(":")
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     try:
-        made: object = import_module(module)
-        for part in attribute.split("."):
-            made = getattr(made, part)
+        made: object = import_user_code(spec)
     except Exception as problem:
         raise UsageError(
-            f"model '{spec}' cannot be imported (from {folder} or as installed): {first_line(problem)}"
+            f"model '{spec}' cannot be imported (as installed, or from {os.getcwd()}): {first_line(problem)}"
         ) from problem
     if not callable(made):
         raise UsageError(f"model '{spec}' is a {type(made).__name__}, not a callable that returns a torch.nn.Module")

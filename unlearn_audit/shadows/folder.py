@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlearn_audit.errors import AuditError, OutputError
-from unlearn_audit.files import atomic_write
+from unlearn_audit.files import atomic_write, make_subfolder
 from unlearn_audit.shadows.plan import Task
 
 __all__ = ["LEASE", "Failure", "FleetFolder"]
@@ -75,13 +75,10 @@ class FleetFolder:
         """Make the folder and what belongs into it.
 
         Raises:
-            OutputError: no permission, no space, or a file is in the way.
+            OutputError: no permission, no space, or a file or a link to elsewhere is in the way.
         """
-        try:
-            for name in ("models", "signals", "state", "failed", "claims", "scores"):
-                (self.path / name).mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise OutputError(f"cannot make {problem.filename}: {problem.strerror}") from problem
+        for name in ("models", "signals", "state", "failed", "claims", "scores"):
+            make_subfolder(self.path, name)
 
     def finished(self, task: Task) -> bool:
         """Whether the model and what it says are there; what is in the files is `verify`'s question."""

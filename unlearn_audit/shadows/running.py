@@ -26,7 +26,20 @@ __all__ = ["Outcome", "default_workers", "run_on_ray", "run_workers"]
 MOST_DEATHS = 3  # of workers without a task finished in between
 TICK = 0.2
 PATIENCE = 10.0  # seconds that a worker has to write down what it has
-START = "from unlearn_audit.cli import main; main()"
+# A worker imports this very package, wherever it lies, and nothing from the folder that it is started in: -P keeps that
+# folder off the import path. The package's own folder is not put there either: a file `json.py` beside a checkout would
+# come before Python's.
+START = """
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+spec = PathFinder.find_spec("unlearn_audit", [sys.argv.pop(1)])
+sys.modules[spec.name] = package = module_from_spec(spec)
+spec.loader.exec_module(package)
+from unlearn_audit.cli import main
+main()
+"""
+PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,7 @@ class _Crew:
         arguments = ["shadows", "worker", str(self.shop.folder.path), "--quiet", "--crew", *code]
         said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         process = subprocess.Popen(
-            [sys.executable, "-c", START, *arguments],
+            [sys.executable, "-P", "-c", START, PACKAGE, *arguments],
             env=self._share(slot),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -161,9 +174,7 @@ class _Crew:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             names = visible if visible != [""] else [str(n) for n in range(torch.cuda.device_count())]
             share["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
-        package = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH")) if part)
-        return os.environ | share | {"PYTHONPATH": path}
+        return os.environ | share
 
     def replace_dead(self) -> list[str]:
         """Start a new worker for each that was killed or broke down; return what the dead ones said last."""

@@ -127,6 +127,7 @@ def work(shop: Workshop, progress: Progress = silent) -> int:
     Raises:
         OutputError: no space or no permission, which is no fault of a task.
     """
+    shop.folder.make()  # a folder that was handed over may hold links to elsewhere, or lack what was empty
     done = 0
     for task in shop.tasks:
         if shop.folder.finished(task) or shop.folder.failed(task):

@@ -1,0 +1,67 @@
+"""Importing a callable of the user's own, `package.module:name`; the caller has already decided that it may run."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+__all__ = ["current_folder_importable", "import_user_code"]
+
+
+def import_user_code(spec: str) -> Any:
+    """Return what `package.module:name` names; modules are looked for where Python looks, then in the current folder.
+
+    The current folder comes last, so that a file `json.py` or `numpy.py` that lies there takes the place of no module
+    that anything else imports. A module that is there *and* elsewhere is ambiguous and refused.
+
+    Args:
+        spec: dotted module name, a colon, and a name in it, which may be dotted, too.
+
+    Raises:
+        ImportError: the module is not found, or is found in two places.
+        AttributeError: it has no such name.
+        Exception: whatever the module raises.
+    """
+    module, _, attribute = spec.partition(":")
+    top = module.partition(".")[0]
+    with current_folder_importable():
+        _check_unambiguous(top)
+        found: Any = import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _check_unambiguous(top: str) -> None:
+    """Refuse a module of the current folder that another one of the same name hides."""
+    here = str(Path.cwd())
+    ours = PathFinder.find_spec(top, [here])
+    if ours is None or ours.origin is None or not Path(ours.origin).is_relative_to(here):
+        return
+    loaded = getattr(sys.modules.get(top), "__file__", None)
+    elsewhere = PathFinder.find_spec(top, [path for path in sys.path if path and Path(path).resolve() != Path(here)])
+    others = [origin for origin in (loaded, elsewhere.origin if elsewhere else None) if origin]
+    builtin = top in sys.stdlib_module_names
+    if builtin or any(not _same(origin, ours.origin) for origin in others):
+        other = "Python's own" if builtin else others[0]
+        raise ImportError(f"module '{top}' is {ours.origin} and {other}, too; give yours another name")
+
+
+def _same(one: str, other: str) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
+
+
+@contextlib.contextmanager
+def current_folder_importable() -> Iterator[None]:
+    """Put the current folder last on the import path for a while, for modules of the user's that import each other."""
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.reverse()
+        sys.path.remove(here)  # the last one, which is ours
+        sys.path.reverse()
