@@ -1,5 +1,6 @@
 """Unknown names, unusable outputs, devices, configs and flags: refused in one line before any work is done."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -88,8 +89,16 @@ FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "in no folder": (lambda here: None, "nowhere/o.safetensors", "create it first"),
     "unwritable": (lambda here: None, "/proc/o.safetensors", "cannot write /proc/o.safetensors"),
 }
+
+
+def an_old_report(here: Path) -> None:
+    """Leave a report that was there before this process; one of today could be what another audit just wrote."""
+    (here / "report.json").touch()
+    os.utime(here / "report.json", (0, 0))
+
+
 FOLDERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "exists": (lambda here: (here / "report.json").touch(), ".", "report.json exists already; use --force"),
+    "exists": (an_old_report, ".", "report.json exists already; use --force"),
     "is a file": (lambda here: (here / "o").touch(), "o", "o is a file; --out needs a folder"),
     "below a file": (lambda here: (here / "f").touch(), "f/o", "f is a file, not a folder"),
     "unwritable": (lambda here: None, "/proc/o", "cannot write into /proc/o"),

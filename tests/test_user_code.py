@@ -76,8 +76,8 @@ def test_no_verb_runs_what_lies_in_the_current_folder(planted: Path, tiny: Path)
     codes = [line.rsplit(" -> ", 1) for line in done.stdout.splitlines() if " -> " in line]
     assert marks(planted) == []
     assert len(codes) == len(VERBS.splitlines()), done.stdout + done.stderr
-    judged = {"gate mia/report.json --policy default"}  # its code is the policy's word
-    assert [verb for verb, code in codes if code != "0" and verb not in judged] == [], done.stderr
+    # 4: so few steps and models measure nothing; what the gate says of that is the policy's word.
+    assert [verb for verb, code in codes if code not in ("0", "4")] == [], done.stderr
 
 
 def test_the_traps_are_traps(planted: Path) -> None:

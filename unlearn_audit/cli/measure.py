@@ -1,7 +1,8 @@
 """What every measuring verb does: flags to config, audit, output, exit code."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,7 @@ def audit_and_emit(
     from unlearn_audit.audit.making import discard
 
     there = _written_before(shared.out / REPORT)
-    make_output_folder(shared.out, force=shared.force or not there, owned=OWNED)
-    with only_process(shared.out, busy=lambda: message(_BUSY.format(shared.out), quiet=shared.quiet)):
+    with _made(shared.out, force=shared.force or not there), only_process(shared.out, busy=_told(shared)):
         if fresh:
             discard(shared.out)
         meanwhile = (shared.out / REPORT).exists() and not there
@@ -65,15 +65,31 @@ def audit_and_emit(
                         as_there=meanwhile and not shared.force)  # fmt: skip
 
 
+@contextmanager
+def _made(folder: Path, *, force: bool) -> Iterator[None]:
+    """Make the folder of an audit; where the audit ends early and has left nothing in it, it goes away again."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    make_output_folder(folder, force=force, owned=OWNED)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # of a folder that is not empty, and of those above it
+            for place in new:
+                place.rmdir()
+
+
+def _told(shared: Shared) -> Callable[[], None]:
+    return lambda: message(
+        f"another audit is at work in {shared.out}: waiting for it, and for what it makes", quiet=shared.quiet
+    )
+
+
 def _written_before(path: Path) -> bool:
     """Whether a report was there before this process began; one that two audits write at once is not."""
     try:
         return path.stat().st_mtime < BEGAN
-    except FileNotFoundError:
+    except OSError:  # none, or a folder that cannot be one, which is told where it is made
         return False
-
-
-_BUSY = "another audit is at work in {}: waiting for it, and for what it makes"
 
 
 def _audit_and_emit(
