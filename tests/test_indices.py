@@ -115,7 +115,7 @@ BAD_FILES: dict[str, tuple[str, object, str]] = {
     "everything": ("a.npy", np.arange(SIZE), "is everything: all of 'toy' (40 training examples)"),
     "all of a mask": ("a.npy", np.ones(SIZE, bool), "is everything"),
     "floats": ("a.npy", np.array([1.0, 2.0]), "holds float64, not integers"),
-    "objects": ("a.npy", np.array([1, None], dtype=object), "hold pickled Python objects"),
+    "objects": ("a.npy", np.array([1, None], dtype=object), "holds pickled Python objects"),
     "times": ("a.npy", np.array([1, 2], dtype="m8[s]"), "holds timedelta64[s], not integers"),
     "dates": ("a.npy", np.array([1, 2], dtype="M8[s]"), "not integers"),
     "records": ("a.npy", np.zeros(3, dtype=[("a", "i4")]), "not integers"),

@@ -185,7 +185,10 @@ def _array(what: str, stream: IO[bytes], size: int) -> NDArray[np.generic]:
         detail = (str(problem) or type(problem).__name__).partition("\n")[0]
         raise DataError(f"cannot read {what}: {detail[:200]}") from problem
     if dtype.hasobject:
-        raise DataError(f"cannot read {what}: Object arrays cannot be loaded: they hold pickled Python objects")
+        raise DataError(
+            f"cannot read {what}: Object arrays cannot be loaded: it holds pickled Python objects, which are never "
+            "loaded"
+        )
     bytes_there = size - stream.tell()
     if count == 0:
         return np.empty(shape, dtype)
