@@ -280,6 +280,20 @@ def test_shards_are_joined(tmp_path: Path) -> None:
     assert read_checkpoint(read.path).sha256 != read.sha256
 
 
+def test_shards_that_torch_wrote_are_joined(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "one.bin")
+    torch.save({"b": torch.zeros(3)}, tmp_path / "two.bin")
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.bin", "b": "two.bin"}}))
+    read = read_checkpoint(index)
+    assert read.format == "torch zip, 2 shards"
+    assert {name: tensor.tolist() for name, tensor in read.state.items()} == {"a": [1, 1], "b": [0, 0, 0]}
+    torch.save({"b": Trap(tmp_path / "ran")}, tmp_path / "two.bin")
+    assert "would run code" in refused(index)
+    torch.save({"model": {"b": torch.zeros(3)}}, tmp_path / "two.bin")
+    assert "not a safetensors file, nor a state dict" in refused(index)
+
+
 @pytest.mark.parametrize(
     "name", ["../one.safetensors", "/etc/passwd", "sub/one.safetensors", "sub\\one.safetensors", "..", ".", "", "a\0b"]
 )
@@ -303,7 +317,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         ([], "without a 'weight_map'"),
         ({"a": 1}, "must map"),
         ({"a": "three.safetensors"}, "shard not found"),
-        ({"a": "model.safetensors.index.json"}, "not a safetensors file"),
+        ({"a": "model.safetensors.index.json"}, "not a safetensors file, nor a state dict"),
         ({"a": "one.safetensors", "z": "one.safetensors"}, "lacks 'z'"),
         ({"a": "one.safetensors", "b": "two.safetensors"}, "also holds 'c'"),
         ({"a": "one.safetensors", "b": "two.safetensors", "c": "one.safetensors"}, "'c'"),

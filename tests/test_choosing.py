@@ -129,6 +129,23 @@ def test_twin_branches_that_are_no_averages_are_one_model() -> None:
     assert sets_within({"quantise.ema_w": (2,), "quantise.w": (2,), "ema.decay": (1,), "net.w": (3,)}) == ()
 
 
+def test_an_average_without_names_is_told(tmp_path: Path) -> None:
+    ema = {"decay": 0.99, "num_updates": 3, "shadow_params": [torch.ones(2)] * 20}
+    path = saved(tmp_path, {"model": weights(1), "ema": ema})
+    with pytest.raises(
+        SeveralWeights, match=r"'model' .*'ema\.shadow_params' \(an average in 20 tensors without names"
+    ):
+        read_checkpoint(path)
+    assert read_checkpoint(path, weights="model").weights == "model"
+
+
+def test_an_average_in_the_state_of_a_callback_is_told(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"state_dict": weights(1), "callbacks": {"EMA": {"ema_weights": weights(2)}}})
+    with pytest.raises(SeveralWeights, match="'callbacks.EMA.ema_weights'"):
+        read_checkpoint(path)
+    assert read_checkpoint(path, weights="callbacks.EMA.ema_weights").state["conv.bias"].tolist() == [2, 2]
+
+
 def test_keys_with_dots_are_walked() -> None:
     assert at_key({"a.b": {"c": 1}, "a": {"b": {"c": 2}}}, "a.b.c") == 1 or 2
     assert at_key({"a": [5, {"x": 6}]}, "a.1.x") == 6

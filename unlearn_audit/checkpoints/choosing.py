@@ -6,17 +6,33 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unlearn_audit.checkpoints.entries import WeightSet, is_average, is_state, items_of
+from unlearn_audit.checkpoints.entries import WeightSet, is_average, is_state, items_of, unnamed_averages
 from unlearn_audit.checkpoints.recognition import one_line
+from unlearn_audit.checkpoints.refusals import wrong_tensor
+from unlearn_audit.checkpoints.safetensors_files import MOST_TENSORS
+from unlearn_audit.checkpoints.states import vet
 from unlearn_audit.checkpoints.stored import StoredTensor
 from unlearn_audit.checkpoints.torch_files import TorchFile
 from unlearn_audit.errors import CheckpointError, unknown_name
 
-__all__ = ["ALL", "OneSetOfWeights", "SeveralWeights", "at_key", "choose", "name_of", "parts_of", "sets_within", "told"]
+__all__ = [
+    "ALL",
+    "OneSetOfWeights",
+    "SeveralWeights",
+    "at_key",
+    "choose",
+    "name_of",
+    "parts_of",
+    "read_set",
+    "sets_within",
+    "told",
+]
 
 ALL = "."  # every tensor of a file whose names fall into several sets
 _LONGEST_KEY = 300
 _MOST_TOLD = 6
+_MOST_TIES = 64  # names that share one piece of memory, as layers do whose weights are tied
+_UNNAMED = "an average in {} tensors without names, which can be given to no model"
 
 
 class SeveralWeights(CheckpointError):
@@ -59,9 +75,10 @@ def choose(file: TorchFile, sets: Sequence[WeightSet], key: str | None) -> tuple
     if key is not None and key != ALL:
         return _asked(file, sets, key)
     first, *more = _rivals(sets)
-    differing = [other for other in more if not _same(file, first, other)]
-    if differing:
-        raise SeveralWeights(file.path, {one.key: told(one.tensors, one.key) for one in (first, *more)})
+    unnamed = {} if is_average(first.key) else unnamed_averages(file.content)
+    if unnamed or any(not _same(file, first, other) for other in more):
+        every = {one.key: told(one.tensors, one.key) for one in (first, *more)}
+        raise SeveralWeights(file.path, every | {key: _UNNAMED.format(count) for key, count in unnamed.items()})
     return first, tuple(f"the same weights stand under {name_of(other.key)}, too" for other in more)
 
 
@@ -160,3 +177,30 @@ def _same(file: TorchFile, one: WeightSet, other: WeightSet) -> bool:
         return False
     left, right = file.read(first), file.read(second)
     return all(torch.equal(tensor, right[name]) for name, tensor in left.items())
+
+
+def read_set(file: TorchFile, chosen: WeightSet) -> dict[str, Tensor]:
+    """Return the tensors of a set, each of a kind that can be audited and none larger than the file.
+
+    Args:
+        file: what was saved.
+        chosen: the set.
+
+    Raises:
+        CheckpointError: there are others.
+    """
+    most = file.path.stat().st_size
+    if len(chosen.tensors) > MOST_TENSORS:
+        raise CheckpointError(f"{file.path} holds {len(chosen.tensors)} tensors; at most {MOST_TENSORS} are read")
+    for name, stored in chosen.tensors.items():
+        if stored.odd:
+            raise wrong_tensor(file.path, name, stored, tuple(chosen.key.split(".")) if chosen.key else ())
+        if stored.nbytes > most:
+            raise CheckpointError(
+                f"{file.path}: tensor {name!r:.80} claims {stored.nbytes} bytes in a file of {most}; it is damaged or "
+                "expanded: save it with .clone()"
+            )
+    claimed = sum(stored.nbytes for stored in chosen.tensors.values())
+    if claimed > _MOST_TIES * most:
+        raise CheckpointError(f"{file.path}: its tensors claim {claimed} bytes together in a file of {most}")
+    return vet(file.path, file.read(chosen.tensors))

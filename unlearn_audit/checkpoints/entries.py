@@ -18,6 +18,7 @@ __all__ = [
     "items_of",
     "kind_of",
     "others",
+    "unnamed_averages",
     "walked",
     "weight_sets",
 ]
@@ -135,11 +136,29 @@ def _sets(value: object, trail: tuple[str, ...], seen: set[int]) -> Iterator[Wei
             tensors = {name: tensor for name, tensor in items.items() if isinstance(tensor, StoredTensor)}
             yield WeightSet(".".join(trail), tensors, len(items) - len(tensors))
         return
-    if len(trail) == DEEPEST or "param_groups" in items:
+    if len(trail) > DEEPEST or "param_groups" in items:
         return
     for key, entry in items.items():
-        if isinstance(key, str) and not _BESIDE.search(key) and not isinstance(entry, StoredTensor):
+        near = len(trail) < DEEPEST or is_average(str(key))  # averages lie deeper, in the states of callbacks
+        if isinstance(key, str) and near and not _BESIDE.search(key) and not isinstance(entry, StoredTensor):
             yield from _sets(entry, (*trail, key), seen)
+
+
+def unnamed_averages(content: object) -> dict[str, int]:
+    """Return how many tensors stand in lists under keys that speak of averages, as some tools save them, by key.
+
+    Without names they cannot be given to a model, but it is known that there are averages.
+
+    Args:
+        content: what `open_torch` found.
+    """
+    found = {}
+    for keys, value in walked(content, DEEPEST):
+        if not isinstance(value, list | tuple) or isinstance(value, StoredTensor) or not value:
+            continue
+        if any(map(is_average, keys)) and all(isinstance(entry, StoredTensor) for entry in value):
+            found[".".join(keys)] = len(value)
+    return found
 
 
 def is_state(items: Mapping[Any, Any]) -> bool:
@@ -165,7 +184,7 @@ def others(content: object, sets: tuple[WeightSet, ...]) -> dict[str, str]:
     if not items or "" in taken:
         return {}
     beside = [(key, value) for key, value in items.items() if key not in taken]
-    shown = {one_line(str(key) if isinstance(key, str) else repr(key), longest=60): described(value)
+    shown = {one_line(key, longest=60) if isinstance(key, str) else described(key): described(value)
              for key, value in beside[:_MOST_SHOWN]}  # fmt: skip
     return shown | ({"…": f"{len(beside) - _MOST_SHOWN} more"} if len(beside) > _MOST_SHOWN else {})
 

@@ -14,22 +14,22 @@ from unlearn_audit.checkpoints.choosing import (
     choose,
     name_of,
     parts_of,
+    read_set,
     sets_within,
     told,
 )
 from unlearn_audit.checkpoints.entries import WeightSet, is_average, others, weight_sets
 from unlearn_audit.checkpoints.metadata import ENTRY, STATE_ENTRY, Metadata, decode_entry
 from unlearn_audit.checkpoints.recognition import Kind, recognise
-from unlearn_audit.checkpoints.refusals import check_harmless, listed, no_weights, pickle_refusal, wrong_tensor
-from unlearn_audit.checkpoints.safetensors_files import MOST_TENSORS, Loaded, load_safetensors, load_sharded
+from unlearn_audit.checkpoints.refusals import check_harmless, listed, no_weights, pickle_refusal
+from unlearn_audit.checkpoints.safetensors_files import Loaded, load_safetensors
+from unlearn_audit.checkpoints.shards import load_sharded
 from unlearn_audit.checkpoints.states import nonfinite, strip_prefixes, vet
 from unlearn_audit.checkpoints.torch_files import TorchFile, open_torch
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.files import check_input, sha256_of_file
 
 __all__ = ["Checkpoint", "check_finite", "read_checkpoint"]
-
-MOST_TIES = 64  # names that share one piece of memory, as layers do whose weights are tied
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ def _of_sets(path: Path, kind: Kind, file: TorchFile, sets: tuple[WeightSet, ...
         raise no_weights(file)
     whole = len(sets) == 1 and not sets[0].key  # the prefixes of names are the only keys of such a file
     chosen, notes = (sets[0], ()) if whole else choose(file, sets, weights)
-    tensors = _read(file, chosen)
+    tensors = read_set(file, chosen)
     prefix = weights if whole else None
     if whole or weights is None:
         tensors, prefix = _meant(path, tensors, prefix)
@@ -211,26 +211,3 @@ def _of_sets(path: Path, kind: Kind, file: TorchFile, sets: tuple[WeightSet, ...
         notes=(*said, *notes, *removed),
         weights=taken,
     )
-
-
-def _read(file: TorchFile, chosen: WeightSet) -> dict[str, Tensor]:
-    """Return the tensors of a set, each of a kind that can be audited and none larger than the file.
-
-    Raises:
-        CheckpointError: there are others.
-    """
-    most = file.path.stat().st_size
-    if len(chosen.tensors) > MOST_TENSORS:
-        raise CheckpointError(f"{file.path} holds {len(chosen.tensors)} tensors; at most {MOST_TENSORS} are read")
-    for name, stored in chosen.tensors.items():
-        if stored.odd:
-            raise wrong_tensor(file.path, name, stored, tuple(chosen.key.split(".")) if chosen.key else ())
-        if stored.nbytes > most:
-            raise CheckpointError(
-                f"{file.path}: tensor {name!r:.80} claims {stored.nbytes} bytes in a file of {most}; it is damaged or "
-                "expanded: save it with .clone()"
-            )
-    claimed = sum(stored.nbytes for stored in chosen.tensors.values())
-    if claimed > MOST_TIES * most:
-        raise CheckpointError(f"{file.path}: its tensors claim {claimed} bytes together in a file of {most}")
-    return vet(file.path, file.read(chosen.tensors))

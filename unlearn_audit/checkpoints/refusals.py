@@ -107,7 +107,7 @@ def no_weights(file: TorchFile) -> CheckpointError:
 
 def _nothing(path: Path, items: Mapping[Any, Any]) -> CheckpointError:
     """Say what a file holds instead of weights."""
-    held = [f"{key!r:.60} ({kind_of(value)})" for key, value in [*items.items()][:5]]
+    held = [f"{_key(key)} ({kind_of(value)})" for key, value in [*items.items()][:5]]
     more = f" and {len(items) - 5} more" if len(items) > 5 else ""
     opening = f"no state dict in {path}: it holds {', '.join(held)}{more}"
     if "param_groups" in items:
@@ -135,7 +135,7 @@ def _is_mixture(value: object) -> bool:
 def _mixture(path: Path, keys: tuple[str, ...], items: Mapping[Any, Any]) -> CheckpointError:
     """Say which values among the tensors are none."""
     others = [(key, value) for key, value in items.items() if not is_weight(key, value)]
-    shown = ", ".join(f"{key!r:.60} ({kind_of(value)})" for key, value in others[:5])
+    shown = ", ".join(f"{_key(key)} ({kind_of(value)})" for key, value in others[:5])
     more = f" and {len(others) - 5} more" if len(others) > 5 else ""
     where = f", under {'.'.join(keys)!r:.80}," if keys else ""
     packed = next((str(key) for key, _ in others if "_packed_params" in str(key)), None)
@@ -161,6 +161,11 @@ def wrong_tensor(path: Path, name: object, stored: StoredTensor, keys: tuple[str
     else:
         remedy = "save ordinary dense tensors"
     return CheckpointError(f"{path}: tensor {name!r:.80} is {stored.odd}; {remedy}")
+
+
+def _key(key: object) -> str:
+    """Return a key fit for a message, however long it is."""
+    return repr(one_line(key, longest=60)) if isinstance(key, str) else described(key)
 
 
 def listed(names: object) -> str:

@@ -1,4 +1,4 @@
-"""Safetensors files, one or several shards: the header is checked here before the library maps the file."""
+"""Safetensors files: the header is checked here before the library maps the file."""
 
 import json
 import math
@@ -11,12 +11,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from unlearn_audit.checkpoints.metadata import ENTRY
-from unlearn_audit.checkpoints.recognition import Kind, one_line, recognise
+from unlearn_audit.checkpoints.recognition import one_line
 from unlearn_audit.errors import CheckpointError
-from unlearn_audit.files import check_input, sha256_of_bytes, sha256_of_file
+from unlearn_audit.files import sha256_of_file
 
-__all__ = ["DTYPES", "MOST_TENSORS", "Loaded", "load_safetensors", "load_sharded"]
+__all__ = ["DTYPES", "MOST_TENSORS", "Loaded", "json_object", "load_safetensors"]
 
 MOST_TENSORS = 100_000  # the largest models that there are have fewer
 
@@ -72,78 +71,6 @@ def load_safetensors(path: Path) -> Loaded:
     return Loaded(sha256_of_file(path), "safetensors", tensors, entries)
 
 
-def load_sharded(path: Path) -> Loaded:
-    """Read the shards that a JSON index names, all from the index's own folder.
-
-    Args:
-        path: the index, a JSON object whose "weight_map" maps each tensor to a file name.
-
-    Returns:
-        All tensors. The digest is the SHA-256 over the hex digests of the index and of the shards in name order.
-
-    Raises:
-        CheckpointError: the index is not one, a shard lies elsewhere or is not readable, a tensor is missing or double.
-    """
-    weight_map, entries = _read_index(path)
-    names = sorted(set(weight_map.values()))
-    tensors: dict[str, Tensor] = {}
-    digests = [sha256_of_file(path)]
-    for name in names:
-        shard = load_safetensors(_shard(path, name))
-        _check_shard(path, name, weight_map, shard.tensors)
-        _merge(path, entries, shard.entries)
-        tensors |= shard.tensors
-        digests.append(shard.sha256)
-    sha256 = sha256_of_bytes(*(digest.encode() for digest in digests))
-    return Loaded(sha256, f"safetensors, {len(names)} shard{'s' * (len(names) != 1)}", tensors, entries)
-
-
-def _read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the weight map and the metadata entries of an index, those that are not text as JSON."""
-    with path.open("rb") as stream:
-        index = _json_object(path, stream.read(_LONGEST_HEADER + 1), "index")
-    weight_map, metadata = index.get("weight_map"), index.get("metadata") or {}
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{path} is a JSON file without a 'weight_map'; a safetensors or torch file is needed")
-    if not weight_map or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{path}: 'weight_map' must map the name of each tensor to a file name")
-    if not isinstance(metadata, dict):
-        raise CheckpointError(f"{path}: 'metadata' of an index must be a JSON object")
-    entries = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    return weight_map, entries
-
-
-def _shard(index: Path, name: str) -> Path:
-    """Return the path of a shard, if it is a safetensors file in the folder of the index."""
-    plain = bool(name) and name not in {".", ".."} and not set(name) & set("/\\:\0")
-    shard = index.parent / name
-    if not plain or shard.resolve().parent != index.parent.resolve():
-        raise CheckpointError(
-            f"refused: {index} names a shard outside its folder: {name!r:.80}; "
-            "copy the shards themselves (no links) beside the index"
-        )
-    check_input(shard, "shard", CheckpointError)
-    if recognise(shard) is not Kind.SAFETENSORS:
-        raise CheckpointError(f"{shard}, named by {index}, is not a safetensors file; join or convert the shards first")
-    return shard
-
-
-def _check_shard(index: Path, name: str, weight_map: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a shard that lacks a tensor of the index or has one that is not, or not here, in the index."""
-    expected = {key for key, where in weight_map.items() if where == name}
-    for key in sorted(expected.symmetric_difference(tensors)):
-        what = "lacks" if key in expected else "also holds"
-        raise CheckpointError(f"shard {name} {what} {key!r:.80}, against what {index} says; download the shards again")
-
-
-def _merge(index: Path, entries: dict[str, str], more: Mapping[str, str]) -> None:
-    """Add a shard's metadata entries; the first of each name stays, but two descriptions must agree."""
-    if ENTRY in more and more[ENTRY] != entries.get(ENTRY, more[ENTRY]):
-        raise CheckpointError(f"the shards of {index} describe themselves differently; they are not of one checkpoint")
-    for key, value in more.items():
-        entries.setdefault(key, value)
-
-
 def _check_header(path: Path) -> None:
     """Refuse a header that is absurd or does not describe exactly the bytes that follow it."""
     size = path.stat().st_size
@@ -151,7 +78,7 @@ def _check_header(path: Path) -> None:
         length = int.from_bytes(stream.read(8), "little")
         if length > _LONGEST_HEADER or length + 8 > size:
             raise _absurd(path, f"it claims a length of {length} bytes in a file of {size}")
-        header = _json_object(path, stream.read(length), "header")
+        header = json_object(path, stream.read(length), "header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _absurd(path, "'__metadata__' must map text to text")
@@ -193,7 +120,7 @@ def _are_sizes(value: object) -> bool:
     return isinstance(value, list) and all(type(size) is int and 0 <= size <= _LARGEST_SIZE for size in value)
 
 
-def _json_object(path: Path, data: bytes, part: str) -> dict[str, Any]:
+def json_object(path: Path, data: bytes, part: str) -> dict[str, Any]:
     """Return the JSON object in `data`, refusing repeated keys."""
     try:
         content = json.loads(data, object_pairs_hook=_unique)
