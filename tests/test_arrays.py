@@ -120,6 +120,20 @@ def test_labels_that_count_from_one(tmp_path: Path) -> None:
     assert "has label 1 at entry 0, below first_label=2" in refusal(tmp_path, arrays, "?first_label=2")
 
 
+def test_changed_labels_count_as_those_of_the_data(tmp_path: Path) -> None:
+    arrays = pixels(1, 4, 4) | {name: values + 1 for name, values in LABELS.items()}
+    np.save(tmp_path / "labels.npy", (LABELS["y_train"][::-1] + 1)[:, None])
+    data = load(tmp_path, arrays, f"?first_label=1&labels={tmp_path / 'labels.npy'}")
+    assert data.train.labels.tolist() == LABELS["y_train"][::-1].tolist()
+    assert load_data(data.spec).sha256 == data.sha256
+
+
+def test_how_arrays_are_read_is_no_part_of_what_they_are(tmp_path: Path) -> None:
+    """A checkpoint that was made when one reading was taken in silence still fits its data."""
+    arrays = pixels(1, 4, 4)
+    assert load(tmp_path, arrays, "?layout=nchw&scale=1&first_label=0").sha256 == load(tmp_path, arrays).sha256
+
+
 def test_identifiers_in_place_of_class_numbers(tmp_path: Path) -> None:
     arrays = pixels(1, 4, 4) | {name: values * 100 for name, values in LABELS.items()}
     assert "4 different labels between 0 and 300" in refusal(tmp_path, arrays)

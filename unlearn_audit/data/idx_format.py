@@ -1,6 +1,7 @@
 """Reading MNIST-format (idx) files of unsigned bytes, gzipped or not."""
 
 import gzip
+import io
 import math
 import struct
 from pathlib import Path
@@ -81,9 +82,16 @@ def _read(stream: BinaryIO | gzip.GzipFile, path: Path, dimensions: int) -> NDAr
     if count > DENSEST * path.stat().st_size:
         raise DataError(f"{path} is truncated or damaged: its header announces {'x'.join(map(str, shape))} bytes")
     check_unfolded(path, count)
+    if isinstance(stream, io.BufferedReader):  # what is not packed need not be read to know how long it is
+        _check_length(path, path.stat().st_size - stream.tell(), count)
     data = stream.read(count)
-    if len(data) < count:
-        raise DataError(f"{path} is truncated: {len(data)} of {count} bytes")
-    if stream.read(1):
-        raise DataError(f"{path} has more than the {count} bytes that its header announces")
+    _check_length(path, len(data) + len(stream.read(1)), count)
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def _check_length(path: Path, there: int, announced: int) -> None:
+    """Refuse data that is shorter or longer than its header says."""
+    if there < announced:
+        raise DataError(f"{path} is truncated: {there} of {announced} bytes")
+    if there > announced:
+        raise DataError(f"{path} has more than the {announced} bytes that its header announces")

@@ -24,6 +24,7 @@ HASHING = frozenset({"SETITEM", "SETITEMS", "DICT", "ADDITEMS", "FROZENSET"})
 NUMPYS = frozenset({
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32,
     torch.float64, torch.complex64, torch.complex128,
+    torch.uint16, torch.uint32, torch.uint64,
 })  # fmt: skip
 
 
@@ -46,8 +47,10 @@ def read_tensor(path: Path, shown: str, *, most: int) -> NDArray[np.generic]:
     except DataError:
         raise
     except Exception as problem:  # torch raises a dozen kinds for damaged files
-        first_line = (str(problem) or type(problem).__name__).partition("\n")[0]
-        raise DataError(f"cannot read index file {path} as a plain tensor: {first_line[:200]}") from problem
+        said = (str(problem) or type(problem).__name__).partition("\n")[0]
+        if said.startswith("Weights only load failed"):  # what follows is advice to trust the file
+            said = "it is damaged, or holds more than a tensor, and loading that would run code"
+        raise DataError(f"cannot read index file {path} as a plain tensor: {said[:200]}") from problem
     plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
     plain = plain and not tensor.is_quantized and not tensor.is_nested
     if not plain or tensor.is_meta or tensor.dtype not in NUMPYS:

@@ -21,7 +21,8 @@ from unlearn_audit.streams import generator
 
 __all__ = ["load_data", "old_subsets"]
 
-UNDIGESTED = ("labels", "root", "drawn_by")  # options that say where data lies, or what the examples show anyway
+# Options that say where data lies, or what the examples show anyway.
+UNDIGESTED = ("labels", "root", "drawn_by", "layout", "scale", "first_label")
 MOST_CLASSES = 100_000  # a larger label is an identifier, not a class
 
 
@@ -175,7 +176,7 @@ def _change_labels(spec: str, train: Examples, classes: int, options: Options, b
     if options.labels is None:
         return train, options
     path = absolute(options.labels, base)
-    labels = _read_labels(path, len(train))
+    labels = _read_labels(path, len(train)) - (options.first_label or 0)  # they count as those of the data do
     _check_range(f"{path}: label", labels, classes)
     digest = sha256_of_bytes(labels.astype("<i8").tobytes())
     if options.labels_sha256 not in (None, digest):
