@@ -50,7 +50,8 @@ def readings_of(measurements: Sequence[Measurement], label: str) -> tuple[Readin
 def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Reading]:
     for measurement in measurements:
         comparison = comparison_of(measurement.details) if measurement.subject == label else None
-        if comparison is None or measurement.value is None:
+        against = measurement.reference.role if measurement.reference else "retrained"
+        if comparison is None or measurement.value is None or against != "retrained":
             continue
         elsewhere = "wrong_hypothesis" in measurement.details
         if "legacy" in measurement.details or (elsewhere and measurement.role == "original"):
