@@ -16,6 +16,8 @@ from unlearn_audit.checkpoints.entries import is_average
 from unlearn_audit.cli import main
 from unlearn_audit.config import AuditConfig, CheckpointEntry, Resolved
 from unlearn_audit.errors import CheckpointError
+from unlearn_audit.methods.applying import apply_method
+from unlearn_audit.models import build
 from unlearn_audit.subjects import inspect_checkpoint, read_entry
 
 
@@ -202,3 +204,34 @@ def test_the_flag_reaches_the_file(
         main()
     assert ended.value.code in (0, None)
     assert set(json.loads(capsys.readouterr().out)["weights"]) == {"model", "model_ema"}
+
+
+def test_a_child_records_which_weights_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = build("small-cnn", classes=10, channels=1).state_dict()
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    saved(tmp_path, {"model": {name: tensor + 1 for name, tensor in state.items()}, "model_ema": half})
+    entry = CheckpointEntry(path="c.pt", weights="model_ema")
+    config = AuditConfig(checkpoint=(entry,), data="digits", forget="class:3")
+    request = Resolved(config, {"data": "flag", "forget": "flag"})
+    applied = apply_method("ga", Path("u.safetensors"), request, {"steps": 1})
+    metadata = read_checkpoint(Path("u.safetensors")).metadata
+    assert metadata is not None
+    assert metadata.parent_weights == "model_ema"
+    assert "state dict taken from 'model_ema'" in applied.limitations
+    assert "17 tensors are stored as float16 and computed with as float32" in applied.limitations
+    other = request._replace(config=config.model_copy(update={"checkpoint": (CheckpointEntry(path="c.pt"),)}))
+    with pytest.raises(SeveralWeights):
+        apply_method("ga", Path("v.safetensors"), other, {"steps": 1})
+
+
+def test_init_writes_which_weights_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path, {"model": weights(1), "model_ema": weights(2)})
+    save_file(weights(3), "flat.safetensors")
+    arguments = ["unlearn-audit", "init", "c.pt", "flat.safetensors", "--weights", "model_ema", "--forget", "class:3"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None)
+    assert 'weights = "model_ema"\n' in Path("unlearn-audit.toml").read_text()

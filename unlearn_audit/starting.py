@@ -34,6 +34,7 @@ class Start(NamedTuple):
     forget_from: str | None = None
     data: str | None = None
     model: str | None = None
+    weights: str | None = None
 
 
 HEAD = """\
@@ -81,7 +82,7 @@ def starting_config(start: Start) -> str:
     Raises:
         UsageError: a path or a spec is no text that a TOML file can hold.
     """
-    blocks = [HEAD, "".join(_forget(start)), "".join(_data(start)), "".join(_model(start))]
+    blocks = [HEAD, "".join(_forget(start)), "".join(_data(start)), "".join(_model(start)), "".join(_weights(start))]
     blocks += ["".join(_checkpoint(checkpoint)) for checkpoint in start.checkpoints]
     blocks += [] if any(checkpoint.role == "retrained" for checkpoint in start.checkpoints) else [NO_RETRAINED]
     return "\n".join([*blocks, SECTIONS])
@@ -122,6 +123,12 @@ def _model(start: Start) -> Iterator[str]:
     yield from _said("model", said, len(start.checkpoints))
     if len(said) < len(start.checkpoints):
         yield '# model = "resnet20"           # needed where the weights do not tell it: `unlearn-audit inspect CKPT`\n'
+
+
+def _weights(start: Start) -> Iterator[str]:
+    if start.weights is not None:
+        yield "# Which of several sets of weights in a file is meant; a [[checkpoint]] can have its own.\n"
+        yield f"weights = {_quoted(start.weights)}\n"
 
 
 def _said(key: str, specs: Sequence[str], of: int) -> Iterator[str]:

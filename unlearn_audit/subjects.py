@@ -5,7 +5,7 @@ nobody names is read off the weights. `origins` remembers who said what.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -297,6 +297,7 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         notes += [f"the same weights also fit: {', '.join(found.alternatives)}"] if found.alternatives else []
     data, data_origin = _who_wins(request, "data", metadata.data if metadata else None)
     said = metadata.model_dump(mode="json", exclude_none=True) if metadata else {}
+    notes += _stored_types(checkpoint)
     broken = nonfinite(checkpoint.state)
     return {
         "file": str(path),
@@ -316,6 +317,15 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         "metadata": {key: value for key, value in said.items() if key not in ("model", "data", "role") and value != {}},
         "notes": notes or "none",
     }
+
+
+def _stored_types(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield which weights are not stored in the type that models compute in, in words."""
+    counts = Counter(t.dtype for t in checkpoint.state.values() if t.is_floating_point() or t.is_complex())
+    for kind, count in counts.items():
+        if kind != torch.get_default_dtype():
+            used = str(torch.get_default_dtype()).removeprefix("torch.")
+            yield f"{count} tensors are stored as {str(kind).removeprefix('torch.')}; models compute in {used}"
 
 
 def _who_wins(request: Resolved, key: str, recorded: str | None) -> tuple[str | None, str]:

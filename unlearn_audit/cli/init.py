@@ -34,6 +34,9 @@ def _init(
     forget: Annotated[str | None, typer.Option(help="Forget set: idx.npy, class:3, random:0.1:0, …")] = None,
     data: Annotated[str | None, typer.Option(help="Data spec, where the checkpoints do not say it.")] = None,
     model: Annotated[str | None, typer.Option(help="Model spec, where the weights do not tell it.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Which of several sets of weights in a file.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for unlearn-audit.toml and policy.toml.")] = Path(),
     force: Force = False,
     quiet: Quiet = False,
@@ -47,7 +50,7 @@ def _init(
       unlearn-audit init o.safetensors --unlearned u.pt --forget idx.npy
     """
     from unlearn_audit.files import atomic_write, check_output_folder, make_output_folder
-    from unlearn_audit.starting import CONFIG_NAME, POLICY_NAME, starting_config, starting_policy
+    from unlearn_audit.starting import CONFIG_NAME, POLICY_NAME, Start, starting_config, starting_policy
 
     roles = (None, *ROLES)
     given = [
@@ -56,7 +59,7 @@ def _init(
         for path in paths or ()
     ]
     check_output_folder(out, force=force, owned=(CONFIG_NAME, POLICY_NAME))
-    start = _start(given, forget, data, model, out)
+    start = _start(given, Start((), forget, None, data, model, weights), out)
     texts = {CONFIG_NAME: starting_config(start), POLICY_NAME: starting_policy()}
     make_output_folder(out, force=force, owned=(CONFIG_NAME, POLICY_NAME))
     for name, text in texts.items():
@@ -66,16 +69,17 @@ def _init(
         message(line, quiet=quiet)
 
 
-def _start(given: Sequence[Given], forget: str | None, data: str | None, model: str | None, out: Path) -> "Start":
+def _start(given: Sequence[Given], asked: "Start", out: Path) -> "Start":
     """Read the checkpoints and return what is known, with paths as a file in `out` has to name them."""
-    from unlearn_audit.checkpoints import read_checkpoint
     from unlearn_audit.config import anchored_data_spec
     from unlearn_audit.errors import UsageError
     from unlearn_audit.starting import Start, StartingCheckpoint
 
+    forget, data, weights = asked.forget, asked.data, asked.weights
+
     if not given:
         raise UsageError("no checkpoint is given; name those that belong together, as in: init CKPT... --forget SPEC")
-    said = [read_checkpoint(path).metadata for path, _ in given]
+    said = [_said(path, weights) for path, _ in given]
     found = [
         StartingCheckpoint(_from(out, path), role or _known_role(meta), meta.data if meta else None,
                            meta.model if meta else None)
@@ -84,7 +88,17 @@ def _start(given: Sequence[Given], forget: str | None, data: str | None, model: 
     elsewhere = out.resolve() != Path.cwd()
     data = anchored_data_spec(data, Path.cwd()) if data is not None and elsewhere else data
     spec, source = (_checked(forget), None) if forget is not None else _agreed(given, said)
-    return Start(found, None if spec is None else _spec_from(out, spec), source, data, model)
+    return Start(found, None if spec is None else _spec_from(out, spec), source, data, asked.model, weights)
+
+
+def _said(path: Path, weights: str | None) -> "Metadata | None":
+    """Return what a checkpoint says of itself; a key that is given for all concerns the files that have keys."""
+    from unlearn_audit.checkpoints import OneSetOfWeights, read_checkpoint
+
+    try:
+        return read_checkpoint(path, weights=weights).metadata
+    except OneSetOfWeights:
+        return read_checkpoint(path).metadata
 
 
 def _known_role(metadata: "Metadata | None") -> str | None:
