@@ -40,7 +40,7 @@ TIMM = [
     "vit_tiny_r_s16_p8_224",
 ]
 # What this room has besides architectures.
-MACHINERY = {"__init__", "building", "fitting", "recognition", "fingerprints"}
+MACHINERY = {"__init__", "adapting", "answers", "blame", "building", "fitting", "recognition", "fingerprints"}
 
 
 def weightless(spec: str, *, classes: int, channels: int = 3) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ def test_small_stem_resnets_have_the_known_size(name: str, count: int) -> None:
 def test_ours_take_small_images_and_end_in_fc(name: str) -> None:
     model = models.build(name, classes=5, channels=1)
     assert model.fc.out_features == 5
-    models.check_input(model, torch.randn(2, 1, 16, 16), spec=name, classes=5)
+    models.adapt(model, torch.randn(2, 1, 16, 16), spec=name, classes=5)
     assert model.training
 
 
@@ -105,7 +105,7 @@ def test_stem_keeps_the_resolution() -> None:
     model = models.build("cifar-resnet18", classes=10)
     seen = {}
     model.layer1.register_forward_pre_hook(lambda _, inputs: seen.update(shape=inputs[0].shape))
-    models.check_input(model, torch.randn(2, 3, 32, 32), spec="cifar-resnet18")
+    models.adapt(model, torch.randn(2, 3, 32, 32), spec="cifar-resnet18")
     assert seen["shape"] == (2, 64, 32, 32)
 
 
@@ -160,7 +160,7 @@ def test_torchvision_refuses_grey_images_and_impossible_sizes() -> None:
 @needs_timm
 def test_timm_takes_grey_images_and_the_size_asked_for() -> None:
     model = models.build("timm:vit_tiny_patch16_224", classes=3, channels=1, image_size=(32, 32))
-    models.check_input(model, torch.randn(2, 1, 32, 32), spec="timm:vit_tiny_patch16_224", classes=3)
+    models.adapt(model, torch.randn(2, 1, 32, 32), spec="timm:vit_tiny_patch16_224", classes=3)
 
 
 @needs_timm
@@ -367,7 +367,7 @@ def test_images_of_other_channels_are_refused_in_one_line() -> None:
     with pytest.raises(
         MeasurementError, match="'resnet20' cannot take these images .1 channels, 8 x 8 pixels"
     ) as caught:
-        models.check_input(model, torch.randn(4, 1, 8, 8), spec="resnet20")
+        models.adapt(model, torch.randn(4, 1, 8, 8), spec="resnet20")
     assert "\n" not in str(caught.value)
     assert model.training
 
@@ -375,7 +375,7 @@ def test_images_of_other_channels_are_refused_in_one_line() -> None:
 def test_images_of_another_size_are_refused() -> None:
     model = models.build("torchvision:squeezenet1_1", classes=2)
     with pytest.raises(MeasurementError, match="3 channels, 8 x 8 pixels"):
-        models.check_input(model, torch.randn(2, 3, 8, 8), spec="torchvision:squeezenet1_1")
+        models.adapt(model, torch.randn(2, 3, 8, 8), spec="torchvision:squeezenet1_1")
 
 
 class Answers(nn.Module):
@@ -401,7 +401,7 @@ class Answers(nn.Module):
 )
 def test_outputs_that_are_no_logits_are_refused(answer: object, message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
-        models.check_input(Answers(answer), torch.zeros(3, 3, 8, 8), spec="mine:make", classes=10)
+        models.adapt(Answers(answer), torch.zeros(3, 3, 8, 8), spec="mine:make", classes=10)
 
 
 # --- the table

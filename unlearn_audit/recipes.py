@@ -68,6 +68,7 @@ SMALL = Recipe("small", 30, 64, 0.1, 0.9, 0.0, augment=False)
 RESNET = Recipe("resnet", 30, 128, 0.1, 0.9, 5e-4, augment=True)
 
 WARM_UP = 0.05
+SAMPLE = 4  # images that a new model is tried on
 
 
 def pick_recipe(name: str | None, model: str, *, epochs: int | None = None) -> Recipe:
@@ -109,14 +110,34 @@ def by_difference(trained: Iterable[tuple[str, Mapping[str, Any], Mapping[str, A
     return found
 
 
-def new_model(spec: str, dataset: Dataset, seed: int, *, allow_code: bool = False) -> nn.Module:
-    """Return a freshly initialised model for the data; the initialisation depends on the seed alone."""
+def new_model(
+    spec: str, dataset: Dataset, seed: int, *, allow_code: bool = False, compute: Compute | None = None
+) -> nn.Module:
+    """Return a freshly initialised model for the data; the initialisation depends on the seed alone.
+
+    Args:
+        spec: model spec.
+        dataset: whose images the model takes.
+        seed: of the initialisation.
+        allow_code: whether the spec may name user code.
+        compute: where the model is placed, tried on a few images and served as it needs; None leaves it as built.
+
+    Raises:
+        UsageError: the model cannot be built.
+        MeasurementError: the model cannot take the images, or answers with something other than logits.
+    """
     channels, height, width = dataset.train.images.shape[1:]
+    sample = dataset.transform(dataset.train.images[:SAMPLE])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
-        return models.build(
+        model = models.build(
             spec, classes=dataset.classes, channels=channels, image_size=(height, width), allow_code=allow_code
         )
+        models.materialise(model, sample, spec=spec)
+    if compute is not None:
+        model = compute.place(model)
+        models.adapt(model, sample.to(compute.device), spec=spec, classes=dataset.classes)
+    return model
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -174,9 +195,7 @@ def train(
     Raises:
         MeasurementError: the model cannot take the images, or training diverged.
     """
-    model = compute.place(new_model(spec, dataset, seed, allow_code=allow_code))
-    sample = dataset.transform(dataset.train.images[:2].to(compute.device))
-    models.check_input(model, sample, spec=spec, classes=dataset.classes)
+    model = new_model(spec, dataset, seed, allow_code=allow_code, compute=compute)
     batches = Batches(
         dataset.train.subset(indices),
         dataset.transform,

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unlearn_audit.engine import FullBatch, chunks, full_float32, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.streams import generator
 
@@ -151,10 +152,11 @@ class Curvature:
         # The fused attention kernels have no second derivative.
         with full_float32(), sdpa_kernel(SDPBackend.MATH):
             for inputs, labels in self.parts:
-                loss = self.batch.task.losses(self.model(inputs), labels).sum() / self.batch.n
-                slopes = _gradients(loss, self.parameters, create_graph=True)
-                along = torch.stack([(g * v).sum() for g, v in zip(slopes, directions, strict=True)]).sum()
-                total += self._flat(_gradients(along, self.parameters))
+                with models_own("the curvature cannot be taken"):
+                    loss = self.batch.task.losses(self.model(inputs), labels).sum() / self.batch.n
+                    slopes = _gradients(loss, self.parameters, create_graph=True)
+                    along = torch.stack([(g * v).sum() for g, v in zip(slopes, directions, strict=True)]).sum()
+                    total += self._flat(_gradients(along, self.parameters))
         self.products += 1
         self.tell(self.products)
         if not bool(torch.isfinite(total).all()):

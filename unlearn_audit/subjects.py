@@ -30,6 +30,8 @@ from unlearn_audit.files import sha256_of_file, without_ending
 
 __all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "read_entry", "settle_data", "unique_labels"]
 
+SAMPLE = 4  # images that a model is tried on
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -187,16 +189,17 @@ def build_candidate(
         image_size=(height, width) if metadata is not None else None,
         allow_code=code_is_allowed(origin),
     )
+    transform = _transform(config, origins, checkpoint, dataset, label)
+    sample = transform(dataset.test.images[:SAMPLE])
+    models.materialise(model, sample, spec=spec)
     models.load_state(model, state, where=str(checkpoint.path))
     types = models.other_types(model, state)
     notes += types
     notes += metadata.notes if metadata else ()
-    transform = _transform(config, origins, checkpoint, dataset, label)
     if origins.get("mean") == "default" and metadata is None:
         notes += (f"assumed: inputs normalised with mean {_short(transform.mean)}, std {_short(transform.std)}",)
     model = compute.place(model).eval()
-    sample = transform(dataset.test.images[:2].to(compute.device))
-    models.check_input(model, sample, spec=spec, classes=dataset.classes)
+    notes += models.adapt(model, sample.to(compute.device), spec=spec, classes=dataset.classes)
     role = entry.role or (metadata.role if metadata and metadata.role else "subject")
     return Candidate(
         label,

@@ -16,7 +16,7 @@ def random_control(bench: Bench) -> Candidate:
     """Return the first subject's architecture with a fresh initialisation, as a candidate of role "control"."""
     first = bench.subjects[0]
     seed = derive_seed(bench.config.seed, "random control")
-    model = bench.compute.place(new_model(first.spec, bench.splits.dataset, seed, allow_code=True)).eval()
+    model = new_model(first.spec, bench.splits.dataset, seed, allow_code=True, compute=bench.compute).eval()
     taken = {candidate.label for candidate in bench.subjects}
     label = next(name for name in (RANDOM, *(f"{RANDOM}-{n}" for n in range(2, len(taken) + 2))) if name not in taken)
     return replace(first, label=label, role="control", path="", sha256="0" * 64, model=model, notes=())

@@ -71,7 +71,7 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str]) -> I
         ground.specs[one.entry.label] = spec
         if spec not in ground.networks:
             allowed = code_is_allowed(request.origins.get("train", "default"))
-            ground.networks[spec] = compute.place(new_model(spec, ground.splits.dataset, 0, allow_code=allowed))
+            ground.networks[spec] = new_model(spec, ground.splits.dataset, 0, allow_code=allowed, compute=compute)
         yield _model_step(one, spec, ground, compute)
     prices = [ground.price(spec, compute) for spec in ground.specs.values()]
     for section in sections:

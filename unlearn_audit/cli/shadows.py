@@ -113,7 +113,7 @@ def _cost(shop: "Workshop") -> list[str]:
 
     plan, half = shop.plan, len(shop.pool.examples) // 2
     recipe = plan.training_recipe()
-    model = shop.compute.place(new_model(plan.model, shop.pooled, 0, allow_code=shop.allow_code))
+    model = new_model(plan.model, shop.pooled, 0, allow_code=shop.allow_code, compute=shop.compute)
     image = shop.pooled.transform(shop.pool.examples.images[:1].to(shop.compute.device))
     price = 3 * flops_per_image(model, image)
     told = [

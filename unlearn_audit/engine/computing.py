@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn_audit.errors import UsageError
+from unlearn_audit.models import layout_of
 
 __all__ = [
     "Compute",
@@ -40,8 +41,11 @@ class Compute:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move a model to the device in channels-last layout, the faster one for convolutions, and return it."""
-        return model.to(self.device).to(memory_format=torch.channels_last)
+        """Move a model to the device in channels-last layout, the faster one for convolutions, and return it.
+
+        A model that cannot take that layout (`models.adapt`) stays contiguous.
+        """
+        return model.to(self.device).to(memory_format=layout_of(model))
 
 
 def prepare(device: str = "auto", precision: str = "fp32", chunk: int | None = None) -> Compute:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unlearn_audit.engine.computing import trainable
 from unlearn_audit.errors import MeasurementError
+from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
 
 __all__ = ["CHECK_EVERY", "Descent", "Hooks", "Keeper", "Parts", "StepHook", "Stop", "Term", "Terms", "descend"]
@@ -103,8 +104,8 @@ def descend(
         task: its name in the progress.
 
     Raises:
-        MeasurementError: a loss or a weight is not finite any more, or the model cannot take a batch (BatchNorm has no
-            statistics of one value); the message has the step.
+        MeasurementError: a loss or a weight is not finite any more, or the model raised (BatchNorm has no statistics of
+            one value); the message has the step.
     """
     model.train()
     parameters = list(trainable(model).values())
@@ -117,8 +118,9 @@ def descend(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (schedule(step) if schedule else 1.0)
         optimizer.zero_grad(set_to_none=True)
-        found = _evaluated(sources, step, task)
-        parts = _backward(found, parameters, apart=any(hook.parts for hook in hooks))
+        with models_own(f"{task} stopped at step {step}"):
+            found = _evaluated(sources, step)
+            parts = _backward(found, parameters, apart=any(hook.parts for hook in hooks))
         _step(optimizer, hooks, step, parts)
         seen.append({name: term.loss.detach() for name, term in found.items()})
         if (step + 1) % CHECK_EVERY == 0 or step == steps - 1:
@@ -134,18 +136,13 @@ def descend(
     return Descent(steps, None)
 
 
-def _evaluated(sources: Sequence[Callable[[int], Terms]], step: int, task: str) -> Terms:
-    """Evaluate the terms of a step; a batch that a model refuses is no crash of ours."""
-    try:
-        found: dict[str, Term] = {}
-        for source in sources:
-            for name, term in source(step).items():
-                found[_free(name, found)] = term
-        return found
-    except ValueError as problem:
-        raise MeasurementError(
-            f"{task} stopped at step {step}: the model cannot take this batch: {problem}"
-        ) from problem
+def _evaluated(sources: Sequence[Callable[[int], Terms]], step: int) -> Terms:
+    """Evaluate the terms of a step."""
+    found: dict[str, Term] = {}
+    for source in sources:
+        for name, term in source(step).items():
+            found[_free(name, found)] = term
+    return found
 
 
 def _free(name: str, taken: Container[str]) -> str:

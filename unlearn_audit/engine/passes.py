@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unlearn_audit.data import Examples
 from unlearn_audit.engine.computing import Compute, chunks, full_float32, packed
+from unlearn_audit.models import models_own
 from unlearn_audit.tasks import CLASSIFICATION, Task
 
 __all__ = ["FullBatch", "Inputs", "Pass", "predict"]
@@ -37,7 +38,8 @@ def predict(model: nn.Module, images: Tensor, transform: Inputs, *, compute: Com
     with full_float32(), torch.inference_mode():
         for part in chunks(len(images), compute.chunk):
             batch = transform(images[part].to(compute.device)).contiguous(memory_format=torch.channels_last)
-            found.append(model(batch).float().cpu())
+            with models_own("predictions stopped"):
+                found.append(model(batch).float().cpu())
     return torch.cat(found).numpy() if found else np.zeros((0, 0), dtype=np.float32)
 
 
@@ -81,10 +83,11 @@ class FullBatch:
     def _pass(self, model: nn.Module, *, backward: bool) -> Pass:
         found = []
         for images, labels in self.parts:
-            with self.compute.autocast():
-                outputs = model(images)
-            each = self.task.losses(outputs, labels)
-            if backward:
-                torch.autograd.backward(each.sum() / self.n)
+            with models_own("a pass over a set stopped"):
+                with self.compute.autocast():
+                    outputs = model(images)
+                each = self.task.losses(outputs, labels)
+                if backward:
+                    torch.autograd.backward(each.sum() / self.n)
             found.append(torch.stack([each.detach(), self.task.errors(outputs.detach(), labels).to(each.dtype)]))
         return Pass(*torch.cat(found, dim=1).cpu().double().numpy())  # one wait for the device in a pass

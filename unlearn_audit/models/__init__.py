@@ -1,18 +1,24 @@
 """Architectures: ours and the libraries', by name or found from a state dict, filled strictly, tried on images."""
 
+from unlearn_audit.models.adapting import adapt, layout_of, materialise
+from unlearn_audit.models.blame import models_own, raised
 from unlearn_audit.models.building import build, check_name, is_code
-from unlearn_audit.models.fitting import check_input, flops_per_image, load_state, other_types, parameter_count
+from unlearn_audit.models.fitting import flops_per_image, load_state, other_types, parameter_count
 from unlearn_audit.models.recognition import Identified, identify
 
 __all__ = [
     "Identified",
+    "adapt",
     "build",
-    "check_input",
     "check_name",
     "flops_per_image",
     "identify",
     "is_code",
+    "layout_of",
     "load_state",
+    "materialise",
+    "models_own",
     "other_types",
     "parameter_count",
+    "raised",
 ]

@@ -12,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from unlearn_audit import catalogue
 from unlearn_audit.errors import UsageError, unknown_name
+from unlearn_audit.models.answers import Logits
+from unlearn_audit.models.blame import raised
 from unlearn_audit.user_code import current_folder_importable, import_user_code
 
 __all__ = [
@@ -146,9 +148,12 @@ def _from_torchvision(name: str, classes: int, channels: int, image_size: ImageS
         if height != width:
             raise UsageError(f"'torchvision:{name}' takes square images, the data is {height} x {width}")
         extra = {"image_size": height}
-    return _call(
+    model = _call(
         f"torchvision:{name}", lambda: models.get_model(name, weights=None, num_classes=classes, **extra), image_size
     )
+    if hasattr(model, "aux_logits"):  # in training mode these answer with the logits of two or three heads
+        model.register_forward_hook(Logits("logits"))
+    return model
 
 
 def _from_timm(name: str, classes: int, channels: int, image_size: ImageSize) -> nn.Module:
@@ -206,7 +211,7 @@ def _from_code(spec: str, *, allowed: bool) -> nn.Module:
         with current_folder_importable():
             model = make()
     except Exception as problem:
-        raise UsageError(f"model '{spec}' failed when called without arguments: {first_line(problem)}") from problem
+        raise UsageError(f"model '{spec}' failed when called without arguments: {raised(problem)}") from problem
     if not isinstance(model, nn.Module):
         raise UsageError(f"model '{spec}' returned {type(model).__name__}; it must return a torch.nn.Module")
     return model
@@ -218,7 +223,7 @@ def _imported(spec: str) -> Callable[[], object]:
         made: object = import_user_code(spec)
     except Exception as problem:
         raise UsageError(
-            f"model '{spec}' cannot be imported (as installed, or from {os.getcwd()}): {first_line(problem)}"
+            f"model '{spec}' cannot be imported (as installed, or from {os.getcwd()}): {raised(problem)}"
         ) from problem
     if not callable(made):
         raise UsageError(f"model '{spec}' is a {type(made).__name__}, not a callable that returns a torch.nn.Module")

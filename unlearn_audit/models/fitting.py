@@ -1,25 +1,19 @@
-"""Weights into a model, images into a model: strict, and with one line where either does not fit."""
+"""Weights into a model, strictly, with one line where they do not fit; and how large a model is."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from unlearn_audit.errors import CheckpointError, MeasurementError
+from unlearn_audit.models.adapting import evaluating
+from unlearn_audit.models.blame import raised
 from unlearn_audit.models.building import Shapes, first_line, shapes_of
 
-__all__ = [
-    "check_input",
-    "differences",
-    "flops_per_image",
-    "is_counter",
-    "load_state",
-    "other_types",
-    "parameter_count",
-]
+__all__ = ["differences", "flops_per_image", "is_counter", "load_state", "other_types", "parameter_count"]
 
 SHOWN = 3  # differing keys named per kind; the rest is counted
 
@@ -150,59 +144,6 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def check_input(model: nn.Module, images: Tensor, *, spec: str, classes: int | None = None) -> None:
-    """Make sure that a model turns such images into one row of logits each, before anything long is started.
-
-    Args:
-        model: the model; its training mode is put back afterwards.
-        images: normalised images [N, C, H, W] on the model's device; two of them are used.
-        spec: the model's name, for the message.
-        classes: the columns that the output must have; None accepts any number.
-
-    Raises:
-        MeasurementError: the model cannot take them, or answers with something other than [N, classes].
-    """
-    given = f"{images.shape[1]} channels, {images.shape[2]} x {images.shape[3]} pixels" if images.ndim == 4 else ""
-    given = given or f"shape {list(images.shape)}, not [N, C, H, W]"
-    try:
-        with _evaluating(model), torch.inference_mode():
-            output: object = model(images[:2])
-    except Exception as problem:
-        raise MeasurementError(
-            f"model '{spec}' cannot take these images ({given}): {first_line(problem)}; "
-            "give it data of the size and channels that it was trained on (--data), or another --model"
-        ) from problem
-    complaint = _wrong_output(output, len(images[:2]), classes)
-    if complaint:
-        raise MeasurementError(
-            f"model '{spec}' answers images ({given}) with {complaint}; "
-            "a classifier with one row of logits per image is needed"
-        )
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to eval mode, and leave every module in the mode that it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _wrong_output(output: object, rows: int, classes: int | None) -> str:
-    """Return what an output is instead of logits [rows, classes], or nothing."""
-    columns = "classes" if classes is None else str(classes)
-    if not isinstance(output, Tensor):
-        return f"a {type(output).__name__} instead of a tensor [{rows}, {columns}]"
-    fits = output.ndim == 2 and output.shape[0] == rows and (classes is None or output.shape[1] == classes)
-    if not fits or not output.is_floating_point():
-        return f"a tensor {list(output.shape)} of {output.dtype} instead of logits [{rows}, {columns}]"
-    return ""
-
-
 def parameter_count(model: nn.Module) -> int:
     """Return the number of learnable parameters, shared ones once; buffers are not counted.
 
@@ -226,12 +167,16 @@ def flops_per_image(model: nn.Module, image: Tensor) -> int:
         MeasurementError: the model cannot take the image.
     """
     batch = image.unsqueeze(0) if image.ndim == 3 else image
-    counter = FlopCounterMode(display=False)
     try:
-        with _evaluating(model), torch.no_grad(), counter:
-            model(batch)
+        return _flops(model, batch)
     except Exception as problem:
-        raise MeasurementError(
-            f"the model cannot take an image {list(batch.shape)}: {first_line(problem)}"
-        ) from problem
+        with suppress(Exception):  # some models take no single image
+            return _flops(model, batch.repeat_interleave(2, dim=0)) // 2
+        raise MeasurementError(f"the model cannot take an image {list(batch.shape)}: {raised(problem)}") from problem
+
+
+def _flops(model: nn.Module, batch: Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), torch.no_grad(), counter:
+        model(batch)
     return counter.get_total_flops()

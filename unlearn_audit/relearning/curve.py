@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import Augment, Batches, Compute, FullBatch, Pass, derive_seed, trainable
 from unlearn_audit.errors import UsageError
+from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.spectrum import lambda_max
 from unlearn_audit.tasks import CLASSIFICATION, Task
@@ -174,7 +175,8 @@ class _Gradients:
     def _minibatch_gradient(self, minibatches: Batches, t: int) -> None:
         self.model.zero_grad(set_to_none=True)
         inputs, labels = minibatches.at(t)
-        torch.autograd.backward(self.task.losses(self.model(inputs), labels).mean())
+        with models_own("relearning stopped"):
+            torch.autograd.backward(self.task.losses(self.model(inputs), labels).mean())
 
     def penalty(self) -> float:
         """Return weight_decay/2·‖w‖² over the relearned tensors."""

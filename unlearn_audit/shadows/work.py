@@ -297,7 +297,7 @@ def expected_gradients(shop: Workshop, task: Task) -> int:
     """Return how many gradients of single examples a task takes."""
     if task.treatment is None:
         return len(_inside(shop, task)) * shop.plan.training_recipe().epochs
-    model = shop.compute.place(new_model(shop.plan.model, shop.pooled, 0, allow_code=shop.allow_code))
+    model = new_model(shop.plan.model, shop.pooled, 0, allow_code=shop.allow_code, compute=shop.compute)
     return _unlearn(shop, task, task.treatment, model, progress=silent, count_only=True).gradient_evaluations
 
 
@@ -314,9 +314,9 @@ def _forgetting(shop: Workshop, task: Task) -> Splits:
 
 
 def _built(shop: Workshop, state: object, where: str) -> nn.Module:
-    model = new_model(shop.plan.model, shop.pooled, 0, allow_code=shop.allow_code)
+    model = new_model(shop.plan.model, shop.pooled, 0, allow_code=shop.allow_code, compute=shop.compute)
     load_state(model, state, where=where)  # type: ignore[arg-type]
-    return shop.compute.place(model).eval()
+    return model.eval()
 
 
 def expected_metadata(shop: Workshop, task: Task) -> Metadata:
