@@ -14,6 +14,7 @@ from torch import Tensor
 from unlearn_audit.errors import CheckpointError, UsageError
 from unlearn_audit.models.building import RGB, TIMM, TORCHVISION, Shapes, shapes_of, skeleton
 from unlearn_audit.models.fitting import differences, is_counter
+from unlearn_audit.models.naming import Reading, read_names
 
 __all__ = [
     "TABLE",
@@ -47,6 +48,9 @@ class Identified:
         state: the tensors, under the names that the model of `spec` has.
         assumptions: what the weights cannot tell, or what was read differently, in words.
         alternatives: other specs with the same names and shapes, the likelier first.
+        notes: what was removed from names, left out or put together, in words.
+        mean: of a normalisation that stood among the weights, per channel; None where there is none.
+        std: likewise.
     """
 
     spec: str
@@ -55,6 +59,9 @@ class Identified:
     state: dict[str, Tensor]
     assumptions: tuple[str, ...]
     alternatives: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 class Pattern(NamedTuple):
@@ -156,19 +163,29 @@ def identify(state: Mapping[str, Tensor], *, where: str = "the checkpoint") -> I
     Compared are the names and shapes of all tensors; for our own models the number of channels is free as well.
 
     Args:
-        state: names and tensors, without wrappers' prefixes.
+        state: names and tensors, as the file has them.
         where: the checkpoint's name, for the message.
 
     Raises:
         CheckpointError: no known model has these tensors; the message has the nearest ones and what differs.
     """
-    found = shapes_of(state)
+    reading = read_names(state, lambda shapes: bool(_known(shapes)[0]), where=where)
+    found = shapes_of(reading.state)
+    matches, renamed = _known(found)
+    if matches:
+        return _identified(reading, matches, renamed=renamed)
+    told = _no_match(found, {_renamed(name): shape for name, shape in found.items()})
+    raise CheckpointError(f"{where}: {told}. Name the architecture with --model SPEC")
+
+
+def _known(found: Shapes) -> tuple[list[tuple[str, int, int]], bool]:
+    """Return what `_matches` does, and whether foreign names had to be translated for it."""
     renamed = {_renamed(name): shape for name, shape in found.items()}
     for shapes in (found, renamed):
         matches = _matches(shapes) if len(shapes) == len(found) else []
         if matches:
-            return _identified(state, matches, renamed=shapes is renamed)
-    raise CheckpointError(f"{where}: {_no_match(found, renamed)}. Name the architecture with --model SPEC")
+            return matches, shapes is renamed
+    return [], False
 
 
 def _renamed(name: str) -> str:
@@ -186,9 +203,10 @@ def _matches(shapes: Shapes) -> list[tuple[str, int, int]]:
     return sorted(found, key=lambda match: preference(match[0]))
 
 
-def _identified(state: Mapping[str, Tensor], matches: list[tuple[str, int, int]], *, renamed: bool) -> Identified:
+def _identified(reading: Reading, matches: list[tuple[str, int, int]], *, renamed: bool) -> Identified:
     """Put the answer together with what it takes for granted."""
     spec, classes, channels = matches[0]
+    state = reading.state
     assumptions = [f"stride, pooling, activations and input size are not in the weights: those of {spec} are assumed"]
     changed = sorted({part for name in state for part in name.split(".") if part in RENAMES}) if renamed else []
     assumptions += [f"tensors named '{part}.' are read as '{RENAMES[part]}.'" for part in changed]
@@ -199,6 +217,9 @@ def _identified(state: Mapping[str, Tensor], matches: list[tuple[str, int, int]]
         state={_renamed(name) if renamed else name: tensor for name, tensor in state.items()},
         assumptions=tuple(assumptions),
         alternatives=tuple(match[0] for match in matches[1:]),
+        notes=reading.notes,
+        mean=reading.mean,
+        std=reading.std,
     )
 
 
