@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations, prune
 
 from unlearn_audit import models
 from unlearn_audit.errors import CheckpointError
-from unlearn_audit.models.naming import Reading, read_names
+from unlearn_audit.models.naming import Reading, read_names, wanted_by
 
 State = dict[str, Tensor]
 
@@ -29,13 +29,8 @@ class Net(nn.Module):
         return self.fc(self.layer1(self.conv1(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def wanted(model: nn.Module) -> Callable[[Mapping[str, object]], bool]:
-    names = set(model.state_dict())
-    return lambda shapes: set(shapes) == names
-
-
 def read(state: Mapping[str, Tensor], model: nn.Module | None = None) -> Reading:
-    return read_names(state, wanted(model or Net()), where="c.pt")
+    return read_names(state, wanted_by(model or Net()), where="c.pt")
 
 
 def prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
@@ -94,7 +89,9 @@ def test_lightnings_losses_and_metrics_are_left_out() -> None:
 
 def test_two_sets_of_weights_that_fit_are_not_chosen_between() -> None:
     state = prefixed("model.", Net(0).state_dict()) | prefixed("ema_model.module.", Net(1).state_dict())
-    with pytest.raises(CheckpointError, match=r"under 'ema_model\.' and under 'model\.' both fit the model, and differ"):
+    with pytest.raises(
+        CheckpointError, match=r"under 'ema_model\.' and under 'model\.' both fit the model, and differ"
+    ):
         read(state)
     twice = prefixed("model.", Net().state_dict()) | prefixed("copy.", Net().state_dict())
     assert same(read(twice).state, Net().state_dict())

@@ -25,12 +25,13 @@ from unlearn_audit.checkpoints import (
 from unlearn_audit.config import METADATA, AuditConfig, CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
 from unlearn_audit.data import Dataset, Transform, load_data, old_subsets
 from unlearn_audit.engine import Compute
-from unlearn_audit.errors import DataError, UsageError
+from unlearn_audit.errors import AuditError, DataError, UsageError
 from unlearn_audit.files import sha256_of_file, without_ending
 
 __all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "read_entry", "settle_data", "unique_labels"]
 
 SAMPLE = 4  # images that a model is tried on
+ANY = 10  # classes, where only names count
 
 
 @dataclass(frozen=True)
@@ -175,38 +176,43 @@ def build_candidate(
     metadata = checkpoint.metadata
     spec, origin, state = _model_spec(config, origins, entry, checkpoint)
     notes = checkpoint.notes
-    if spec is None:
-        found = models.identify(checkpoint.state, where=str(checkpoint.path))
+    where = str(checkpoint.path)
+    found = models.identify(state, where=where) if spec is None else None
+    if found is not None:
         spec, origin, state = found.spec, "state dict", found.state
-        notes += tuple(f"assumed: {text}" for text in found.assumptions)
-        notes += (f"the same weights also fit: {', '.join(found.alternatives)}",) if found.alternatives else ()
+        notes += _notes_of(found)
     origins[f"model of {label}"] = origin
     channels, height, width = dataset.train.images.shape[1:]
     model = models.build(
-        spec,
+        str(spec),
         classes=dataset.classes,
         channels=channels,
         image_size=(height, width) if metadata is not None else None,
         allow_code=code_is_allowed(origin),
     )
-    transform = _transform(config, origins, checkpoint, dataset, label)
+    reading = models.read_names(state, models.wanted_by(model), where=where)
+    in_file = _in_file(found or reading, model)
+    transform = _transform(config, origins, checkpoint, dataset, label, in_file)
     sample = transform(dataset.test.images[:SAMPLE])
-    models.materialise(model, sample, spec=spec)
-    models.load_state(model, state, where=str(checkpoint.path))
-    types = models.other_types(model, state)
+    models.materialise(model, sample, spec=str(spec))
+    models.load_state(model, reading.state, where=where)
+    notes += reading.notes
+    if in_file and not (found or reading).mean:
+        notes += ("the model normalises its images itself; they reach it as they are",)
+    types = models.other_types(model, reading.state)
     notes += types
     notes += metadata.notes if metadata else ()
-    if origins.get("mean") == "default" and metadata is None:
+    if origins[f"mean of {label}"] == "default" and metadata is None:
         notes += (f"assumed: inputs normalised with mean {_short(transform.mean)}, std {_short(transform.std)}",)
     model = compute.place(model).eval()
-    notes += models.adapt(model, sample.to(compute.device), spec=spec, classes=dataset.classes)
+    notes += models.adapt(model, sample.to(compute.device), spec=str(spec), classes=dataset.classes)
     role = entry.role or (metadata.role if metadata and metadata.role else "subject")
     return Candidate(
         label,
         role,
         str(checkpoint.path),
         checkpoint.sha256,
-        spec,
+        str(spec),
         model,
         transform,
         notes,
@@ -234,8 +240,27 @@ def _model_spec(
     return None, "state dict", checkpoint.state
 
 
+def _notes_of(found: models.Identified) -> tuple[str, ...]:
+    """Return what an architecture that was read off the weights takes for granted, and how names were read."""
+    notes = (*found.notes, *(f"assumed: {text}" for text in found.assumptions))
+    also = (f"the same weights also fit: {', '.join(found.alternatives)}",) if found.alternatives else ()
+    return notes + also
+
+
+def _in_file(found: models.Identified | models.Reading, model: nn.Module) -> dict[str, tuple[float, ...]]:
+    """Return the mean and std that stand among the weights; none at all where the model normalises by itself."""
+    if found.mean and found.std:
+        return {"mean": found.mean, "std": found.std}
+    return {"mean": (0.0,), "std": (1.0,)} if models.normalises_itself(model.state_dict()) else {}
+
+
 def _transform(
-    config: AuditConfig, origins: dict[str, str], checkpoint: Checkpoint, dataset: Dataset, label: str
+    config: AuditConfig,
+    origins: dict[str, str],
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    label: str,
+    in_file: Mapping[str, tuple[float, ...]],
 ) -> Transform:
     """Return the evaluation transform: mean and std by precedence, the data source's own as the default."""
     found = {}
@@ -246,6 +271,8 @@ def _transform(
             value = asked
         elif recorded is not None:
             value, origin = recorded, "metadata"
+        elif key in in_file:
+            value, origin = in_file[key], "weights"
         else:
             value = asked if asked is not None else getattr(dataset, key)
         found[key] = _per_channel(tuple(value), dataset.train.images.shape[1], key)
@@ -296,8 +323,9 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
     if spec is None:
         found = models.identify(checkpoint.state, where=str(checkpoint.path))
         spec, origin = found.spec, "state dict"
-        notes += [f"assumed: {text}" for text in found.assumptions]
-        notes += [f"the same weights also fit: {', '.join(found.alternatives)}"] if found.alternatives else []
+        notes += _notes_of(found)
+    else:
+        notes += _how_it_fits(checkpoint, spec, request, allow_code=code_is_allowed(origin))
     data, data_origin = _who_wins(request, "data", metadata.data if metadata else None)
     said = metadata.model_dump(mode="json", exclude_none=True) if metadata else {}
     notes += _stored_types(checkpoint)
@@ -329,6 +357,39 @@ def _stored_types(checkpoint: Checkpoint) -> Iterator[str]:
         if kind != torch.get_default_dtype():
             used = str(torch.get_default_dtype()).removeprefix("torch.")
             yield f"{count} tensors are stored as {str(kind).removeprefix('torch.')}; models compute in {used}"
+
+
+def _how_it_fits(checkpoint: Checkpoint, spec: str, request: Resolved, *, allow_code: bool) -> list[str]:
+    """Say how the weights are read for a model that was named, and how it is served; of one that is refused, why."""
+    if models.is_code(spec) and not allow_code:
+        return []
+    where = str(checkpoint.path)
+    try:
+        classes, channels, size = _asked_of(checkpoint.metadata, request)
+        model = models.build(spec, classes=classes or ANY, channels=channels, image_size=size, allow_code=allow_code)
+        reading = models.read_names(checkpoint.state, models.wanted_by(model), where=where)
+        if not reading.fitting:
+            return [*reading.notes, f"the names of the weights are not those of {spec}"]
+        if size is None or not models.is_code(spec):
+            return list(reading.notes)
+        blank = torch.rand(SAMPLE, channels, *size, generator=torch.Generator().manual_seed(0))
+        models.materialise(model, blank, spec=spec)
+        models.load_state(model, reading.state, where=where)
+        return [*reading.notes, *models.adapt(model, blank, spec=spec, classes=classes)]
+    except AuditError as problem:
+        return [str(problem)]
+
+
+def _asked_of(metadata: Metadata | None, request: Resolved) -> tuple[int | None, int, tuple[int, int] | None]:
+    """Return classes, channels and size of the images as the metadata, or the data that were named, have them."""
+    if metadata is not None:
+        return metadata.classes, metadata.channels or models.RGB, metadata.image_size
+    spec = request.config.data
+    if not spec:
+        return None, models.RGB, None
+    dataset = load_data(spec, allow_code=code_is_allowed(request.origins.get("data", "default")))
+    channels, height, width = dataset.train.images.shape[1:]
+    return dataset.classes, channels, (height, width)
 
 
 def _who_wins(request: Resolved, key: str, recorded: str | None) -> tuple[str | None, str]:

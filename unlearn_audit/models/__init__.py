@@ -2,12 +2,15 @@
 
 from unlearn_audit.models.adapting import adapt, layout_of, materialise
 from unlearn_audit.models.blame import models_own, raised
-from unlearn_audit.models.building import build, check_name, is_code
+from unlearn_audit.models.building import RGB, build, check_name, is_code
 from unlearn_audit.models.fitting import flops_per_image, load_state, other_types, parameter_count
+from unlearn_audit.models.naming import Reading, normalises_itself, read_names, wanted_by
 from unlearn_audit.models.recognition import Identified, identify
 
 __all__ = [
+    "RGB",
     "Identified",
+    "Reading",
     "adapt",
     "build",
     "check_name",
@@ -18,7 +21,10 @@ __all__ = [
     "load_state",
     "materialise",
     "models_own",
+    "normalises_itself",
     "other_types",
     "parameter_count",
     "raised",
+    "read_names",
+    "wanted_by",
 ]

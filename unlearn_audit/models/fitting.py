@@ -86,7 +86,7 @@ def _misfit(needed: Shapes, found: Shapes) -> str:
         )
     counts = _class_counts(needed, found)
     if counts is None:
-        return f"the weights do not fit the model; {differences(needed, found)}. Name the architecture with --model"
+        return f"the weights do not fit the model; {differences(needed, found)}"
     return (
         f"checkpoint has {counts[0]} classes, data has {counts[1]}; "
         "name the data that it was trained on with --data, or another checkpoint"

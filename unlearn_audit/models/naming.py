@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.models.building import Shapes, shapes_of
+from unlearn_audit.models.fitting import is_counter
 
-__all__ = ["Reading", "normalises_itself", "read_names"]
+__all__ = ["Reading", "normalises_itself", "read_names", "wanted_by"]
 
 # What DataParallel, torch.compile, Opacus, FSDP, activation checkpointing and DeepSpeed put into names.
 WRAPPERS = (
@@ -88,6 +89,12 @@ def read_names(state: Mapping[str, Tensor], fits: Fits, *, where: str) -> Readin
     return Reading(likeliest.state, likeliest.notes, likeliest.mean, likeliest.std, fitting=False)
 
 
+def wanted_by(model: nn.Module) -> Fits:
+    """Return whether names are a model's own; BatchNorm's counters, which old checkpoints lack, do not count."""
+    wanted = {name for name in model.state_dict() if not is_counter(name)}
+    return lambda shapes: {name for name in shapes if not is_counter(name)} == wanted
+
+
 def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
     """Return the prefixes that names have, the shortest first."""
     names = [_without_wrappers(name).split(".") for name in state]
@@ -157,7 +164,9 @@ def _put_together(state: Mapping[str, Tensor]) -> tuple[State, tuple[str, ...]]:
         tensors = [whole.pop(part) for part in parts]
         whole[name] = _COMPUTED[kind](*tensors)
         made[kind] += 1
-    notes = tuple(f"{count} weights put together from the parts that {kind} left" for kind, count in made.items() if count)
+    notes = tuple(
+        f"{count} weights put together from the parts that {kind} left" for kind, count in made.items() if count
+    )
     return whole, notes
 
 
@@ -183,7 +192,8 @@ def _in_parts(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str, tuple[str
 def _of_weight_norm(size: Tensor, direction: Tensor) -> Tensor:
     """Return g·v/‖v‖, the norm taken over the dimensions in which g has one entry (Salimans & Kingma 2016)."""
     dims = [dim for dim in range(direction.dim()) if size.dim() <= dim or size.shape[dim] == 1]
-    return direction * (size / torch.linalg.vector_norm(direction, dim=dims, keepdim=True))
+    scale: Tensor = size / torch.linalg.vector_norm(direction, dim=dims, keepdim=True)
+    return direction * scale
 
 
 def _of_spectral_norm(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
