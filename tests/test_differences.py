@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -9,6 +11,7 @@ from unlearn_audit import metrics
 from unlearn_audit.audit.compare import compared
 
 Floats = NDArray[np.float64]
+finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
 def right(rng: np.random.Generator, models: int, n: int, *, seed: float, flip: float, shift: float = 0.0) -> Floats:
@@ -71,3 +74,46 @@ def test_models_that_agree_on_every_example_leave_the_width_of_one_disagreement(
     found = difference(np.ones((4, 100)))
     assert (found.value, found.standard_error) == (0.0, 0.01)
     assert not found.seen
+
+
+def test_without_a_spread_of_seeds_the_difference_is_normal() -> None:
+    found = metrics.difference_from_references(1.0, 0.0, 0.0, 3, 0.25)
+    assert (found.degrees_of_freedom, found.standard_error) == (np.inf, 0.5)
+    assert (found.low, found.high) == pytest.approx(stats.norm.interval(0.95, loc=1, scale=0.5))
+    assert found.seen
+
+
+def test_without_chance_of_examples_the_difference_is_students_prediction_interval() -> None:
+    references = np.array([0.90, 0.92, 0.97])
+    found = metrics.difference_from_references(0.8, references.mean(), references.std(ddof=1), 3, 0.0)
+    error = references.std(ddof=1) * np.sqrt(1 + 1 / 3)
+    assert found.degrees_of_freedom == pytest.approx(2)
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 2, loc=found.value, scale=error))
+
+
+def test_both_sources_of_chance_add_up() -> None:
+    found = metrics.difference_from_references(2.0, 1.0, 0.3, 4, 0.04)
+    seeds = 0.09 * 1.25
+    assert found.standard_error == pytest.approx(np.sqrt(seeds + 0.04))
+    assert found.degrees_of_freedom == pytest.approx(3 * (seeds + 0.04) / seeds)
+
+
+@given(finite, finite, st.floats(0, 1e100), st.integers(2, 20), st.floats(0, 1e100))
+def test_a_difference_is_never_nan(value: float, mean: float, spread: float, count: int, variance: float) -> None:
+    found = metrics.difference_from_references(value / 2, mean / 2, spread, count, variance)
+    assert not np.isnan([found.value, found.low, found.high, found.degrees_of_freedom]).any()
+    assert found.low <= found.value <= found.high
+
+
+@pytest.mark.parametrize("spread", [5e-324, 1e-200, 1e-160])
+def test_a_spread_too_small_to_square_does_not_divide_by_zero(spread: float) -> None:
+    found = metrics.difference_from_references(0.5, 0.5, spread, 3, 1e-4)
+    assert found.degrees_of_freedom == np.inf
+    assert not found.seen
+
+
+def test_a_model_far_away_is_called_different_by_simulation() -> None:
+    rng = np.random.default_rng(6)
+    retrained = rng.normal(size=(1000, 3))
+    seen = [metrics.difference_from_references(15.0, r.mean(), r.std(ddof=1), 3, 0.1).seen for r in retrained]
+    assert np.mean(seen) > 0.9

@@ -15,7 +15,6 @@ from unlearn_audit.metrics.values import Floats
 
 # Few distinct values, so that ties are everywhere.
 tied_scores = st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 0.5000001, 3.0]), min_size=1, max_size=40).map(np.array)
-finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
 def pairs(members: Floats, non_members: Floats) -> Floats:
@@ -106,68 +105,6 @@ def test_student_at_infinite_freedom_is_normal() -> None:
 def test_spread_is_the_sample_standard_deviation_and_missing_for_one_value() -> None:
     assert metrics.mean_and_spread([1.0, 2.0, 4.0]) == pytest.approx((7 / 3, np.std([1, 2, 4], ddof=1)))
     assert metrics.mean_and_spread([5.0]) == (5.0, None)
-
-
-# ----- a value against retrained models
-
-
-def test_without_a_spread_of_seeds_the_difference_is_normal() -> None:
-    found = metrics.difference_from_references(1.0, 0.0, 0.0, 3, 0.25)
-    assert (found.degrees_of_freedom, found.standard_error) == (np.inf, 0.5)
-    assert (found.low, found.high) == pytest.approx(stats.norm.interval(0.95, loc=1, scale=0.5))
-    assert found.seen
-
-
-def test_without_chance_of_examples_the_difference_is_students_prediction_interval() -> None:
-    references = np.array([0.90, 0.92, 0.97])
-    found = metrics.difference_from_references(0.8, references.mean(), references.std(ddof=1), 3, 0.0)
-    error = references.std(ddof=1) * np.sqrt(1 + 1 / 3)
-    assert found.degrees_of_freedom == pytest.approx(2)
-    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 2, loc=found.value, scale=error))
-
-
-def test_both_sources_of_chance_add_up_by_satterthwaite() -> None:
-    found = metrics.difference_from_references(2.0, 1.0, 0.3, 4, 0.04)
-    seeds = 0.09 * 1.25
-    assert found.standard_error == pytest.approx(np.sqrt(seeds + 0.04))
-    assert found.degrees_of_freedom == pytest.approx((seeds + 0.04) ** 2 / (seeds**2 / 3))
-
-
-@given(finite, finite, st.floats(0, 1e100), st.integers(2, 20), st.floats(0, 1e100))
-def test_a_difference_is_never_nan(value: float, mean: float, spread: float, count: int, variance: float) -> None:
-    found = metrics.difference_from_references(value / 2, mean / 2, spread, count, variance)
-    assert not np.isnan([found.value, found.low, found.high, found.degrees_of_freedom]).any()
-    assert found.low <= found.value <= found.high
-
-
-@pytest.mark.parametrize("spread", [5e-324, 1e-200, 1e-160])
-def test_a_spread_too_small_to_square_does_not_divide_by_zero(spread: float) -> None:
-    found = metrics.difference_from_references(0.5, 0.5, spread, 3, 1e-4)
-    assert found.degrees_of_freedom == np.inf
-    assert not found.seen
-
-
-@pytest.mark.parametrize(("references", "most"), [(2, 0.14), (3, 0.085), (5, 0.07)])
-@pytest.mark.parametrize("example_variance", [0.0, 0.1, 1.0, 25.0])
-def test_one_more_retrained_model_is_rarely_called_different(
-    references: int, most: float, example_variance: float
-) -> None:
-    """An equal model, normal seeds, the examples' variance known: about 5 % are called different, by simulation."""
-    rng, runs = np.random.default_rng(5), 2500
-    retrained = rng.normal(size=(runs, references))
-    value = rng.normal(size=runs) + rng.normal(size=runs) * np.sqrt(example_variance)
-    seen = [
-        metrics.difference_from_references(v, r.mean(), r.std(ddof=1), references, example_variance).seen
-        for v, r in zip(value, retrained, strict=True)
-    ]
-    assert 0.035 <= np.mean(seen) <= most
-
-
-def test_a_model_far_away_is_called_different_by_simulation() -> None:
-    rng = np.random.default_rng(6)
-    retrained = rng.normal(size=(1000, 3))
-    seen = [metrics.difference_from_references(15.0, r.mean(), r.std(ddof=1), 3, 0.1).seen for r in retrained]
-    assert np.mean(seen) > 0.9
 
 
 # ----- AUC
@@ -268,78 +205,6 @@ def test_an_auc_interval_holds_its_value_and_has_width(members: Floats, non_memb
 
 
 # ----- ratios
-
-
-def _areas(models: int, n: int, seed: int) -> Floats:
-    return np.random.default_rng(seed).gamma(2.0, size=(models, n))
-
-
-def test_the_same_seed_gives_the_same_resamples_and_another_one_others() -> None:
-    above, below = _areas(2, 30, 0), _areas(2, 20, 1)
-    one, again, other = (metrics.bootstrap_ratio(above, below, seed=seed, resamples=50) for seed in (1, 1, 2))
-    assert one is not None
-    assert other is not None
-    np.testing.assert_array_equal(one, again)
-    assert one.shape == (50, 2)
-    assert not np.array_equal(one, other)
-
-
-@pytest.mark.parametrize("draws", [1, 30, 100, 999])
-def test_drawing_in_small_portions_changes_nothing(draws: int) -> None:
-    above, below = _areas(3, 30, 0), _areas(3, 21, 1)
-    whole = metrics.bootstrap_ratio(above, below, seed=3, resamples=101)
-    part = metrics.bootstrap_ratio(above, below, seed=3, resamples=101, draws=draws)
-    assert whole is not None
-    assert part is not None
-    np.testing.assert_allclose(part, whole, rtol=1e-13)
-
-
-def test_models_share_the_resampled_examples() -> None:
-    above, below = _areas(1, 40, 0), _areas(1, 40, 1)
-    found = metrics.bootstrap_ratio(np.vstack([above, 3 * above, above]), np.vstack([below, below, 2 * below]), seed=0)
-    assert found is not None
-    np.testing.assert_allclose(found[:, 1], 3 * found[:, 0], rtol=1e-12)
-    np.testing.assert_allclose(found[:, 2], found[:, 0] / 2, rtol=1e-12)
-
-
-def test_a_models_resamples_do_not_depend_on_its_company() -> None:
-    above, below = _areas(4, 40, 0), _areas(4, 40, 1)
-    alone = metrics.bootstrap_ratio(above[2:3], below[2:3], seed=0)
-    among = metrics.bootstrap_ratio(above, below, seed=0)
-    assert alone is not None
-    assert among is not None
-    np.testing.assert_allclose(alone[:, 0], among[:, 2], rtol=1e-12)
-
-
-def test_the_bootstrap_is_the_plain_one_of_scipy_in_distribution() -> None:
-    above, below = _areas(1, 60, 0), _areas(1, 50, 1)
-    found = metrics.bootstrap_ratio(above, below, seed=0, resamples=4000)
-    theirs = stats.bootstrap(
-        (above[0], below[0]),
-        lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis),
-        n_resamples=4000,
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(9),
-    )
-    assert found is not None
-    expected = [theirs.confidence_interval.low, theirs.confidence_interval.high]
-    np.testing.assert_allclose(np.quantile(found[:, 0], [0.025, 0.975]), expected, rtol=0.03)
-    assert found.std() == pytest.approx(theirs.standard_error, rel=0.08)
-
-
-def test_the_two_sets_are_resampled_independently() -> None:
-    same = _areas(1, 50, 0)
-    found = metrics.bootstrap_ratio(same, same, seed=0, resamples=500)
-    assert found is not None
-    assert found.std() > 0.05
-
-
-def test_a_ratio_without_a_denominator_is_undefined() -> None:
-    some, none = np.ones((2, 3)), np.zeros((2, 0))
-    for above, below in [(some, none), (none, some), (some, 0 * some), (some, -some), (some, some * np.nan)]:
-        assert metrics.bootstrap_ratio(above, below, seed=0, resamples=10) is None
-    assert metrics.bootstrap_ratio(1e200 * some, 1e-200 * some, seed=0, resamples=10) is None
 
 
 def test_tail_share_by_hand() -> None:

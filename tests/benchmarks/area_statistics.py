@@ -51,15 +51,13 @@ class Null(NamedTuple):
 
 
 def ratio_of_sums(areas: Pair) -> Estimate | None:
-    """Return sum(forget) / sum(twin), sets of one size: what `rcd.ratio_to_unseen` is; percentile bootstrap.
+    """Return sum(forget) / sum(twin), sets of one size: what `rcd.ratio_to_unseen` is, and its interval.
 
     >>> round(ratio_of_sums(Pair(np.full(9, 1.0), np.full(9, 2.0))).value, 3)
     0.5
     """
-    found = metrics.bootstrap_ratio(areas.forget[None], areas.twin[None], seed=0, resamples=RESAMPLES)
-    if found is None:
-        return None
-    return _percentiles(float(areas.forget.mean() / areas.twin.mean()), found[:, 0])
+    found = metrics.ratio_interval(areas.forget, areas.twin, seed=0, resamples=RESAMPLES)
+    return None if found is None else Estimate(float(areas.forget.mean() / areas.twin.mean()), *found)
 
 
 def ratio_of_medians(areas: Pair) -> Estimate | None:

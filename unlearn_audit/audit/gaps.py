@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from unlearn_audit import metrics
 from unlearn_audit.audit.bench import Bench, Split
 from unlearn_audit.audit.compare import compared, difference_details, no_reference, reference_of
+from unlearn_audit.engine import derive_seed
 from unlearn_audit.report import Interval, Measurement
 from unlearn_audit.subjects import Candidate
 
@@ -28,6 +29,7 @@ class Outcome(NamedTuple):
 def measure_gaps(bench: Bench) -> Iterator[Measurement]:
     """Yield `accuracy.*`, `loss.*` and `gap.*` of every subject."""
     outcomes: dict[tuple[str, Split], Outcome] = {}
+    seed = derive_seed(bench.config.seed, "bootstrap")
     for index, candidate in enumerate(bench.subjects):
         for split in get_args(Split):
             outcomes[candidate.label, split] = _outcome(bench, candidate, split)
@@ -35,7 +37,7 @@ def measure_gaps(bench: Bench) -> Iterator[Measurement]:
     for candidate in bench.subjects:
         for split in get_args(Split):
             others = [outcomes[other.label, split] for other in bench.references(candidate)]
-            yield from _levels(candidate, split, outcomes[candidate.label, split], others)
+            yield from _levels(candidate, split, outcomes[candidate.label, split], others, seed)
         gaps = [_gap(bench, candidate, split, outcomes) for split in GAP_SPLITS]
         yield from gaps
         yield _average(candidate, gaps, _constant_columns(bench, outcomes))
@@ -48,7 +50,9 @@ def _outcome(bench: Bench, candidate: Candidate, split: Split) -> Outcome:
     return Outcome(right, metrics.cross_entropy(logits, signals.labels))
 
 
-def _levels(candidate: Candidate, split: Split, outcome: Outcome, others: Sequence[Outcome]) -> Iterator[Measurement]:
+def _levels(
+    candidate: Candidate, split: Split, outcome: Outcome, others: Sequence[Outcome], seed: int
+) -> Iterator[Measurement]:
     """Yield the accuracy and the mean loss on one split, read against the retrained models' own."""
     n = len(outcome.right)
     bounds = metrics.wilson_interval(int(outcome.right.sum()), n)
@@ -65,8 +69,8 @@ def _levels(candidate: Candidate, split: Split, outcome: Outcome, others: Sequen
         method="top-1, evaluation mode, evaluation transform",
         **_read_against(outcome.right, [other.right for other in others], "fraction"),
     )
-    mean, spread = metrics.mean_and_spread(outcome.losses.tolist()) if n else (None, None)
-    ends = metrics.student_interval(mean, spread / n**0.5, n - 1) if mean is not None and spread is not None else None
+    mean = float(outcome.losses.mean()) if n else None
+    ends = metrics.mean_interval(outcome.losses, seed=seed)
     yield Measurement(
         name=f"loss.{split}",
         subject=candidate.label,
@@ -76,7 +80,7 @@ def _levels(candidate: Candidate, split: Split, outcome: Outcome, others: Sequen
         unit="nats",
         direction="lower is better" if split in ("retain", "test") else "compare to retrained",
         n=n,
-        interval=Interval(low=ends.low, high=ends.high, method="Student t over examples") if ends else None,
+        interval=Interval(low=ends.low, high=ends.high, method=metrics.skewed_method(n)) if ends else None,
         method="mean cross-entropy, evaluation mode, evaluation transform",
         **_read_against(outcome.losses, [other.losses for other in others], "nats"),
     )

@@ -9,6 +9,7 @@ import numpy as np
 from unlearn_audit import metrics
 from unlearn_audit.audit.compare import NO_RETRAINED, compared, difference_details, reference_of
 from unlearn_audit.audit.relearnt import Field, Relearnt
+from unlearn_audit.engine import derive_seed
 from unlearn_audit.relearning import Curve, status
 from unlearn_audit.report import Interval, Measurement, Reference
 
@@ -19,6 +20,7 @@ __all__ = [
     "headline_accuracy",
     "normalised",
     "ratio_to_retrained",
+    "resampling",
     "scaled",
     "steps_to_accuracy",
     "steps_to_relearn",
@@ -49,7 +51,7 @@ def scaled(field: Field, one: Relearnt) -> Measurement:
             return Found(None, status(other.forget))
         return Found(other.raw * factor) if factor is not None else Found(None, why)
 
-    interval = area_interval(one, factor=factor) if factor is not None else None
+    interval = area_interval(field, one, factor=factor) if factor is not None else None
     return _measurement(
         field, one, "rcd.scaled", value_of, unit="nats x step size x steps", interval=interval,
         method=f"{field.method()}; times the step size; compare at equal step x K"
@@ -61,14 +63,24 @@ def scaled(field: Field, one: Relearnt) -> Measurement:
     )  # fmt: skip
 
 
-def area_interval(one: Relearnt, *, factor: float = 1.0) -> Interval | None:
-    """Return the interval of `factor` x RCD_K over examples drawn from the same source as the forget set."""
-    n = len(one.forget.areas)
-    if n < 2 or one.raw is None:
+def area_interval(field: Field, one: Relearnt, *, factor: float = 1.0) -> Interval | None:
+    """Return the interval of `factor` x RCD_K over examples drawn from the same source as the forget set.
+
+    The floor and a decay of the weights are no matter of the examples: they shift the interval of the areas' mean. The
+    sum over a floor that no curve goes below cannot be negative, nor can its interval.
+    """
+    areas = one.forget.areas
+    bounds = metrics.mean_interval(areas, **resampling(field)) if one.raw is not None else None
+    if one.raw is None or bounds is None:
         return None
-    error = float(one.forget.areas.std(ddof=1) / np.sqrt(n))
-    ends = metrics.student_interval(one.raw * factor, error * factor, n - 1)
-    return Interval(low=ends.low, high=ends.high, method="Student t over the examples' own areas")
+    shift, least = one.raw - float(areas.mean()), 0.0 if one.raw >= 0 and one.floor >= 0 else -math.inf
+    low, high = (factor * max(end + shift, least) for end in bounds)
+    return Interval(low=low, high=high, method=metrics.skewed_method(len(areas)))
+
+
+def resampling(field: Field) -> dict[str, int]:
+    """Return the seed and the number of resamples of every interval over examples."""
+    return {"seed": derive_seed(field.bench.config.seed, "bootstrap"), "resamples": field.settings.resamples}
 
 
 def normalised(field: Field, one: Relearnt) -> Measurement:
@@ -77,7 +89,7 @@ def normalised(field: Field, one: Relearnt) -> Measurement:
     It takes out how high a loss begins and leaves the shape of its fall.
     """
     return _measurement(
-        field, one, "rcd.normalised", _normalised, unit="ratio", interval=_normalised_interval(one),
+        field, one, "rcd.normalised", _normalised, unit="ratio", interval=_normalised_interval(field, one),
         method=f"{field.method()}; divided by (K + 1) x initial excess; higher for a model that fits the set already, "
         "whose small excess has little left to fall",
         details={
@@ -102,16 +114,17 @@ def _normalised_error(curve: Curve) -> float | None:
     return float(curve.error.mean() / curve.error[0])
 
 
-def _normalised_interval(one: Relearnt) -> Interval | None:
-    """Return the interval over examples: the variance of a ratio of means, linearised."""
-    value, n = _normalised(one).value, len(one.forget.areas)
-    if value is None or n < 2:
+def _normalised_interval(field: Field, one: Relearnt) -> Interval | None:
+    """Return the interval over examples of the ratio of the mean area and the mean first loss, floors taken off."""
+    if _normalised(one).value is None or one.raw is None:
         return None
-    terms, excess = len(one.phi), float(one.phi[0] - one.floor)
-    residuals = one.forget.areas - value * terms * one.forget.first_losses
-    error = float(residuals.std(ddof=1) / np.sqrt(n)) / (terms * excess)
-    ends = metrics.student_interval(value, error, n - 1)
-    return Interval(low=ends.low, high=ends.high, method="Student t over examples, ratio linearised")
+    areas, first, excess = one.forget.areas, one.forget.first_losses, float(one.phi[0] - one.floor)
+    above = areas + (one.raw - float(areas.mean()))
+    below = len(one.phi) * (first + (excess - float(first.mean())))
+    bounds = metrics.paired_ratio_interval(above, below, **resampling(field))
+    if bounds is None:
+        return None
+    return Interval(low=bounds.low, high=bounds.high, method=metrics.skewed_method(len(areas)))
 
 
 def ratio_to_retrained(field: Field, one: Relearnt) -> Measurement:

@@ -19,6 +19,7 @@ from unlearn_audit.metrics.operating_points import (
     tpr_at_fpr,
 )
 from unlearn_audit.metrics.power import BLIND_ABOVE, Comparison, comparison_of, difference_of_values
+from unlearn_audit.metrics.skewed import mean_interval, paired_ratio_interval, ratio_interval, skewed_method
 from unlearn_audit.metrics.values import (
     Bounds,
     accuracy,
@@ -26,7 +27,6 @@ from unlearn_audit.metrics.values import (
     auc_components,
     auc_interval,
     auc_variance,
-    bootstrap_ratio,
     cross_entropy,
     mean_and_spread,
     ratio_of_medians,
@@ -49,7 +49,6 @@ __all__ = [
     "auc_interval",
     "auc_variance",
     "balanced_accuracy",
-    "bootstrap_ratio",
     "chance_of_examples",
     "clopper_pearson",
     "comparison_of",
@@ -57,8 +56,12 @@ __all__ = [
     "difference_from_references",
     "difference_of_values",
     "mean_and_spread",
+    "mean_interval",
     "non_members_needed",
+    "paired_ratio_interval",
+    "ratio_interval",
     "ratio_of_medians",
+    "skewed_method",
     "student_interval",
     "tail_share",
     "tpr_at_fpr",

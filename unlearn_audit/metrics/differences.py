@@ -104,8 +104,10 @@ def difference_from_references(
     spread² + w/5 with (R - 1)·(1 + (R - 1)²·w / (50·spread²))² degrees of freedom; with w = 0 that is Student's
     prediction interval. The two numbers were tuned, for normal seeds, to a rate of 4.4 to 5.8 % of one more retrained
     model being called different for every ratio V / w and R = 2 to 8 (numerical integration); with spread² alone the
-    rate is 5 %, but two or three models whose values agree by chance would call anything different. e enters by
-    Satterthwaite. Simulated rates stand in the README; they come from `tests/benchmarks/interval_coverage.py`.
+    rate is 5 %, but two or three models whose values agree by chance would call anything different. e widens the
+    degrees of freedom by 1 + e / V', V' = max(spread² + w/5, w)·(1 + 1/R): one power less than Satterthwaite's, which
+    takes a V that is small by chance for known. Simulated rates stand in the README; they come from
+    `tests/benchmarks/interval_coverage.py`.
 
     Args:
         value: the subject's value.
@@ -124,7 +126,7 @@ def difference_from_references(
         widened = 1 + FREEDOM * (references - 1) ** 2 * (single / squared)
         known = max(seeds, inflated * single)
         added = 1 + example_variance / known
-        freedom = (references - 1) * widened * widened * added * added
+        freedom = (references - 1) * widened * widened * added
     error = float(np.sqrt(max(seeds + example_variance, least)))
     bounds = student_interval(value - mean, error, freedom if freedom < MANY else float("inf"), level)
     return Difference(value - mean, error, freedom if freedom < MANY else float("inf"), bounds.low, bounds.high)

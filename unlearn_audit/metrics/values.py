@@ -13,7 +13,6 @@ __all__ = [
     "auc_components",
     "auc_interval",
     "auc_variance",
-    "bootstrap_ratio",
     "cross_entropy",
     "mean_and_spread",
     "ratio_of_medians",
@@ -160,51 +159,6 @@ def auc_variance(members: Floats, non_members: Floats) -> float:
     """Return DeLong's variance of the AUC; both sides need two scores."""
     ours, theirs = auc_components(members, non_members)
     return float(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs))
-
-
-def bootstrap_ratio(
-    numerators: Floats, denominators: Floats, *, seed: int, resamples: int = 2000, draws: int = 2_000_000
-) -> Floats | None:
-    """Resample examples of two sets and return the ratio of their means, for several models at once.
-
-    The same resampled examples are used for every model, so that differences between models are paired.
-
-    Args:
-        numerators: [models, N] per-example values on the first set.
-        denominators: [models, M] on the second.
-        seed: of the resampling; each set has its own stream.
-        resamples: how many.
-        draws: the most examples drawn at a time, which bounds memory and does not change the result.
-
-    Returns:
-        Ratios [resamples, models]; None when a set is empty, or a resampled denominator is not positive, or a ratio
-        is not finite.
-    """
-    if not numerators.shape[1] or not denominators.shape[1]:
-        return None
-    streams = np.random.default_rng(seed).spawn(2)
-    above, below = (
-        _resampled_means(values, stream, resamples, draws)
-        for values, stream in zip((numerators, denominators), streams, strict=True)
-    )
-    if not (below > 0).all():
-        return None
-    with np.errstate(over="ignore"):
-        ratios = above / below
-    return ratios if np.isfinite(ratios).all() else None
-
-
-def _resampled_means(values: Floats, stream: np.random.Generator, resamples: int, draws: int) -> Floats:
-    """Return the means of resampled columns, [resamples, models]."""
-    n = values.shape[1]
-    rows = max(1, draws // n)
-    found = []
-    for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        drawn = stream.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
-        weights = np.bincount(drawn.reshape(-1), minlength=count * n).reshape(count, n)  # how often each was drawn
-        found.append(weights.astype(np.float64) @ values.T / n)
-    return np.concatenate(found)
 
 
 def tail_share(values: Floats, fraction: float = 0.05) -> float | None:
