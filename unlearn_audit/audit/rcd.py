@@ -30,7 +30,7 @@ __all__ = ["RANDOM", "measure_rcd"]
 
 LONGEST_CURVE = 2000  # points kept in the details of a measurement; longer ones stand in arrays.npz
 HEAVY = 0.5  # share of the sum in the hardest 5 % from which on intervals over examples fall short of 95 %
-COVERAGE = "simulated: about 90 % of the time at n = 144 and 85 % at n = 36 for a share of 60 %"
+COVERAGE = "simulated: about 90 % of the time at n = 144 and 86 % at n = 36 for a share of 60 %"
 Floats = NDArray[np.float64]
 
 
