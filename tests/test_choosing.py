@@ -71,6 +71,22 @@ def test_two_keys_of_the_same_weights_are_one_set(tmp_path: Path) -> None:
     assert "the same weights stand under 'model_ema', too" in read.notes
 
 
+def test_very_many_sets_and_placeholders_are_bounded(tmp_path: Path) -> None:
+    path = saved(tmp_path, {f"model{i}": weights(1) for i in range(65)})
+    with pytest.raises(CheckpointError, match="holds 65 sets of weights; at most 64"):
+        read_checkpoint(path)
+    for number in range(120):
+        setattr(argparse, f"C{number}", type(f"C{number}", (), {"__module__": "argparse"}))
+    try:
+        made = [getattr(argparse, f"C{number}")() for number in range(120)]
+        read = read_checkpoint(saved(tmp_path, {"model": weights(1), "more": made}))
+    finally:
+        for number in range(120):
+            delattr(argparse, f"C{number}")
+    assert len(read.placeholders) == 101
+    assert read.placeholders[-1] == "and 20 more"
+
+
 @pytest.mark.parametrize("key", ["model_ema", "ema", "module", "weights", "params_ema", "state.model", "0", "my.key"])
 def test_the_only_set_is_read_wherever_it_stands(key: str, tmp_path: Path) -> None:
     content: Any = {"state": {"model": weights(1)}} if key == "state.model" else {key: weights(1), "epoch": 1}

@@ -79,7 +79,9 @@ def choose(file: TorchFile, sets: Sequence[WeightSet], key: str | None) -> tuple
     if unnamed or any(not _same(file, first, other) for other in more):
         every = {one.key: told(one.tensors, one.key) for one in (first, *more)}
         raise SeveralWeights(file.path, every | {key: _UNNAMED.format(count) for key, count in unnamed.items()})
-    return first, tuple(f"the same weights stand under {name_of(other.key)}, too" for other in more)
+    if not more:
+        return first, ()
+    return first, (f"the same weights stand under {', '.join(name_of(other.key) for other in more)}, too",)
 
 
 def _asked(file: TorchFile, sets: Sequence[WeightSet], key: str) -> tuple[WeightSet, tuple[str, ...]]:

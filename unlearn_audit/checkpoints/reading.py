@@ -20,7 +20,7 @@ from unlearn_audit.checkpoints.choosing import (
 )
 from unlearn_audit.checkpoints.entries import WeightSet, is_average, others, weight_sets
 from unlearn_audit.checkpoints.metadata import ENTRY, STATE_ENTRY, Metadata, decode_entry
-from unlearn_audit.checkpoints.recognition import Kind, recognise
+from unlearn_audit.checkpoints.recognition import Kind, one_line, recognise
 from unlearn_audit.checkpoints.refusals import check_harmless, listed, no_weights, pickle_refusal
 from unlearn_audit.checkpoints.safetensors_files import Loaded, load_safetensors
 from unlearn_audit.checkpoints.shards import load_sharded
@@ -30,6 +30,9 @@ from unlearn_audit.errors import CheckpointError
 from unlearn_audit.files import check_input, sha256_of_file
 
 __all__ = ["Checkpoint", "check_finite", "read_checkpoint"]
+
+_MOST_SETS = 64
+_MOST_NAMES = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,14 +177,22 @@ def _from_torch(path: Path, kind: Kind, weights: str | None) -> Checkpoint:
     file = open_torch(path, kind)
     check_harmless(file)
     sets = weight_sets(file.content)
-    beside = others(file.content, sets)
+    if len(sets) > _MOST_SETS:
+        raise CheckpointError(f"{path} holds {len(sets)} sets of weights; at most {_MOST_SETS} are looked at")
+    beside, placeholders = others(file.content, sets), _shown(file.names)
     try:
         read = _of_sets(path, kind, file, sets, weights)
     except SeveralWeights as several:
-        several.format, several.beside, several.placeholders = kind.value, beside, file.names
+        several.format, several.beside, several.placeholders = kind.value, beside, placeholders
         raise
     every = {one.key: told(one.tensors, one.key) for one in sets if one.key}
-    return replace(read, beside=beside, placeholders=file.names, sets=every)
+    return replace(read, beside=beside, placeholders=placeholders, sets=every)
+
+
+def _shown(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the first names fit for a terminal, and how many more there are."""
+    more = len(names) - _MOST_NAMES
+    return (*(one_line(name) for name in names[:_MOST_NAMES]), *((f"and {more} more",) if more > 0 else ()))
 
 
 def _of_sets(path: Path, kind: Kind, file: TorchFile, sets: tuple[WeightSet, ...], weights: str | None) -> Checkpoint:
