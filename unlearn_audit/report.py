@@ -117,17 +117,6 @@ class Measurement(Part):
             raise ValueError(f"{self.name} of {self.subject} is null without a reason")
         return self
 
-    @property
-    def at_least(self) -> float | None:
-        """A lower bound that is known where the value is not, such as a sum as far as it was taken; else None."""
-        bound = self.details.get("at_least")
-        if self.value is not None or isinstance(bound, bool) or not isinstance(bound, int | float):
-            return None
-        try:
-            return float(bound) if math.isfinite(bound) else None
-        except OverflowError:
-            return None
-
 
 class Subject(Part):
     """One checkpoint under audit; `flop_per_image` counts one forward pass (2 per multiply-add).

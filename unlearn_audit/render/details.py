@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from unlearn_audit.report import AuditReport, Measurement
 
 __all__ = ["Exposed", "MiaDetails", "OrderChange", "RcdDetails", "StepSize", "TruncationDetails", "details_of",
-           "unreadable"]  # fmt: skip
+           "lower_bound", "unreadable"]  # fmt: skip
 
 Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Whole = Annotated[int, Field(strict=True)]
@@ -80,7 +80,13 @@ class MiaDetails(_Part):
     worst: tuple[Exposed, ...] | None = None
 
 
-Kind = TypeVar("Kind", RcdDetails, TruncationDetails, MiaDetails)
+class _Bounded(_Part):
+    """Of a measurement without a value, such as a sum as far as it was taken."""
+
+    at_least: Real | None = None
+
+
+Kind = TypeVar("Kind", RcdDetails, TruncationDetails, MiaDetails, _Bounded)
 
 
 def details_of(measurement: Measurement, kind: type[Kind]) -> Kind:
@@ -89,6 +95,11 @@ def details_of(measurement: Measurement, kind: type[Kind]) -> Kind:
         return kind.model_validate(measurement.details)
     except ValidationError:
         return kind()
+
+
+def lower_bound(measurement: Measurement) -> float | None:
+    """Return what a missing value is known to be at least; None where nothing is known."""
+    return details_of(measurement, _Bounded).at_least if measurement.value is None else None
 
 
 def unreadable(report: AuditReport) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
+from unlearn_audit.render.details import lower_bound
 from unlearn_audit.report import AuditReport, Measurement
 
 __all__ = ["MOST_COLUMNS", "Cell", "Column", "Row", "columns", "footnotes", "printable", "rows"]
@@ -131,7 +132,7 @@ def _cell(found: Sequence[Measurement], digits: int, signed: bool) -> Cell:
     sign = "+" if signed else ""
     values = [measurement.value for measurement in found if isinstance(measurement.value, int | float)]
     if not values:
-        return _bound([measurement.at_least for measurement in found], digits, sign)
+        return _bound([lower_bound(measurement) for measurement in found], digits, sign)
     if len(found) > 1:
         mean, spread = mean_and_spread(values)
         parts = [f"± {spread:.{digits}f}"] if spread is not None else []
