@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -317,6 +318,41 @@ def test_the_descent_tells_its_progress_with_the_mean_losses_since_the_last_look
 
     descend(model, terms, optimizer, steps=25, progress=lambda *news: told.append(news), task="testing")
     assert told == [("testing", 20, 25, "retain 9.500"), ("testing", 25, 25, "retain 22.000, forget 1.000")]
+
+
+def with_dropout(seed: int, *, first: int = 0, start: Any = None, steps: int = 4) -> dict[str, Any]:
+    """Train a linear layer under dropout, whatever was drawn from torch's own state before; return its weights."""
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(20, 1))
+    nn.init.zeros_(model[1].weight)
+    nn.init.zeros_(model[1].bias)
+    if start:
+        model.load_state_dict(start)
+    inputs = torch.ones(1, 20)
+
+    class From:
+        def start(self, *_: object) -> int:
+            return first
+
+        def keep(self, done: int) -> None:
+            pass
+
+    def terms(step: int) -> dict[str, Term]:
+        return {"loss": Term((model(inputs) - 1).square().mean())}
+
+    before = torch.get_rng_state()
+    descend(model, terms, torch.optim.SGD(model.parameters(), lr=0.01), steps=steps, seed=seed, keeper=From())
+    assert torch.equal(torch.get_rng_state(), before)
+    return model.state_dict()
+
+
+def test_what_a_model_draws_depends_on_seed_and_step_alone() -> None:
+    """Torch's own state begins alike in every process, for every seed, and is not where it was after a kill."""
+    one = with_dropout(1)
+    torch.rand(7)
+    assert torch.equal(with_dropout(1)["1.weight"], one["1.weight"])
+    assert not torch.equal(with_dropout(2)["1.weight"], one["1.weight"])
+    resumed = with_dropout(1, first=2, start=with_dropout(1, steps=2))
+    assert torch.equal(resumed["1.weight"], one["1.weight"])
 
 
 def test_a_stop_ends_the_descent_at_a_look() -> None:

@@ -121,6 +121,7 @@ PINNED = {
     "forget": "41b4f62639c297bd",
     "relearn": "d0c7fdc195c3ff1b",
     "augment": "92602d9edcd27f9a",
+    "dropout": "98811cc042a55d60",
     "reinit": "b4d8097d4e5220f7",
     "random labels": "4502b0fdceacb7eb",
     "random mask": "24a115832c0a3367",

@@ -218,7 +218,17 @@ def train(
         return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     optimizer = _optimizer(model, recipe)
-    descend(model, terms, optimizer, steps=steps, schedule=schedule, keeper=keeper, progress=progress, task=task)
+    descend(
+        model,
+        terms,
+        optimizer,
+        steps=steps,
+        seed=seed,
+        schedule=schedule,
+        keeper=keeper,
+        progress=progress,
+        task=task,
+    )
     return model.eval()
 
 

@@ -29,6 +29,7 @@ STREAMS: Mapping[str, str] = {
     "forget": "minibatches of the forget set",
     "relearn": "minibatches of relearning",
     "augment": "crops and flips of a minibatch",
+    "dropout": "whatever a model itself draws in a step of training: dropout, stochastic depth",
     "reinit": "noise of the re-initialisation",
     "random labels": "labels that relabelling methods give",
     "random mask": "weights that a random mask leaves alone",

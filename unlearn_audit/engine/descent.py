@@ -1,7 +1,8 @@
 """The one minibatch loop that training and unlearning share."""
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import NamedTuple, Protocol
@@ -13,6 +14,7 @@ from unlearn_audit.engine.computing import trainable
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.streams import derive_seed
 
 __all__ = ["CHECK_EVERY", "Descent", "Hooks", "Keeper", "Parts", "StepHook", "Stop", "Term", "Terms", "descend"]
 
@@ -82,6 +84,7 @@ def descend(
     optimizer: torch.optim.Optimizer,
     *,
     steps: int,
+    seed: int = 0,
     schedule: Callable[[int], float] | None = None,
     hooks: Sequence[Hooks] = (),
     stop: Stop | None = None,
@@ -96,6 +99,8 @@ def descend(
         terms: step -> named terms; the sum of weight x loss is descended.
         optimizer: over the model's parameters.
         steps: how many.
+        seed: of what the model itself draws (dropout, stochastic depth); the draws of a step depend on it and on the
+            step alone, so that a run that goes on after a kill comes to the same weights.
         schedule: step -> factor on the optimiser's initial learning rate.
         hooks: what else a step does; each kind runs in the order given.
         stop: asked at every look.
@@ -118,7 +123,7 @@ def descend(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (schedule(step) if schedule else 1.0)
         optimizer.zero_grad(set_to_none=True)
-        with models_own(f"{task} stopped at step {step}"):
+        with models_own(f"{task} stopped at step {step}"), _own_draws(parameters, seed, step):
             found = _evaluated(sources, step)
             parts = _backward(found, parameters, apart=any(hook.parts for hook in hooks))
         _step(optimizer, hooks, step, parts)
@@ -134,6 +139,15 @@ def descend(
             if keeper:  # not before the stop is asked: who goes on from here would pass it by
                 keeper.keep(step + 1)
     return Descent(steps, None)
+
+
+@contextmanager
+def _own_draws(parameters: Sequence[Tensor], seed: int, step: int) -> Iterator[None]:
+    """Let what a model draws in the block come from a stream of its own; torch's state is put back after it."""
+    devices = {parameter.device for parameter in parameters if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(derive_seed(seed, "dropout", step))
+        yield
 
 
 def _evaluated(sources: Sequence[Callable[[int], Terms]], step: int) -> Terms:

@@ -155,6 +155,7 @@ def run_composition(
             objective.terms,
             _optimizer(problem, settings),
             steps=course.steps,
+            seed=problem.seed,
             schedule=schedule_of(settings.schedule, course),
             hooks=hooks,
             stop=stop,
