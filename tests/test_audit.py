@@ -398,7 +398,8 @@ def test_a_handful_of_forget_examples_is_said_to_say_little(tiny: Path) -> None:
 
 
 def test_a_fair_comparison_has_no_limitation(report: AuditReport) -> None:
-    assert report.limitations == ()
+    # The examples of a small set that a model knows by heart are few to carry its loss: told, and nothing else.
+    assert not [text for text in report.limitations if not text.startswith("the hardest 5 %")]
 
 
 def test_an_incomplete_twin_pairs_examples_and_says_so(tiny: Path) -> None:

@@ -112,7 +112,8 @@ def test_curves_are_descents_of_k_plus_one_terms_at_one_step(report: AuditReport
         assert (loss[1:] <= loss[:-1] * 1.001 + 1e-6).all()
         assert found.value == pytest.approx(loss.sum())
         assert found.details["passes"] == {"forward": 101, "backward": 100}
-    assert report.limitations == ()
+    # Of what the original has learnt by heart a few examples carry the loss: that is told, and nothing else.
+    assert not [text for text in report.limitations if not text.startswith("the hardest 5 %")]
 
 
 def test_the_conclusion_tells_the_original_apart(report: AuditReport) -> None:
