@@ -101,9 +101,8 @@ def settle_data(
     spec, origin = config.data, origins.get("data", "default")
     if specs and not (spec and outranks_metadata(origin)):
         if len(specs) > 1:
-            raise UsageError(
-                f"the checkpoints were made with different data ({', '.join(sorted(map(str, specs)))}); give --data"
-            )
+            several = ", ".join(sorted(map(str, specs)))
+            raise UsageError(f"the checkpoints were made with different data ({several}); give --data")
         spec, origin = str(specs.pop()), "metadata"
     if not spec:
         raise UsageError(f"{checkpoints[0].path} does not say what data it belongs to; give --data SPEC (see --help)")

@@ -33,7 +33,7 @@ def measured_as(report: AuditReport, checkpoint: Path) -> Subject:
     return found[0]
 
 
-def named(report: AuditReport, wanted: str) -> tuple[Subject, ...]:
+def _named(report: AuditReport, wanted: str) -> tuple[Subject, ...]:
     """Return the subjects that have a label or a role."""
     return tuple(entry for entry in report.subjects if wanted in (entry.label, entry.role))
 
@@ -51,7 +51,7 @@ def bind(policy: Policy, report: AuditReport, subject: str | Subject | None) -> 
     """
     if subject is None:
         return None
-    wanted = (subject,) if isinstance(subject, Subject) else named(report, subject)
+    wanted = (subject,) if isinstance(subject, Subject) else _named(report, subject)
     if not wanted:
         known = [entry.label if entry.label.isprintable() else ascii(entry.label) for entry in report.subjects]
         hint = "A role names every subject that has it"
@@ -68,11 +68,11 @@ def bind(policy: Policy, report: AuditReport, subject: str | Subject | None) -> 
 
 
 def _judges(rule: Rule, report: AuditReport, wanted: Sequence[Subject]) -> bool:
-    return rule.subject == ANYBODY or set(wanted) <= set(named(report, rule.subject))
+    return rule.subject == ANYBODY or set(wanted) <= set(_named(report, rule.subject))
 
 
 def subjects_of(rule: Rule, report: AuditReport, bound: Sequence[Subject] | None) -> tuple[Subject, ...]:
     """Return whom a rule judges: those that the gate is bound to, or those that the rule names."""
     if bound is not None and (rule.subject == ANYBODY or rule.severity == "fail"):
         return tuple(bound)
-    return named(report, rule.subject)
+    return _named(report, rule.subject)
