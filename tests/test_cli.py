@@ -70,7 +70,7 @@ def report(tiny: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def interrupt(
     *arguments: object,
     when: Callable[[str], bool],
-    patience: float = 90,
+    patience: float = 600,
     by: signal.Signals = signal.SIGINT,
 ) -> tuple[int, str]:
     """Run the command line with a terminal for stderr, send Ctrl-C once `when` holds of what it showed there.
@@ -98,7 +98,7 @@ def interrupt(
             sent = True
     os.close(ours)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(10)
+        process.wait(600)
     process.kill()
     assert sent, f"it ended before it could be interrupted: {shown}"
     return process.wait(), shown

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.gate import Decision, Rule, Verdict
-from unlearn_audit.render import decisions, html, markdown, table, terminal
+from unlearn_audit.render import decisions, gfm, html, markdown, table, terminal
 from unlearn_audit.report import AuditReport, SetSummary
 
 Make = Callable[..., Any]
@@ -252,6 +252,50 @@ def test_every_row_of_markdown_has_as_many_cells_as_the_head(report_of: Make, co
     found = parsed(markdown.render(report_of(many(count))))
     head = [text for kind, text in found if kind == "th"]
     assert len([text for kind, text in found if kind == "td"]) == len(head) * len(table.NAMES)
+
+
+NASTY = ["a|b", "`c`", "<script>x</script>", "two\nlines", "*d*", "_e_", "[x](http://y)", "|", "\\|", "\\", "a || b",
+         "$m$ :smile: &amp;", "![p](q)", "```", "| a |\n|---|", " -- ", "a\\"]  # fmt: skip
+
+
+@pytest.mark.parametrize("label", NASTY)
+def test_every_number_of_markdown_stands_in_its_row_and_under_its_model(
+    make_report: Make, make_measurement: Make, label: str
+) -> None:
+    reasons = {name: f"{label} of {name}" for name in ("gap.test", "rcd.raw", "mia.loss.tpr_at_fpr_1e-3")}
+    values = {name: index + 0.125 for index, name in enumerate(sorted(METRICS)) if name not in reasons}
+    report = make_report(
+        *(make_measurement(name, subject, role="unlearned", value=values[name] + shift, interval=None)
+          if name in values
+          else make_measurement(name, subject, role="unlearned", value=None, reason=reasons[name])
+          for subject, shift in ((label, 0), ("other", 1000))
+          for name in sorted(METRICS)),
+    )  # fmt: skip
+    found = parsed(markdown.render(report))
+    assert [text for kind, text in found if kind == "th"] == ["", table.printable(label).strip(), "other"]
+    cells = [text for kind, text in found if kind == "td"]
+    got = [tuple(cells[start : start + 3]) for start in range(0, len(cells), 3)]
+    shown = table.rows(report, table.columns(report))
+    assert got == [(row.label, *(f"{cell.value} {cell.interval}".strip() for cell in row.cells)) for row in shown]
+    assert ("average |gap|", f"{values['gap.average']:.3f}", f"{values['gap.average'] + 1000:.3f}") in got
+    notes = [text for kind, text in found if kind == "li"]
+    assert [text for text in notes if table.printable(reasons["rcd.raw"]).strip() in text]
+
+
+@pytest.mark.parametrize("label", NASTY)
+def test_the_gates_markdown_shows_labels_and_reasons_as_they_are(label: str) -> None:
+    rule = Rule.model_validate({"id": f"id {label}", "metric": "rcd.raw", "min": 0, "severity": "warn"})
+    made = [Decision(rule, subject, Verdict.FAILED, f"why {label}") for subject in (label, "other")]
+    found = parsed("\n".join(gfm.pipe_table(decisions.DECIDED, decisions.decision_rows(made))))
+    cells = [text for kind, text in found if kind == "td"]
+    plain = table.printable
+    want = [[plain(f"id {label}"), plain(subject), "failed (warning)", plain(f"rcd.raw: why {label}")]
+            for subject in (label, "other")]  # fmt: skip
+    assert cells == [cell.strip() for row in want for cell in row]
+
+
+def test_no_emoji_and_no_formula_comes_of_a_text() -> None:
+    assert gfm.escaped(":tada: 1:2:3 a: b $x$") == "\\:tada: 1\\:2:3 a: b \\$x\\$"
 
 
 # ----- decisions

@@ -26,6 +26,7 @@ __all__ = [
     "OutputError",
     "ReportError",
     "UsageError",
+    "nearest",
     "unknown_name",
 ]
 
@@ -71,6 +72,15 @@ class ReportError(MeasurementError):
     """A report is missing, invalid or altered."""
 
 
+LONGEST_NAME = 200  # characters; no name of ours is as long, and comparing takes the square of it
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a mistyped one is closest to, if one is close."""
+    near = get_close_matches(name, list(known), n=1, cutoff=0.5) if len(name) <= LONGEST_NAME else []
+    return near[0] if near else None
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
     """Return a message that names the nearest match and lists what is known.
 
@@ -78,6 +88,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
     "unknown method 'ieo'; did you mean 'ieu'? Known: ieu, ssd"
     """
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    guess = f"; did you mean '{near[0]}'?" if near else "."
+    near = nearest(name, names)
+    guess = f"; did you mean '{near}'?" if near else "."
     return f"unknown {kind} '{name}'{guess} Known: {', '.join(names)}" + (f". {hint}" if hint else "")

@@ -3,13 +3,12 @@
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
-from unlearn_audit.errors import ConfigError, unknown_name
+from unlearn_audit.errors import ConfigError, nearest, unknown_name
 from unlearn_audit.files import read_input
 
 __all__ = [
@@ -217,11 +216,11 @@ def _unknown_key(key: str, place: Place, model: type[BaseModel]) -> str:
         if isinstance(part, str):
             model = next(_models_in(model.model_fields[part].annotation))
     known = sorted(model.model_fields)
-    near = get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+    near = nearest(str(place[-1]), known)
     hint = f"; {model.HINT}" if hasattr(model, "HINT") else ""
     return (
         f"unknown key '{key}'"
-        + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known) or 'none'}")
+        + (f"; did you mean '{near}'?" if near else f"; known: {', '.join(known) or 'none'}")
         + hint
     )
 

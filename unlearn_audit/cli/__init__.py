@@ -1,6 +1,6 @@
 """The command line: one file per verb. Only this room prints and exits."""
 
-import io
+import errno
 import os
 import signal
 import sys
@@ -8,7 +8,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,16 +27,19 @@ from unlearn_audit.cli import (
     shadows,
     show,
     spectrum,
+    streams,
     train,
     truncation,
     validate,
 )
 from unlearn_audit.errors import AuditError, ConfigError
+from unlearn_audit.render.table import brief
 
 __all__ = ["app", "main"]
 
 NAME = "unlearn-audit"
 VERBOSE = ("-v", "--verbose")
+MOST_PROBLEMS = 100  # of one file that are told
 
 app = typer.Typer(
     name=NAME,
@@ -77,18 +80,16 @@ def main() -> None:
     """Run the command line; errors of ours become one line and their exit code, anything else 3."""
     # Threads that wait by spinning make small networks several times slower as soon as anything else runs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _write_what_the_encoding_lacks()
+    streams.stand()
     try:
         with _terminated_as_interrupted():
             code = _answer()
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = 3
     except OSError as problem:
-        sys.stderr.write(f"error: cannot write to stdout: {problem.strerror}\n")
+        if problem.errno != errno.EPIPE:  # whoever closes a pipe has seen enough
+            streams.write_error(f"error: cannot write to stdout: {problem.strerror}")
         code = 3
-    if code == 3:
-        _let_go_of_a_closed_stdout()
+    streams.give_up_stdout()
     sys.exit(code)
 
 
@@ -105,55 +106,55 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _write_what_the_encoding_lacks() -> None:
-    """Let streams of a narrow encoding spell out the characters that they lack, instead of ending the program."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _answer() -> int | str | None:
+def _answer() -> int:
     """Return the exit code, after the one line that goes with it."""
     try:
-        app(prog_name=NAME)
+        code = app(prog_name=NAME, standalone_mode=False)
     except SystemExit as stop:
-        return _code(stop)
+        return 3 if stop.code == 1 else _code(stop.code)  # 1 is kept for a policy that failed
     except KeyboardInterrupt:
-        sys.stderr.write(INTERRUPTED)
-        return 130
+        return _code(130)
+    except USAGE as problem:
+        return _refuse_usage(problem)
     except AuditError as problem:
         _print_traceback()
         _print_error(problem)
         return problem.exit_code
-    except BrokenPipeError:
+    except (streams.StdoutError, BrokenPipeError):
         raise
     except Exception as problem:
         _print_traceback()
-        more = "" if _verbose() else f" ({NAME} {VERBOSE[0]} VERB ... shows the traceback)"
-        what = str(problem).partition("\n")[0]
-        sys.stderr.write(f"internal error: {type(problem).__name__}: {what}{more}\n")
+        streams.write_error(_unforeseen(problem))
         return 3
-    return 0
+    return _code(code)
 
 
-INTERRUPTED = "interrupted\n"
+# What Typer raises for a command line that makes no sense; it is no part of its face.
+USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
-def _code(stop: SystemExit) -> int | str | None:
-    """Return a verb's exit code; what Typer answers to Ctrl-C and to a closed pipe goes by our own table."""
-    if stop.code == 130:
-        sys.stderr.write(INTERRUPTED)
-    if stop.code == 1 and not isinstance(stop.__context__, typer.Exit):
-        return 3  # 1 is kept for a policy that failed
-    return stop.code
+def _code(code: object) -> int:
+    if code == 130:
+        streams.write_error("interrupted")
+    return code if isinstance(code, int) else 0
 
 
-def _let_go_of_a_closed_stdout() -> None:
-    """Point stdout elsewhere if it takes nothing any more, or the interpreter would complain while it shuts down."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _refuse_usage(problem: Any) -> int:
+    """Show Typer's own message, of which nothing can steer a screen, and return its exit code."""
+    from typer import rich_utils
+
+    problem.message = brief(problem.message)
+    rich_utils.rich_format_error(problem)
+    return int(problem.exit_code)
+
+
+def _unforeseen(problem: Exception) -> str:
+    """Return the line for an error that nobody foresaw; one of the system names its file."""
+    if isinstance(problem, OSError) and problem.strerror:
+        where = "" if problem.filename is None else f": {problem.filename}"
+        return f"error: {problem.strerror}{where}"
+    more = "" if _verbose() else f" ({NAME} {VERBOSE[0]} VERB ... shows the traceback)"
+    return f"internal error: {type(problem).__name__}: {brief(str(problem).partition(chr(10))[0])}{more}"
 
 
 def _verbose() -> bool:
@@ -162,12 +163,16 @@ def _verbose() -> bool:
 
 def _print_traceback() -> None:
     if _verbose():
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            streams.write_error(line)
 
 
 def _print_error(problem: AuditError) -> None:
-    if isinstance(problem, ConfigError) and len(problem.problems) > 1:
-        lines = "".join(f"  - {line}\n" for line in problem.problems)
-        sys.stderr.write(f"error: {problem.source}: {len(problem.problems)} problems\n{lines}")
-    else:
-        sys.stderr.write(f"error: {problem}\n")
+    if not isinstance(problem, ConfigError) or len(problem.problems) <= 1:
+        streams.write_error(f"error: {problem}")
+        return
+    streams.write_error(f"error: {problem.source}: {len(problem.problems)} problems")
+    for line in problem.problems[:MOST_PROBLEMS]:
+        streams.write_error(f"  - {line}")
+    if len(problem.problems) > MOST_PROBLEMS:
+        streams.write_error(f"  - and {len(problem.problems) - MOST_PROBLEMS:,} more")

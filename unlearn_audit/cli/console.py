@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from unlearn_audit.cli.flags import Shared
+from unlearn_audit.cli.streams import in_ascii, is_narrow, stdout_kept, write_error
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.render.table import brief
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,15 +28,22 @@ OWNED = ("report.json", "arrays.npz")  # what a measuring verb writes into its -
 def message(text: str, *, quiet: bool = False) -> None:
     """Say something to the person, on stderr."""
     if not quiet:
-        sys.stderr.write(text + "\n")
+        write_error(text)
 
 
 @contextmanager
 def progress_bars(*, quiet: bool) -> Iterator[Progress]:
     """Yield a progress that draws bars with rate and time left on stderr, and leaves nothing behind.
 
-    Where stderr is a file or a pipe nothing is drawn; a line tells now and then where the work stands.
+    Where stderr is a file or a pipe nothing is drawn; a line tells now and then where the work stands. Meanwhile
+    stdout is kept: what the user's own models, data and attacks print goes to stderr.
     """
+    with stdout_kept(), _progress(quiet=quiet) as progress:
+        yield progress
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Progress]:
     if quiet:
         yield silent
         return
@@ -57,10 +66,15 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
 
         def tell(task: str, done: int, total: int, note: str = "") -> None:
             if task not in shown:
-                shown[task] = bars.add_task(task, total=total, note="")
-            bars.update(shown[task], completed=done, total=total, note=note.replace("[", "("), visible=done < total)
+                shown[task] = bars.add_task(_unmarked(task), total=total, note="")
+            bars.update(shown[task], completed=done, total=total, note=_unmarked(note), visible=done < total)
 
         yield tell
+
+
+def _unmarked(text: str) -> str:
+    """Return text in which Rich finds no markup, and a terminal nothing that steers it."""
+    return brief(text).replace("[", "(")
 
 
 def _now_and_then() -> Progress:
@@ -81,12 +95,37 @@ def draw(renderable: "RenderableType") -> None:
     from rich.console import Console
 
     console = Console()
+    if is_narrow():
+        renderable = _narrowed(renderable)
     if console.is_terminal:
         console.print(renderable)
         return
     with console.capture() as capture:
         console.print(renderable)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+
+
+def _narrowed(renderable: Any) -> Any:
+    """Return a renderable whose texts are ASCII before they are laid out, so that columns stay columns."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    if isinstance(renderable, str):
+        return in_ascii(renderable)
+    if isinstance(renderable, Text):
+        return Text(in_ascii(renderable.plain), style=renderable.style, no_wrap=renderable.no_wrap,
+                    overflow=renderable.overflow, justify=renderable.justify)  # fmt: skip
+    if isinstance(renderable, Group):
+        return Group(*map(_narrowed, renderable.renderables))
+    if isinstance(renderable, Padding):
+        renderable.renderable = _narrowed(renderable.renderable)
+    if isinstance(renderable, Table):
+        for column in renderable.columns:
+            column.header = _narrowed(column.header)
+            column._cells = [_narrowed(cell) for cell in column._cells]
+    return renderable
 
 
 def emit(report: "AuditReport", shared: Shared, arrays: "Mapping[str, NDArray[Any]] | None" = None) -> None:

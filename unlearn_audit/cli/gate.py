@@ -77,6 +77,7 @@ def _gate(
         draw(decisions.render_gated(found))
     else:
         sys.stdout.write(_text(format, found))
+    sys.stdout.flush()  # nothing is said to have passed that could not be told
     message(f"{found.outcome}: {report} against {policy} ({decisions.counted(found.decisions)})", quiet=quiet)
     raise typer.Exit(found.code)
 

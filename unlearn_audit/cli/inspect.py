@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from unlearn_audit.cli.flags import Shared, resolved
+from unlearn_audit.cli.streams import stdout_kept
 
 __all__ = ["register"]
 
@@ -32,9 +33,9 @@ def _inspect(
     """
     from unlearn_audit.subjects import inspect_checkpoint
 
-    found = inspect_checkpoint(
-        checkpoint, resolved([str(checkpoint)], Shared(model=model, data=data, weights=weights, config=config))
-    )
+    request = resolved([str(checkpoint)], Shared(model=model, data=data, weights=weights, config=config))
+    with stdout_kept():
+        found = inspect_checkpoint(checkpoint, request)
     if format == "json":
         sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
     else:
@@ -47,14 +48,14 @@ def _print(found: dict[str, Any]) -> None:
     from rich.text import Text
 
     from unlearn_audit.cli.console import draw
-    from unlearn_audit.render.table import printable
+    from unlearn_audit.render.table import brief
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in found.items():
         for index, line in enumerate(_lines(value)):
-            table.add_row(Text(key if index == 0 else ""), Text(printable(line)))
+            table.add_row(Text(key if index == 0 else ""), Text(brief(line)))
     draw(table)
 
 

@@ -174,7 +174,7 @@ def _run(
 
 def _tell(shop: "Workshop", outcome: "Outcome", *, quiet: bool) -> None:
     """Say what became of the tasks, and exit."""
-    from unlearn_audit.render.table import printable
+    from unlearn_audit.render.table import brief
 
     total = len(shop.tasks)
     message(
@@ -184,7 +184,7 @@ def _tell(shop: "Workshop", outcome: "Outcome", *, quiet: bool) -> None:
     )
     for task, why in outcome.failed:
         record = shop.folder.failure(task)
-        message(printable(f"shadow {task.number + 1}, {task.kind}: {why}; to have it tried again, remove {record}"))
+        message(brief(f"shadow {task.number + 1}, {task.kind}: {why}; to have it tried again, remove {record}"))
     if outcome.waiting:
         message(f"{outcome.waiting} models wait for one of these")
     raise typer.Exit(0 if outcome.done + outcome.reused == total else 3)
@@ -232,7 +232,7 @@ def _status(
 
       unlearn-audit shadows status shadows/
     """
-    from unlearn_audit.render.table import printable
+    from unlearn_audit.render.table import brief
     from unlearn_audit.shadows import open_workshop
 
     shop = open_workshop(folder, allow_code=allow_code)
@@ -247,7 +247,7 @@ def _status(
     for entry in found:
         if entry["state"] in ("running", "failed"):
             told = f"shadow {entry['number'] + 1}, {entry['kind']}, {entry['state']}: {entry['note']}"
-            sys.stdout.write(printable(told) + "\n")
+            sys.stdout.write(brief(told) + "\n")
 
 
 def _state_of(shop: Any, task: Any) -> dict[str, Any]:
@@ -277,14 +277,14 @@ def _verify(
 
       unlearn-audit shadows verify shadows/ --remove
     """
-    from unlearn_audit.render.table import printable
+    from unlearn_audit.render.table import brief
     from unlearn_audit.shadows import open_workshop, remove_damaged, verify
 
     shop = open_workshop(folder, allow_code=allow_code)
     with progress_bars(quiet=quiet) as progress:
         wrong = verify(shop, progress)
     for damage in wrong:
-        sys.stdout.write(printable(damage.told) + "\n")
+        sys.stdout.write(brief(damage.told) + "\n")
     removed = remove_damaged(wrong) if remove else 0
     done = sum(shop.folder.finished(task) for task in shop.tasks)
     message(f"{done} of {len(shop.tasks)} models are there, {len(wrong)} problems", quiet=quiet)

@@ -113,7 +113,7 @@ def is_code(spec: str) -> bool:
     source, _, target = spec.partition("?")[0].partition(":")
     if source in DATA_SOURCES or not MODULE.fullmatch(source) or not target.isidentifier():
         return False
-    return "." in source or not get_close_matches(source, DATA_SOURCES, n=1, cutoff=0.6)
+    return "." in source or not get_close_matches(source[:200], DATA_SOURCES, n=1, cutoff=0.6)
 
 
 def parse_spec(spec: str) -> DataSpec:

@@ -1,5 +1,6 @@
 """What a policy may say: rules, waivers, and the policies that are shipped."""
 
+import os.path
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -199,7 +200,7 @@ def read_policy(path: Path) -> Policy:
         ConfigError: missing, not TOML, an unknown key or metric, another schema version, a waiver for a rule that is
             not there; all problems at once.
     """
-    if len(path.parts) == 1 and not path.suffix and str(path) not in SHIPPED and not path.exists():
+    if len(path.parts) == 1 and not path.suffix and str(path) not in SHIPPED and not os.path.exists(path):
         raise ConfigError(unknown_name("policy", str(path), SHIPPED, hint="A file of your own ends in .toml"))
     values, text = read_toml(policy_file(path), "policy")
     try:

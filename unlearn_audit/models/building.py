@@ -170,7 +170,7 @@ def _from_timm(name: str, classes: int, channels: int, image_size: ImageSize) ->
 
 def _unknown(library: str, name: str, names: tuple[str, ...]) -> str:
     """Say that a library has no such model, with its nearest names; the whole list would fill the screen."""
-    near = get_close_matches(name, names, n=4, cutoff=0.5)
+    near = get_close_matches(name[:200], names, n=4, cutoff=0.5)
     guess = f"did you mean {', '.join(near)}?" if near else f"it has, for example, {', '.join(names[:4])}"
     return f"{library} has no image classifier '{name}' (of {len(names)}); {guess}"
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from unlearn_audit.gate import Decision, Gated, ReviewedWaiver, Source, Verdict
 from unlearn_audit.render.gfm import bullets, kept_short, pipe_table
-from unlearn_audit.render.table import printable
+from unlearn_audit.render.table import brief
 from unlearn_audit.report import Subject
 
 __all__ = [
@@ -142,10 +142,10 @@ def render_gated(gated: Gated) -> RenderableType:
         for rule, checkpoint, status, why in waiver_rows(gated.waivers)
     )
     parts: list[RenderableType] = [shown, "", _table(("waiver", "of rule"), waived)] if gated.waivers else [shown]
-    parts = [*(Text(printable(text)) for text in told(gated)), Text(), *parts]
+    parts = [*(Text(brief(text)) for text in told(gated)), Text(), *parts]
     if gated.limitations:
         parts += [Text("\nLimitations of the report", style="bold")]
-        parts += [Padding(Text(printable(text), style="yellow"), (0, 0, 0, 2)) for text in gated.limitations]
+        parts += [Padding(Text(brief(text), style="yellow"), (0, 0, 0, 2)) for text in gated.limitations]
     return Group(*parts)
 
 
@@ -156,7 +156,7 @@ def _table(headings: tuple[str, str], rows: Iterable[tuple[str, str, str]]) -> T
     table.add_column(headings[1], overflow="fold")
     for status, name, why in rows:
         style = STYLES[status.removesuffix(" (warning)")]
-        table.add_row(Text(status, style=style), Text.assemble((printable(name), "bold"), "\n", printable(why)))
+        table.add_row(Text(status, style=style), Text.assemble((brief(name), "bold"), "\n", brief(why)))
     return table
 
 

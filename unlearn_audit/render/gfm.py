@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from unlearn_audit.render.table import printable
+from unlearn_audit.render.table import brief
 
 __all__ = ["bullets", "escaped", "kept_short", "pipe_table"]
 
-SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|`*_[]<>~&"})
+SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|`*_[]<>~&$"})
+EMOJI = re.compile(r":(?=[\w+-]+:)")  # GitHub shows a picture in the place of :name:
 MOST_BYTES = 1_000_000  # GitHub drops a step summary of more than 1 MiB altogether
 CUT = "\n**This text was cut here, since a step summary may hold 1 MiB; the JSON output has the rest.**\n"
 
@@ -18,7 +19,7 @@ def escaped(text: str) -> str:
     >>> escaped("a|b <i>")
     'a\\|b \\<i\\>'
     """
-    return printable(text).translate(SPECIAL)
+    return EMOJI.sub(r"\:", brief(text).translate(SPECIAL))
 
 
 def bullets(texts: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ from xml.etree.ElementTree import indent
 
 from unlearn_audit.gate import Decision, Gated, Verdict
 from unlearn_audit.render.markup import Element, as_xml, element
+from unlearn_audit.render.table import brief
 
 __all__ = ["render"]
 
@@ -39,8 +40,8 @@ def render(gated: Gated) -> str:
 
 def _case(decision: Decision) -> Element:
     outcome, rule, verdict = _outcome(decision), decision.rule, decision.verdict.value
-    message = f"{'warning: ' * (rule.severity == 'warn')}{verdict}: {decision.why}"
-    said = f"{rule.metric} of {decision.subject}: {decision.why}" + (
+    message = f"{'warning: ' * (rule.severity == 'warn')}{verdict}: {brief(decision.why)}"
+    said = f"{rule.metric} of {brief(decision.subject)}: {brief(decision.why)}" + (
         f"; the rule: {rule.reason}" if rule.reason else ""
     )
     kind = None if outcome == "skipped" else verdict

@@ -11,7 +11,7 @@ from unlearn_audit.metrics import mean_and_spread
 from unlearn_audit.render.details import lower_bound
 from unlearn_audit.report import AuditReport, Measurement
 
-__all__ = ["MOST_COLUMNS", "Cell", "Column", "Row", "columns", "footnotes", "printable", "rows"]
+__all__ = ["LONGEST", "MOST_COLUMNS", "Cell", "Column", "Row", "brief", "columns", "footnotes", "printable", "rows"]
 
 # Name -> how a person calls it, digits after the point, whether a sign is always shown.
 NAMES: dict[str, tuple[str, int, bool]] = {
@@ -62,6 +62,20 @@ def printable(text: str) -> str:
     'a\\x1b[31m\\nb'
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+LONGEST = 4000  # characters of one text that a person is shown
+
+
+def brief(text: str) -> str:
+    r"""Return text from elsewhere as `printable` does, and no more of it than somebody would read.
+
+    >>> brief("x" * 5000)[-27:]
+    'xx… (1,000 more characters)'
+    """
+    if len(text) <= LONGEST:
+        return printable(text)
+    return f"{printable(text[:LONGEST])}… ({len(text) - LONGEST:,} more characters)"
 
 
 class Column(NamedTuple):

@@ -11,7 +11,7 @@ from rich.text import Text
 from unlearn_audit.render import semilog
 from unlearn_audit.render.relearning import SmallTable, small_tables
 from unlearn_audit.render.sections import exposed
-from unlearn_audit.render.table import MOST_COLUMNS, Column, columns, footnotes, printable, rows
+from unlearn_audit.render.table import MOST_COLUMNS, Column, brief, columns, footnotes, rows
 from unlearn_audit.report import AuditReport
 
 __all__ = ["render"]
@@ -26,11 +26,11 @@ def render(report: AuditReport) -> RenderableType:
     groups = [shown[start : start + MOST_COLUMNS] for start in range(0, len(shown), MOST_COLUMNS)]
     parts: list[RenderableType] = [_table(report, group) for group in groups]
     for small in (*small_tables(report), *_exposed(report)):
-        parts += [Text(f"\n{printable(small.title)}", style="bold"), _small(small)]
-        parts += [Text(printable(note), style="dim") for note in small.notes]
+        parts += [Text(f"\n{brief(small.title)}", style="bold"), _small(small)]
+        parts += [Text(brief(note), style="dim") for note in small.notes]
     picture = semilog.text(semilog.series_of(report))
     parts += [Text("\n" + picture, no_wrap=True, overflow="crop")] if picture else []
-    parts += [Text(printable(note), style="dim") for note in footnotes(report)]
+    parts += [Text(brief(note), style="dim") for note in footnotes(report)]
     if report.limitations:
         parts.append(Text("\nLimitations", style="bold"))
         parts += [_bullet(text, "yellow") for text in report.limitations]
@@ -56,19 +56,19 @@ def _small(small: SmallTable) -> Table:
         width = None if index and words else NARROW
         table.add_column(Text(heading), justify=justify, overflow="fold", max_width=width)
     for row in small.rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(brief(cell)) for cell in row))
     return table
 
 
 def _bullet(text: str, style: str) -> RenderableType:
-    return Padding(Text(printable(text), style=style), (0, 0, 0, 2))
+    return Padding(Text(brief(text), style=style), (0, 0, 0, 2))
 
 
 def _table(report: AuditReport, group: tuple[Column, ...]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
     for column in group:
-        table.add_column(Text(printable(column.heading)), justify="right", overflow="fold", max_width=18)
+        table.add_column(Text(brief(column.heading)), justify="right", overflow="fold", max_width=18)
     for row in rows(report, group):
         if all(cell.value == "–" for cell in row.cells):
             continue
