@@ -141,6 +141,12 @@ def test_an_average_within_one_dictionary(kind: str, tmp_path: Path) -> None:
     assert len(read_checkpoint(path, weights=".").state) == 4
 
 
+def test_an_average_whose_names_have_lost_their_dots_is_seen() -> None:
+    shapes = {"model.conv.weight": (2, 2), "model.conv.bias": (2,)}
+    average = {"model_ema.convweight": (2, 2), "model_ema.convbias": (2,), "model_ema.decay": ()}
+    assert sets_within(shapes | average) == ("model", "model_ema")
+
+
 def test_twin_branches_that_are_no_averages_are_one_model() -> None:
     shapes = {f"{head}.{name}": (2, 2) for head in ("left", "right", "0", "1") for name in ("weight", "bias")}
     assert sets_within(shapes) == ()

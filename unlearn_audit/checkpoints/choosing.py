@@ -147,7 +147,8 @@ def sets_within(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
 
 
 def _bare(name: str, head: str) -> str:
-    return name.removeprefix(f"{head}.").removeprefix("module.")
+    """Return a name without what stands before it and without dots, which some averages leave out of their names."""
+    return name.removeprefix(f"{head}.").removeprefix("module.").replace(".", "")
 
 
 def told(tensors: Mapping[str, StoredTensor] | Mapping[str, Tensor], key: str) -> str:
