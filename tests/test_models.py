@@ -159,6 +159,42 @@ def test_torchvision_refuses_grey_images_and_impossible_sizes() -> None:
         models.build("resnet20", classes=0)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2"])
+def test_torchvision_takes_grey_images_where_it_is_told_to(name: str) -> None:
+    spec = f"torchvision:{name}?channels=1"
+    model = models.build(spec, classes=5, channels=1)
+    models.adapt(model, torch.randn(2, 1, 32, 32), spec=spec, classes=5)
+    found = models.identify(model.state_dict())
+    assert (found.spec, found.classes, found.channels) == (spec, 5, 1)
+    models.load_state(models.build(found.spec, classes=5, channels=1), found.state, where="grey.pt")
+    with pytest.raises(UsageError, match="takes images of 1 channels, the data has 3"):
+        models.build(spec, classes=5)
+
+
+@needs_timm
+def test_timm_takes_options() -> None:
+    spec = "timm:vit_tiny_patch16_224?img_size=32&patch_size=4"
+    model = models.build(spec, classes=3)
+    assert model.patch_embed.proj.kernel_size == (4, 4)
+    models.adapt(model, torch.randn(2, 3, 32, 32), spec=spec, classes=3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("torchvision:resnet18?weights=DEFAULT", "is no option.*takes channels="),
+        ("torchvision:resnet18?channels=1&channels=1", "stands there twice"),
+        ("torchvision:resnet18?channels=/etc/x", "a number, true, false or a word"),
+        ("timm:resnet18?checkpoint_path=x", "is no option"),
+        ("timm:resnet18?pretrained=true", "is no option"),
+        ("small-cnn?width=3", "takes none"),
+    ],
+)
+def test_options_that_are_none_are_refused(spec: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        models.build(spec, classes=2, channels=1)
+
+
 @needs_timm
 def test_timm_takes_grey_images_and_the_size_asked_for() -> None:
     model = models.build("timm:vit_tiny_patch16_224", classes=3, channels=1, image_size=(32, 32))

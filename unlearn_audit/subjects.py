@@ -179,7 +179,7 @@ def build_candidate(
     found = models.identify(state, where=where) if spec is None else None
     if found is not None:
         spec, origin, state = found.spec, "state dict", found.state
-        notes += _notes_of(found)
+        notes += found.in_words
     origins[f"model of {label}"] = origin
     channels, height, width = dataset.train.images.shape[1:]
     model = models.build(
@@ -237,13 +237,6 @@ def _model_spec(
     if entry.model or config.model:
         return entry.model or config.model, entry_origin if entry.model else origin, checkpoint.state
     return None, "state dict", checkpoint.state
-
-
-def _notes_of(found: models.Identified) -> tuple[str, ...]:
-    """Return what an architecture that was read off the weights takes for granted, and how names were read."""
-    notes = (*found.notes, *(f"assumed: {text}" for text in found.assumptions))
-    also = (f"the same weights also fit: {', '.join(found.alternatives)}",) if found.alternatives else ()
-    return notes + also
 
 
 def _in_file(found: models.Identified | models.Reading, model: nn.Module) -> dict[str, tuple[float, ...]]:
@@ -322,7 +315,7 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
     if spec is None:
         found = models.identify(checkpoint.state, where=str(checkpoint.path))
         spec, origin = found.spec, "state dict"
-        notes += _notes_of(found)
+        notes += found.in_words
     else:
         notes += _how_it_fits(checkpoint, spec, request, allow_code=code_is_allowed(origin))
     data, data_origin = _who_wins(request, "data", metadata.data if metadata else None)

@@ -1,6 +1,7 @@
 """From a model spec to a freshly initialised network: our own names, torchvision, timm, or the user's code."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
@@ -26,6 +27,7 @@ __all__ = [
     "first_line",
     "is_code",
     "library_names",
+    "options_of",
     "shapes_of",
     "skeleton",
 ]
@@ -33,6 +35,17 @@ __all__ = [
 RGB = 3
 TORCHVISION = "torchvision"
 TIMM = "timm"
+
+Scalar = int | float | bool | str
+# What a spec may set behind its question mark; everything else is the library's own affair.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    TORCHVISION: ("channels",),
+    TIMM: (
+        "img_size", "patch_size", "window_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "global_pool",
+        "class_token", "drop_rate", "drop_path_rate", "output_stride", "act_layer", "norm_layer",
+    ),
+}  # fmt: skip
+SCALAR = re.compile(r"[A-Za-z0-9_.+-]{1,32}")
 
 Shapes = dict[str, tuple[int, ...]]
 ImageSize = tuple[int, int] | None
@@ -60,9 +73,10 @@ def build(
 
     Args:
         spec: a name of `catalogue.MODELS`, `torchvision:NAME`, `timm:NAME`, or `package.module:callable`, which is
-            called without arguments, so that classes, channels and size are its own affair.
+            called without arguments, so that classes, channels and size are its own affair. A library's model takes
+            options: `torchvision:resnet18?channels=1`, `timm:NAME?img_size=32&patch_size=4`.
         classes: outputs of the last layer, at least 1.
-        channels: channels of the images; torchvision's models take 3 only.
+        channels: channels of the images; torchvision's models take 3, or what their option says.
         image_size: height and width of the images, for the architectures that are built for one size (vision
             transformers); None keeps the size they were published with, which weights from elsewhere need.
         allow_code: whether the spec comes from a flag or a named config, and may therefore choose code to run.
@@ -79,12 +93,13 @@ def build(
     if is_code(spec):
         return _from_code(spec, allowed=allow_code)
     check_name(spec)
-    library, colon, name = spec.partition(":")
+    named, options = options_of(spec)
+    library, colon, name = named.partition(":")
     if not colon:
         model: nn.Module = catalogue.load("model", catalogue.MODELS, spec)(classes=classes, channels=channels)
         return model
     make = _from_torchvision if library == TORCHVISION else _from_timm
-    return make(name, classes, channels, image_size)
+    return make(name, classes, channels, image_size, options)
 
 
 def check_name(spec: str) -> None:
@@ -93,9 +108,10 @@ def check_name(spec: str) -> None:
     Raises:
         UsageError: unknown name, or timm is not installed.
     """
-    library, colon, name = spec.partition(":")
     if is_code(spec):
         return
+    spec = options_of(spec)[0]
+    library, colon, name = spec.partition(":")
     if not colon and spec not in catalogue.MODELS:
         raise UsageError(unknown_name("model", spec, catalogue.MODELS, hint=_elsewhere(spec)))
     if library == TORCHVISION and name not in library_names(TORCHVISION):
@@ -103,6 +119,42 @@ def check_name(spec: str) -> None:
     # Names of other schemes (`hf-hub:`) would reach for the network and are unknown.
     if library == TIMM and not _timm().is_model(name):
         raise UsageError(_unknown(TIMM, name, library_names(TIMM)))
+
+
+def options_of(spec: str) -> tuple[str, dict[str, Scalar]]:
+    """Return a spec without its options, and these: numbers, true or false, or a word.
+
+    >>> options_of("timm:vit_tiny_patch16_224?img_size=32&class_token=false")
+    ('timm:vit_tiny_patch16_224', {'img_size': 32, 'class_token': False})
+
+    Raises:
+        UsageError: the model takes no such option, or a value is no such thing.
+    """
+    named, mark, text = spec.partition("?")
+    taken = OPTIONS.get(named.partition(":")[0] if ":" in named else "", ())
+    options: dict[str, Scalar] = {}
+    for part in text.split("&") if mark else ():
+        key, equals, value = part.partition("=")
+        if key not in taken or key in options or not equals:
+            raise UsageError(
+                f"model '{spec}': {part!r} is no option, or stands there twice; '{named}' takes "
+                f"{', '.join(f'{name}=' for name in taken) or 'none'}"
+            )
+        if not SCALAR.fullmatch(value):
+            raise UsageError(f"model '{spec}': {key} is a number, true, false or a word, not {value!r}")
+        options[key] = _scalar(value)
+    return named, options
+
+
+def _scalar(value: str) -> Scalar:
+    if value in {"true", "false"}:
+        return value == "true"
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
 
 
 def _elsewhere(name: str) -> str:
@@ -132,14 +184,18 @@ def _timm() -> Any:
         raise UsageError("a timm model needs timm: pip install 'unlearn-audit[timm]'") from missing
 
 
-def _from_torchvision(name: str, classes: int, channels: int, image_size: ImageSize) -> nn.Module:
+def _from_torchvision(
+    name: str, classes: int, channels: int, image_size: ImageSize, options: Mapping[str, Scalar]
+) -> nn.Module:
     """Build one of torchvision's classifiers."""
     from torchvision import models
 
-    if channels != RGB:
+    taken = options.get("channels", RGB)
+    if channels != taken:
         raise UsageError(
-            f"'torchvision:{name}' takes images of {RGB} channels, the data has {channels}; "
-            "choose one of our own models (small-cnn, resnet20, cifar-resnet18), timm:NAME, or data in colour"
+            f"'torchvision:{name}' takes images of {taken} channels, the data has {channels}; choose "
+            f"torchvision:{name}?channels={channels} (another first convolution), one of our own models (small-cnn, "
+            "resnet20, cifar-resnet18), timm:NAME, or other data"
         )
     # Both would otherwise warn that their default initialisation is about to change.
     extra: dict[str, Any] = {"init_weights": True} if name in {"googlenet", "inception_v3"} else {}
@@ -153,16 +209,36 @@ def _from_torchvision(name: str, classes: int, channels: int, image_size: ImageS
     )
     if hasattr(model, "aux_logits"):  # in training mode these answer with the logits of two or three heads
         model.register_forward_hook(Logits("logits"))
+    if channels != RGB:
+        _take_channels(model, channels, f"torchvision:{name}")
     return model
 
 
-def _from_timm(name: str, classes: int, channels: int, image_size: ImageSize) -> nn.Module:
+def _take_channels(model: nn.Module, channels: int, spec: str) -> None:
+    """Put another first convolution into a model, drawn as He et al. do; the rest stays."""
+    found = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    name, first = found[0] if found else ("", None)
+    if first is None or first.in_channels != RGB or first.groups != 1:
+        raise UsageError(f"'{spec}' does not begin with a convolution of {RGB} channels; choose another --model")
+    layer = nn.Conv2d(
+        channels, first.out_channels, first.kernel_size, first.stride, first.padding, first.dilation,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )  # fmt: skip
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    path, _, last = name.rpartition(".")
+    setattr(model.get_submodule(path), last, layer)
+
+
+def _from_timm(
+    name: str, classes: int, channels: int, image_size: ImageSize, options: Mapping[str, Scalar]
+) -> nn.Module:
     """Build one of timm's models."""
     timm = _timm()
     extra: dict[str, Any] = {} if channels == RGB else {"in_chans": channels}
     config = timm.get_pretrained_cfg(name)
     if image_size is not None and config is not None and config.fixed_input_size:
         extra["img_size"] = image_size
+    extra |= options
     return _call(
         f"timm:{name}", lambda: timm.create_model(name, pretrained=False, num_classes=classes, **extra), image_size
     )

@@ -63,6 +63,12 @@ class Identified:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @property
+    def in_words(self) -> tuple[str, ...]:
+        """How names were read, what is taken for granted, and what else would fit."""
+        also = (f"the same weights also fit: {', '.join(self.alternatives)}",) if self.alternatives else ()
+        return (*self.notes, *(f"assumed: {text}" for text in self.assumptions), *also)
+
 
 class Pattern(NamedTuple):
     """Which dimension of which tensors is the number of classes, and which that of channels where it is free."""
@@ -183,9 +189,22 @@ def _known(found: Shapes) -> tuple[list[tuple[str, int, int]], bool]:
     renamed = {_renamed(name): shape for name, shape in found.items()}
     for shapes in (found, renamed):
         matches = _matches(shapes) if len(shapes) == len(found) else []
+        matches = matches or _of_other_channels(shapes)
         if matches:
             return matches, shapes is renamed
     return [], False
+
+
+def _of_other_channels(shapes: Shapes) -> list[tuple[str, int, int]]:
+    """Return what `_matches` does for a library's model whose first convolution takes other images than in colour."""
+    first = next((name for name, shape in shapes.items() if len(shape) == 4), None)
+    if first is None or shapes[first][1] == RGB:
+        return []
+    channels = shapes[first][1]
+    found = _matches({**shapes, first: (shapes[first][0], RGB, *shapes[first][2:])})
+    torchvision = f"{TORCHVISION}:"
+    specs = [(f"{spec}?channels={channels}" if spec.startswith(torchvision) else spec, n) for spec, n, _ in found]
+    return [(spec, classes, channels) for spec, classes in specs if ":" in spec]
 
 
 def _renamed(name: str) -> str:
