@@ -33,7 +33,7 @@ from unlearn_audit.cli import (
     validate,
 )
 from unlearn_audit.errors import AuditError, ConfigError
-from unlearn_audit.render.table import brief
+from unlearn_audit.render.untrusted import brief
 
 __all__ = ["app", "main"]
 

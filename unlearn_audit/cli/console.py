@@ -11,7 +11,7 @@ import typer
 from unlearn_audit.cli.flags import Shared
 from unlearn_audit.cli.streams import in_ascii, is_narrow, stdout_kept, write_error
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.render.table import brief
+from unlearn_audit.render.untrusted import brief
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
-from unlearn_audit.render.table import brief
+from unlearn_audit.render.untrusted import brief
 
 __all__ = ["StdoutError", "give_up_stdout", "in_ascii", "is_narrow", "stand", "stdout_kept", "write_error"]
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
 from unlearn_audit.render.details import lower_bound
+from unlearn_audit.render.untrusted import LONGEST, brief, printable
 from unlearn_audit.report import AuditReport, Measurement
 
 __all__ = ["LONGEST", "MOST_COLUMNS", "Cell", "Column", "Row", "brief", "columns", "footnotes", "printable", "rows"]
@@ -53,29 +54,6 @@ ATTACK_NAMES: dict[str, tuple[str, int, bool]] = {
     "efficacy": ("MIA-efficacy", 3, False),
 }
 MOST_COLUMNS = 4
-
-
-def printable(text: str) -> str:
-    r"""Return text from elsewhere with what is no visible character or space written out, since it may steer a screen.
-
-    >>> printable("a\x1b[31m\nb")
-    'a\\x1b[31m\\nb'
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-LONGEST = 4000  # characters of one text that a person is shown
-
-
-def brief(text: str) -> str:
-    r"""Return text from elsewhere as `printable` does, and no more of it than somebody would read.
-
-    >>> brief("x" * 5000)[-27:]
-    'xx… (1,000 more characters)'
-    """
-    if len(text) <= LONGEST:
-        return printable(text)
-    return f"{printable(text[:LONGEST])}… ({len(text) - LONGEST:,} more characters)"
 
 
 class Column(NamedTuple):
