@@ -262,7 +262,8 @@ def test_an_ascent_that_joins_a_method_says_that_it_is_clipped(run: Run, tiny: P
     command = ["apply", "ft", tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--steps", 1]
     for extra, clipped in (("ascent", True), ("ascent:loss_clip=none", False)):
         done = run(*command, "--out", tmp_path / f"{clipped}.safetensors", "--with", extra)
-        assert ("note: the ascended loss of an example is clipped at 15 nats" in done.stderr) == clipped
+        assert ("note: ascent: the ascended loss of an example is clipped at 15 nats" in done.stderr) == clipped
+        assert "note: ascent joined ft, whose published form has it not" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["apply", "train"])
@@ -380,11 +381,28 @@ def test_requests_that_make_no_sense_are_refused_in_one_line(
 
 def test_what_deviates_is_said_and_recorded(applying: Applying, tiny: Path) -> None:
     said = applying("ga", tiny / "forget.npy", "--steps", 2, "--loss-clip", 4)
-    note = "the ascended loss of an example is clipped at 4 nats"
-    assert f"note: {note}\n" in said
+    notes = (
+        "2 steps, published are 5 epochs",
+        "batch_size is 64, published is 256",
+        "the ascended loss of an example is clipped at 4 nats, in the source none",
+    )
+    assert all(f"note: {note}\n" in said for note in notes)
     metadata = read_checkpoint(applying.out).metadata
     assert metadata is not None
-    assert metadata.notes == (note,)
+    assert metadata.notes == notes
+
+
+def test_the_published_recipe_is_followed_and_what_is_given_wins(applying: Applying, tiny: Path) -> None:
+    applying("ft", tiny / "forget.npy", "--recipe", "published", "--epochs", 1)
+    metadata = read_checkpoint(applying.out).metadata
+    assert metadata is not None
+    assert (metadata.settings["batch_size"], metadata.settings["epochs"], metadata.steps) == (256, 1, 6)
+    assert metadata.notes == ("epochs is 1, published is 10",)
+
+
+def test_a_recipe_that_nobody_published_is_refused(refused: Callable[..., None], tiny: Path) -> None:
+    refused("apply", "ft-wd", tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--out", "u.safetensors",
+            "--recipe", "published", code=2, says=["ft-wd has no published recipe"])  # fmt: skip
 
 
 def test_a_stop_is_said_and_recorded(applying: Applying, tiny: Path) -> None:

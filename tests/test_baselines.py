@@ -113,14 +113,6 @@ def test_neggrad_plus_without_retain_loss_is_ga_bit_for_bit(splits: Splits) -> N
     assert same(one, two)
 
 
-def test_a_clip_of_the_ascended_loss_is_noted(splits: Splits) -> None:
-    one, two = (
-        run_neggrad_plus(make_problem(Plain(), splits), NegGradPlusSettings(steps=1, loss_clip=3)),
-        run_ga(make_problem(Plain(), splits), GaSettings(steps=1, loss_clip=3)),
-    )
-    assert one.notes == two.notes == ("the ascended loss of an example is clipped at 3 nats",)
-
-
 # ----- l1-sparse
 
 

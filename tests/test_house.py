@@ -28,8 +28,8 @@ TORCH_FREE = (
     "statement", "starting", "conclusion", "render",
 )  # fmt: skip
 WITH_TORCH = (
-    "tasks", "models", "data", "checkpoints", "engine", "recipes", "spectrum", "relearning", "subjects", "methods",
-    "shadows", "attacks", "audit", "demo",
+    "tasks", "models", "data", "checkpoints", "engine", "recipes", "spectrum", "relearning", "normalisation",
+    "subjects", "methods", "shadows", "attacks", "audit", "demo",
 )  # fmt: skip
 ROOMS = (*TORCH_FREE, *WITH_TORCH, "cli")
 HEAVY = ("torch", "torchvision", "sklearn", "scipy.stats", "timm", "safetensors")

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from unlearn_audit.audit import parts as parts_room
-from unlearn_audit.checkpoints import read_checkpoint
+from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
+from unlearn_audit.report import read_report
 
 Cli = Callable[..., Any]
 
@@ -361,6 +362,63 @@ def test_models_are_retrained_as_the_original_says_it_was(tiny: Path, run: Cli, 
     assert [one.seed for one in made if one] == [2, 3], "0 and 1 are those of the checkpoints"
     assert {one.recipe["epochs"] for one in made if one} == {3}
     assert "to do" not in run(*asked, "--plan").stdout
+
+
+@pytest.fixture
+def no_recipe(tiny: Path, here: Path) -> str:
+    """A config with an original that does not say how it was trained."""
+    original = read_checkpoint(tiny / "original.safetensors")
+    assert original.metadata is not None
+    metadata = original.metadata.model_copy(update={"recipe": {}})
+    write_checkpoint(here / "o.safetensors", original.state, metadata, force=False)
+    text = f"forget = '{tiny}/forget.npy'\ndevice = 'cpu'\n[gaps]\n[[checkpoint]]\npath = 'o.safetensors'\n"
+    (here / "c.toml").write_text(text)
+    return text
+
+
+ASSUMED = "retrained-1: nothing says how o was trained, so that a default recipe is assumed and no gate passes"
+
+
+def test_a_default_recipe_is_told_in_the_plan_at_the_start_and_as_a_doubt(no_recipe: str, run: Cli, here: Path) -> None:
+    asked = ["audit", "c.toml", "--retrain", 1, "--out", "report"]
+    planned = run(*asked, "--plan")
+    assert "apply retrain: retrained-1 (recipe assumed) " in planned.stdout
+    assert ASSUMED in planned.stderr
+    done = run(*asked, "--epochs", 1)  # epochs alone do not say which recipe
+    assert done.code == 0, done.stderr
+    assert done.stderr.index(ASSUMED) < done.stderr.index("wrote")
+    report = read_report(here / "report" / "report.json")
+    (doubt,) = [text for text in report.with_role("retrained")[0].doubts if "recipe" in text]
+    assert doubt.startswith("retrained-1 was trained by a default recipe (small, 1 epochs), since nothing says how")
+    assert doubt in report.limitations
+
+
+@pytest.mark.parametrize("by", ["flag", "checkpoint", "apply"])
+def test_a_recipe_that_is_named_is_the_originals(no_recipe: str, run: Cli, here: Path, by: str) -> None:
+    text, flags = no_recipe, ["--retrain", 1]
+    if by == "flag":
+        flags += ["--recipe", "small", "--epochs", 1]
+    elif by == "checkpoint":
+        text += 'recipe = "small"\nepochs = 1\n'
+    else:
+        flags = []
+        text += "label = 'original'\n[[apply]]\nlabel = 'retrained-1'\nmethod = 'retrain'\n"
+        text += "settings = { recipe = 'small', epochs = 1 }\nseed = 1\n"
+    (here / "c.toml").write_text(text)
+    done = run("audit", "c.toml", "--out", "report", *flags)
+    assert done.code == 0, done.stderr
+    assert "nothing says how" not in done.stderr
+    report = read_report(here / "report" / "report.json")
+    assert not [text for subject in report.subjects for text in subject.doubts if "recipe" in text]
+    (made,) = (here / "report" / "models").iterdir()
+    metadata = read_checkpoint(made).metadata
+    assert metadata is not None
+    assert (metadata.recipe["name"], metadata.recipe["epochs"], metadata.recipe_assumed) == ("small", 1, None)
+
+
+def test_a_recipe_without_something_to_retrain_is_refused(refused: Cli, no_recipe: str) -> None:
+    refused("audit", "c.toml", "--recipe", "small", "--out", "r", code=2, says=["--retrain N"])
+    refused("audit", "c.toml", "--retrain", 1, "--recipe", "smal", "--out", "r", code=2, says=["small"])
 
 
 def test_there_is_nothing_to_retrain_after_without_an_original(refused: Cli, tiny: Path, here: Path) -> None:

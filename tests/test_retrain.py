@@ -88,10 +88,20 @@ def test_without_a_recorded_recipe_the_one_taken_is_said(tiny: Path, tmp_path: P
         tmp_path / "o.safetensors", original.state, original.metadata.model_copy(update={"recipe": {}}), force=False
     )
     applied, made = retrain(tiny, tmp_path / "r.safetensors", parent=str(tmp_path / "o.safetensors"), seed=1, epochs=1)
-    assert applied.done.notes == ("recipe small, while the original's is not known",)
+    assert applied.done.notes == (
+        "recipe small, epochs 1, is assumed: nothing says how the original was trained; name it with --recipe and "
+        "--epochs",
+    )
     assert made.metadata is not None
     assert made.metadata.notes == applied.done.notes
+    assert made.metadata.recipe_assumed
     assert made.metadata.recipe == {**SMALL.settings(), "epochs": 1}
+
+
+def test_a_recipe_that_is_named_where_nothing_is_recorded_is_no_assumption(splits: Splits) -> None:
+    done = run_retrain(make_problem(make_net(), splits, spec="small-cnn"), RetrainSettings(recipe="small", epochs=1))
+    assert done.notes == ("recipe small, epochs 1, as it was named: the original's file says none",)
+    assert not done.recipe_assumed
 
 
 def test_a_recipe_that_is_named_is_taken_and_said(splits: Splits) -> None:

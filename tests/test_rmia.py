@@ -257,3 +257,41 @@ def test_a_is_not_fitted_where_no_example_is_on_both_sides(everywhere: bool) -> 
     with pytest.raises(MeasurementError, match="a cannot be fitted: .* give --a"):
         rmia.rmia_offline.score(alone)
     assert np.isfinite(rmia.offline(0.3).score(alone)).all()
+
+
+# ----- other signals
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_sm_taylor_signal_written_out(temperature: float) -> None:
+    """f(z_y - m) / (f(z_y - m) + the others' f(z_c)), f the first five terms of the exponential (n = 4, m = .6)."""
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (20, 5)).astype(np.float32), rng.integers(0, 5, 20)
+
+    def taylor(z: float) -> float:
+        return 1 + z + z**2 / 2 + z**3 / 6 + z**4 / 24
+
+    wanted = []
+    for row, label in zip(logits.astype(np.float64) / temperature, labels, strict=True):
+        own = taylor(row[label] - 0.6)
+        wanted.append(own / (own + sum(taylor(z) for c, z in enumerate(row) if c != label)))
+    found = rmia.of_label(logits, labels, rmia.Signal("sm-taylor", temperature))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    assert ((found > 0) & (found < 1)).all()
+
+
+def test_the_temperature_divides_the_logits() -> None:
+    logits, labels = np.array([[1.0, 3.0, 0.0]], dtype=np.float32), np.array([1])
+    found = rmia.of_label(logits, labels, rmia.Signal("softmax", 2.0))
+    assert found[0] == pytest.approx(share(logits[0] / 2, 1), rel=1e-12)
+
+
+def test_signals_give_other_scores_and_say_so() -> None:
+    evidence = made_up(0)
+    plain, taylor = rmia.online(), rmia.online(rmia.PUBLISHED)
+    assert not np.allclose(plain.score(evidence), taylor.score(evidence))
+    assert not np.allclose(rmia.offline().score(evidence), rmia.offline(None, rmia.PUBLISHED).score(evidence))
+    assert "softmax at T = 1" in str(plain.differs)
+    assert "SM-Taylor softmax at T = 2" in str(plain.differs)
+    assert "without gamma" in str(taylor.differs)
+    assert "softmax" not in str(taylor.differs)

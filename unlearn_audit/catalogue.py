@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from unlearn_audit.errors import UsageError, unknown_name
 
 __all__ = [
+    "ASSUMED_INPUTS",
     "ATTACKS",
     "ATTACK_GROUPS",
     "ATTACK_METRICS",
@@ -23,6 +24,9 @@ __all__ = [
     "Entry",
     "load",
 ]
+
+
+ASSUMED_INPUTS = "assumed: inputs normalised"  # how the note of a checkpoint begins whose normalisation nobody says
 
 
 class Entry(NamedTuple):

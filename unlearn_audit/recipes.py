@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from unlearn_audit import __version__, catalogue, models, tasks
 from unlearn_audit.checkpoints import Metadata, write_checkpoint
-from unlearn_audit.data import Dataset, IndexSet
+from unlearn_audit.data import Dataset, IndexSet, rows_digest
 from unlearn_audit.engine import Batches, Compute, Keeper, Term, Terms, derive_seed, descend, upload
 from unlearn_audit.files import check_output
 from unlearn_audit.progress import Progress, silent
@@ -302,6 +302,7 @@ def train_checkpoint(
     metadata = describe(spec, dataset).model_copy(
         update={
             "role": "original" if without is None else "retrained",
+            "rows_sha256": rows_digest(dataset.train, indices),
             "recipe": recipe.settings(),
             "seed": seed,
             "forget": without.spec if without else None,

@@ -4,10 +4,12 @@ What a checkpoint says of its own data and model is shown in a comment and never
 may choose code to run, and an untrusted file must not get there by way of this one.
 """
 
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from unlearn_audit.catalogue import DATA_SOURCES, MODELS
 from unlearn_audit.config import CONFIG_NAME
 from unlearn_audit.errors import UsageError
 from unlearn_audit.gate import shipped_policy
@@ -24,6 +26,9 @@ class StartingCheckpoint(NamedTuple):
     role: str | None = None
     data: str | None = None
     model: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    tells_recipe: bool = False
 
 
 class Start(NamedTuple):
@@ -35,6 +40,8 @@ class Start(NamedTuple):
     data: str | None = None
     model: str | None = None
     weights: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 HEAD = """\
@@ -69,10 +76,10 @@ attacks = ["loss"]              # or "population", or "all" with shadow models
 NO_RETRAINED = """\
 # There is no retrained model yet, so the gaps stay open and the policy cannot pass. Train two or more without the
 # forget set, better three, and add each as a [[checkpoint]] with role = "retrained"; or let the audit train them
-# as the original says that it was trained:
+# as the original {how}:
 #
-#   unlearn-audit audit unlearn-audit.toml --out report/ --retrain 3
-#   unlearn-audit train --data SPEC --without FORGET --seed 1 --out retrained-1.safetensors
+#   {audit}
+#   {train}
 """
 
 
@@ -82,9 +89,9 @@ def starting_config(start: Start) -> str:
     Raises:
         UsageError: a path or a spec is no text that a TOML file can hold.
     """
-    blocks = [HEAD, "".join(_forget(start)), "".join(_data(start)), "".join(_model(start)), "".join(_weights(start))]
-    blocks += ["".join(_checkpoint(checkpoint)) for checkpoint in start.checkpoints]
-    blocks += [] if any(checkpoint.role == "retrained" for checkpoint in start.checkpoints) else [NO_RETRAINED]
+    blocks = [HEAD, *("".join(part(start)) for part in (_forget, _data, _model, _weights, _normalisation))]
+    blocks += ["".join(_checkpoint(checkpoint, start)) for checkpoint in start.checkpoints]
+    blocks += [] if any(checkpoint.role == "retrained" for checkpoint in start.checkpoints) else [_no_retrained(start)]
     return "\n".join([*blocks, SECTIONS])
 
 
@@ -131,18 +138,56 @@ def _weights(start: Start) -> Iterator[str]:
         yield f"weights = {_quoted(start.weights)}\n"
 
 
+def _normalisation(start: Start) -> Iterator[str]:
+    yield "# How inputs are normalised, after scaling to [0, 1]: (x - mean) / std, one number or one per channel.\n"
+    said = [(one.mean, one.std) for one in start.checkpoints if one.mean and one.std]
+    for (mean, std), count in Counter(said).items():
+        yield f"# {count} of {len(start.checkpoints)} checkpoints say: mean = {list(mean)}, std = {list(std)}\n"
+    if len(said) < len(start.checkpoints) and start.mean is None:
+        yield "# mean = 0.5                   # needed where a checkpoint does not say it, here or in its own table:\n"
+        yield "# std = 0.25                   # else the data's own are assumed, and the report says so\n"
+
+
+def _no_retrained(start: Start) -> str:
+    """Return what is to be done without a retrained model: commands as complete as what is known."""
+    tells = any(one.tells_recipe for one in start.checkpoints)
+    train = ["unlearn-audit", "train", "--data", _known(start, "data", DATA_SOURCES) or "SPEC"]
+    model = _known(start, "model", MODELS)
+    train += ["--model", model] if model else []
+    train += ["--without", start.forget if start.forget and start.forget.isprintable() else "FORGET"]
+    for key, value in (("mean", start.mean), ("std", start.std)):
+        train += [f"--{key}", ",".join(map(str, value))] if value else []
+    train += ["--seed", "1", "--out", "retrained-1.safetensors"]
+    audit = "unlearn-audit audit unlearn-audit.toml --out report/ --retrain 3" + ("" if tells else " --recipe NAME")
+    how = "says that it was trained" if tells else "was trained, by a recipe that you name, since no file says it"
+    return NO_RETRAINED.format(how=how, audit=audit, train=shlex.join(train))
+
+
+def _known(start: Start, key: str, names: Iterable[str]) -> str | None:
+    """Return what the person says, or what all checkpoints that say it agree on, where it is no code to run."""
+    if (asked := getattr(start, key)) is not None:
+        return str(asked) if str(asked).isprintable() else None
+    said = {getattr(one, key) for one in start.checkpoints} - {None}
+    only = str(said.pop()) if len(said) == 1 else ""
+    harmless = only.partition(":")[0].partition("?")[0] in (*names, "torchvision", "timm")
+    return only if harmless and only.isprintable() else None
+
+
 def _said(key: str, specs: Sequence[str], of: int) -> Iterator[str]:
     """Yield what checkpoints say of themselves, which holds without being a setting."""
     for spec, count in Counter(specs).items():
         yield f"# {count} of {of} checkpoints say: {key} = {_quoted(spec)}\n"
 
 
-def _checkpoint(checkpoint: StartingCheckpoint) -> Iterator[str]:
+def _checkpoint(checkpoint: StartingCheckpoint, start: Start) -> Iterator[str]:
     yield f"[[checkpoint]]\npath = {_quoted(checkpoint.path)}\n"
     if checkpoint.role:
         yield f"role = {_quoted(checkpoint.role)}\n"
     else:
         yield '# role = "unlearned"          # original, retrained or unlearned: the file does not say; fill it in\n'
+    for key in ("mean", "std"):  # for those alone that say nothing of their own, which would be overruled
+        if getattr(start, key) is not None and getattr(checkpoint, key) is None:
+            yield f"{key} = {list(getattr(start, key))}\n"
 
 
 def _quoted(text: str) -> str:

@@ -6,7 +6,7 @@ nobody names is read off the weights. `origins` remembers who said what.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from unlearn_audit.checkpoints import (
     read_checkpoint,
 )
 from unlearn_audit.config import METADATA, AuditConfig, CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
-from unlearn_audit.data import Dataset, Transform, load_data, old_subsets
+from unlearn_audit.data import Dataset, Transform, load_data, old_subsets, rows_digest
 from unlearn_audit.engine import Compute
 from unlearn_audit.errors import AuditError, DataError, UsageError
 from unlearn_audit.files import sha256_of_file, without_ending
+from unlearn_audit.normalisation import OF_CHILD, FromFile, assumptions, heir, settle_normalisation
+from unlearn_audit.recipes import pick_recipe
 
 __all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "read_entry", "settle_data", "unique_labels"]
 
@@ -50,11 +52,16 @@ class Candidate:
     metadata: Metadata | None = None
     weights: str | None = None  # key in its file, where several sets of weights stand there
     types: tuple[str, ...] = ()  # which of its weights are stored in other types than the model computes in
+    normalised_by: str = "metadata"
+    named_recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """How it was trained (an unlearned model: its original), as its metadata has it; {} where nobody knows."""
-        return dict(self.metadata.recipe) if self.metadata else {}
+        """How it was trained (an unlearned model: its original), as its metadata has it, else as a config names it.
+
+        {} where nobody knows.
+        """
+        return dict(self.metadata.recipe if self.metadata and self.metadata.recipe else self.named_recipe)
 
     @property
     def training(self) -> dict[str, Any]:
@@ -110,7 +117,7 @@ def settle_data(
     dataset = _load(spec, origin, wanted=config.download, asked_by=origins.get("download", "default"))
     for checkpoint in known:
         recorded = checkpoint.metadata.data_sha256 if checkpoint.metadata else None
-        if recorded and recorded != dataset.sha256:
+        if recorded and recorded != dataset.sha256 and (origin == "metadata" or not _same_rows(checkpoint, dataset)):
             message = (
                 f"{checkpoint.path} was made with other data (digest {recorded[:12]}…, here {dataset.sha256[:12]}…)"
             )
@@ -135,6 +142,12 @@ def _load(spec: str, origin: str, *, wanted: bool, asked_by: str) -> Dataset:
                         "say --download") from problem  # fmt: skip
 
 
+def _same_rows(checkpoint: Checkpoint, dataset: Dataset) -> bool:
+    """Whether a checkpoint's record says that it was made with this training set, whatever the test set is."""
+    recorded = checkpoint.metadata.rows_sha256 if checkpoint.metadata else None
+    return recorded is not None and recorded == rows_digest(dataset.train)
+
+
 def unique_labels(entries: Sequence[CheckpointEntry]) -> list[str]:
     """Return unique labels: as given, else the file's name without its ending, numbered where they collide."""
     wanted = [entry.label or without_ending(entry.path) or entry.path for entry in entries]
@@ -156,6 +169,7 @@ def build_candidate(
     label: str,
     dataset: Dataset,
     compute: Compute,
+    others: Sequence[Checkpoint] = (),
 ) -> Candidate:
     """Build one model: its architecture by precedence, its weights strictly, its transform.
 
@@ -167,31 +181,38 @@ def build_candidate(
         label: its unique label.
         dataset: which it belongs to.
         compute: where the model goes.
+        others: the checkpoints of the same call; one that was made from this one tells what this one does not say.
 
     Raises:
-        UsageError: unknown or refused model, mean or std of another length than the channels.
+        UsageError: unknown or refused model, mean or std of another length than the channels, or checkpoints that
+            were made from this one and read it differently.
         MeasurementError: the weights do not fit the model, or the model cannot take the images.
     """
     metadata = checkpoint.metadata
-    spec, origin, state = _model_spec(config, origins, entry, checkpoint)
+    child = heir(checkpoint, others)
+    spec, origin, state = _model_spec(config, origins, entry, checkpoint, child)
     notes = checkpoint.notes
     where = str(checkpoint.path)
     found = models.identify(state, where=where) if spec is None else None
     if found is not None:
         spec, origin, state = found.spec, "state dict", found.state
         notes += found.in_words
+    if origin.startswith(OF_CHILD):
+        notes += (f"architecture as {origin.removeprefix(OF_CHILD)} says, which was made from it: {spec}",)
     origins[f"model of {label}"] = origin
     channels, height, width = dataset.train.images.shape[1:]
     model = models.build(
         str(spec),
         classes=dataset.classes,
         channels=channels,
-        image_size=(height, width) if metadata is not None else None,
+        image_size=(height, width) if metadata is not None or child is not None else None,
         allow_code=code_is_allowed(origin),
     )
     reading = models.read_names(state, models.wanted_by(model), where=where)
     in_file = _in_file(found or reading, model)
-    transform = _transform(config, origins, checkpoint, dataset, label, in_file)
+    normalised = settle_normalisation(config, origins, entry, checkpoint, dataset, in_file=in_file, child=child)
+    origins.update({f"{key} of {label}": who for key, who in normalised.origins.items()})
+    transform = normalised.transform
     sample = transform(dataset.test.images[:SAMPLE])
     models.materialise(model, sample, spec=str(spec))
     models.load_state(model, reading.state, where=where)
@@ -200,9 +221,9 @@ def build_candidate(
         notes += ("the model normalises its images itself; they reach it as they are",)
     types = models.other_types(model, reading.state)
     notes += types
-    notes += metadata.notes if metadata else ()
-    if origins[f"mean of {label}"] == "default" and metadata is None:
-        notes += (f"assumed: inputs normalised with mean {_short(transform.mean)}, std {_short(transform.std)}",)
+    if metadata is not None:
+        notes += tuple(note for note in metadata.notes if not assumptions([note]))  # these are settled above
+    notes += normalised.notes
     model = compute.place(model).eval()
     notes += models.adapt(model, sample.to(compute.device), spec=str(spec), classes=dataset.classes)
     role = entry.role or (metadata.role if metadata and metadata.role else "subject")
@@ -219,11 +240,17 @@ def build_candidate(
         metadata=metadata,
         weights=checkpoint.weights,
         types=types,
+        normalised_by=normalised.origins["mean"],
+        named_recipe=pick_recipe(entry.recipe, str(spec), epochs=entry.epochs).settings() if entry.recipe else {},
     )
 
 
 def _model_spec(
-    config: AuditConfig, origins: Mapping[str, str], entry: CheckpointEntry, checkpoint: Checkpoint
+    config: AuditConfig,
+    origins: Mapping[str, str],
+    entry: CheckpointEntry,
+    checkpoint: Checkpoint,
+    child: Checkpoint | None = None,
 ) -> tuple[str | None, str, Mapping[str, torch.Tensor]]:
     """Return the model spec, who said it, and the weights; None where only the weights can tell."""
     metadata, origin = checkpoint.metadata, origins.get("model", "default")
@@ -234,56 +261,18 @@ def _model_spec(
         return config.model, origin, checkpoint.state
     if metadata is not None:
         return metadata.model, "metadata", checkpoint.state
+    if child is not None and child.metadata is not None:
+        return child.metadata.model, f"{OF_CHILD}{child.path}", checkpoint.state
     if entry.model or config.model:
         return entry.model or config.model, entry_origin if entry.model else origin, checkpoint.state
     return None, "state dict", checkpoint.state
 
 
-def _in_file(found: models.Identified | models.Reading, model: nn.Module) -> dict[str, tuple[float, ...]]:
+def _in_file(found: models.Identified | models.Reading, model: nn.Module) -> FromFile | None:
     """Return the mean and std that stand among the weights; none at all where the model normalises by itself."""
     if found.mean and found.std:
-        return {"mean": found.mean, "std": found.std}
-    return {"mean": (0.0,), "std": (1.0,)} if models.normalises_itself(model.state_dict()) else {}
-
-
-def _transform(
-    config: AuditConfig,
-    origins: dict[str, str],
-    checkpoint: Checkpoint,
-    dataset: Dataset,
-    label: str,
-    in_file: Mapping[str, tuple[float, ...]],
-) -> Transform:
-    """Return the evaluation transform: mean and std by precedence, the data source's own as the default."""
-    found = {}
-    for key in ("mean", "std"):
-        asked, recorded = getattr(config, key), getattr(checkpoint.metadata, key, None)
-        origin = origins.get(key, "default")
-        if asked is not None and outranks_metadata(origin):
-            value = asked
-        elif recorded is not None:
-            value, origin = recorded, "metadata"
-        elif key in in_file:
-            value, origin = in_file[key], "weights"
-        else:
-            value = asked if asked is not None else getattr(dataset, key)
-        found[key] = _per_channel(tuple(value), dataset.train.images.shape[1], key)
-        origins.setdefault(key, "default")
-        origins[f"{key} of {label}"] = origin
-    return Transform(found["mean"], found["std"])
-
-
-def _per_channel(values: tuple[float, ...], channels: int, key: str) -> tuple[float, ...]:
-    if len(values) == 1:
-        return values * channels
-    if len(values) != channels:
-        wanted = "one number" if channels == 1 else f"one number, or {channels}"
-        raise UsageError(f"{key} has {len(values)} numbers, the images have {channels} channels; give --{key} {wanted}")
-    return values
-
-
-def _short(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
+        return FromFile(found.mean, found.std)
+    return FromFile((0.0,), (1.0,)) if models.normalises_itself(model.state_dict()) else None
 
 
 def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:

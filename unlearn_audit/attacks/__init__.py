@@ -97,6 +97,7 @@ class Attack(NamedTuple):
         needs: what the evidence must hold besides the target's own signals; "splits" is retain and test.
         threshold: the score from which on it says "member" of its own accord; None where it only ranks.
         legacy: why it should not be a verdict; None where it may.
+        differs: what keeps its numbers from being compared with published tables, in words; None where nothing does.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Attack(NamedTuple):
     needs: tuple[Need, ...] = ()
     threshold: float | None = None
     legacy: str | None = None
+    differs: str | None = None
 
     @property
     def needs_shadows(self) -> bool:

@@ -3,6 +3,8 @@
 They see average leakage only and underestimate what single examples reveal.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,12 +15,12 @@ __all__ = ["confidence", "entropies", "entropy", "loss", "modified_entropies", "
 Floats = NDArray[np.float64]
 
 
-def probabilities(logits: NDArray[np.float32]) -> Floats:
+def probabilities(logits: NDArray[np.floating[Any]]) -> Floats:
     """Return the softmax of logits [..., C], in float64."""
     return np.asarray(np.exp(_log_softmax(logits)))
 
 
-def _log_softmax(logits: NDArray[np.float32]) -> Floats:
+def _log_softmax(logits: NDArray[np.floating[Any]]) -> Floats:
     """Return log p_c [..., C]; that of a p_c near 1 is minus the others' share and not rounded to zero."""
     wide = logits.astype(np.float64)
     top = wide.argmax(axis=-1)[..., None]

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
 from unlearn_audit.audit.identities import identity_doubts, other_parents
-from unlearn_audit.checkpoints import check_finite
+from unlearn_audit.checkpoints import Metadata, check_finite
 from unlearn_audit.config import AuditConfig
-from unlearn_audit.data import Dataset, Examples, Splits, make_splits, old_forget_set, old_subsets
+from unlearn_audit.data import Dataset, Examples, Splits, make_splits, old_forget_set, old_subsets, rows_digest
 from unlearn_audit.engine import Compute, predict, prepare
 from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.normalisation import read_otherwise
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning import Remember, Start, take_anew
 from unlearn_audit.report import Subject
@@ -136,17 +137,19 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
     limitations += [*splits.limitations, *_too_few(len(splits.measured))]
     labels = unique_labels(config.checkpoint)
     candidates = tuple(
-        build_candidate(config, settled, entry, checkpoint, label, dataset, compute)
+        build_candidate(config, settled, entry, checkpoint, label, dataset, compute, checkpoints)
         for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True)
     )
     bench = Bench(config, settled, compute, splits, candidates, limitations, progress)
+    read_wrongly, assumed = read_otherwise(candidates)
     for candidate in candidates:
-        for text in _doubts(candidate, splits):
+        for text in (*_doubts(candidate, splits), *read_wrongly[candidate.label]):
             bench.doubt(candidate.label, text)
         for text in splits.doubts:
             bench.doubt(candidate.label, text)
     for label, text in identity_doubts(candidates):
         bench.doubt(label, text)
+    bench.limitations += assumed
     bench.limitations += [text for one in candidates if not bench.doubts.get(one.label) for text in _other_role(one)]
     bench.limitations += other_parents(candidates)
     bench.limitations += [f"{candidate.label}: {text}" for candidate in candidates for text in candidate.types]
@@ -183,10 +186,32 @@ def _doubts(candidate: Candidate, splits: Splits) -> Iterator[str]:
         old = old_forget_set(metadata.forget, metadata.forget_sha256, len(splits.dataset.train))
         message = f"{candidate.label} {what} a forget set that is not the one measured here: not a fair comparison"
         yield f"{message}; {old}" if old else message
-    elif metadata.data_sha256 not in (None, splits.dataset.sha256):
+    elif _other_data(metadata, splits):
         old = old_subsets(splits.dataset.spec, str(metadata.data_sha256), allow_code=True)
         message = f"{candidate.label} was made with other data than is measured here: not a fair comparison"
         yield f"{message}; {old}" if old else message
+    if candidate.role == "retrained" and metadata.recipe_assumed:
+        recipe = f"{metadata.recipe.get('name')}, {metadata.recipe.get('epochs')} epochs"
+        yield (
+            f"{candidate.label} was trained by a default recipe ({recipe}), since nothing says how the original was: a "
+            "difference may come from that, and not from the forget set; name the recipe with --recipe and --epochs, "
+            "or as `recipe` of the original's [[checkpoint]]"
+        )
+
+
+def _other_data(metadata: Metadata, splits: Splits) -> bool:
+    """Whether a checkpoint's record says that its training examples are not those that it is to be compared on.
+
+    The rows themselves count where they are recorded, and not the spec that named them: another test set, or another
+    `train=` that leaves the same examples, makes no other model.
+    """
+    if metadata.rows_sha256 is None:
+        return metadata.data_sha256 not in (None, splits.dataset.sha256)
+    if metadata.role != "retrained" and metadata.data_sha256 == splits.dataset.sha256:
+        return False
+    train = splits.dataset.train
+    rows = np.setdiff1d(np.arange(len(train)), splits.forget.indices) if metadata.role == "retrained" else None
+    return metadata.rows_sha256 != rows_digest(train, rows)
 
 
 # Role -> what a checkpoint of that role cannot be by its own record. A retrained model may stand for an unlearned one.

@@ -34,7 +34,7 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[Problem]:
         for index, entry in _tables(values, table):
             yield from _model_problems((table, index), entry)
             recipe = entry.get("recipe")
-            if table == "train" and isinstance(recipe, str):
+            if isinstance(recipe, str):
                 yield from _problem_of((table, index, "recipe"), partial(pick_recipe, recipe, ""))
     yield from method_problems(values)
     yield from attack_problems(values)
@@ -64,7 +64,9 @@ def method_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
         method: Method = catalogue.load("method", catalogue.METHODS, name)
         settings, transforms = entry.get("settings", {}), entry.get("transforms", ())
         if isinstance(settings, Mapping):
-            yield from _problem_of(("apply", index, "settings"), partial(parse_settings, method, settings))
+            published = entry.get("recipe") == "published"
+            attempt = partial(parse_settings, method, settings, published=published)
+            yield from _problem_of(("apply", index, "settings"), attempt)
         place: Place = ("apply", index, "transforms")
         if transforms and not method.composes:
             yield Problem(place, f"{dotted(place)}: {method.name} takes none: it is no loop of steps")

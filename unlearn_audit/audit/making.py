@@ -15,7 +15,7 @@ from unlearn_audit import catalogue
 from unlearn_audit.audit.checking import attack_problems, method_problems
 from unlearn_audit.audit.parts import FOLDER as PARTS
 from unlearn_audit.audit.parts import VERSION
-from unlearn_audit.checkpoints import read_checkpoint
+from unlearn_audit.checkpoints import Checkpoint, read_checkpoint
 from unlearn_audit.config import ApplyEntry, AuditConfig, CheckpointEntry, Resolved, TrainEntry, code_is_allowed
 from unlearn_audit.data import Dataset, IndexSet, read_training_indices
 from unlearn_audit.engine import prepare
@@ -23,11 +23,12 @@ from unlearn_audit.errors import CheckpointError, ConfigError, MeasurementError,
 from unlearn_audit.files import make_subfolder, sha256_of_bytes, sha256_of_file
 from unlearn_audit.methods.applying import SAVE_EVERY, apply_method
 from unlearn_audit.methods.resuming import StateFile, state_path
+from unlearn_audit.normalisation import normalised_as_asked
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import pick_recipe, train_checkpoint
 from unlearn_audit.subjects import read_entry, settle_data, unique_labels
 
-__all__ = ["Made", "discard", "make_models", "models_to_make", "with_retrained"]
+__all__ = ["Made", "assumed_recipes", "discard", "make_models", "models_to_make", "with_retrained"]
 
 FOLDER = "models"
 # What an audit calls the files that it keeps; others in these folders are none of its business.
@@ -56,17 +57,20 @@ class _Ground(NamedTuple):
     dataset: Dataset
     forget: IndexSet
     folder: Path
+    checkpoints: tuple[Checkpoint, ...] = ()
 
 
-def with_retrained(request: Resolved, count: int) -> Resolved:
+def with_retrained(request: Resolved, count: int, *, recipe: str | None = None, epochs: int | None = None) -> Resolved:
     """Return the request with models to be retrained as its original was, by what the checkpoint says of itself.
 
     Args:
         request: the first original in it, else the first unlearned checkpoint, says how to train.
         count: how many more; their seeds are those that no checkpoint names.
+        recipe: by name, instead of what the checkpoint says.
+        epochs: instead of the recipe's own.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: there is neither, or the recipe is not known.
         CheckpointError: a checkpoint cannot be read.
     """
     config = request.config
@@ -77,15 +81,41 @@ def with_retrained(request: Resolved, count: int) -> Resolved:
     to = to or _first(labels, roles, "unlearned")
     if to is None:
         raise UsageError("--retrain follows an original or an unlearned checkpoint, and the config has neither")
+    settings = {key: value for key, value in (("recipe", recipe), ("epochs", epochs)) if value is not None}
+    pick_recipe(recipe, "")  # refused before anything is made
     made: list[TrainEntry | ApplyEntry] = [*config.train, *config.apply]
     seeds = {said.seed for said in known if said} | {entry.seed for entry in made}
     names = {*labels, *(entry.label for entry in made)}
     free_seeds = (seed for seed in itertools.count(1) if seed not in seeds)
     free_names = (name for number in itertools.count(1) if (name := f"retrained-{number}") not in names)
     more = tuple(
-        ApplyEntry(label=next(free_names), method="retrain", to=to, seed=next(free_seeds)) for _ in range(count)
+        ApplyEntry(label=next(free_names), method="retrain", to=to, seed=next(free_seeds), settings=settings)
+        for _ in range(count)
     )
     return Resolved(config.model_copy(update={"apply": (*config.apply, *more)}), request.origins)
+
+
+def assumed_recipes(request: Resolved) -> list[str]:
+    """Say which models are to be retrained by a default recipe, since neither file nor request says the original's.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be read.
+    """
+    config = request.config
+    known = {entry.label: True for entry in config.train}
+    for entry, label in zip(config.checkpoint, unique_labels(config.checkpoint), strict=True):
+        metadata = read_entry(config, entry).metadata
+        known[label] = bool(entry.recipe or (metadata and metadata.recipe))
+    assumed: dict[str, list[str]] = {}
+    for applied in config.apply:
+        known[applied.label] = known.get(applied.to, True)
+        if applied.method == "retrain" and not known[applied.to] and not applied.settings.get("recipe"):
+            assumed.setdefault(applied.to, []).append(applied.label)
+    return [
+        f"{', '.join(labels)}: nothing says how {to} was trained, so that a default recipe is assumed and no gate "
+        "passes on what rests on it; name the recipe with --recipe and --epochs, or as `recipe` of its [[checkpoint]]"
+        for to, labels in assumed.items()
+    ]
 
 
 def discard(folder: Path) -> None:
@@ -190,9 +220,10 @@ def _ground(request: Resolved, folder: Path) -> _Ground:
         raise UsageError("no forget set given; name it in the config, or with --forget")
     if not config.data and not config.checkpoint:
         raise UsageError("[[train]] and [[apply]] need data; name it in the config, or with --data")
-    checkpoints = [read_entry(config, entry) for entry in config.checkpoint]
+    checkpoints = tuple(read_entry(config, entry) for entry in config.checkpoint)
     dataset = settle_data(config, dict(request.origins), checkpoints, [])
-    return _Ground(config, request.origins, dataset, read_training_indices(config.forget, dataset), folder)
+    forget = read_training_indices(config.forget, dataset)
+    return _Ground(config, request.origins, normalised_as_asked(dataset, config), forget, folder, checkpoints)
 
 
 def _entry_of(entries: list[CheckpointEntry], label: str) -> CheckpointEntry:
@@ -202,13 +233,15 @@ def _entry_of(entries: list[CheckpointEntry], label: str) -> CheckpointEntry:
 def _named(ground: _Ground, label: str, depends: Mapping[str, Any]) -> Path:
     """Return the file of a model that depends on these things."""
     config = ground.config
-    common = {
+    common: dict[str, Any] = {
         "version": VERSION,
         "data": ground.dataset.sha256,
         "forget": ground.forget.sha256,
         "precision": config.precision,
         "device": prepare(config.device, config.precision).device.type,
     }
+    asked = {"mean": config.mean, "std": config.std, "retain": config.retain}
+    common |= {key: value for key, value in asked.items() if value is not None}
     digest = sha256_of_bytes(json.dumps(common | dict(depends), sort_keys=True).encode())[:12]
     return ground.folder / FOLDER / f"{label}-{digest}.safetensors"
 
@@ -253,27 +286,24 @@ def _train(ground: _Ground, entry: TrainEntry, path: Path, progress: Progress) -
 
 
 def _path_of_applied(ground: _Ground, entry: ApplyEntry, parent: CheckpointEntry, parent_sha256: str) -> Path:
-    asked = entry.model_dump(mode="json", exclude={"label", "to"})
+    asked = entry.model_dump(mode="json", exclude={"label", "to"} if entry.recipe else {"label", "to", "recipe"})
+    own = parent.model_dump(mode="json", include={"model", "mean", "std", "recipe", "epochs"}, exclude_none=True)
     key = parent.weights or ground.config.weights
-    weights = {"weights": key} if key else {}
-    return _named(ground, entry.label, {"parent": parent_sha256, "apply": asked} | weights)
+    more = ({"weights": key} if key else {}) | ({"as": own} if own else {})
+    return _named(ground, entry.label, {"parent": parent_sha256, "apply": asked} | more)
 
 
 def _apply(ground: _Ground, entry: ApplyEntry, parent: CheckpointEntry, path: Path, progress: Progress) -> None:
     """Unlearn from a parent, going on with the state of a killed run."""
-    config = ground.config.model_copy(
-        update={
-            "checkpoint": (CheckpointEntry(path=parent.path, weights=parent.weights),),
-            "seed": entry.seed,
-            "sample": None,
-        }
-    )
+    config = ground.config.model_copy(update={"checkpoint": (parent,), "seed": entry.seed, "sample": None})
     apply_method(
         entry.method,
         path,
         Resolved(config, ground.origins),
         entry.settings,
         extras=entry.transforms,
+        published=entry.recipe is not None,
+        others=ground.checkpoints,
         resume=True,
         clock=None,
         progress=progress,

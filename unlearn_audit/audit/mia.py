@@ -64,12 +64,15 @@ def _attack(bench: Bench, name: str, settings: MiaSettings) -> Attack:
                 "yourself: `mia module:callable`, or --config FILE"
             )
         return attack_from_code(name)
+    signal = rmia.Signal(settings.signal, settings.temperature)
     if name == "lira":
         return lira.online(variance=settings.variance)
     if name == "lira-offline":
         return lira.offline(variance=settings.variance)
     if name == "rmia-offline":
-        return rmia.offline(a=None if settings.a == "fit" else settings.a)
+        return rmia.offline(None if settings.a == "fit" else settings.a, signal)
+    if name == "rmia":
+        return rmia.online(signal)
     attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
     return attack
 
@@ -115,7 +118,8 @@ def _against_all(bench: Bench, witnesses: Witnesses, attack: Attack, settings: M
     """Yield one attack's measurements on every subject."""
     known: dict[tuple[str, str], Scores | str] = {}
     kept = KeptScores(witnesses.fleet.folder.scores if witnesses.fleet else None)
-    asked = f"variance {settings.variance} a {settings.a}"
+    signal = rmia.Signal(settings.signal, settings.temperature)
+    asked = f"variance {settings.variance} a {settings.a}" + ("" if signal == rmia.PLAIN else f" {tuple(signal)}")
 
     def scores_of(candidate: Candidate, treatment: Treatment | None) -> Scores | str:
         key = candidate.label, treatment.key if treatment else ""

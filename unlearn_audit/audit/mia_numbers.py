@@ -104,6 +104,7 @@ def _measurement(found: _Found, name: str, value: float | None, reason: str | No
         "members": f"{members} forget examples",
         "non_members": f"{non_members} examples of their unseen twin",
         **({"legacy": found.attack.legacy} if found.attack.legacy else {}),
+        **({"differs_from_tables": found.attack.differs} if found.attack.differs else {}),
         **found.details,
         **fields.pop("details", {}),
     }

@@ -116,7 +116,7 @@ def _survey(request: Resolved, compute: Compute) -> _Ground:
     networks: dict[str, nn.Module] = {}
     labels = unique_labels(config.checkpoint)
     for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True):
-        candidate = build_candidate(config, origins, entry, checkpoint, label, dataset, compute)
+        candidate = build_candidate(config, origins, entry, checkpoint, label, dataset, compute, checkpoints)
         specs[label], recipes[label] = candidate.spec, candidate.recipe
         networks.setdefault(candidate.spec, candidate.model)
     return _Ground(splits, specs, recipes, networks, {})
@@ -170,8 +170,10 @@ def _model_step(made: Made, spec: str, ground: _Ground, compute: Compute) -> Ste
         extras=parse_extras(entry.transforms),
         count_only=True,
     )
-    gradients = method.run(problem, parse_settings(method, entry.settings)).gradient_evaluations
-    return _priced(f"apply {entry.method}: {entry.label}", made.is_there, gradients, [ground.price(spec, compute)])
+    done = method.run(problem, parse_settings(method, entry.settings, published=entry.recipe is not None))
+    name = f"apply {entry.method}: {entry.label}"
+    name += " (recipe assumed)" if done.recipe_assumed else ""
+    return _priced(name, made.is_there, done.gradient_evaluations, [ground.price(spec, compute)])
 
 
 def _priced(name: str, there: bool | None, each: int, prices: Sequence[_Price], *, part: float = 1) -> Step:

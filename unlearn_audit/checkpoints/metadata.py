@@ -36,9 +36,12 @@ class Metadata(BaseModel):
         image_size: height and width of the input, in pixels.
         data: data spec of the training set, as `--data` takes it.
         data_sha256: digest of the resolved data.
+        rows_sha256: digest of the training examples it was trained on (images and observed labels), whatever spec named
+            them; of an unlearned model, of the training set that it unlearned from.
         mean: per channel (or one for all), of inputs scaled to [0, 1].
         std: likewise, positive.
         recipe: the training recipe, resolved.
+        recipe_assumed: whether a retrained model follows a default, since nothing said how its original was trained.
         seed: seed of the run that made the checkpoint.
         method: unlearning method, for an unlearned model.
         settings: the method's settings, resolved.
@@ -65,9 +68,11 @@ class Metadata(BaseModel):
     image_size: tuple[Size, Size] | None = None
     data: Name | None = None
     data_sha256: Digest | None = None
+    rows_sha256: Digest | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[Deviation, ...] | None = None
     recipe: Mapping[str, JsonValue] = Field(default_factory=dict)
+    recipe_assumed: bool | None = None
     seed: int | None = None
     method: Name | None = None
     settings: Mapping[str, JsonValue] = Field(default_factory=dict)

@@ -1,7 +1,6 @@
 """`unlearn-audit apply METHOD`, also named `unlearn`: remove a forget set's influence from a checkpoint."""
 
 import inspect
-import shlex
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from unlearn_audit import catalogue
-from unlearn_audit.cli.console import message, progress_bars
+from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Force, Quiet, Shared, resolved
 from unlearn_audit.errors import UsageError, unknown_name
 
@@ -51,7 +50,8 @@ def _help(method: Any) -> str:
     composed = f"\n\n  unlearn-audit apply {method.name} … --with {extra}" if method.composes else ""
     text = " ".join(f"{inspect.getdoc(method.run)}".replace("\n\n", "\0").split("\n")).replace("\0", "\n\n")
     joined = f"\n\n[bold]Settings of --with[/bold]\n\n{_transforms()}" if method.composes else ""
-    return f"{text}\n\nSource: {method.source}.{joined}\n\n[bold]Example[/bold]\n\n  {command}{composed}"
+    differs = "".join(f"\n\nDeviation: {each}." for each in method.deviations)
+    return f"{text}\n\nSource: {method.source}.{differs}{joined}\n\n[bold]Example[/bold]\n\n  {command}{composed}"
 
 
 def _transforms() -> str:
@@ -71,7 +71,8 @@ def _command(method: Any) -> Callable[..., None]:
         settings = {name: values.pop(name) for name in method.settings.model_fields}
         _apply(method.name, {name: value for name, value in settings.items() if value is not None}, **values)
 
-    taken = ("method", "settings", *(() if method.composes else ("extras",)))
+    own = ("recipe",) if "recipe" in method.settings.model_fields else ()  # retrain's, of another kind
+    taken = ("method", "settings", *own, *(() if method.composes else ("extras",)))
     common = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in inspect.signature(_apply, eval_str=True).parameters.items()
@@ -90,7 +91,7 @@ def _options(method: Any) -> Iterator[inspect.Parameter]:
         field, flag = fields[name], f"--{name.replace('_', '-')}"
         kind, words = _plain(field.annotation)
         choice = f" One of {', '.join(words)}." if words else ""
-        default = "" if field.default in (None, False) else f" Default {_shown(field.default)}."
+        default = _defaults(method.settings, name)
         option = typer.Option(
             f"{flag}/--no-{flag[2:]}" if field.default is True else flag,
             help=f"{field.description}.{choice}{default}",
@@ -100,6 +101,23 @@ def _options(method: Any) -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
         )
+
+
+def _defaults(settings: Any, name: str) -> str:
+    """Return what a setting is by default, and what its source has."""
+    from unlearn_audit.methods.published import BUDGET, published_value
+
+    ours = settings.model_fields[name].default
+    said = "" if ours is None or ours is False else f" Default {_shown(ours)}"
+    if settings.PUBLISHED is None:
+        return said and f"{said}."
+    try:
+        theirs = published_value(settings, name)
+    except LookupError:
+        return f"{said}; no value is published." if said else " No value is published."
+    if theirs == ours:
+        return f"{said}, as published." if said else "" if name in BUDGET else " Published: not used."
+    return f"{said}; published {_shown(theirs)}." if said else f" Published {_shown(theirs)}."
 
 
 def _plain(annotation: Any) -> tuple[type, tuple[str, ...]]:
@@ -115,7 +133,7 @@ def _plain(annotation: Any) -> tuple[type, tuple[str, ...]]:
 
 
 def _shown(value: object) -> str:
-    return "yes" if value is True else f"{value}"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else "none" if value is None else f"{value}"
 
 
 def _apply(
@@ -128,6 +146,10 @@ def _apply(
         list[str] | None,
         typer.Option("--with", metavar="SPEC", help=WITH_HELP),
     ] = None,
+    recipe: Annotated[
+        Literal["published"] | None,
+        typer.Option(help="published: the source's own settings where it has any, in place of our defaults."),
+    ] = None,
     retain: Annotated[str | None, typer.Option(help="Retain set; default: the rest of the training set.")] = None,
     data: Annotated[str | None, typer.Option(help="Data spec; default: what the checkpoint says.")] = None,
     model: Annotated[str | None, typer.Option(help="Model spec; default: what the checkpoint says.")] = None,
@@ -136,6 +158,7 @@ def _apply(
     ] = None,
     mean: Annotated[str | None, typer.Option(help="Normalisation: one number, or one per channel.")] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Allow torchvision: data to be fetched.")] = False,
     config: Annotated[Path | None, typer.Option(help="Configuration file; flags win over it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 (default), tf32 or bf16.")] = None,
@@ -154,6 +177,7 @@ def _apply(
         weights=weights,
         mean=mean,
         std=std,
+        download=download,
         config=config,
         device=device,
         precision=precision,
@@ -173,6 +197,7 @@ def _apply(
                 request,
                 settings,
                 extras=extras or (),
+                published=recipe is not None,
                 force=force,
                 resume=resume,
                 save_every=save_every,
@@ -182,11 +207,15 @@ def _apply(
         if state_path(out).exists():
             message(f"the state so far is in {state_path(out)}; the same command with --resume goes on", quiet=quiet)
         raise
-    named = [*(["--data", data] if data else []), *(["--weights", weights] if weights else [])]
-    _tell(applied, ["rcd", checkpoint, str(out), "--forget", forget, *named], out, quiet=quiet)
+    # What says how the parent is read says it of the child, too, so that both are read alike.
+    command = command_line(
+        "rcd", checkpoint, str(out), forget=forget, retain=retain, data=data, model=model, weights=weights, mean=mean,
+        std=std, download=download, config=config, device=device, precision=precision,
+    )  # fmt: skip
+    _tell(applied, command, out, quiet=quiet)
 
 
-def _tell(applied: Any, command: list[str], out: Path, *, quiet: bool) -> None:
+def _tell(applied: Any, command: str, out: Path, *, quiet: bool) -> None:
     """Say what was done and how to audit it."""
     for text in applied.limitations:
         message(f"note: {text}", quiet=quiet)
@@ -197,7 +226,7 @@ def _tell(applied: Any, command: list[str], out: Path, *, quiet: bool) -> None:
         f"{applied.seconds:.1f} s)",
         quiet=quiet,
     )
-    message(f"audit it: {shlex.join(['unlearn-audit', *command])}", quiet=quiet)
+    message(f"audit it: {command}", quiet=quiet)
     message("          with --retrained FILE for each model that was retrained without the forget set", quiet=quiet)
 
 

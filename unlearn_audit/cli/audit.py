@@ -23,6 +23,10 @@ def _audit(
     retrain: Annotated[
         int, typer.Option(help="Make this many models more without the forget set, trained as the original was.", min=0)
     ] = 0,
+    recipe: Annotated[
+        str | None, typer.Option(help="Of --retrain: small or resnet; default: what the original says.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of --retrain: instead of the recipe's.", min=1)] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="First remove the models and measurements that a former run left in --out.")
     ] = False,
@@ -49,10 +53,17 @@ def _audit(
     from unlearn_audit.config import resolve
 
     request = resolve(config_layers(flag_values((), shared, {}), path))
+    if not retrain and (recipe or epochs):
+        raise UsageError("--recipe and --epochs say how --retrain trains; give --retrain N, too, or leave them out")
     if retrain:
         from unlearn_audit.audit.making import with_retrained
 
-        request = with_retrained(request, retrain)
+        request = with_retrained(request, retrain, recipe=recipe, epochs=epochs)
+    if any(entry.method == "retrain" for entry in request.config.apply):
+        from unlearn_audit.audit.making import assumed_recipes
+
+        for text in assumed_recipes(request):
+            message(f"note: {text}", quiet=shared.quiet)
     sections = tuple(part.strip() for part in only.split(",")) if only else ()
     if plan:
         _tell_plan(request, shared, sections)

@@ -1,9 +1,12 @@
 """What the command line says: progress and messages to stderr, the product to stdout."""
 
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     from unlearn_audit.report import AuditReport
 
-__all__ = ["OWNED", "draw", "emit", "finish", "message", "progress_bars"]
+__all__ = ["OWNED", "command_line", "draw", "emit", "finish", "message", "progress_bars"]
 
 EVERY = 30.0  # seconds between two lines of progress where nothing can be drawn
 OWNED = ("report.json", "arrays.npz")  # what a measuring verb writes into its --out
@@ -88,6 +91,24 @@ def _now_and_then() -> Progress:
             message(f"{task}: {done} of {total}" + (f", {note}" if note else ""))
 
     return tell
+
+
+def command_line(*words: str | None, **flags: str | Path | bool | None) -> str:
+    """Return a command that works when pasted here: the program as it can be called, and every flag that was given.
+
+    Args:
+        words: the verb and its arguments; None is left out.
+        flags: by name, `batch_size` for `--batch-size`; None and False are left out, True is a flag without a value.
+    """
+    found = shutil.which("unlearn-audit")
+    same = found is not None and Path(found).resolve() == Path(sys.argv[0]).resolve()
+    program = "unlearn-audit" if same or not Path(sys.argv[0]).is_file() else sys.argv[0]
+    line = [program, *(word for word in words if word is not None)]
+    for name, value in flags.items():
+        if value is not None and value is not False:
+            flag = f"--{name.replace('_', '-')}"
+            line += [flag] if value is True else [flag, str(value)]
+    return shlex.join(line)
 
 
 def draw(renderable: "RenderableType") -> None:

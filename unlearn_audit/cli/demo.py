@@ -1,14 +1,12 @@
 """`unlearn-audit demo`: everything end to end on embedded data."""
 
-import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from unlearn_audit.cli.console import draw, message, progress_bars
+from unlearn_audit.cli.console import command_line, draw, message, progress_bars
 from unlearn_audit.cli.flags import Force, Quiet
 
 __all__ = ["register"]
@@ -44,19 +42,17 @@ def _demo(
 
 
 def _next_commands(out: Path) -> str:
-    """Return commands that work when pasted here, with the program as it can be called here."""
-    found = shutil.which("unlearn-audit")
-    same = found is not None and Path(found).resolve() == Path(sys.argv[0]).resolve()
-    program = "unlearn-audit" if same else shlex.quote(sys.argv[0])
-    file = {name: shlex.quote(str(out / name)) for name in ("unlearned.safetensors", "forget.npy", "report.json")}
-    original, retrained = (shlex.quote(str(out / f"{name}.safetensors")) for name in ("original", "retrained-1"))
+    """Return commands to try next."""
+    original, retrained, unlearned = (
+        str(out / f"{name}.safetensors") for name in ("original", "retrained-1", "unlearned")
+    )
+    forget = out / "forget.npy"
     lines = [
-        f"{program} inspect {file['unlearned.safetensors']}",
-        f"{program} rcd {file['unlearned.safetensors']} --forget {file['forget.npy']}",
-        f"{program} rcd {original} {retrained} {file['unlearned.safetensors']} --forget {file['forget.npy']} "
-        "--optimizer adam --steps 300",
-        f"{program} audit {shlex.quote(str(out / 'unlearn-audit.toml'))} --out {shlex.quote(str(out / 'audit'))}",
-        f"{program} show {file['report.json']}",
+        command_line("inspect", unlearned),
+        command_line("rcd", unlearned, forget=forget),
+        command_line("rcd", original, retrained, unlearned, forget=forget, optimizer="adam", steps="300"),
+        command_line("audit", str(out / "unlearn-audit.toml"), out=out / "audit"),
+        command_line("show", str(out / "report.json")),
     ]
     return "Try next:\n" + "".join(f"  {line}\n" for line in lines)
 

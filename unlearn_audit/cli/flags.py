@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-__all__ = ["Force", "Quiet", "Shared", "config_layers", "flag_values", "measuring", "resolved"]
+__all__ = ["Force", "Quiet", "Shared", "channel_values", "config_layers", "flag_values", "measuring", "resolved"]
 
 DATA, RUN, OUTPUT = "What to measure on", "How to compute", "Output"
 
@@ -93,7 +93,7 @@ def measuring(function: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
-def _numbers(text: str | None, flag: str) -> list[float] | None:
+def channel_values(text: str | None, flag: str) -> list[float] | None:
     """Return "0.5,0.5" as numbers."""
     if text is None:
         return None
@@ -110,7 +110,7 @@ def flag_values(checkpoints: Sequence[str], shared: Shared, section: Mapping[str
         entries += [{"path": path, "role": role} for path in getattr(shared, role) or ()]
     named = ("forget", "unseen", "retain", "data", "model", "weights", "sample", "device", "precision", "batch_size")
     found: dict[str, Any] = {name: getattr(shared, name) for name in (*named, "seed")}
-    found |= {"mean": _numbers(shared.mean, "--mean"), "std": _numbers(shared.std, "--std")}
+    found |= {"mean": channel_values(shared.mean, "--mean"), "std": channel_values(shared.std, "--std")}
     found |= {"checkpoint": entries or None, "download": shared.download or None}
     found |= {
         name: {key: value for key, value in values.items() if value is not None} for name, values in section.items()

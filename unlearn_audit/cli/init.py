@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unlearn_audit.cli.console import message
-from unlearn_audit.cli.flags import Force, Quiet
+from unlearn_audit.cli.flags import Force, Quiet, channel_values
 
 if TYPE_CHECKING:
     from unlearn_audit.checkpoints import Metadata
@@ -37,6 +37,8 @@ def _init(
     weights: Annotated[
         str | None, typer.Option(metavar="KEY", help="Which of several sets of weights in a file.")
     ] = None,
+    mean: Annotated[str | None, typer.Option(help="Normalisation, where the checkpoints do not say it.")] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for unlearn-audit.toml and policy.toml.")] = Path(),
     force: Force = False,
     quiet: Quiet = False,
@@ -59,7 +61,8 @@ def _init(
         for path in paths or ()
     ]
     check_output_folder(out, force=force, owned=(CONFIG_NAME, POLICY_NAME))
-    start = _start(given, Start((), forget, None, data, model, weights), out)
+    asked = Start((), forget, None, data, model, weights, _moments(mean, "--mean"), _moments(std, "--std"))
+    start = _start(given, asked, out)
     texts = {CONFIG_NAME: starting_config(start), POLICY_NAME: starting_policy()}
     make_output_folder(out, force=force, owned=(CONFIG_NAME, POLICY_NAME))
     for name, text in texts.items():
@@ -73,7 +76,7 @@ def _start(given: Sequence[Given], asked: "Start", out: Path) -> "Start":
     """Read the checkpoints and return what is known, with paths as a file in `out` has to name them."""
     from unlearn_audit.config import anchored_data_spec
     from unlearn_audit.errors import UsageError
-    from unlearn_audit.starting import Start, StartingCheckpoint
+    from unlearn_audit.starting import StartingCheckpoint
 
     forget, data, weights = asked.forget, asked.data, asked.weights
 
@@ -81,14 +84,18 @@ def _start(given: Sequence[Given], asked: "Start", out: Path) -> "Start":
         raise UsageError("no checkpoint is given; name those that belong together, as in: init CKPT... --forget SPEC")
     said = [_said(path, weights) for path, _ in given]
     found = [
-        StartingCheckpoint(_from(out, path), role or _known_role(meta), meta.data if meta else None,
-                           meta.model if meta else None)
+        StartingCheckpoint(_from(out, path), role or _known_role(meta))
+        if meta is None
+        else StartingCheckpoint(
+            _from(out, path), role or _known_role(meta), meta.data, meta.model, meta.mean, meta.std, bool(meta.recipe)
+        )
         for (path, role), meta in zip(given, said, strict=True)
-    ]  # fmt: skip
+    ]
     elsewhere = out.resolve() != Path.cwd()
     data = anchored_data_spec(data, Path.cwd()) if data is not None and elsewhere else data
     spec, source = (_checked(forget), None) if forget is not None else _agreed(given, said)
-    return Start(found, None if spec is None else _spec_from(out, spec), source, data, asked.model, weights)
+    forget = None if spec is None else _spec_from(out, spec)
+    return asked._replace(checkpoints=found, forget=forget, forget_from=source, data=data)
 
 
 def _said(path: Path, weights: str | None) -> "Metadata | None":
@@ -99,6 +106,11 @@ def _said(path: Path, weights: str | None) -> "Metadata | None":
         return read_checkpoint(path, weights=weights).metadata
     except OneSetOfWeights:
         return read_checkpoint(path).metadata
+
+
+def _moments(text: str | None, flag: str) -> tuple[float, ...] | None:
+    found = channel_values(text, flag)
+    return None if found is None else tuple(found)
 
 
 def _known_role(metadata: "Metadata | None") -> str | None:
@@ -155,6 +167,8 @@ def _left_to_do(start: "Start") -> Iterator[str]:
         yield "to do: say in unlearn-audit.toml what is to be forgotten (forget = ...)"
     if start.data is None and not all(checkpoint.data for checkpoint in start.checkpoints):
         yield "to do: say in unlearn-audit.toml what data the checkpoints belong to (data = ...)"
+    if start.mean is None and not all(checkpoint.mean for checkpoint in start.checkpoints):
+        yield "to do: say in unlearn-audit.toml how inputs are normalised (mean = ..., std = ...), or it is assumed"
     if "unlearned" not in roles:
         yield 'to do: no checkpoint is "unlearned", which the policy speaks of; give a role, or gate with --subject'
     if "retrained" not in roles:

@@ -36,6 +36,10 @@ def _mia(
         str | None, _option("Of lira: auto (default: pooled below 64 models), pooled or per_example.")
     ] = None,
     a: Annotated[str | None, _option("Of rmia-offline: fit (default), or a number from 0 to 1.", "--a")] = None,
+    signal: Annotated[str | None, _option("Of rmia: softmax (default), or sm-taylor as in published tables.")] = None,
+    temperature: Annotated[
+        float | None, _option("Of rmia: logits are divided by it; default 1, published 2 for CIFAR-10.")
+    ] = None,
     worst: Annotated[int | None, _option("Keep so many of the most exposed examples; default 10.", metavar="N")] = None,
     *,
     shared: Shared,
@@ -62,6 +66,8 @@ def _mia(
         "shadows": shadows,
         "variance": variance,
         "a": number_or_word(a),
+        "signal": signal,
+        "temperature": temperature,
         "worst": worst,
     }
     measure(checkpoints, shared, mia=section)

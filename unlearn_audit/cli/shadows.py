@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from unlearn_audit.cli.console import message, progress_bars
+from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Quiet, Shared, config_layers, flag_values, measuring
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ SECTIONS = ("gaps", "rcd", "truncation", "spectrum", "mia")
 
 def _cost(shop: "Workshop") -> list[str]:
     """Say how many models there will be and what making them takes."""
-    from unlearn_audit.models import flops_per_image
+    from unlearn_audit import data, models
     from unlearn_audit.recipes import new_model
     from unlearn_audit.shadows import expected_gradients
 
@@ -115,7 +115,7 @@ def _cost(shop: "Workshop") -> list[str]:
     recipe = plan.training_recipe()
     model = new_model(plan.model, shop.pooled, 0, allow_code=shop.allow_code, compute=shop.compute)
     image = shop.pooled.transform(shop.pool.examples.images[:1].to(shop.compute.device))
-    price = 3 * flops_per_image(model, image)
+    price = 3 * models.flops_per_image(model, image)
     told = [
         f"{plan.count} x {plan.model}, {recipe.name} recipe, {recipe.epochs} epochs, {half} examples each",
         f"attacked: {_attacked(shop)} forget examples and their twin; {plan.queries} view(s) of each",
@@ -129,10 +129,11 @@ def _cost(shop: "Workshop") -> list[str]:
             f"{price * gradients:.2g} FLOP"
         )
     done = sum(shop.folder.finished(task) for task in shop.tasks)
+    runs_code = data.is_code(plan.data) or models.is_code(plan.model)
     return [
         *told,
         f"{done} of {len(shop.tasks)} models are there",
-        f"next: unlearn-audit shadows run {shop.folder.path}",
+        "next: " + command_line("shadows", "run", str(shop.folder.path), allow_code=runs_code),
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from unlearn_audit.cli.console import message, progress_bars
-from unlearn_audit.cli.flags import Force, Quiet
+from unlearn_audit.cli.flags import Force, Quiet, channel_values
 
 __all__ = ["register"]
 
@@ -20,6 +20,8 @@ def _train(
     without: Annotated[
         str | None, typer.Option(help="Leave this forget set out: a retrained model. idx.npy, class:3, …")
     ] = None,
+    mean: Annotated[str | None, typer.Option(help="Normalisation; default: the data's own. See --mean of rcd.")] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
     recipe: Annotated[str | None, typer.Option(help="small or resnet; default: the one for the model.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of initialisation and order.", min=0)] = 0,
@@ -44,11 +46,14 @@ def _train(
     from unlearn_audit.data import load_data, read_training_indices
     from unlearn_audit.engine import prepare
     from unlearn_audit.files import only_process
+    from unlearn_audit.normalisation import normalised_as_asked
     from unlearn_audit.recipes import pick_recipe, train_checkpoint
 
     asked = {"data": data, "model": model, "device": device, "seed": seed, "precision": precision}
+    moments = {"mean": channel_values(mean, "--mean"), "std": channel_values(std, "--std")}
+    asked |= {key: value for key, value in moments.items() if value is not None}
     config = resolve([Layer("flag", asked, "command line")]).config
-    dataset = load_data(data, allow_code=True, download=download)
+    dataset = normalised_as_asked(load_data(data, allow_code=True, download=download), config)
     left_out = read_training_indices(without, dataset) if without is not None else None
     chosen = pick_recipe(recipe, model, epochs=epochs)
     compute = prepare(config.device, config.precision)

@@ -13,7 +13,8 @@ MANY = 5  # comparisons, from which on their number is told
 NO_RETRAINED = (
     "No retrained model was given: whether anything differs from a model that never saw the data stays open, beyond "
     "what a model and the controls printed here say by themselves. `unlearn-audit audit CONFIG --out DIR --retrain 3` "
-    "makes three, trained as the original says it was; `unlearn-audit train --without FORGET` makes one by any recipe."
+    "makes three, trained as the original says it was; `unlearn-audit train --data SPEC --without FORGET --out FILE` "
+    "makes one by any recipe."
 )
 ONE_RETRAINED = (
     "Only one retrained model was given: it takes a second one to tell a difference from the chance of a training run."

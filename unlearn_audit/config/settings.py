@@ -42,10 +42,22 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _positive(std: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    if std is not None and min(std) <= 0:
+        raise ValueError("every std must be greater than 0")
+    return std
+
+
+Mean = Channels | None
+Std = Annotated[Channels | None, AfterValidator(_positive)]
+
+
 class CheckpointEntry(Part):
     """One checkpoint: where it is and what it is; a role not given comes from its metadata, else it is `subject`.
 
-    `weights` is the key of the set of weights that is meant, where a file holds several.
+    What it has of its own (`model`, `mean`, `std`) counts for it, and not what the whole configuration says. `weights`
+    is the key of the set of weights that is meant, where a file holds several. `recipe` and `epochs` say how it was
+    trained, where its own metadata does not.
     """
 
     path: Said
@@ -53,6 +65,10 @@ class CheckpointEntry(Part):
     label: Said | None = None
     model: Said | None = None
     weights: Said | None = None
+    mean: Mean = None
+    std: Std = None
+    recipe: Said | None = None
+    epochs: Positive | None = None
 
 
 def _whole(spec: str) -> str:
@@ -79,13 +95,17 @@ class TrainEntry(Part):
 
 
 class ApplyEntry(Part):
-    """A model that `audit` makes by unlearning, from the model labelled `to`; settings are those of the method."""
+    """A model that `audit` makes by unlearning, from the model labelled `to`; settings are those of the method.
+
+    `recipe = "published"` follows the method's source where `settings` say nothing.
+    """
 
     HINT: ClassVar[str] = "what the method takes goes into settings = { KEY = VALUE }"
 
     label: Label
     method: str
     to: str = "original"
+    recipe: Literal["published"] | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     transforms: tuple[str, ...] = ()
     seed: Seed = 0
@@ -153,6 +173,8 @@ class MiaSettings(Part):
     shadows: Said | None = None
     variance: Literal["auto", "pooled", "per_example"] = "auto"
     a: Literal["fit"] | Annotated[Number, Field(ge=0, le=1)] = "fit"
+    signal: Literal["softmax", "sm-taylor"] = "softmax"
+    temperature: Annotated[Number, Field(gt=0, le=1e6)] = 1.0
     worst: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 10
 
     @field_validator("attacks")
@@ -177,8 +199,8 @@ class AuditConfig(Part):
     data: Said | None = None
     model: Said | None = None
     weights: Said | None = None
-    mean: Channels | None = None
-    std: Channels | None = None
+    mean: Mean = None
+    std: Std = None
     forget: IndexSpec | None = None
     retain: IndexSpec | None = None
     unseen: IndexSpec | None = None
@@ -222,13 +244,6 @@ class AuditConfig(Part):
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", name):
             raise ValueError(unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:N", "mps")))
         return name
-
-    @field_validator("std")
-    @classmethod
-    def _std_is_positive(cls, std: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if std is not None and min(std) <= 0:
-            raise ValueError("every std must be greater than 0")
-        return std
 
 
 # The tables that a config may have besides its own keys.

@@ -1,6 +1,6 @@
 """Where examples come from, which of them are to be forgotten, and which held-out ones they are compared with."""
 
-from unlearn_audit.data.examples import Dataset, Examples, Transform
+from unlearn_audit.data.examples import Dataset, Examples, Transform, rows_digest
 from unlearn_audit.data.indices import IndexSet, digest_of, named_classes, read_indices
 from unlearn_audit.data.loading import load_data, old_subsets
 from unlearn_audit.data.old_draws import old_forget_set
@@ -31,4 +31,5 @@ __all__ = [
     "query",
     "read_indices",
     "read_training_indices",
+    "rows_digest",
 ]

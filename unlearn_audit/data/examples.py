@@ -13,8 +13,9 @@ from torch import Tensor
 
 from unlearn_audit.errors import DataError
 
-__all__ = ["Dataset", "Examples", "Transform", "channel_moments", "content_digest"]
+__all__ = ["MEASURED", "Dataset", "Examples", "Transform", "channel_moments", "content_digest", "rows_digest"]
 
+MEASURED = "measured on the whole training split"
 CHUNK = 2**23  # values per step of a running sum: bounds the wide copies
 
 
@@ -104,11 +105,13 @@ class Dataset:
         train: training examples, label changes applied.
         test: held-out examples; their labels are never changed.
         classes: labels are 0 .. classes - 1.
-        mean: per channel, of inputs scaled to [0, 1]; the source's constant, else measured on `train`.
+        mean: per channel, of inputs scaled to [0, 1]; the source's constant, else measured on the whole training split,
+            so that it is the same whatever `train=` leaves of it.
         std: likewise.
         sha256: digest of both splits' images and labels and of the options.
         origin: for image folders, the training files' paths below the training folder, in index order; else None.
         class_names: in the order of the labels, where the source has names; else empty.
+        moments_from: where mean and std come from, in words.
     """
 
     spec: str
@@ -120,6 +123,7 @@ class Dataset:
     sha256: str
     origin: tuple[str, ...] | None = None
     class_names: tuple[str, ...] = ()
+    moments_from: str = MEASURED
 
     def class_text(self, label: int) -> str:
         """Return a class as people know it: its number, and its name where there is one."""
@@ -200,4 +204,24 @@ def content_digest(train: Examples, test: Examples, described: Mapping[str, obje
             little = array.astype(array.dtype.newbyteorder("<"), copy=False)
             digest.update(f"{little.dtype.str}{little.shape}".encode())
             digest.update(little.data)
+    return digest.hexdigest()
+
+
+def rows_digest(examples: Examples, rows: NDArray[np.int64] | None = None) -> str:
+    """Return the hex SHA-256 of what a model that is trained on some examples sees of them: images and observed labels.
+
+    Neither the spec that named them nor the rest of the data has a part in it.
+
+    Args:
+        examples: a training set.
+        rows: which of them, [n], in this order; all where None.
+    """
+    chosen = torch.arange(len(examples)) if rows is None else torch.from_numpy(np.asarray(rows, dtype=np.int64))
+    digest = hashlib.sha256(f"{examples.images.dtype} {len(chosen)} {tuple(examples.images.shape[1:])}".encode())
+    size = max(1, CHUNK // examples.images[0].numel())
+    for start in range(0, len(chosen), size):
+        part = chosen[start : start + size]
+        for tensor in (examples.images[part], examples.labels[part]):
+            array = np.ascontiguousarray(tensor.numpy())
+            digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
     return digest.hexdigest()

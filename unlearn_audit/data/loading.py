@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from unlearn_audit import catalogue
 from unlearn_audit.data.array_files import read_npy
 from unlearn_audit.data.arrays import first_where, label_array
-from unlearn_audit.data.examples import Dataset, Examples, channel_moments, content_digest
+from unlearn_audit.data.examples import MEASURED, Dataset, Examples, channel_moments, content_digest
 from unlearn_audit.data.old_draws import VERSION, old_subset
 from unlearn_audit.data.sources import Context, Loaded, Source
 from unlearn_audit.data.spec import DataSpec, Options, absolute, parse_spec
@@ -48,9 +48,12 @@ def load_data(spec: str, *, base: Path = Path("."), allow_code: bool = False, do
         options = replace(options, root=str(absolute(options.root, base)))
     described = {key: value for key, value in options.written().items() if key not in UNDIGESTED}
     sha256 = content_digest(train, test, {"classes": classes, "options": described, "origin": origin})
-    mean, std = (loaded.mean, loaded.std) if loaded.mean and loaded.std else channel_moments(train.images)
     canonical = str(replace(parsed, target=loaded.target, options=options))
-    return Dataset(canonical, train, test, classes, mean, std, sha256, origin, loaded.class_names)
+    if loaded.mean and loaded.std:
+        mean, std, said = loaded.mean, loaded.std, f"customary for {parsed.source}:{loaded.target}"
+    else:
+        mean, std, said = *channel_moments(loaded.train.images), MEASURED
+    return Dataset(canonical, train, test, classes, mean, std, sha256, origin, loaded.class_names, said)
 
 
 def old_subsets(spec: str, sha256: str, *, allow_code: bool = False) -> str:

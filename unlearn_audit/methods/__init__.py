@@ -6,7 +6,7 @@ A method edits a model in place and says what it did; it never measures itself. 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -19,9 +19,21 @@ __all__ = ["Course", "Extra", "Method", "Problem", "Settings", "StepTransform", 
 
 
 class Settings(BaseModel):
-    """What can be set: frozen, unknown keys refused, finite numbers only."""
+    """What can be set: frozen, unknown keys refused, finite numbers only.
+
+    Attributes:
+        PUBLISHED: values that the source has otherwise than our defaults; None where there is no source to follow.
+        UNKNOWN: settings of which the source has no value.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    PUBLISHED: ClassVar[Mapping[str, Any] | None] = None
+    UNKNOWN: ClassVar[tuple[str, ...]] = ()
+
+    def without_effect(self) -> tuple[str, ...]:
+        """Return the settings that do nothing beside the others, so that they are no deviation either."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,14 @@ class StepTransform:
         source: where it comes from.
         settings: its settings with their defaults; a `variant` among them is what may stand right after the colon.
         make: (problem, settings, course) -> what to do in each step.
+        deviations: how it differs from its source in what is no setting, in words.
     """
 
     name: str
     source: str
     settings: type[Settings]
     make: Callable[["Problem", Any, Course], Hooks]
+    deviations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,8 +115,9 @@ class Unlearned:
         steps: optimiser steps taken.
         gradient_evaluations: gradients of single examples taken.
         stopped: why it stopped before its budget was spent.
-        notes: what the reader should know, in words: above all what was done otherwise than the source says.
+        notes: what the reader should know of the run, in words; deviations from the source are told by `published`.
         recipe: how the model was trained, where it was trained anew; else that of the original holds.
+        recipe_assumed: whether that recipe is a default, since nothing said how the original was trained.
     """
 
     steps: int
@@ -110,6 +125,7 @@ class Unlearned:
     stopped: str | None = None
     notes: tuple[str, ...] = ()
     recipe: Mapping[str, Any] | None = None
+    recipe_assumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +139,7 @@ class Method:
         run: (problem, settings) -> what was done.
         composes: whether it is a loop that takes `--with`.
         role: of the model that it makes.
+        deviations: how it differs from its source in what is no setting, in words.
     """
 
     name: str
@@ -131,3 +148,4 @@ class Method:
     run: Callable[[Problem, Any], Unlearned]
     composes: bool = True
     role: Literal["unlearned", "retrained"] = "unlearned"
+    deviations: tuple[str, ...] = ()

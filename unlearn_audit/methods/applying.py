@@ -19,13 +19,15 @@ from unlearn_audit.checkpoints import (
     write_checkpoint,
 )
 from unlearn_audit.config import AuditConfig, Resolved
-from unlearn_audit.data import Splits, make_splits
+from unlearn_audit.data import Splits, make_splits, rows_digest
 from unlearn_audit.engine import Compute, prepare
 from unlearn_audit.errors import AuditError, MeasurementError, UsageError
 from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
-from unlearn_audit.methods import Method, Problem, Settings, Unlearned
+from unlearn_audit.methods import Extra, Method, Problem, Settings, Unlearned
 from unlearn_audit.methods.extras import checked, parse_extras
+from unlearn_audit.methods.published import deviations, with_published
 from unlearn_audit.methods.resuming import StateFile, state_path
+from unlearn_audit.normalisation import assumptions
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import describe
 from unlearn_audit.subjects import Candidate, build_candidate, read_entry, settle_data
@@ -54,13 +56,20 @@ class Applied:
     limitations: tuple[str, ...]
 
 
-def parse_settings(method: Method, values: Mapping[str, Any]) -> Any:
-    """Return a method's settings, checked, with its defaults filled in.
+def parse_settings(method: Method, values: Mapping[str, Any], *, published: bool = False) -> Any:
+    """Return a method's settings, checked, with its defaults filled in, or with what its source has.
+
+    Args:
+        method: which one.
+        values: that were given; they win.
+        published: take what is published for all others, and our defaults only where nothing is.
 
     Raises:
         ConfigError: unknown or out of range; every problem at once.
+        UsageError: nothing is published of the method.
     """
-    return checked(f"settings of {method.name}", method.settings, values)
+    taken = with_published(method.name, method.settings, values) if published else values
+    return checked(f"settings of {method.name}", method.settings, taken)
 
 
 def apply_method(
@@ -70,6 +79,8 @@ def apply_method(
     values: Mapping[str, Any],
     *,
     extras: Sequence[str] = (),
+    published: bool = False,
+    others: Sequence[Checkpoint] = (),
     force: bool = False,
     resume: bool = False,
     save_every: float = SAVE_EVERY,
@@ -87,6 +98,8 @@ def apply_method(
         request: a configuration with one checkpoint and a forget set, and where its keys came from.
         values: the method's settings that were given.
         extras: transforms that join the method's own, as `--with` takes them.
+        published: follow the source's settings where `values` say nothing.
+        others: checkpoints that may say how the parent is read where it does not say it itself, see `build_candidate`.
         force: replace an existing file, and forget the state of a killed run.
         resume: go on with the state of a killed run where there is one.
         save_every: seconds.
@@ -100,7 +113,7 @@ def apply_method(
         MeasurementError: the checkpoint cannot be read or does not fit, or the method diverged.
     """
     method: Method = catalogue.load("method", catalogue.METHODS, name)
-    settings: Settings = parse_settings(method, values)
+    settings: Settings = parse_settings(method, values, published=published)
     added = parse_extras(extras)
     if added and not method.composes:
         raise UsageError(f"{name} takes no --with: it is no loop of gradient steps that a transform could join")
@@ -112,7 +125,7 @@ def apply_method(
     if out.exists() and out.samefile(parent.path):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
     compute = prepare(config.device, config.precision, config.batch_size)
-    candidate, splits, limitations = _settle(request, parent, compute)
+    candidate, splits, limitations = _settle(request, parent, compute, others)
     metadata = _metadata(parent, candidate, splits, method, config).model_copy(
         update={"settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
     )
@@ -140,19 +153,22 @@ def apply_method(
         keeper.remove()  # asked for with --force, else there is none
     done = _run(method, replace(problem, keeper=keeper), settings, keeper, metadata, out, force=force)
     seconds = keeper.seconds
-    notes = (*_of_parent(parent, splits), *_notes(method, done))
+    # A model that is trained anew is trained with this normalisation, so that its own record assumes nothing.
+    inherited = assumptions(candidate.notes) if method.role == "unlearned" else ()
+    notes = (*_of_parent(parent, splits), *_notes(method, done, settings, added), *inherited)
     metadata = metadata.model_copy(
         update={
             "steps": done.steps,
             "gradient_evaluations": done.gradient_evaluations,
             "wall_seconds": round(seconds, 3) if clock else None,
             "recipe": metadata.recipe if done.recipe is None else done.recipe,
+            "recipe_assumed": True if done.recipe_assumed else None,
             "notes": notes,
         }
     )
     written = write_checkpoint(out, problem.model.state_dict(), metadata, force=force)
     keeper.remove()
-    return Applied(written, done, seconds, keeper.resumed_at, (*limitations, *notes))
+    return Applied(written, done, seconds, keeper.resumed_at, tuple(dict.fromkeys((*limitations, *notes))))
 
 
 def _run(
@@ -208,7 +224,9 @@ def _check_state(out: Path, *, force: bool, resume: bool) -> None:
         raise UsageError(f"{path} holds the state of a killed run; add --resume to go on, or --force to begin anew")
 
 
-def _settle(request: Resolved, parent: Checkpoint, compute: Compute) -> tuple[Candidate, Splits, tuple[str, ...]]:
+def _settle(
+    request: Resolved, parent: Checkpoint, compute: Compute, others: Sequence[Checkpoint]
+) -> tuple[Candidate, Splits, tuple[str, ...]]:
     """Return the model, the splits and what the person should hear about them."""
     config, origins = request.config, dict(request.origins)
     if not config.forget:
@@ -216,7 +234,7 @@ def _settle(request: Resolved, parent: Checkpoint, compute: Compute) -> tuple[Ca
     limitations: list[str] = []
     dataset = settle_data(config, origins, [parent], limitations)
     splits = make_splits(dataset, config.forget, retain=config.retain, seed=config.seed)
-    candidate = build_candidate(config, origins, config.checkpoint[0], parent, "model", dataset, compute)
+    candidate = build_candidate(config, origins, config.checkpoint[0], parent, "model", dataset, compute, others)
     return candidate, splits, (*limitations, *candidate.notes)
 
 
@@ -228,7 +246,8 @@ def _metadata(
             "role": method.role,
             "mean": tuple(candidate.transform.mean),
             "std": tuple(candidate.transform.std),
-            "recipe": parent.metadata.recipe if parent.metadata else {},
+            "recipe": candidate.recipe,
+            "rows_sha256": rows_digest(splits.dataset.train, splits.retain if method.role == "retrained" else None),
             "seed": config.seed,
             "method": method.name,
             "parent_sha256": parent.sha256,
@@ -254,12 +273,22 @@ def _identity(metadata: Metadata, splits: Splits, compute: Compute) -> dict[str,
     }
 
 
-def _notes(method: Method, done: Unlearned) -> tuple[str, ...]:
+def _notes(method: Method, done: Unlearned, settings: Settings, extras: Sequence[Extra]) -> tuple[str, ...]:
+    """Return what happened, and every deviation from the sources: in settings, in what is none, in what joined."""
     stopped = (f"stopped after {done.steps} steps: {done.stopped}",) if done.stopped else ()
     idle = (
         ("no step was taken: the weights are those that it started from",) if method.composes and not done.steps else ()
     )
-    return (*stopped, *idle, *done.notes)
+    joined = [
+        text
+        for extra in extras
+        for text in (
+            f"{extra.transform.name} joined {method.name}, whose published form has it not",
+            *deviations(extra.settings, part=extra.transform.name),
+            *(f"{extra.transform.name}: {text}" for text in extra.transform.deviations),
+        )
+    ]
+    return (*stopped, *idle, *done.notes, *deviations(settings), *method.deviations, *joined)
 
 
 def _of_parent(parent: Checkpoint, splits: Splits) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from unlearn_audit import tasks
 from unlearn_audit.engine import Batches, Hooks, Stop, Terms, descend, trainable
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Course, Extra, Problem, Settings, StepTransform, Unlearned
+from unlearn_audit.methods.published import BUDGET
 from unlearn_audit.recipes import crop_and_flip
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "Step",
     "Turn",
     "Turns",
-    "ascended",
     "logits_of",
     "mean_loss",
     "minibatches",
@@ -46,7 +46,6 @@ def _known_schedule(text: str) -> str:
 
 
 Schedule = Annotated[str, AfterValidator(_known_schedule)]
-BUDGET = ("steps", "epochs")
 
 
 class LoopSettings(Settings):
@@ -124,7 +123,6 @@ def run_composition(
     own: Sequence[tuple[StepTransform, Settings]] = (),
     hooks: Sequence[Hooks] = (),
     task: str,
-    notes: Sequence[str] = (),
 ) -> Unlearned:
     """Run the loop: gradient of the objective, its transforms, mixing of weights, the optimiser's step.
 
@@ -135,7 +133,6 @@ def run_composition(
         own: the method's own transforms; those of `--with` follow them.
         hooks: what else the method does in a step, after all transforms.
         task: the method's name in the progress.
-        notes: handed on.
 
     Returns:
         What was done.
@@ -164,7 +161,7 @@ def run_composition(
             task=task,
         )
     taken = [hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks]
-    told = (*notes, *(note for hook in hooks for note in hook.notes))
+    told = [note for hook in hooks for note in hook.notes]
     return Unlearned(steps, objective.gradients(steps) + sum(taken), stopped, tuple(dict.fromkeys(told)))
 
 
@@ -274,11 +271,6 @@ def mean_loss(problem: Problem, batches: Batches, step: int, *, clip: float | No
     images, labels = batches.at(step)
     losses = tasks.losses(logits_of(problem, images), labels)
     return (losses if clip is None else losses.clamp(max=clip)).mean()
-
-
-def ascended(clip: float | None) -> tuple[str, ...]:
-    """Return the deviation that a clipped loss is, in words."""
-    return () if clip is None else (f"the ascended loss of an example is clipped at {clip:g} nats",)
 
 
 def paired(

@@ -4,7 +4,8 @@ theta_t = alpha·theta_{t-1} + (1 - alpha)·theta_init - eta·(grad L_r - c·gra
 Its variants: GA (alpha = 1, c > 0), Noisy (alpha < 1, c = 0), GA+Noisy (both); alpha = 1 and c = 0 is fine-tuning.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,7 +16,6 @@ from unlearn_audit.methods.composing import (
     Schedule,
     Share,
     Step,
-    ascended,
     mean_loss,
     minibatches,
     paired,
@@ -34,8 +34,23 @@ class IeuSettings(LoopSettings):
     Algorithm 1's constant one leaves the network where the last batches threw it; and a clipped ascent, a deviation
     that is recorded each time. Without it no c serves every forget set: .03 is enough for whole classes but leaves
     wrong labels half remembered (by RCD, while accuracies look right), .1 forgets these and costs a tenth of the retain
-    accuracy where a class goes.
+    accuracy where a class goes. `PUBLISHED` is the letter of Algorithm 1 and Definition 8: full batches, a constant
+    step, noise of variance 2 / d on every parameter, no clip.
     """
+
+    PUBLISHED: ClassVar[Mapping[str, Any] | None] = {
+        "batch_size": "full",
+        "schedule": "constant",
+        "scale": "total_d",
+        "include_1d": True,
+        "loss_clip": "none",
+    }
+    UNKNOWN: ClassVar[tuple[str, ...]] = ("alpha", "c", "step_size", "steps", "epochs", "augment")
+
+    def without_effect(self) -> tuple[str, ...]:
+        """Return what does nothing beside alpha and c."""
+        unclipped = ("loss_clip",) if self.c == 0 else ()
+        return (*unclipped, *ReinitSettings(alpha=self.alpha, scale=self.scale).without_effect())
 
     alpha: Share = Field(
         default=0.999, description="share of the old weights kept at each step; 1 adds no noise (Algorithm 1)"
@@ -108,7 +123,6 @@ def run_ieu(problem: Problem, settings: IeuSettings) -> Unlearned:
         settings,
         own=[(REINIT, noise)],
         task=f"IEU {settings.variant}",
-        notes=ascended(settings.clip) if forget else (),
     )
 
 

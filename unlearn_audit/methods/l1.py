@@ -1,6 +1,7 @@
 """An l1 penalty on the weights: its subgradient joins the gradient, so that momentum carries it (Jia et al. 2023)."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +13,9 @@ __all__ = ["L1", "L1Settings"]
 
 class L1Settings(Settings):
     """Settings of the penalty: 5e-4 is what comparisons use, the linear decay is the paper's."""
+
+    PUBLISHED: ClassVar[Mapping[str, Any] | None] = {}
+    UNKNOWN: ClassVar[tuple[str, ...]] = ("alpha",)
 
     alpha: Annotated[float, Field(ge=0, le=1e30)] = Field(default=5e-4, description="weight of the sum of |weights|")
     decay: Literal["linear", "none"] = Field(default="linear", description="to zero over the epochs, or none")

@@ -1,6 +1,6 @@
 """l1-sparse: fine-tuning on the retain set with an l1 penalty that decays over the epochs (Jia et al. 2023)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ __all__ = ["L1_SPARSE", "L1SparseSettings", "run_l1_sparse"]
 
 class L1SparseSettings(FtSettings):
     """Settings of l1-sparse: FT's, and the penalty that comparisons use (the code asks for a value and has none)."""
+
+    UNKNOWN: ClassVar[tuple[str, ...]] = ("alpha",)
 
     alpha: Annotated[float, Field(ge=0, le=1e30)] = Field(default=5e-4, description="weight of the sum of |weights|")
     decay: Literal["linear", "none"] = Field(

@@ -3,8 +3,8 @@
 It holds against the optimiser alone: a transform that mixes weights (reinit) mixes all of them, masked ones included.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,8 @@ __all__ = ["MASK", "MaskSettings", "random_mask", "saliency", "top_share"]
 
 class MaskSettings(Settings):
     """Settings of the mask; density .5 is the paper's median threshold."""
+
+    PUBLISHED: ClassVar[Mapping[str, Any] | None] = {}
 
     variant: Literal["saliency", "random"] = Field(
         default="saliency",
@@ -98,4 +100,13 @@ def _make(problem: Problem, settings: MaskSettings, course: Course) -> Hooks:
     )
 
 
-MASK = StepTransform("mask", "Fan et al. 2024, with the Unlearn-Saliency code's fix of 2026-02", MaskSettings, _make)
+MASK = StepTransform(
+    "mask",
+    "Fan et al. 2024, with the Unlearn-Saliency code's fix of 2026-02",
+    MaskSettings,
+    _make,
+    deviations=(
+        "saliency is the gradient of the mean loss over the whole forget set; the published code adds up the mean "
+        "gradients of its batches, so that an example of a smaller last batch counts more",
+    ),
+)

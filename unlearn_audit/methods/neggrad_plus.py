@@ -1,5 +1,8 @@
 """NegGrad+: descent on retain and ascent on forget in one step (Kurmanji et al. 2023, section 4)."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
@@ -8,7 +11,6 @@ from unlearn_audit.methods.composing import (
     LoopSettings,
     Share,
     Step,
-    ascended,
     mean_loss,
     minibatches,
     paired,
@@ -20,6 +22,9 @@ __all__ = ["NEGGRAD_PLUS", "NegGradPlusSettings", "run_neggrad_plus"]
 
 class NegGradPlusSettings(LoopSettings):
     """Settings of NegGrad+: those of the SCRUB code (alpha .95, SGD .01, 10 epochs, no decay)."""
+
+    PUBLISHED: ClassVar[Mapping[str, Any] | None] = {}
+    UNKNOWN: ClassVar[tuple[str, ...]] = ("batch_size",)
 
     alpha: Share = Field(default=0.95, description="weight of the retain loss; the forget loss gets alpha - 1")
     epochs: float | None = Field(default=10, gt=0, le=1e6, description="passes over the retain set")
@@ -46,9 +51,13 @@ def run_neggrad_plus(problem: Problem, settings: NegGradPlusSettings) -> Unlearn
         return found
 
     objective = paired(retain, forget, terms)
-    return run_composition(problem, objective, settings, task="NegGrad+", notes=ascended(settings.loss_clip))
+    return run_composition(problem, objective, settings, task="NegGrad+")
 
 
 NEGGRAD_PLUS = Method(
-    "neggrad-plus", "Kurmanji et al. 2023; values of the SCRUB code", NegGradPlusSettings, run_neggrad_plus
+    "neggrad-plus",
+    "Kurmanji et al. 2023; values of the SCRUB code",
+    NegGradPlusSettings,
+    run_neggrad_plus,
+    deviations=("the forget set is shuffled anew in each pass; the published code repeats its first pass",),
 )

@@ -5,8 +5,8 @@ stationary variance is (1 - alpha)/(1 + alpha)·2/d, not 2/d: the process is mai
 """
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,13 @@ __all__ = ["REINIT", "Reinit", "ReinitSettings"]
 
 class ReinitSettings(Settings):
     """Settings of the re-initialisation; where the paper is silent the defaults are ours."""
+
+    PUBLISHED: ClassVar[Mapping[str, Any] | None] = {"scale": "total_d", "include_1d": True}
+    UNKNOWN: ClassVar[tuple[str, ...]] = ("alpha",)
+
+    def without_effect(self) -> tuple[str, ...]:
+        """Return what does nothing where no weight is mixed, or where there is no noise."""
+        return ("scale", "draw", "include_1d") if self.alpha == 1 else ("draw",) if self.scale == "none" else ()
 
     alpha: Share = Field(default=0.999, description="share of the old weights kept at each step; 1 does nothing")
     scale: Literal["fan_in", "total_d", "none"] = Field(

@@ -35,6 +35,7 @@ class _Recorded(Settings):
 def run_retrain(problem: Problem, settings: RetrainSettings) -> Unlearned:
     """Train a new network without the forget set, as the original was trained; nothing of the checkpoint is used."""
     recipe, notes = _recipe(problem, settings)
+    assumed = not problem.recipe and settings.recipe is None
     splits = problem.splits
     if not len(splits.retain):
         raise UsageError("the retain set is empty; there is nothing to train on")
@@ -44,12 +45,15 @@ def run_retrain(problem: Problem, settings: RetrainSettings) -> Unlearned:
             "its own wants another --seed",
         )
     steps = recipe.epochs * -(-len(splits.retain) // recipe.batch_size)
-    done = Unlearned(steps, recipe.epochs * len(splits.retain), notes=notes, recipe=recipe.settings())
+    done = Unlearned(
+        steps, recipe.epochs * len(splits.retain), notes=notes, recipe=recipe.settings(), recipe_assumed=assumed
+    )
     if problem.count_only:
         return done
+    mean, std = problem.transform.mean, problem.transform.std  # as the original is read, and as the file will say
     model = train(
         problem.spec,
-        splits.dataset,
+        replace(splits.dataset, mean=mean, std=std),
         splits.retain,
         recipe,
         seed=problem.seed,
@@ -79,7 +83,14 @@ def _recipe(problem: Problem, settings: RetrainSettings) -> tuple[Recipe, tuple[
             else (own, ())
         )
     chosen = pick_recipe(settings.recipe, problem.spec, epochs=settings.epochs)
-    return chosen, (f"recipe {chosen.name}, while the original's is {known.get('name', 'not known')}",)
+    if known:
+        return chosen, (f"recipe {chosen.name}, while the original's is {known.get('name', 'not known')}",)
+    if settings.recipe is None:
+        return chosen, (
+            f"recipe {chosen.name}, epochs {chosen.epochs}, is assumed: nothing says how the original was trained; "
+            "name it with --recipe and --epochs",
+        )
+    return chosen, (f"recipe {chosen.name}, epochs {chosen.epochs}, as it was named: the original's file says none",)
 
 
 RETRAIN = Method(

@@ -5,7 +5,8 @@ one included, AMUN's excludes it; both forms are here. An example is met once in
 labels redrawn for each batch and labels redrawn for each pass have the same law.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -30,7 +31,9 @@ __all__ = ["RL", "RandomLabels", "RlSettings", "relabelled", "run_rl"]
 
 
 class RlSettings(LoopSettings):
-    """Settings of RL: those of the Unlearn-Saliency code (SGD .01, momentum .9, decay 5e-4, 10 epochs)."""
+    """Settings of RL: those of the Unlearn-Saliency code (SGD .01, momentum .9, decay 5e-4, 10 epochs); batch 64."""
+
+    PUBLISHED: ClassVar[Mapping[str, Any] | None] = {"batch_size": 256}
 
     epochs: float | None = Field(default=10, gt=0, le=1e6, description="passes over the forget and the retain set")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
@@ -122,4 +125,4 @@ def relabelled(problem: Problem, settings: RlSettings) -> Objective:
     return Turns(forget, retain).objective(on_forget, on_retain)
 
 
-RL = Method("rl", "Graves et al. 2021; values of the Unlearn-Saliency code, batch 64 ours", RlSettings, run_rl)
+RL = Method("rl", "Graves et al. 2021; values of the Unlearn-Saliency code", RlSettings, run_rl)

@@ -11,7 +11,7 @@ __all__ = ["SALUN", "SalunSettings", "run_salun"]
 
 
 class SalunSettings(RlSettings):
-    """Settings of SalUn: those of the Unlearn-Saliency README (RL, step .013, 10 epochs, density .5)."""
+    """Settings of SalUn: those of the Unlearn-Saliency README (RL, step .013, 10 epochs, density .5), but batch 64."""
 
     step_size: Step = Field(default=0.013, description="learning rate")
     density: Share = Field(default=0.5, description="share of all weights that move")
@@ -25,5 +25,9 @@ def run_salun(problem: Problem, settings: SalunSettings) -> Unlearned:
 
 
 SALUN = Method(
-    "salun", "Fan et al. 2024; values of the Unlearn-Saliency README, batch 64 ours", SalunSettings, run_salun
+    "salun",
+    "Fan et al. 2024; values of the Unlearn-Saliency README",
+    SalunSettings,
+    run_salun,
+    deviations=MASK.deviations,
 )

@@ -7,8 +7,9 @@ forget pass. With rewind (SCRUB+R) the epoch is chosen whose forget error is nea
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ Weight = Annotated[float, Field(ge=0, le=1e30)]
 
 class ScrubSettings(LoopSettings):
     """Settings of SCRUB: those of the published code for ResNet and All-CNN on CIFAR-10."""
+
+    PUBLISHED: ClassVar[Mapping[str, Any] | None] = {}
 
     step_size: Step = Field(default=5e-4, description="learning rate")
     epochs: float | None = Field(default=3, gt=0, le=1e6, description="passes over the retain set")

@@ -4,7 +4,8 @@ Foster et al. 2024. I_D and I_f are the mean over batches of the squared gradien
 batch size is part of the definition. The published code passes the whole training set as D, and so does this.
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -21,6 +22,8 @@ __all__ = ["SSD", "SsdSettings", "importance", "run_ssd"]
 
 class SsdSettings(Settings):
     """Settings of SSD: those of the published code."""
+
+    PUBLISHED: ClassVar[Mapping[str, Any] | None] = {}
 
     alpha: Step = Field(default=10.0, description="selection: weights with I_f > alpha·I_D are dampened")
     dampening: Step = Field(default=1.0, description="lambda: they are multiplied by min(lambda·I_D/I_f, 1)")
@@ -66,4 +69,14 @@ def run_ssd(problem: Problem, settings: SsdSettings) -> Unlearned:
     return done
 
 
-SSD = Method("ssd", "Foster et al. 2024; values of the published code", SsdSettings, run_ssd, composes=False)
+SSD = Method(
+    "ssd",
+    "Foster et al. 2024; values of the published code",
+    SsdSettings,
+    run_ssd,
+    composes=False,
+    deviations=(
+        "importance is the mean over batches as equal as can be, in index order; the published code takes its data "
+        "loader's batches, shuffled and with a smaller last one",
+    ),
+)

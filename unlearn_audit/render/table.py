@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from unlearn_audit.catalogue import ASSUMED_INPUTS
 from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
 from unlearn_audit.render.details import lower_bound
@@ -158,6 +159,7 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     part = f", {data.forget.measured} of them measured" if data.forget.is_sampled else ""
     forget = f"forget {data.forget.n} ({data.forget.described}{part})"
     notes = [f"{forget}, retain {data.retain.n}, test {data.test.n}{unseen}"]
+    notes += _assumed_inputs(report)
     rcd = next((m for m in report.measurements if m.name == "rcd.raw"), None)
     if rcd is not None:
         notes.append(f"RCD: {rcd.method}; read against retrained, not maximised")
@@ -176,6 +178,14 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
             names.setdefault(str(m.reason), {})[m.name] = None
         reasons = dict.fromkeys(f"{', '.join(_shortened(tuple(found)))}: {reason}" for reason, found in names.items())
     return (*notes, *reasons)
+
+
+def _assumed_inputs(report: AuditReport) -> list[str]:
+    """Say whose inputs were normalised as nobody said that they are."""
+    assumed = [
+        f"{one.label}: {note}" for one in report.subjects for note in one.notes if note.startswith(ASSUMED_INPUTS)
+    ]
+    return assumed if len(assumed) < 4 else [f"{len(assumed)} checkpoints, such as {assumed[0]}"]
 
 
 def _own_gaps(report: AuditReport) -> str:
@@ -210,7 +220,13 @@ def _of_attacks(report: AuditReport) -> list[str]:
     rate = next((m for m in report.measurements if m.name.startswith("mia.") and m.name.endswith(".base_rate")), None)
     if rate is None or not isinstance(rate.value, int | float):
         return []
+    differs = {
+        m.name.removesuffix(".auc"): str(m.details["differs_from_tables"])
+        for m in report.measurements
+        if m.name.endswith(".auc") and m.details.get("differs_from_tables")
+    }
     return [
         f"attacks: forget examples against their unseen twin, n = {rate.n}, base rate {rate.value:.3f}; AUC .5: not "
-        "told apart; read against retrained"
+        "told apart; read against retrained",
+        *(f"{name} is not as in published tables: {text}" for name, text in differs.items()),
     ]

@@ -159,7 +159,7 @@ def _plan(
     labels = unique_labels(config.checkpoint)
     target = _target(checkpoints, recipe)
     candidate = build_candidate(
-        config, origins, config.checkpoint[target], checkpoints[target], labels[target], dataset, compute
+        config, origins, config.checkpoint[target], checkpoints[target], labels[target], dataset, compute, checkpoints
     )
     chosen = _recipe(checkpoints[target], candidate, recipe, epochs)
     usual = there.queries if there else 2 if chosen.augment else 1
