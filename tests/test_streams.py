@@ -128,6 +128,7 @@ PINNED = {
     "shadow": "fea32385afda1232",
     "treatment": "e0eaa9c82b3e12c6",
     "demo": "3e15b90fa8f8298e",
+    "probe": "1356ae97c4d399b3",
     "relearning": "24f26ce19042cc1c",
     "relearned part": "ba88a3781e68a698",
     "random control": "c605225b7940a0d9",

@@ -37,6 +37,7 @@ STREAMS: Mapping[str, str] = {
     "treatment": "seeds of the unlearning of shadow models",
     "demo": "seeds of the models of the demo",
     # measuring
+    "probe": "whatever a model draws while it is tried out",
     "relearning": "anything random of relearning",
     "relearned part": "--relearn: which forget examples are relearned",
     "random control": "the randomly initialised control",

@@ -20,6 +20,7 @@ from unlearn_audit.errors import MeasurementError
 from unlearn_audit.models.answers import Logits, complaint, what_logits_are
 from unlearn_audit.models.blame import raised
 from unlearn_audit.models.building import is_code
+from unlearn_audit.streams import derive_seed
 
 __all__ = ["adapt", "evaluating", "layout_of", "materialise"]
 
@@ -354,5 +355,5 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _same_draws(images: Tensor) -> Iterator[None]:
     """Leave the global random streams as they were."""
     with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
-        torch.manual_seed(0)
+        torch.manual_seed(derive_seed(0, "probe"))
         yield
