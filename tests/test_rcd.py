@@ -100,7 +100,12 @@ def test_a_curve_that_does_not_move_is_the_initial_loss_and_says_so(measured: Me
         assert raw.details["essentially_initial_loss"]
         assert number(report, "normalised", label) == pytest.approx(1, abs=1e-6)
         assert of(report, "normalised", label).details["error_version"] == pytest.approx(1)
-    assert any("RCD is essentially (K + 1) x initial loss" in text for text in report.limitations)
+        # It is a limitation of each, and a doubt about every number that is read off the curve.
+        (doubt,) = of(report, "ratio_to_unseen", label).doubts
+        assert doubt.startswith(f"{label}: at step size 1e-12 and K = 9 its loss on the forget set falls by less than")
+        assert "RCD is essentially (K + 1) x initial loss" in doubt
+        assert doubt in report.limitations
+        assert of(report, "scaled", label).doubts == raw.doubts == (doubt,)
 
 
 def test_normalised_is_the_mean_excess_over_the_first(measured: Measure) -> None:

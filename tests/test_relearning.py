@@ -20,7 +20,9 @@ from unlearn_audit.relearning import (
     Curve,
     Relearned,
     Run,
+    Start,
     StepSearch,
+    hardly_moved,
     rcd,
     relearn,
     relearn_all,
@@ -316,6 +318,47 @@ def test_the_automatic_step_is_a_quarter_of_the_largest_inverse_curvature(noise:
     assert found.search.halvings == 0
     for run, curve in zip(runs, found.curves, strict=True):
         np.testing.assert_array_equal(curve.loss, go(run, 10, found.step_size).loss)
+
+
+def test_a_model_so_sharp_that_nobody_else_would_move_has_no_say(noise: Noise) -> None:
+    start = [1.0] * 20
+    tops = {"a": 3.0, "b": 5.0, "wrecked": 1e7}
+    runs = [Run(Point(start), noise(2), HALF, valley([top, *[1.0] * 19])) for top in tops.values()]
+
+    def shared(owners: list[str | None]) -> Relearned:
+        return relearn_all(runs, steps=10, step_size="auto", owners=owners, compute=WHOLE)
+
+    found = shared(list(tops))
+    assert found.step_size == pytest.approx(1 / 20, rel=0.01)  # of those that are heard
+    assert found.search.left_behind == ("wrecked",)
+    assert found.curves[2].rises_from == 1  # it goes as it goes
+    for run, curve in zip(runs[:2], found.curves[:2], strict=True):
+        np.testing.assert_array_equal(curve.loss, go(run, 10, found.step_size).loss)
+    assert not any(map(hardly_moved, found.curves[:2]))
+    # Who does not count as somebody that has to move, or all of whom are one, changes nothing.
+    assert shared([None, None, "wrecked"]).search.left_behind == ()
+    assert shared(["one", "one", "one"]).step_size == pytest.approx(1 / 4e7, rel=0.01)
+    # A later search begins where this one ended, and hears the same ones.
+    again = relearn_all(
+        runs, steps=10, step_size="auto", start=Start(float(found.step_size), 0, ("wrecked",)), owners=list(tops),
+        compute=WHOLE,
+    )  # fmt: skip
+    assert (again.step_size, again.search.left_behind) == (found.step_size, ("wrecked",))
+
+
+def test_a_sharper_model_that_lets_the_others_move_is_heard(noise: Noise) -> None:
+    tops = {"a": 3.0, "sharp": 30.0}
+    runs = [Run(Point([1.0] * 20), noise(2), HALF, valley([top, *[1.0] * 19])) for top in tops.values()]
+    found = relearn_all(runs, steps=40, step_size="auto", owners=list(tops), compute=WHOLE)
+    assert found.search.left_behind == ()
+    assert found.step_size == pytest.approx(1 / 120, rel=0.01)
+
+
+def test_a_loss_near_zero_need_not_move() -> None:
+    assert hardly_moved(drawn(1.0, 0.99))
+    assert not hardly_moved(drawn(1.0, 0.9))
+    assert not hardly_moved(drawn(1e-4, 1e-4))
+    assert not hardly_moved(drawn(1.0))
 
 
 def test_no_curve_rises_under_the_automatic_step_and_the_search_is_counted_apart(noise: Noise) -> None:

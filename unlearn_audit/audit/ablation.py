@@ -7,11 +7,9 @@ from unlearn_audit import relearning
 from unlearn_audit.audit.rankings import Agreement, agreement
 from unlearn_audit.audit.relearnt import Field
 from unlearn_audit.audit.trajectories import algorithm_of
-from unlearn_audit.relearning import Curve, status
+from unlearn_audit.relearning import HARDLY_MOVED, Curve, status
 
-__all__ = ["HARDLY_MOVED", "Ablation", "ablation_details", "ablations", "essentially_initial", "moved"]
-
-HARDLY_MOVED = 0.05  # a loss that fell by less leaves RCD at (K + 1) x initial loss, to within that share
+__all__ = ["Ablation", "ablation_details", "ablations", "essentially_initial", "moved"]
 
 
 class Ablation(NamedTuple):

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from unlearn_audit.audit.bench import Bench
-from unlearn_audit.relearning import Start
+from unlearn_audit.relearning import Start, StepSearch, StepSize
 from unlearn_audit.report import Measurement
 
-__all__ = ["RELEARNING", "with_common_step"]
+__all__ = ["RELEARNING", "left_behind", "with_common_step"]
 
 # Sections that relearn, in the order of the report -> the measurement whose details have the step size.
 RELEARNING = {"rcd": "rcd.raw", "truncation": "truncation.verdict"}
@@ -50,4 +50,19 @@ def _end(name: str, found: Measured) -> Start | None:
     step, search = details.get("step_size"), details.get("step_size_search")
     if not isinstance(step, int | float) or not isinstance(search, dict):
         return None
-    return Start(float(step), int(search["halvings"]))
+    return Start(float(step), int(search["halvings"]), tuple(search.get("left_behind", ())))
+
+
+def left_behind(search: StepSearch, step_size: StepSize) -> list[str]:
+    """Return a sentence for each subject that is too sharp for the step size at which the others move.
+
+    Args:
+        search: for the step size.
+        step_size: where it ended.
+    """
+    return [
+        f"{label}: so sharp that the step size it needs moves no other subject; the step, {step_size:.4g}, was chosen "
+        "without it, and its own curve goes as it goes"
+        for label in search.left_behind
+        if not isinstance(step_size, str)
+    ]

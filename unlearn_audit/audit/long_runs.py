@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import relearning
 from unlearn_audit.audit.bench import Bench
+from unlearn_audit.audit.common_step import left_behind
 from unlearn_audit.audit.trajectories import algorithm_of, algorithm_text, check_request
 from unlearn_audit.config import RcdSettings, TruncationSettings
 from unlearn_audit.errors import UsageError
@@ -128,12 +129,14 @@ def take_long_runs(bench: Bench, settings: TruncationSettings) -> LongRuns:
         steps=reference_steps,
         step_size=own or ("auto" if isinstance(rcd.step_size, tuple) else rcd.step_size),
         start=bench.start if own is None else None,
+        owners=[candidate.label for candidate in bench.subjects],
         algorithm=algorithm_of(bench, rcd),
         compute=bench.compute,
         keep_ends=settings.floor == "fit",
         remember=bench.remember,
         progress=bench.progress,
     )
+    bench.limitations += left_behind(relearned.search, relearned.step_size)
     floors = _floors(bench, settings, runs, relearned.curves, rcd.weight_decay)
     judged = tuple(
         Judged(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from unlearn_audit import metrics
 from unlearn_audit.audit.ablation import Ablation, ablation_details, ablations, essentially_initial, moved
 from unlearn_audit.audit.bench import Bench
+from unlearn_audit.audit.common_step import left_behind
 from unlearn_audit.audit.compare import compared, difference_details, reference_of
 from unlearn_audit.audit.controls import RANDOM
 from unlearn_audit.audit.rankings import OrderChange, looked_at, order_changes, ranks
@@ -22,6 +23,7 @@ from unlearn_audit.audit.rcd_numbers import (
     steps_to_relearn,
 )
 from unlearn_audit.audit.relearnt import Field, Relearnt, relearn_field
+from unlearn_audit.audit.unmoved import relearning_doubts
 from unlearn_audit.config import RcdSettings
 from unlearn_audit.relearning import Curve, status
 from unlearn_audit.report import Interval, Measurement
@@ -44,16 +46,20 @@ def measure_rcd(bench: Bench, settings: RcdSettings) -> Iterator[Measurement]:
     field = relearn_field(bench, settings)
     steps = ablations(field)
     orders = _Orders(field)
-    bench.limitations += _limitations(field)
+    doubts = relearning_doubts(field)
+    bench.limitations += [*_limitations(field), *(text for found in doubts.values() for text in found)]
     _keep_arrays(field)
     for one in field.taken:
-        yield _raw(field, one, steps, orders)
-        yield _ratio(field, one)
-        yield scaled(field, one)
-        yield normalised(field, one)
-        yield ratio_to_retrained(field, one)
-        yield steps_to_relearn(field, one)
-        yield anamnesis_index(field, one)
+        for measurement in (
+            _raw(field, one, steps, orders),
+            _ratio(field, one),
+            scaled(field, one),
+            normalised(field, one),
+            ratio_to_retrained(field, one),
+            steps_to_relearn(field, one),
+            anamnesis_index(field, one),
+        ):
+            yield measurement.model_copy(update={"doubts": tuple(doubts.get(one.candidate.label, ()))})
 
 
 class _Orders:
@@ -87,14 +93,9 @@ def _limitations(field: Field) -> list[str]:
     """Say what the sums may not be taken for."""
     settings = field.settings
     found = [text for one in field.taken for text in _not_descents(one)]
-    shares = [moved(one.forget) for one in field.taken if one.candidate.role != "control"]
     if field.steps == 0:
         found.append("K = 0: no step is taken, so that RCD is the loss itself and says nothing of relearning")
-    elif shares and all(essentially_initial(share, field.steps) for share in shares):
-        found.append(
-            f"at step size {field.step_size} and K = {field.steps} no subject's loss falls by 5 %: RCD is essentially "
-            "(K + 1) x initial loss and says little of relearning; take a larger step or more of them"
-        )
+    found += left_behind(field.search, field.step_size)
     if settings.minibatch is not None or settings.augment:
         found.append("minibatches and augmentation are one seeded draw, which RCD's intervals do not cover")
     found += _few_carry_the_sum(field)

@@ -191,6 +191,7 @@ def _relearn(
         steps=steps,
         step_size=step_size,
         start=bench.start,
+        owners=[None if one.candidate.role == "control" else one.candidate.label for one in planned],
         algorithm=algorithm,
         compute=bench.compute,
         remember=bench.remember,

@@ -11,12 +11,23 @@ from unlearn_audit.relearning.certificate import Certificate, certificate
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, rcd, relearn, status
 from unlearn_audit.relearning.floor import Floor, fit_floor, lowest_floor
 from unlearn_audit.relearning.scope import head_run, scoped, smoothness_of_softmax
-from unlearn_audit.relearning.search import HALVINGS, Relearned, Remember, Start, StepSearch, relearn_all, take_anew
+from unlearn_audit.relearning.search import (
+    HALVINGS,
+    HARDLY_MOVED,
+    Relearned,
+    Remember,
+    Start,
+    StepSearch,
+    hardly_moved,
+    relearn_all,
+    take_anew,
+)
 from unlearn_audit.relearning.truncation import Precision, Truncation, Verdict, steps_for, truncation, unsettled
 
 __all__ = [
     "GD",
     "HALVINGS",
+    "HARDLY_MOVED",
     "Algorithm",
     "Certificate",
     "Curve",
@@ -35,6 +46,7 @@ __all__ = [
     "head_run",
     "lowest_floor",
     "rcd",
+    "hardly_moved",
     "relearn",
     "relearn_all",
     "scoped",

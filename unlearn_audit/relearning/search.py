@@ -9,7 +9,17 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, relearn
 from unlearn_audit.spectrum import lambda_max
 
-__all__ = ["HALVINGS", "Relearned", "Remember", "Start", "StepSearch", "relearn_all", "take_anew"]
+__all__ = [
+    "HALVINGS",
+    "HARDLY_MOVED",
+    "Relearned",
+    "Remember",
+    "Start",
+    "StepSearch",
+    "hardly_moved",
+    "relearn_all",
+    "take_anew",
+]
 
 Stop = Callable[[Sequence[float]], bool]
 Remember = Callable[[int, object, Callable[[], Curve]], Curve]
@@ -17,6 +27,8 @@ Remember = Callable[[int, object, Callable[[], Curve]], Curve]
 ADAM_STEP = 1e-3  # Kingma & Ba 2015, section 2
 LARGEST_AUTO_STEP = 1.0  # ours: where the loss is flat, 1 / lambda_max has no meaning
 HALVINGS = 8
+HARDLY_MOVED = 0.05  # a loss that fell by less leaves RCD at (K + 1) x initial loss, to within that share
+FITTED = 1e-3  # nats: a loss that begins below has next to nothing to lose
 
 
 def take_anew(index: int, step: object, take: Callable[[], Curve]) -> Curve:
@@ -32,19 +44,22 @@ class StepSearch(NamedTuple):
         halvings: how often the step was halved.
         forwards: forward passes.
         backwards: backward passes.
+        left_behind: owners of runs that had no say, since the step that they need moves nobody else.
     """
 
     lambda_max: float | None
     halvings: int
     forwards: int
     backwards: int
+    left_behind: tuple[str, ...] = ()
 
 
 class Start(NamedTuple):
-    """The step size that an earlier search ended at, and how often it had halved it: where another one begins."""
+    """Where an earlier search ended and another one begins: the step size, how often it was halved, without whom."""
 
     step_size: float
     halvings: int
+    left_behind: tuple[str, ...] = ()
 
 
 class Relearned(NamedTuple):
@@ -62,6 +77,7 @@ def relearn_all(
     step_size: StepSize | Literal["auto"],
     compute: Compute,
     start: Start | None = None,
+    owners: Sequence[str | None] = (),
     algorithm: Algorithm = GD,
     keep_ends: bool = False,
     stops: Sequence[Stop] | None = None,
@@ -76,12 +92,18 @@ def relearn_all(
     over the largest bound and needs no search. SGD with momentum starts ten times lower, and for it and for Adam, which
     starts at 1e-3, only divergence is judged.
 
+    One model that is far sharper than all others, a wrecked one above all, would set a step at which nobody moves.
+    Where the owner of the run that decided is known, and the loss of no other owner falls by 5 %, that owner loses its
+    say: the step is chosen anew without it, and its own curves go as they go.
+
     Args:
         runs: trajectories that will be compared.
         steps: K.
         step_size: a number, "lambda" (see `relearn`) or "auto".
         compute: where.
         start: where the search begins, since other trajectories that these are read beside ended there; default: anew.
+        owners: whose each run is; None for one that does not count as somebody who has to move. Default: nobody is
+            left behind.
         algorithm: how to descend.
         keep_ends: keep the relearned models.
         stops: one for each run, told what it has summed so far; True ends its curve, so that lengths may differ.
@@ -92,11 +114,13 @@ def relearn_all(
     Returns:
         The curves in the order of the runs, the step size, and what the search cost.
     """
-    chosen, search = _start(runs, step_size, start, algorithm, compute, progress)
+    sharpness, search = _measured(runs, step_size, start, algorithm, compute, progress)
+    chosen, decided = _first_step(runs, sharpness, step_size, start, algorithm)
     while True:
         careful = step_size == "auto" and search.halvings < HALVINGS
         curves: list[Curve] = []
         for index, run in enumerate(runs):
+            heard = careful and _owner(owners, index) not in search.left_behind
             take = partial(
                 relearn,
                 run,
@@ -104,62 +128,115 @@ def relearn_all(
                 step_size=chosen,
                 compute=compute,
                 algorithm=algorithm,
-                stop_when_rising=careful and algorithm.is_plain_descent,
+                stop_when_rising=heard and algorithm.is_plain_descent,
                 keep_end=keep_ends,
                 stop=stops[index] if stops else None,
                 progress=progress,
                 task=f"relearning, curve {index + 1} of {len(runs)}",
             )
-            curve = take() if keep_ends or stops else remember(index, (chosen, careful), take)
+            curve = take() if keep_ends or stops else remember(index, (chosen, heard), take)
             curves.append(curve)
-            if careful and _unsafe(curve, algorithm):
+            if heard and _unsafe(curve, algorithm):
                 break
         else:
             products = sum(curve.search_products for curve in curves)
             search = search._replace(forwards=search.forwards + products, backwards=search.backwards + 2 * products)
-            return Relearned(tuple(curves), chosen, search)
-        chosen = float(chosen) / 2
-        search = search._replace(
-            halvings=search.halvings + 1,
-            forwards=search.forwards + sum(curve.forwards for curve in curves),
-            backwards=search.backwards + sum(curve.backwards for curve in curves),
-        )
+            alone = _moves_nobody_else(owners, decided, curves, search) if step_size == "auto" and not start else None
+            if alone is None:
+                return Relearned(tuple(curves), chosen, search)
+            search = _spent(search, curves)._replace(halvings=0, left_behind=(*search.left_behind, alone))
+            heard_now = [index for index in range(len(runs)) if _owner(owners, index) not in search.left_behind]
+            chosen, decided = _first_step(runs, sharpness, step_size, None, algorithm, heard_now)
+            continue
+        chosen, decided = float(chosen) / 2, len(curves) - 1
+        search = _spent(search, curves)._replace(halvings=search.halvings + 1)
+
+
+def _spent(search: StepSearch, curves: Sequence[Curve]) -> StepSearch:
+    """Add the passes of curves that served the search alone."""
+    return search._replace(
+        forwards=search.forwards + sum(curve.forwards for curve in curves),
+        backwards=search.backwards + sum(curve.backwards for curve in curves),
+    )
+
+
+def _owner(owners: Sequence[str | None], index: int) -> str | None:
+    return owners[index] if owners else None
+
+
+def _moves_nobody_else(
+    owners: Sequence[str | None], decided: int | None, curves: Sequence[Curve], search: StepSearch
+) -> str | None:
+    """Return the owner of the run that decided on the step, if no loss of another owner falls by 5 %; else None."""
+    owner = None if decided is None else _owner(owners, decided)
+    others = [
+        curve
+        for index, curve in enumerate(curves)
+        if _owner(owners, index) not in (None, owner, *search.left_behind)
+        and curve.diverged_at is None
+        and curve.loss[0] >= FITTED
+    ]
+    return owner if owner is not None and others and all(map(hardly_moved, others)) else None
+
+
+def hardly_moved(curve: Curve) -> bool:
+    """Return whether a loss fell by less than 5 % in all steps, and it had something to lose."""
+    if curve.diverged_at is not None or len(curve.loss) < 2 or not curve.loss[0] >= FITTED:
+        return False
+    return abs(float(1 - curve.loss[-1] / curve.loss[0])) < HARDLY_MOVED
 
 
 def _unsafe(curve: Curve, algorithm: Algorithm) -> bool:
     return curve.diverged_at is not None or (algorithm.is_plain_descent and curve.rises_from is not None)
 
 
-def _start(
+def _measured(
     runs: Sequence[Run],
     step_size: StepSize | Literal["auto"],
     start: Start | None,
     algorithm: Algorithm,
     compute: Compute,
     progress: Progress,
-) -> tuple[StepSize, StepSearch]:
-    """Return the first step size to try, and what finding it cost."""
-    if step_size != "auto":
-        return step_size, StepSearch(None, 0, 0, 0)
-    if start is not None:
-        return start.step_size, StepSearch(None, start.halvings, 0, 0)
-    if algorithm.optimizer == "adam":
-        return ADAM_STEP, StepSearch(None, 0, 0, 0)
-    patience = 10 if algorithm.optimizer == "sgd" else 1
+) -> tuple[Sequence[float], StepSearch]:
+    """Return how sharp each run is at its start, where the step size is to be chosen by that, and what it cost.
+
+    A product with the Hessian is one forward, two backward passes.
+    """
+    if step_size == "auto" and start is not None:
+        return (), StepSearch(None, start.halvings, 0, 0, start.left_behind)
+    if step_size != "auto" or algorithm.optimizer == "adam":
+        return (), StepSearch(None, 0, 0, 0)
     bounds = [run.smoothness for run in runs if run.smoothness is not None]
     if len(bounds) == len(runs):
-        return 1 / (max(bounds) * patience), StepSearch(max(bounds), 0, 0, 0)
-    found = _sharpest(runs, compute, progress)
-    largest = float(found.lambda_max or 0.0) + algorithm.weight_decay
-    flat = largest <= 1 / (4 * LARGEST_AUTO_STEP)
-    return (LARGEST_AUTO_STEP if flat else 1 / (4 * largest)) / patience, found
-
-
-def _sharpest(runs: Sequence[Run], compute: Compute, progress: Progress) -> StepSearch:
-    """Measure lambda_max at the start of every run; a product with the Hessian is one forward, two backward passes."""
-    largest, products = 0.0, 0
+        return bounds, StepSearch(max(bounds), 0, 0, 0)
+    found, products = [], 0
     for index, run in enumerate(runs):
-        found = lambda_max(*run.prepared(compute))
-        largest, products = max(largest, found.value), products + found.products
-        progress("curvature at the start", index + 1, len(runs), f"lambda_max {largest:.3g}")
-    return StepSearch(largest, 0, products, 2 * products)
+        one = lambda_max(*run.prepared(compute))
+        found.append(one.value)
+        products += one.products
+        progress("curvature at the start", index + 1, len(runs), f"lambda_max {max(found):.3g}")
+    return found, StepSearch(max(found), 0, products, 2 * products)
+
+
+def _first_step(
+    runs: Sequence[Run],
+    sharpness: Sequence[float],
+    step_size: StepSize | Literal["auto"],
+    start: Start | None,
+    algorithm: Algorithm,
+    heard: Sequence[int] | None = None,
+) -> tuple[StepSize, int | None]:
+    """Return the first step size to try, and the run that decided on it; `heard` are the runs that have a say."""
+    if step_size != "auto":
+        return step_size, None
+    if start is not None:
+        return start.step_size, None
+    if algorithm.optimizer == "adam":
+        return ADAM_STEP, None
+    patience = 10 if algorithm.optimizer == "sgd" else 1
+    decided = max(range(len(runs)) if heard is None else heard, key=lambda index: sharpness[index])
+    if all(run.smoothness is not None for run in runs):
+        return 1 / (sharpness[decided] * patience), decided
+    largest = sharpness[decided] + algorithm.weight_decay
+    flat = largest <= 1 / (4 * LARGEST_AUTO_STEP)
+    return (LARGEST_AUTO_STEP if flat else 1 / (4 * largest)) / patience, decided
