@@ -398,9 +398,10 @@ def test_a_handful_of_forget_examples_is_said_to_say_little(tiny: Path) -> None:
     assert said[2] == ()
 
 
-def test_a_fair_comparison_has_no_limitation(report: AuditReport) -> None:
+def test_a_fair_comparison_has_no_limitation_but_its_few_steps_and_examples(report: AuditReport) -> None:
     # The examples of a small set that a model knows by heart are few to carry its loss: told, and nothing else.
-    assert not [text for text in report.limitations if not text.startswith("the hardest 5 %")]
+    told = [text for text in report.limitations if "falls by less than 5 %" not in text]
+    assert not [text for text in told if not text.startswith("the hardest 5 %")]
 
 
 def test_an_incomplete_twin_pairs_examples_and_says_so(tiny: Path) -> None:
