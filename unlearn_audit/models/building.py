@@ -15,6 +15,7 @@ from unlearn_audit import catalogue
 from unlearn_audit.errors import UsageError, unknown_name
 from unlearn_audit.models.answers import Logits
 from unlearn_audit.models.blame import raised
+from unlearn_audit.models.hugging_face import TRANSFORMERS, classifier_of, config_of
 from unlearn_audit.user_code import current_folder_importable, import_user_code
 
 __all__ = [
@@ -58,7 +59,7 @@ def is_code(spec: str) -> bool:
     (True, False, False)
     """
     prefix, colon, _ = spec.partition(":")
-    return bool(colon) and prefix not in {TORCHVISION, TIMM}
+    return bool(colon) and prefix not in {TORCHVISION, TIMM, TRANSFORMERS}
 
 
 def build(
@@ -72,8 +73,9 @@ def build(
     """Return a freshly initialised model; nothing is downloaded.
 
     Args:
-        spec: a name of `catalogue.MODELS`, `torchvision:NAME`, `timm:NAME`, or `package.module:callable`, which is
-            called without arguments, so that classes, channels and size are its own affair. A library's model takes
+        spec: a name of `catalogue.MODELS`, `torchvision:NAME`, `timm:NAME`, `transformers:FOLDER` (with a config.json),
+            or `package.module:callable`, which is called without arguments, so that
+            classes, channels and size are its own affair. A library's model takes
             options: `torchvision:resnet18?channels=1`, `timm:NAME?img_size=32&patch_size=4`.
         classes: outputs of the last layer, at least 1.
         channels: channels of the images; torchvision's models take 3, or what their option says.
@@ -93,6 +95,8 @@ def build(
     if is_code(spec):
         return _from_code(spec, allowed=allow_code)
     check_name(spec)
+    if spec.startswith(f"{TRANSFORMERS}:"):
+        return classifier_of(spec.partition(":")[2], classes=classes)
     named, options = options_of(spec)
     library, colon, name = named.partition(":")
     if not colon:
@@ -109,6 +113,9 @@ def check_name(spec: str) -> None:
         UsageError: unknown name, or timm is not installed.
     """
     if is_code(spec):
+        return
+    if spec.startswith(f"{TRANSFORMERS}:"):
+        config_of(spec.partition(":")[2])
         return
     spec = options_of(spec)[0]
     library, colon, name = spec.partition(":")
