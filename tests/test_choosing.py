@@ -163,6 +163,13 @@ def test_an_average_without_names_is_told(tmp_path: Path) -> None:
     assert read_checkpoint(path, weights="model").weights == "model"
 
 
+def test_an_average_as_a_whole_model_is_told(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"state_dict": weights(1), "ema": nn.Linear(2, 2)})
+    with pytest.raises(SeveralWeights, match="an average as a whole pickled model"):
+        read_checkpoint(path)
+    assert read_checkpoint(path, weights="state_dict").weights == "state_dict"
+
+
 def test_an_average_in_the_state_of_a_callback_is_told(tmp_path: Path) -> None:
     path = saved(tmp_path, {"state_dict": weights(1), "callbacks": {"EMA": {"ema_weights": weights(2)}}})
     with pytest.raises(SeveralWeights, match="'callbacks.EMA.ema_weights'"):

@@ -79,6 +79,8 @@ COMMANDS: dict[str, tuple[Callable[[Path], None], str]] = {
     "numbers under a key": (
         saved({"state_dict": {**weights(), "lr": 0.1}}), "under 'state_dict', holds values that are not tensors: 'lr'",
     ),
+    "arrays": (saved(arrays()), "whose weights are NumPy arrays"),
+    "arrays under a key": (saved({"epoch": 1, "model": arrays()}), "whose weights are NumPy arrays"),
     "sparse": (saved({"w": torch.eye(3).to_sparse()}), "'w' is sparse"),
     "sparse under a key": (saved({"model": {"w": torch.eye(3).to_sparse()}}), "'w' is sparse"),
     "compressed": (compressed, "is compressed"),

@@ -32,7 +32,6 @@ ALL = "."  # every tensor of a file whose names fall into several sets
 _LONGEST_KEY = 300
 _MOST_TOLD = 6
 _MOST_TIES = 64  # names that share one piece of memory, as layers do whose weights are tied
-_UNNAMED = "an average in {} tensors without names, which can be given to no model"
 
 
 class SeveralWeights(CheckpointError):
@@ -78,7 +77,7 @@ def choose(file: TorchFile, sets: Sequence[WeightSet], key: str | None) -> tuple
     unnamed = {} if is_average(first.key) else unnamed_averages(file.content)
     if unnamed or any(not _same(file, first, other) for other in more):
         every = {one.key: told(one.tensors, one.key) for one in (first, *more)}
-        raise SeveralWeights(file.path, every | {key: _UNNAMED.format(count) for key, count in unnamed.items()})
+        raise SeveralWeights(file.path, every | unnamed)
     if not more:
         return first, ()
     return first, (f"the same weights stand under {', '.join(name_of(other.key) for other in more)}, too",)

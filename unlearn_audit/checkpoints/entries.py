@@ -144,20 +144,24 @@ def _sets(value: object, trail: tuple[str, ...], seen: set[int]) -> Iterator[Wei
             yield from _sets(entry, (*trail, key), seen)
 
 
-def unnamed_averages(content: object) -> dict[str, int]:
-    """Return how many tensors stand in lists under keys that speak of averages, as some tools save them, by key.
+def unnamed_averages(content: object) -> dict[str, str]:
+    """Return in words what stands under keys that speak of averages and is no state dict, by key.
 
-    Without names they cannot be given to a model, but it is known that there are averages.
+    Lists of tensors, as some tools save them, and whole models cannot be read, but it is known that they are there.
 
     Args:
         content: what `open_torch` found.
     """
     found = {}
     for keys, value in walked(content, DEEPEST):
+        if not any(map(is_average, keys)):
+            continue
+        if is_module(value):
+            found[".".join(keys)] = "an average as a whole pickled model, which is not read"
         if not isinstance(value, list | tuple) or isinstance(value, StoredTensor) or not value:
             continue
-        if any(map(is_average, keys)) and all(isinstance(entry, StoredTensor) for entry in value):
-            found[".".join(keys)] = len(value)
+        if all(isinstance(entry, StoredTensor) for entry in value):
+            found[".".join(keys)] = f"an average in {len(value)} tensors without names, which fit no model"
     return found
 
 

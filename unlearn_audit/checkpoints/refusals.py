@@ -112,10 +112,20 @@ def _nothing(path: Path, items: Mapping[Any, Any]) -> CheckpointError:
     opening = f"no state dict in {path}: it holds {', '.join(held)}{more}"
     if "param_groups" in items:
         return CheckpointError(f"{opening}, the state of an optimizer; {_look_beside(path)}")
-    states = [str(key) for key, value in items.items() if isinstance(value, dict) and value and is_state(value)]
+    arrays = next((keys for keys, value in walked(items, 1) if _are_arrays(value)), None)
+    if arrays is not None:
+        return CheckpointError(f"{opening}, whose weights are NumPy arrays; {ways_out.arrays(path, arrays)}")
+    states = [key for key, value in items.items() if isinstance(key, str) and isinstance(value, dict) and value
+              and is_state(value)]  # fmt: skip
     if states:
         return CheckpointError(f"{opening}; if {one_line(states[0], longest=60)!r} are weights, say --weights KEY")
     return CheckpointError(f"{opening}; save model.state_dict(), or {_look_beside(path)}")
+
+
+def _are_arrays(value: object) -> bool:
+    """Tell whether names stand for NumPy arrays and for nothing else."""
+    items = items_of(value)
+    return bool(items) and all(kind_of(entry) == "numpy.ndarray" for entry in (items or {}).values())
 
 
 def _look_beside(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 __all__ = [
     "ASK",
     "archived",
+    "arrays",
     "compressed",
     "exported",
     "filtered",
@@ -52,6 +53,13 @@ def filtered(path: Path, keys: tuple[str, ...]) -> str:
     """Return the way out of a dictionary that holds other values beside its tensors; `keys` tell where it stands."""
     loaded = _LOAD.format(file=_text(path)) + "".join(f"[{_text(key)}]" for key in keys)
     return "keep the tensors alone: " + TRUST + _command(path, f"{loaded}.items()")
+
+
+def arrays(path: Path, keys: tuple[str, ...]) -> str:
+    """Return the way out of weights that are NumPy arrays in a file of torch's; `keys` tell where they stand."""
+    loaded = _LOAD.format(file=_text(path)) + "".join(f"[{_text(key)}]" for key in keys)
+    items = f"((k, torch.as_tensor(a)) for k, a in {loaded}.items())"
+    return TRUST + _command(path, items)
 
 
 def other_tensors(path: Path, keys: tuple[str, ...], kind: str) -> str:
