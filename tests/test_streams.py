@@ -173,6 +173,7 @@ def test_an_unknown_stream_is_none() -> None:
 # Calls whose seed is one of a named stream already, by module and function, with the stream.
 SEEDED = {
     ("metrics/skewed.py", "_streams"): "bootstrap",
+    ("models/adapting.py", "_settle_answer"): "probe",
     ("relearning/curve.py", "relearn"): "relearning",
     ("engine/batches.py", "at"): "train",
     ("engine/batches.py", "_permutation"): "train",
