@@ -29,6 +29,7 @@ from unlearn_audit.errors import AuditError, DataError, UsageError
 from unlearn_audit.files import sha256_of_file, without_ending
 from unlearn_audit.normalisation import OF_CHILD, FromFile, assumptions, heir, settle_normalisation
 from unlearn_audit.recipes import pick_recipe
+from unlearn_audit.streams import derive_seed
 
 __all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "read_entry", "settle_data", "unique_labels"]
 
@@ -353,7 +354,7 @@ def _how_it_fits(checkpoint: Checkpoint, spec: str, request: Resolved, *, allow_
             return [*reading.notes, f"the names of the weights are not those of {spec}"]
         if size is None or not models.is_code(spec):
             return list(reading.notes)
-        blank = torch.rand(SAMPLE, channels, *size, generator=torch.Generator().manual_seed(0))
+        blank = torch.rand(SAMPLE, channels, *size, generator=torch.Generator().manual_seed(derive_seed(0, "probe")))
         models.materialise(model, blank, spec=spec)
         models.load_state(model, reading.state, where=where)
         return [*reading.notes, *models.adapt(model, blank, spec=spec, classes=classes)]
