@@ -41,8 +41,8 @@ TIMM = [
 ]
 # What this room has besides architectures.
 MACHINERY = {
-    "__init__", "adapting", "answers", "blame", "building", "fitting", "hugging_face", "naming",
-    "recognition", "fingerprints",
+    "__init__", "adapting", "answers", "blame", "building", "fitting", "hugging_face", "naming", "recognition",
+    "fingerprints",
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """How the inputs of each model are normalised, who says so, and whether all models of one call are read alike.
 
-By precedence: a flag, a variable, a named config; the checkpoint's own metadata; what its weights hold; the metadata of
+By precedence: a flag, a variable, a named config; the checkpoint's own metadata; what its weights, or
+the folder of a Hugging Face model, hold; the metadata of
 a checkpoint that was made from it; a config found; the data's own mean and std, which are assumed and called so.
 """
 
@@ -37,10 +38,19 @@ ALIKE = 0.01  # of a standard deviation: closer than this is the same normalisat
 
 @dataclass(frozen=True)
 class FromFile:
-    """Mean and std that a checkpoint's own weights hold, such as the buffers of a normalising layer."""
+    """Mean and std that stand in a checkpoint beside its metadata, such as the buffers of a normalising layer.
+
+    Attributes:
+        mean: of inputs in [0, 1].
+        std: likewise.
+        said_by: what holds them.
+        itself: whether the model normalises its images itself, so that they reach it as they are.
+    """
 
     mean: Moments
     std: Moments
+    said_by: str = "weights"
+    itself: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ def _said(
     ]
     recorded = [
         (getattr(checkpoint.metadata, key, None), METADATA),
-        (getattr(in_file, key, None), "weights"),
+        (getattr(in_file, key, None), in_file.said_by if in_file else ""),
         (getattr(child.metadata, key, None), f"{OF_CHILD}{child.path}") if child else (None, ""),
     ]
     strong = [(value, origin) for value, origin in asked if outranks_metadata(origin)]

@@ -320,7 +320,7 @@ def describe(spec: str, dataset: Dataset) -> Metadata:
     """Return what any checkpoint made here says about its model, its data and its transform."""
     channels, height, width = dataset.train.images.shape[1:]
     return Metadata(
-        model=spec,
+        model=models.written_out(spec),
         classes=dataset.classes,
         channels=channels,
         image_size=(height, width),

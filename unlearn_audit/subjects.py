@@ -26,7 +26,8 @@ from unlearn_audit.config import METADATA, AuditConfig, CheckpointEntry, Resolve
 from unlearn_audit.data import Dataset, Transform, load_data, old_subsets, rows_digest
 from unlearn_audit.engine import Compute
 from unlearn_audit.errors import AuditError, DataError, UsageError
-from unlearn_audit.files import sha256_of_file, without_ending
+from unlearn_audit.files import without_ending
+from unlearn_audit.model_folder import CONFIG, check_images, check_labels, moments_of, sha256_of_checkpoint
 from unlearn_audit.normalisation import OF_CHILD, FromFile, assumptions, heir, settle_normalisation
 from unlearn_audit.recipes import pick_recipe
 from unlearn_audit.streams import derive_seed
@@ -202,6 +203,9 @@ def build_candidate(
         notes += (f"architecture as {origin.removeprefix(OF_CHILD)} says, which was made from it: {spec}",)
     origins[f"model of {label}"] = origin
     channels, height, width = dataset.train.images.shape[1:]
+    if checkpoint.folder is not None:
+        notes += check_labels(checkpoint.folder, dataset.class_names, dataset.classes)
+        notes += check_images(checkpoint.folder, (height, width))
     model = models.build(
         str(spec),
         classes=dataset.classes,
@@ -209,8 +213,8 @@ def build_candidate(
         image_size=(height, width) if metadata is not None or child is not None else None,
         allow_code=code_is_allowed(origin),
     )
-    reading = models.read_names(state, models.wanted_by(model), where=where)
-    in_file = _in_file(found or reading, model)
+    reading = models.read_for(model, state, spec=str(spec), where=where)
+    in_file = _in_file(found or reading, model) or _in_folder(checkpoint)
     normalised = settle_normalisation(config, origins, entry, checkpoint, dataset, in_file=in_file, child=child)
     origins.update({f"{key} of {label}": who for key, who in normalised.origins.items()})
     transform = normalised.transform
@@ -218,7 +222,7 @@ def build_candidate(
     models.materialise(model, sample, spec=str(spec))
     models.load_state(model, reading.state, where=where)
     notes += reading.notes
-    if in_file and not (found or reading).mean:
+    if in_file and in_file.itself:
         notes += ("the model normalises its images itself; they reach it as they are",)
     types = models.other_types(model, reading.state)
     notes += types
@@ -257,13 +261,16 @@ def _model_spec(
     metadata, origin = checkpoint.metadata, origins.get("model", "default")
     entry_origin = origins.get("checkpoint", "flag")
     if entry.model and outranks_metadata(entry_origin):
-        return entry.model, entry_origin, checkpoint.state
+        return models.written_out(entry.model), entry_origin, checkpoint.state
     if config.model and outranks_metadata(origin):
-        return config.model, origin, checkpoint.state
+        return models.written_out(config.model), origin, checkpoint.state
     if metadata is not None:
         return metadata.model, "metadata", checkpoint.state
     if child is not None and child.metadata is not None:
         return child.metadata.model, f"{OF_CHILD}{child.path}", checkpoint.state
+    if checkpoint.folder is not None:
+        where = checkpoint.folder.path / CONFIG
+        return models.spec_of_config(checkpoint.folder.config, where=str(where)), CONFIG, checkpoint.state
     if entry.model or config.model:
         return entry.model or config.model, entry_origin if entry.model else origin, checkpoint.state
     return None, "state dict", checkpoint.state
@@ -273,7 +280,13 @@ def _in_file(found: models.Identified | models.Reading, model: nn.Module) -> Fro
     """Return the mean and std that stand among the weights; none at all where the model normalises by itself."""
     if found.mean and found.std:
         return FromFile(found.mean, found.std)
-    return FromFile((0.0,), (1.0,)) if models.normalises_itself(model.state_dict()) else None
+    return FromFile((0.0,), (1.0,), itself=True) if models.normalises_itself(model.state_dict()) else None
+
+
+def _in_folder(checkpoint: Checkpoint) -> FromFile | None:
+    """Return the mean and std that a model's folder says."""
+    moments = moments_of(checkpoint.folder) if checkpoint.folder else None
+    return FromFile(*moments, said_by=checkpoint.folder.said_by) if moments and checkpoint.folder else None
 
 
 def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
@@ -292,7 +305,7 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         return {
             "file": str(path),
             "format": several.format,
-            "sha256": sha256_of_file(path),
+            "sha256": sha256_of_checkpoint(path),
             "weights": several.sets,
             "beside the weights": several.beside or "none",
             "not read": list(several.placeholders) or "none",
@@ -347,9 +360,9 @@ def _how_it_fits(checkpoint: Checkpoint, spec: str, request: Resolved, *, allow_
         return []
     where = str(checkpoint.path)
     try:
-        classes, channels, size = _asked_of(checkpoint.metadata, request)
+        classes, channels, size = _asked_of(checkpoint, request)
         model = models.build(spec, classes=classes or ANY, channels=channels, image_size=size, allow_code=allow_code)
-        reading = models.read_names(checkpoint.state, models.wanted_by(model), where=where)
+        reading = models.read_for(model, checkpoint.state, spec=spec, where=where)
         if not reading.fitting:
             return [*reading.notes, f"the names of the weights are not those of {spec}"]
         if size is None or not models.is_code(spec):
@@ -362,13 +375,14 @@ def _how_it_fits(checkpoint: Checkpoint, spec: str, request: Resolved, *, allow_
         return [str(problem)]
 
 
-def _asked_of(metadata: Metadata | None, request: Resolved) -> tuple[int | None, int, tuple[int, int] | None]:
+def _asked_of(checkpoint: Checkpoint, request: Resolved) -> tuple[int | None, int, tuple[int, int] | None]:
     """Return classes, channels and size of the images as the metadata, or the data that were named, have them."""
+    metadata, folder = checkpoint.metadata, checkpoint.folder
     if metadata is not None:
         return metadata.classes, metadata.channels or models.RGB, metadata.image_size
     spec = request.config.data
     if not spec:
-        return None, models.RGB, None
+        return None, folder.channels if folder else models.RGB, None
     dataset = load_data(spec, allow_code=code_is_allowed(request.origins.get("data", "default")))
     channels, height, width = dataset.train.images.shape[1:]
     return dataset.classes, channels, (height, width)

@@ -20,9 +20,10 @@ from unlearn_audit.config import ApplyEntry, AuditConfig, CheckpointEntry, Resol
 from unlearn_audit.data import Dataset, IndexSet, read_training_indices
 from unlearn_audit.engine import prepare
 from unlearn_audit.errors import CheckpointError, ConfigError, MeasurementError, OutputError, UsageError
-from unlearn_audit.files import make_subfolder, sha256_of_bytes, sha256_of_file
+from unlearn_audit.files import make_subfolder, sha256_of_bytes
 from unlearn_audit.methods.applying import SAVE_EVERY, apply_method
 from unlearn_audit.methods.resuming import StateFile, state_path
+from unlearn_audit.model_folder import sha256_of_checkpoint
 from unlearn_audit.normalisation import normalised_as_asked
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.recipes import pick_recipe, train_checkpoint
@@ -161,7 +162,7 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
         entries.append(CheckpointEntry.model_validate({"path": str(path), "role": role, "label": trained.label}))
     for applied in request.config.apply:
         parent = _entry_of(entries, applied.to)
-        digest = sha256_of_file(Path(parent.path))
+        digest = sha256_of_checkpoint(Path(parent.path))
         path = _path_of_applied(ground, applied, parent, digest)
         if not path.exists():
             _apply(ground, applied, parent, path, progress)
@@ -200,7 +201,7 @@ def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
     for applied in request.config.apply:
         parent = _entry_of(entries, applied.to)
         there = Path(parent.path).exists()
-        path_of = _path_of_applied(ground, applied, parent, sha256_of_file(Path(parent.path))) if there else None
+        path_of = _path_of_applied(ground, applied, parent, sha256_of_checkpoint(Path(parent.path))) if there else None
         entries.append(CheckpointEntry(path=str(path_of or folder / FOLDER / "later"), label=applied.label))
         yield Made(applied, path_of)
 

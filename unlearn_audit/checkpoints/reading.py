@@ -1,5 +1,6 @@
 """Read a checkpoint, whatever it is called: recognise it, load it without running anything, vet what is in it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,13 @@ from unlearn_audit.checkpoints.states import nonfinite, strip_prefixes, vet
 from unlearn_audit.checkpoints.torch_files import TorchFile, open_torch
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.files import check_input, sha256_of_file
+from unlearn_audit.model_folder import (
+    CONFIG,
+    ModelFolder,
+    looks_like_hub_name,
+    read_model_folder,
+    sha256_of_folder,
+)
 
 __all__ = ["Checkpoint", "check_finite", "read_checkpoint"]
 
@@ -42,7 +50,7 @@ class Checkpoint:
     Attributes:
         path: where it was read from.
         sha256: digest of the file, as `sha256sum` prints it; of shards, over the hex digests of the index and of the
-            shards in name order.
+            shards in name order; of a folder, over those of its config, of its images' preparation and of its weights.
         format: "safetensors", "safetensors, 3 shards", "torch zip", "torch zip, 3 shards" or "torch legacy".
         state: name -> dense tensor on the CPU, wrappers and prefixes removed.
         metadata: what it says about itself; None for a file that this package did not write.
@@ -52,6 +60,7 @@ class Checkpoint:
         sets: every set of weights of a torch file in words, by its key.
         beside: what else stands at the top of a torch file, each in a few words.
         placeholders: names of what was not read of a torch file, since it is neither a tensor nor a plain value.
+        folder: what the folder of a Hugging Face model says, where the path is one.
     """
 
     path: Path
@@ -65,17 +74,18 @@ class Checkpoint:
     sets: dict[str, str] = field(default_factory=dict)
     beside: dict[str, str] = field(default_factory=dict)
     placeholders: tuple[str, ...] = ()
+    folder: ModelFolder | None = None
 
 
 def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
-    """Read weights from a safetensors file, an index of shards, or a file that torch.save wrote.
+    """Read weights from a safetensors file, an index of shards, a file that torch.save wrote, or a model's folder.
 
     The kind is told by content. Nothing in the file is imported or executed: the pickle of a torch file is read by a
     machine of our own, in which whatever is no tensor and no plain value is a placeholder that does nothing. Large
     files are mapped, so that weights come from disk as they are touched.
 
     Args:
-        path: the file; for shards, their index.
+        path: the file; for shards, their index; or a folder with config.json, see `read_model_folder`.
         weights: which of several sets of weights is meant: the key in the file that it stands under, with dots between
             keys that nest, or the beginning of its tensors' names; "." for all tensors of one dictionary.
 
@@ -87,6 +97,13 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
         CheckpointError: the file is missing, empty, damaged, of another kind, asks for what only an attack asks for,
             holds no state dict, or describes itself in a way that cannot be read. One line, with the way out.
     """
+    if os.path.isdir(path):
+        return _from_folder(path, weights)
+    if not os.path.lexists(path) and looks_like_hub_name(str(path)):
+        raise CheckpointError(
+            f"checkpoint not found: {path}; if that is the name of a model on a hub: nothing is fetched here, download "
+            "it first, and name the folder that it is in"
+        )
     check_input(path, "checkpoint", CheckpointError)
     try:
         kind = recognise(path)
@@ -96,6 +113,22 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
         return _from_torch(path, kind, weights)
     except OSError as problem:
         raise CheckpointError(f"cannot read checkpoint {path}: {problem.strerror or problem}") from problem
+
+
+def _from_folder(path: Path, weights: str | None) -> Checkpoint:
+    """Read the weights that lie in a model's folder; what it says beside them goes with them."""
+    folder = read_model_folder(path)
+    read = read_checkpoint(folder.weights, weights=weights)
+    notes: tuple[str, ...] = (f"weights from {folder.weights.name}",)
+    notes += (f"not read, as it lies beside: {', '.join(folder.passed_over)}",) if folder.passed_over else ()
+    return replace(
+        read,
+        path=path,
+        sha256=sha256_of_folder(folder, read.sha256),
+        format=f"folder with {CONFIG}, {read.format}",
+        notes=(*notes, *read.notes),
+        folder=folder,
+    )
 
 
 def check_finite(checkpoint: Checkpoint) -> None:

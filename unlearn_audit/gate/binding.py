@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from unlearn_audit.errors import UsageError, unknown_name
-from unlearn_audit.files import check_input, sha256_of_file
+from unlearn_audit.errors import CheckpointError, UsageError, unknown_name
+from unlearn_audit.files import check_input
 from unlearn_audit.gate.doubting import named_twice
 from unlearn_audit.gate.policy import Policy, Rule
+from unlearn_audit.model_folder import sha256_of_checkpoint
 from unlearn_audit.report import AuditReport, Subject
 
 __all__ = ["bind", "measured_as", "subjects_of"]
@@ -15,12 +16,17 @@ ANYBODY = "unlearned"  # the subject of a rule that names none; --subject and --
 
 
 def measured_as(report: AuditReport, checkpoint: Path) -> Subject:
-    """Return the subject that a file is, by its SHA-256.
+    """Return the subject that a file or a model's folder is, by its SHA-256.
 
     Raises:
         UsageError: the file cannot be read, is none of the report's, or is several of them.
     """
-    digest = sha256_of_file(check_input(checkpoint, "checkpoint", UsageError))
+    if not checkpoint.is_dir():
+        check_input(checkpoint, "checkpoint", UsageError)
+    try:
+        digest = sha256_of_checkpoint(checkpoint)
+    except CheckpointError as problem:
+        raise UsageError(str(problem)) from problem
     found = [entry for entry in report.subjects if entry.sha256 == digest]
     if not found:
         raise UsageError(f"{checkpoint} (sha256 {digest[:12]}…) is none of the checkpoints that the report measured")

@@ -1,4 +1,4 @@
-"""From a model spec to a freshly initialised network: our own names, torchvision, timm, or the user's code."""
+"""From a model spec to a freshly initialised network: our own names, three libraries, or the user's code."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from unlearn_audit import catalogue
 from unlearn_audit.errors import UsageError, unknown_name
 from unlearn_audit.models.answers import Logits
 from unlearn_audit.models.blame import raised
-from unlearn_audit.models.hugging_face import TRANSFORMERS, classifier_of, config_of
+from unlearn_audit.models.hugging_face import TRANSFORMERS, check_classifier, classifier
 from unlearn_audit.user_code import current_folder_importable, import_user_code
 
 __all__ = [
@@ -73,10 +73,10 @@ def build(
     """Return a freshly initialised model; nothing is downloaded.
 
     Args:
-        spec: a name of `catalogue.MODELS`, `torchvision:NAME`, `timm:NAME`, `transformers:FOLDER` (with a config.json),
-            or `package.module:callable`, which is called without arguments, so that
-            classes, channels and size are its own affair. A library's model takes
-            options: `torchvision:resnet18?channels=1`, `timm:NAME?img_size=32&patch_size=4`.
+        spec: a name of `catalogue.MODELS`, `torchvision:NAME`, `timm:NAME`, `transformers:CLASS?settings` (see
+            `hugging_face.classifier`), or `package.module:callable`, which is called without arguments, so that
+            classes, channels and size are its own affair. A library's model takes options:
+            `torchvision:resnet18?channels=1`, `timm:NAME?img_size=32&patch_size=4`.
         classes: outputs of the last layer, at least 1.
         channels: channels of the images; torchvision's models take 3, or what their option says.
         image_size: height and width of the images, for the architectures that are built for one size (vision
@@ -87,16 +87,16 @@ def build(
         The model in training mode, on the default device.
 
     Raises:
-        UsageError: unknown name, timm not installed, code where it is not allowed or cannot be used, or an
-            architecture that does not exist for these classes, channels and image size.
+        UsageError: unknown name, timm or transformers not installed, code where it is not allowed or cannot be used, or
+            an architecture that does not exist for these classes, channels and image size.
     """
     if classes < 1 or channels < 1:
         raise UsageError(f"model '{spec}' needs at least 1 class and 1 channel, not {classes} and {channels}")
     if is_code(spec):
         return _from_code(spec, allowed=allow_code)
-    check_name(spec)
     if spec.startswith(f"{TRANSFORMERS}:"):
-        return classifier_of(spec.partition(":")[2], classes=classes)
+        return classifier(spec, classes=classes, channels=channels, image_size=image_size)
+    check_name(spec)
     named, options = options_of(spec)
     library, colon, name = named.partition(":")
     if not colon:
@@ -110,12 +110,12 @@ def check_name(spec: str) -> None:
     """Refuse the name of a model that nobody has; whether it can be built for some data is another question.
 
     Raises:
-        UsageError: unknown name, or timm is not installed.
+        UsageError: unknown name, or timm or transformers is not installed.
     """
     if is_code(spec):
         return
     if spec.startswith(f"{TRANSFORMERS}:"):
-        config_of(spec.partition(":")[2])
+        check_classifier(spec)
         return
     spec = options_of(spec)[0]
     library, colon, name = spec.partition(":")

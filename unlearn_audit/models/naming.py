@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.models.building import Shapes, shapes_of
 from unlearn_audit.models.fitting import is_counter
+from unlearn_audit.models.hugging_face import TRANSFORMERS, renamed
 
-__all__ = ["Reading", "normalises_itself", "read_names", "wanted_by"]
+__all__ = ["Reading", "normalises_itself", "read_for", "read_names", "wanted_by"]
 
 # What DataParallel, torch.compile, Opacus, FSDP, activation checkpointing and DeepSpeed put into names.
 WRAPPERS = (
@@ -93,6 +94,27 @@ def wanted_by(model: nn.Module) -> Fits:
     """Return whether names are a model's own; BatchNorm's counters, which old checkpoints lack, do not count."""
     wanted = {name for name in model.state_dict() if not is_counter(name)}
     return lambda shapes: {name for name in shapes if not is_counter(name)} == wanted
+
+
+def read_for(model: nn.Module, state: Mapping[str, Tensor], *, spec: str, where: str) -> Reading:
+    """Find the reading of a state dict's names that a model has, as `read_names`, and as its library may write them.
+
+    Args:
+        model: the model.
+        state: names and tensors, as a file has them.
+        spec: the model's name.
+        where: the checkpoint's name, for the message.
+
+    Raises:
+        CheckpointError: as `read_names`.
+    """
+    reading = read_names(state, wanted_by(model), where=where)
+    if reading.fitting or not spec.startswith(f"{TRANSFORMERS}:"):
+        return reading
+    found = renamed(model, state)
+    if found is None:
+        return reading
+    return Reading(found, ("names are those that transformers writes, read as those that it computes with",))
 
 
 def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
