@@ -33,6 +33,11 @@ def as_printed(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
+def without_numbers(text: str) -> str:
+    """Return printed text without what differs from processor to processor: digits of numbers, digests, line breaks."""
+    return re.sub(r"[-+]?[0-9][0-9.e+-]*", "#", re.sub(r"[0-9a-f]{12}…", "#", " ".join(text.split())))
+
+
 @pytest.mark.parametrize("block", HELP, ids=lambda block: block.splitlines()[0])
 def test_a_help_block_is_what_the_command_prints(block: str, run: Cli, here: Path) -> None:
     command, _, printed = block.partition("\n")
@@ -83,7 +88,7 @@ def test_three_commands_lead_from_the_demo_to_a_verdict_and_a_page(
     assert done.code == 0, done.stderr
     done = run_process(*shlex.split(gate)[1:], cwd=tmp_path)
     assert done.code == 0, done.stdout
-    assert "\n".join(as_printed(done.stdout)) in README
+    assert without_numbers(done.stdout) in without_numbers(README)
     assert run_process(*shlex.split(gate)[1:], "--subject", "original", cwd=tmp_path).code == 1
     assert run_process(*shlex.split(gate)[1:], "--subject", "retrained", cwd=tmp_path).code == 0
     assert run_process(*shlex.split(show)[1:], cwd=tmp_path).code == 0

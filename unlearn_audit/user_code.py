@@ -41,17 +41,10 @@ def _check_unambiguous(top: str) -> None:
     ours = PathFinder.find_spec(top, [here])
     if ours is None or ours.origin is None or not Path(ours.origin).is_relative_to(here):
         return
-    loaded = getattr(sys.modules.get(top), "__file__", None)
     elsewhere = PathFinder.find_spec(top, [path for path in sys.path if path and Path(path).resolve() != Path(here)])
-    others = [origin for origin in (loaded, elsewhere.origin if elsewhere else None) if origin]
-    builtin = top in sys.stdlib_module_names
-    if builtin or any(not _same(origin, ours.origin) for origin in others):
-        other = "Python's own" if builtin else others[0]
+    other = "Python's own" if top in sys.stdlib_module_names else elsewhere.origin if elsewhere else None
+    if other is not None and Path(other).resolve() != Path(ours.origin).resolve():
         raise ImportError(f"module '{top}' is {ours.origin} and {other}, too; give yours another name")
-
-
-def _same(one: str, other: str) -> bool:
-    return Path(one).resolve() == Path(other).resolve()
 
 
 @contextlib.contextmanager
