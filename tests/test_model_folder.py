@@ -2,16 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import Run
 from safetensors.torch import save_file
 
 from unlearn_audit.checkpoints import read_checkpoint
-from unlearn_audit.errors import CheckpointError, MeasurementError
+from unlearn_audit.errors import CheckpointError, MeasurementError, UsageError
+from unlearn_audit.gate.binding import measured_as
 from unlearn_audit.model_folder import (
     check_images,
     check_labels,
@@ -20,6 +23,7 @@ from unlearn_audit.model_folder import (
     read_model_folder,
     sha256_of_checkpoint,
 )
+from unlearn_audit.report import AuditReport, Subject
 
 CONFIG: dict[str, Any] = {"architectures": ["ViTForImageClassification"], "model_type": "vit", "num_channels": 1}
 WEIGHTS = {"classifier.weight": torch.arange(6.0).reshape(2, 3), "classifier.bias": torch.zeros(2)}
@@ -127,12 +131,46 @@ def test_folders_that_hold_no_model_say_what_is_missing(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
 
 
+def test_weights_that_are_a_folder_or_a_pipe_are_refused(tmp_path: Path) -> None:
+    (folder(tmp_path) / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").symlink_to(tmp_path, target_is_directory=True)
+    for read in (read_checkpoint, sha256_of_checkpoint):
+        with pytest.raises(CheckpointError, match="is a directory"):
+            read(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    os.mkfifo(tmp_path / "model.safetensors")
+    for read in (read_checkpoint, sha256_of_checkpoint):
+        with pytest.raises(CheckpointError, match="device or a pipe"):
+            read(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["google/vit-base-patch16-224", "microsoft/resnet-50"])
 def test_the_name_of_a_model_on_a_hub_is_answered_without_a_request(name: str) -> None:
     with pytest.raises(CheckpointError, match="nothing is fetched here, download it first"):
         read_checkpoint(Path(name))
     assert not looks_like_hub_name("runs/model.safetensors")
     assert not looks_like_hub_name("/runs/model")
+
+
+def test_weights_that_are_named_without_their_config_say_that_it_lies_beside_them(tmp_path: Path, run: Run) -> None:
+    done = run("inspect", folder(tmp_path) / "model.safetensors")
+    assert done.code == 3
+    assert f"name the folder ({tmp_path}) as the checkpoint" in done.stderr
+
+
+def test_a_gate_knows_a_folder_by_what_is_in_it(tmp_path: Path, make_report: Callable[..., AuditReport]) -> None:
+    digest = sha256_of_checkpoint(folder(tmp_path))
+    subject = Subject(
+        label="net", role="unlearned", path="net", model="transformers:X", sha256=digest, parameters=1, flop_per_image=2
+    )
+    known = make_report(subjects=(subject,))
+    assert measured_as(known, tmp_path).sha256 == digest
+    folder(tmp_path, image_size=8)
+    with pytest.raises(UsageError, match="none of the checkpoints that the report measured"):
+        measured_as(known, tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UsageError, match=r"a directory without config\.json"):
+        measured_as(known, tmp_path)
 
 
 # ----- images

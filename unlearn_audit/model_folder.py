@@ -85,6 +85,7 @@ def read_model_folder(path: Path) -> ModelFolder:
     present = [name for name in WEIGHTS if (path / name).exists()]
     if not present:
         raise CheckpointError(f"{path} holds {CONFIG} and no weights; {' or '.join(WEIGHTS[::2])} is needed beside it")
+    check_input(path / present[0], "checkpoint", CheckpointError)  # a pipe would never end, a folder might hold itself
     said_by = next((name for name in PROCESSORS if (path / name).exists()), None)
     processor = _json(path / said_by) if said_by else None
     if processor is not None and isinstance(processor.get("image_processor"), dict):

@@ -1,5 +1,6 @@
 """Whom a gate is about: whose measurements each rule judges, and that no file passes that no rule looked at."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,11 +22,11 @@ def measured_as(report: AuditReport, checkpoint: Path) -> Subject:
     Raises:
         UsageError: the file cannot be read, is none of the report's, or is several of them.
     """
-    if not checkpoint.is_dir():
+    if not os.path.isdir(checkpoint):
         check_input(checkpoint, "checkpoint", UsageError)
     try:
         digest = sha256_of_checkpoint(checkpoint)
-    except CheckpointError as problem:
+    except (CheckpointError, OSError) as problem:
         raise UsageError(str(problem)) from problem
     found = [entry for entry in report.subjects if entry.sha256 == digest]
     if not found:

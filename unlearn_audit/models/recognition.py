@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from unlearn_audit.errors import CheckpointError, UsageError
+from unlearn_audit.model_folder import CONFIG
 from unlearn_audit.models.building import RGB, TIMM, TORCHVISION, Shapes, shapes_of, skeleton
 from unlearn_audit.models.fitting import differences, is_counter
 from unlearn_audit.models.naming import Reading, read_names
@@ -181,7 +183,15 @@ def identify(state: Mapping[str, Tensor], *, where: str = "the checkpoint") -> I
     if matches:
         return _identified(reading, matches, renamed=renamed)
     told = _no_match(found, {_renamed(name): shape for name, shape in found.items()})
-    raise CheckpointError(f"{where}: {told}. Name the architecture with --model SPEC")
+    raise CheckpointError(f"{where}: {told}. {_way_out(where)}")
+
+
+def _way_out(where: str) -> str:
+    """Say how an architecture is named; where a config lies beside the weights, it may do that."""
+    folder = os.path.dirname(where)
+    if folder and os.path.isfile(os.path.join(folder, CONFIG)):
+        return f"A {CONFIG} lies beside it: name the folder ({folder}) as the checkpoint, or say --model SPEC"
+    return "Name the architecture with --model SPEC"
 
 
 def _known(found: Shapes) -> tuple[list[tuple[str, int, int]], bool]:
