@@ -59,6 +59,8 @@ def test_a_spec_holds_the_settings_and_leaves_out_what_is_none() -> None:
         ("_attn_implementation=owner/kernel", "no setting"),
         ("attn_implementation=eager", "no setting"),
         ("auto_map={}", "no setting"),
+        ('vision_config={"_attn_implementation":"owner/kernel"}', "no setting"),
+        ('parts=[{"attn_implementation":"owner/kernel"}]', "no setting"),
         ("hidden_size=os.system('x')", "neither a word nor JSON"),
         ("hidden_size=NaN1;", "neither a word nor JSON"),
         ("hidden_size=10000000", "at most"),

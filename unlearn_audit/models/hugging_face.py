@@ -85,11 +85,13 @@ def written_out(spec: str) -> str:
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that describe a network, also those of its parts."""
-    return {
-        key: _kept(value) if isinstance(value, dict) else value
-        for key, value in config.items()
-        if NAME.fullmatch(key) and key not in LEFT_OUT
-    }
+    return {key: _kept_within(value) for key, value in config.items() if NAME.fullmatch(key) and key not in LEFT_OUT}
+
+
+def _kept_within(value: object) -> object:
+    if isinstance(value, list):
+        return [_kept_within(inner) for inner in value]
+    return _kept(value) if isinstance(value, dict) else value
 
 
 def _written(value: object) -> str:
@@ -132,11 +134,22 @@ def _settings_of(spec: str) -> tuple[str, dict[str, Any]]:
             settings[key] = _parsed(value)
         except ValueError as problem:
             raise UsageError(f"model '{_short(spec)}': {key}: {problem}") from problem
+    for key in _keys_in(settings):
+        if not NAME.fullmatch(key) or key in LEFT_OUT:  # a part may not choose what the whole may not
+            raise UsageError(f"model '{_short(spec)}': {key[:60]!r} is no setting")
     for key, number in _numbers_in("", settings):
         most = MOST_LAYERS if re.search("depth|layers|blocks|stages", key) else LARGEST_NUMBER
         if abs(number) > most:
             raise UsageError(f"model '{_short(spec)}': {key} is {number:.6g}; at most {most} is built")
     return name, settings
+
+
+def _keys_in(value: object) -> Iterator[str]:
+    """Yield the names of settings, also those of parts."""
+    if isinstance(value, dict):
+        yield from value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _keys_in(inner)
 
 
 def _numbers_in(key: str, value: object) -> Iterator[tuple[str, float]]:
