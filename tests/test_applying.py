@@ -144,7 +144,7 @@ class Applying:
         assert metadata.parent_sha256 == before
         assert metadata.steps is not None
         assert (metadata.gradient_evaluations or 0) > 0
-        assert f"audit it: unlearn-audit rcd {self.parent} {self.out} --forget {forget}\n" in done.stderr
+        assert f"audit it: unlearn-audit rcd {self.parent} {self.out} --forget {forget}" in done.stderr
         return done.stderr
 
 

@@ -394,8 +394,8 @@ def test_retrained_models_that_were_trained_otherwise_than_the_original_are_name
 def test_a_handful_of_forget_examples_is_said_to_say_little(tiny: Path) -> None:
     config = config_of(tiny, "original", gaps={})
     said = [run_audit(config.model_copy(update={"sample": n})).limitations for n in (1, 9, 10)]
-    assert [text[0].partition(" measured")[0] for text in said[:2]] == ["1 forget example is", "9 forget examples are"]
-    assert said[2] == ()
+    few = [[text.partition(" measured")[0] for text in texts if "says little" in text] for texts in said]
+    assert few == [["1 forget example is"], ["9 forget examples are"], []]
 
 
 def test_a_fair_comparison_has_no_limitation_but_its_few_steps_and_examples(report: AuditReport) -> None:
@@ -485,7 +485,8 @@ def test_a_bare_torch_file_is_audited_and_what_was_assumed_is_said(
     assert any(note.startswith("assumed: ") for note in subject.notes)
     assert any("normalised with mean" in note for note in subject.notes)
     assert found.settings["from"]["model of weights"] == "state dict"
-    assert found.limitations == ()
+    (assumed,) = found.limitations
+    assert assumed.startswith("weights: assumed: inputs normalised with mean")
     for split in ("retain", "forget", "test", "unseen"):
         name = f"accuracy.{split}"
         assert of(found, name, "weights").value == of(report, name, "original").value

@@ -94,7 +94,9 @@ def test_one_file_reproduces_a_comparison(whole: Path) -> None:
     assert [(one["label"], one["role"]) for one in report["subjects"]] == [
         ("original", "original"), ("retrained-1", "retrained"), ("retrained-2", "retrained"),
         ("unlearned", "unlearned")]  # fmt: skip
-    assert {m["name"].split(".")[0] for m in report["measurements"]} == {"accuracy", "loss", "gap", "rcd", "mia"}
+    assert {m["name"].split(".")[0] for m in report["measurements"]} == {
+        "accuracy", "loss", "gap", "change", "rcd", "mia",
+    }  # fmt: skip
     made = {path.name.rpartition("-")[0]: read_checkpoint(path).metadata for path in (whole / "models").iterdir()}
     assert made["retrained-2"] is not None
     assert (made["retrained-2"].role, made["retrained-2"].seed) == ("retrained", 2)
@@ -122,6 +124,7 @@ def test_a_second_run_computes_nothing_again(whole: Path, run: Cli, monkeypatch:
 
 
 def test_a_finished_report_is_not_replaced_without_being_asked(whole: Path, run: Cli) -> None:
+    os.utime(whole / "report.json", (0, 0))  # written by another process, before this one began
     done = run("audit", whole.parent / "comparison.toml", "--out", whole)
     assert done.code == 2
     assert "--force" in done.stderr
