@@ -217,8 +217,8 @@ def test_two_workers_share_the_work_and_what_diverges_is_told_at_the_end(
 
 
 def replaced(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Let workers run this instead of their work."""
-    monkeypatch.setattr(RUNNING, "START", code)
+    """Let workers run this instead of their work, with the command line that follows the place of the package."""
+    monkeypatch.setattr(RUNNING, "START", "import sys; sys.argv.pop(1); " + code)
 
 
 @pytest.mark.parametrize(

@@ -142,8 +142,9 @@ def test_more_than_one_percent_of_copies_is_refused() -> None:
     assert str(caught.value) == f"{found}; take these images out of one of them"
 
 
-def test_copies_of_retained_images_do_not_matter() -> None:
-    assert make_splits(with_copies(5), "range:5-404").limitations == ()
+def test_copies_of_retained_images_are_told_and_kept_out_of_the_twin() -> None:
+    (told,) = make_splits(with_copies(5), "range:5-404").limitations
+    assert told.startswith("test images stand among the training images that are kept: 5 of 1000")
 
 
 def test_digits_have_no_copies_between_the_splits() -> None:
