@@ -74,7 +74,7 @@ class Sections:
 
     def measure(self, name: str) -> tuple[Measurement, ...]:
         self.asked.append(name)
-        step, halvings = self.bench.start or (1.0, 0)
+        step, halvings, *_ = self.bench.start or (1.0, 0)
         while step > self.bears[name] and halvings < 8:
             step, halvings = step / 2, halvings + 1
         self.bench.limitations.append(f"{name} at {step}")
