@@ -194,10 +194,10 @@ def others(content: object, sets: tuple[WeightSet, ...]) -> dict[str, str]:
 
 
 def described(value: object) -> str:
-    r"""Return a value in a few words, whatever its size.
+    """Return a value in a few words, whatever its size.
 
-    >>> described(3), described("a\\nb"), described([1, 2]), described({})
-    ('3', "'a'", 'list of 2', 'dict of 0')
+    >>> described(3), described("ab"), described([1, 2]), described({})
+    ('3', "'ab'", 'list of 2', 'dict of 0')
     """
     if isinstance(value, str):
         return repr(one_line(value, longest=60))
