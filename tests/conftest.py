@@ -166,7 +166,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from unlearn_audit.data import load_data, read_training_indices
     from unlearn_audit.engine import prepare
-    from unlearn_audit.recipes import pick_recipe, train_checkpoint
+    from unlearn_audit.training import pick_recipe, train_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny")
     dataset = load_data("digits?mislabel=0.1&seed=0")

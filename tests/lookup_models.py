@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearn_audit.audit.bench import Bench
+from unlearn_audit.audit.context import Bench
 from unlearn_audit.config import AuditConfig
 from unlearn_audit.data import Dataset, Examples, make_splits
 from unlearn_audit.engine import prepare
-from unlearn_audit.subjects import Candidate
+from unlearn_audit.inputs import Candidate
 
 CLASSES, TRAIN, TEST = 10, 1000, 500
 

@@ -9,9 +9,9 @@ from sklearn.datasets import load_digits
 from unlearn_audit.config import Layer, Resolved, resolve
 from unlearn_audit.data import load_data
 from unlearn_audit.engine import prepare
-from unlearn_audit.methods.applying import apply_method
-from unlearn_audit.recipes import pick_recipe, train_checkpoint
+from unlearn_audit.methods.apply import apply_method
 from unlearn_audit.shadows import FleetPlan, plan_fleet
+from unlearn_audit.training import pick_recipe, train_checkpoint
 
 __all__ = ["FORGET", "POOL", "contents", "make_target", "plan_small", "small_request"]
 

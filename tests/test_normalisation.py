@@ -18,7 +18,7 @@ from unlearn_audit.checkpoints import Checkpoint, Metadata, read_checkpoint, wri
 from unlearn_audit.config import AuditConfig, CheckpointEntry, Layer, resolve
 from unlearn_audit.data import load_data
 from unlearn_audit.errors import UsageError
-from unlearn_audit.methods.applying import apply_method
+from unlearn_audit.methods.apply import apply_method
 from unlearn_audit.normalisation import FromFile, heir, normalised_as_asked, read_otherwise, settle_normalisation
 
 MEAN, STD = 0.21, 0.47

@@ -55,8 +55,8 @@ DATA_SOURCES: Mapping[str, str] = {
 }
 
 RECIPES: Mapping[str, str] = {
-    "small": "unlearn_audit.recipes:SMALL",
-    "resnet": "unlearn_audit.recipes:RESNET",
+    "small": "unlearn_audit.training:SMALL",
+    "resnet": "unlearn_audit.training:RESNET",
 }
 
 METHODS: Mapping[str, Entry] = {
@@ -65,7 +65,7 @@ METHODS: Mapping[str, Entry] = {
     "ft-wd": Entry("unlearn_audit.methods.ft:FT_WD", "fine-tune while the weights shrink: IEU Noisy without its noise"),
     "ga": Entry("unlearn_audit.methods.ga:GA", "gradient ascent on the forget set alone"),
     "neggrad-plus": Entry("unlearn_audit.methods.neggrad_plus:NEGGRAD_PLUS", "descend on retain and ascend on forget"),
-    "rl": Entry("unlearn_audit.methods.rl:RL", "fine-tune with random labels on the forget set"),
+    "rl": Entry("unlearn_audit.methods.random_labels:RL", "fine-tune with random labels on the forget set"),
     "scrub": Entry("unlearn_audit.methods.scrub:SCRUB", "leave the original on forget, stay with it on retain"),
     "salun": Entry("unlearn_audit.methods.salun:SALUN", "random labels, and only the salient weights move"),
     "l1-sparse": Entry("unlearn_audit.methods.l1_sparse:L1_SPARSE", "fine-tune with an l1 penalty that fades"),
@@ -75,20 +75,21 @@ METHODS: Mapping[str, Entry] = {
 
 # What edits the gradient or the weights in each step, whatever the objective: `--with NAME`.
 TRANSFORMS: Mapping[str, Entry] = {
-    "ascent": Entry("unlearn_audit.methods.ascent:ASCENT", "ascend the forget set's loss, too (IEU's GA)"),
+    "ascent": Entry("unlearn_audit.methods.transforms.ascent:ASCENT", "ascend the forget set's loss, too (IEU's GA)"),
     "reinit": Entry(
-        "unlearn_audit.methods.reinit:REINIT", "mix the weights with draws of an initialisation (IEU's Noisy)"
+        "unlearn_audit.methods.transforms.reinit:REINIT",
+        "mix the weights with draws of an initialisation (IEU's Noisy)",
     ),
-    "mask": Entry("unlearn_audit.methods.mask:MASK", "only the most salient weights, or random ones, move"),
-    "l1": Entry("unlearn_audit.methods.l1:L1", "an l1 penalty that fades"),
+    "mask": Entry("unlearn_audit.methods.transforms.mask:MASK", "only the most salient weights, or random ones, move"),
+    "l1": Entry("unlearn_audit.methods.transforms.l1:L1", "an l1 penalty that fades"),
 }
 
 ATTACKS: Mapping[str, Entry] = {
-    "loss": Entry("unlearn_audit.attacks.population:loss", "a threshold on the loss"),
-    "confidence": Entry("unlearn_audit.attacks.population:confidence", "a threshold on the largest probability"),
-    "entropy": Entry("unlearn_audit.attacks.population:entropy", "a threshold on the entropy of the outputs"),
+    "loss": Entry("unlearn_audit.attacks.threshold:loss", "a threshold on the loss"),
+    "confidence": Entry("unlearn_audit.attacks.threshold:confidence", "a threshold on the largest probability"),
+    "entropy": Entry("unlearn_audit.attacks.threshold:entropy", "a threshold on the entropy of the outputs"),
     "modified-entropy": Entry(
-        "unlearn_audit.attacks.population:modified_entropy", "a threshold on the entropy towards the label"
+        "unlearn_audit.attacks.threshold:modified_entropy", "a threshold on the entropy towards the label"
     ),
     "quantile": Entry("unlearn_audit.attacks.quantile:quantile", "the margin against what held-out images have"),
     "shokri": Entry("unlearn_audit.attacks.shokri:shokri", "a classifier a class, trained on shadow models' outputs"),

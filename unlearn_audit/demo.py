@@ -14,10 +14,10 @@ from unlearn_audit.config import Layer, file_layer, resolve
 from unlearn_audit.data import Dataset, IndexSet, load_data, read_training_indices
 from unlearn_audit.engine import Compute, derive_seed, one_thread, prepare
 from unlearn_audit.files import atomic_write, check_output_folder, make_output_folder
-from unlearn_audit.methods.applying import apply_method
+from unlearn_audit.methods.apply import apply_method
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.recipes import SMALL, train_checkpoint
 from unlearn_audit.report import AuditReport, write_report
+from unlearn_audit.training import SMALL, train_checkpoint
 
 __all__ = ["OWNED", "RETRAINED", "SCENARIOS", "Scenario", "run_demo"]
 

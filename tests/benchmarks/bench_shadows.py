@@ -42,8 +42,9 @@ from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import Examples, load_data
 from unlearn_audit.engine import one_thread
 from unlearn_audit.models import load_state
-from unlearn_audit.recipes import SMALL, Recipe, describe, new_model
-from unlearn_audit.shadows import Workshop, default_workers, members, open_workshop, plan_fleet, work
+from unlearn_audit.shadows import Workshop, default_workers, members, open_workshop, plan_fleet
+from unlearn_audit.shadows import jobs as work
+from unlearn_audit.training import SMALL, Recipe, describe, new_model
 
 DATA, FORGET = "digits?mislabel=0.1&seed=0", "mislabelled"
 FITTED = 0.97  # share of its own examples that a model must have learnt after the demo's recipe

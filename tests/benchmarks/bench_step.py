@@ -18,7 +18,7 @@ from unlearn_audit.data import Dataset, Examples, make_splits
 from unlearn_audit.engine import prepare, trainable
 from unlearn_audit.methods import Problem
 from unlearn_audit.methods.ieu import IeuSettings, run_ieu
-from unlearn_audit.recipes import new_model
+from unlearn_audit.training import new_model
 
 
 def noise(n: int, seed: int) -> Examples:

@@ -36,8 +36,8 @@ from unlearn_audit.engine import prepare
 from unlearn_audit.gate import apply_policy, exit_code, read_policy
 from unlearn_audit.metrics import wilson_interval
 from unlearn_audit.models import build
-from unlearn_audit.recipes import pick_recipe, train_checkpoint
 from unlearn_audit.report import AuditReport, read_report, write_report
+from unlearn_audit.training import pick_recipe, train_checkpoint
 
 LEAKS = ("original", "fine-tuned", "quieted")
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.compare import compared
+from unlearn_audit.audit.reference import compared
 
 Floats = NDArray[np.float64]
 Rng = np.random.Generator

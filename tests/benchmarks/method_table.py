@@ -28,9 +28,9 @@ from unlearn_audit.data import load_data, read_training_indices
 from unlearn_audit.engine import prepare
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.files import sha256_of_bytes
-from unlearn_audit.methods.applying import apply_method
-from unlearn_audit.recipes import pick_recipe, train_checkpoint
+from unlearn_audit.methods.apply import apply_method
 from unlearn_audit.report import AuditReport, Measurement, read_report, write_report
+from unlearn_audit.training import pick_recipe, train_checkpoint
 
 COLUMNS = ("retain", "forget", "test")
 

@@ -28,8 +28,8 @@ from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import load_data, read_training_indices
 from unlearn_audit.engine import prepare
 from unlearn_audit.metrics import wilson_interval
-from unlearn_audit.recipes import pick_recipe, train_checkpoint
 from unlearn_audit.report import AuditReport, read_report, write_arrays, write_report
+from unlearn_audit.training import pick_recipe, train_checkpoint
 
 
 class Case(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit.attacks import Attack, Evidence, Shadows
-from unlearn_audit.attacks.population import probabilities
+from unlearn_audit.attacks.threshold import probabilities
 from unlearn_audit.errors import MeasurementError
 
 __all__ = [

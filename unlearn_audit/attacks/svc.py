@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit.attacks import Attack, Evidence, Signals
-from unlearn_audit.attacks.population import entropies, modified_entropies, probabilities
+from unlearn_audit.attacks.threshold import entropies, modified_entropies, probabilities
 from unlearn_audit.errors import MeasurementError
 
 __all__ = ["FEATURES", "LEGACY", "efficacy", "svc"]

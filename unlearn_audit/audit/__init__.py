@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import __version__
-from unlearn_audit.audit.bench import Bench, environment, open_bench
+from unlearn_audit.audit.accuracy import measure_gaps
+from unlearn_audit.audit.cache import NO_PARTS, Parts
+from unlearn_audit.audit.cache_key import depends_on
 from unlearn_audit.audit.changes import measure_changes
-from unlearn_audit.audit.common_step import RELEARNING, with_common_step
-from unlearn_audit.audit.dependence import depends_on
-from unlearn_audit.audit.gaps import measure_gaps
-from unlearn_audit.audit.mia import measure_mia
-from unlearn_audit.audit.parts import NO_PARTS, Parts
-from unlearn_audit.audit.rcd import measure_rcd
-from unlearn_audit.audit.references import examine_subjects, telling_apart
+from unlearn_audit.audit.context import Bench, environment, open_bench
+from unlearn_audit.audit.mia.measure import measure_mia
+from unlearn_audit.audit.rcd.common_step import RELEARNING, with_common_step
+from unlearn_audit.audit.rcd.measure import measure_rcd
+from unlearn_audit.audit.reference_checks import examine_subjects, telling_apart
 from unlearn_audit.audit.spectrum import measure_spectrum
-from unlearn_audit.audit.truncation import measure_truncation
+from unlearn_audit.audit.truncation.measure import measure_truncation
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.config import AuditConfig
 from unlearn_audit.data import digest_of, named_classes

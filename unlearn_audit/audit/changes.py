@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.bench import Bench, Split
+from unlearn_audit.audit.context import Bench, Split
+from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Interval, Measurement
-from unlearn_audit.subjects import Candidate
 
 __all__ = ["measure_changes"]
 

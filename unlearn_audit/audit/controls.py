@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from unlearn_audit.audit.bench import Bench
+from unlearn_audit.audit.context import Bench
 from unlearn_audit.engine import derive_seed
-from unlearn_audit.recipes import new_model
-from unlearn_audit.subjects import Candidate
+from unlearn_audit.inputs import Candidate
+from unlearn_audit.training import new_model
 
 __all__ = ["RANDOM", "random_control"]
 

@@ -12,8 +12,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from unlearn_audit.models.fitting import is_counter
-from unlearn_audit.subjects import Candidate
+from unlearn_audit.inputs import Candidate
+from unlearn_audit.models.loading import is_counter
 
 __all__ = ["identity_doubts", "other_parents", "weights_digest"]
 

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import torch
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.bench import Bench
-from unlearn_audit.audit.compare import reference_of
+from unlearn_audit.audit.context import Bench
 from unlearn_audit.audit.controls import random_control
+from unlearn_audit.audit.reference import reference_of
 from unlearn_audit.config import SpectrumSettings
+from unlearn_audit.curvature import Eigenpair, Spectrum, spectrum
 from unlearn_audit.engine import derive_seed
+from unlearn_audit.inputs import Candidate
 from unlearn_audit.relearning import Run, scoped
 from unlearn_audit.report import Interval, Measurement
-from unlearn_audit.spectrum import Eigenpair, Spectrum, spectrum
-from unlearn_audit.subjects import Candidate
 
 __all__ = ["Value", "measure_spectrum"]
 

@@ -186,8 +186,8 @@ def _apply(
     request = resolved([checkpoint], shared)
     from unlearn_audit.checkpoints import check_checkpoint_output
     from unlearn_audit.files import only_process
-    from unlearn_audit.methods.applying import apply_method
-    from unlearn_audit.methods.resuming import state_path
+    from unlearn_audit.methods.apply import apply_method
+    from unlearn_audit.methods.resume import state_path
 
     try:
         with only_process(check_checkpoint_output(out, force=force)), progress_bars(quiet=quiet) as progress:

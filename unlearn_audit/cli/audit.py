@@ -56,11 +56,11 @@ def _audit(
     if not retrain and (recipe or epochs):
         raise UsageError("--recipe and --epochs say how --retrain trains; give --retrain N, too, or leave them out")
     if retrain:
-        from unlearn_audit.audit.making import with_retrained
+        from unlearn_audit.audit.build_models import with_retrained
 
         request = with_retrained(request, retrain, recipe=recipe, epochs=epochs)
     if any(entry.method == "retrain" for entry in request.config.apply):
-        from unlearn_audit.audit.making import assumed_recipes
+        from unlearn_audit.audit.build_models import assumed_recipes
 
         for text in assumed_recipes(request):
             message(f"note: {text}", quiet=shared.quiet)
@@ -79,7 +79,7 @@ def _audit(
 def _tell_plan(request: Any, shared: Shared, sections: tuple[str, ...]) -> None:
     """Print what would be done."""
     from unlearn_audit.audit import sections_asked
-    from unlearn_audit.audit.planning import planned_steps
+    from unlearn_audit.audit.cost import planned_steps
 
     steps = list(planned_steps(request, shared.out or Path(), sections_asked(request.config, sections)))
     draw(_table(steps))

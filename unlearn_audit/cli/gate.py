@@ -100,7 +100,7 @@ def _make_way(files: dict[str, Path], inputs: Sequence[Path], *, force: bool) ->
 def _text(kind: str, found: "Gated") -> str:
     """Return the decisions in a format."""
     from unlearn_audit.render import decisions, junit
-    from unlearn_audit.statement import as_statement
+    from unlearn_audit.render.intoto import as_statement
 
     if kind == "markdown":
         return decisions.as_markdown(found)

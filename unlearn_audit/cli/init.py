@@ -12,7 +12,7 @@ from unlearn_audit.cli.flags import Force, Quiet, channel_values
 
 if TYPE_CHECKING:
     from unlearn_audit.checkpoints import Metadata
-    from unlearn_audit.starting import Start
+    from unlearn_audit.cli.init_templates import Start
 
 __all__ = ["register"]
 
@@ -51,8 +51,8 @@ def _init(
 
       unlearn-audit init o.safetensors --unlearned u.pt --forget idx.npy
     """
+    from unlearn_audit.cli.init_templates import CONFIG_NAME, POLICY_NAME, Start, starting_config, starting_policy
     from unlearn_audit.files import atomic_write, check_output_folder, make_output_folder
-    from unlearn_audit.starting import CONFIG_NAME, POLICY_NAME, Start, starting_config, starting_policy
 
     roles = (None, *ROLES)
     given = [
@@ -74,9 +74,9 @@ def _init(
 
 def _start(given: Sequence[Given], asked: "Start", out: Path) -> "Start":
     """Read the checkpoints and return what is known, with paths as a file in `out` has to name them."""
+    from unlearn_audit.cli.init_templates import StartingCheckpoint
     from unlearn_audit.config import anchored_data_spec
     from unlearn_audit.errors import UsageError
-    from unlearn_audit.starting import StartingCheckpoint
 
     forget, data, weights = asked.forget, asked.data, asked.weights
 

@@ -31,7 +31,7 @@ def _inspect(
 
       unlearn-audit inspect demo/unlearned.safetensors
     """
-    from unlearn_audit.subjects import inspect_checkpoint
+    from unlearn_audit.inputs import inspect_checkpoint
 
     request = resolved([str(checkpoint)], Shared(model=model, data=data, weights=weights, config=config))
     with stdout_kept():

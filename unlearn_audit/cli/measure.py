@@ -54,7 +54,7 @@ def audit_and_emit(
             check_output_folder(shared.out, force=shared.force, owned=OWNED)
         _audit_and_emit(request, shared, only, also, None)
         return
-    from unlearn_audit.audit.making import discard
+    from unlearn_audit.audit.build_models import discard
 
     there = _written_before(shared.out / REPORT)
     with _made(shared.out, force=shared.force or not there), only_process(shared.out, busy=_told(shared)):
@@ -103,8 +103,8 @@ def _audit_and_emit(
 ) -> None:
     """Run the audit and write its report; `as_there` where another one wrote its own meanwhile: it must be the same."""
     from unlearn_audit.audit import run_audit
-    from unlearn_audit.audit.making import make_models
-    from unlearn_audit.audit.parts import FOLDER, NO_PARTS, Parts
+    from unlearn_audit.audit.build_models import make_models
+    from unlearn_audit.audit.cache import FOLDER, NO_PARTS, Parts
 
     arrays: dict[str, Any] = {}
     parts = Parts(folder / FOLDER) if folder else NO_PARTS

@@ -108,8 +108,8 @@ SECTIONS = ("gaps", "rcd", "truncation", "spectrum", "mia")
 def _cost(shop: "Workshop") -> list[str]:
     """Say how many models there will be and what making them takes."""
     from unlearn_audit import data, models
-    from unlearn_audit.recipes import new_model
     from unlearn_audit.shadows import expected_gradients
+    from unlearn_audit.training import new_model
 
     plan, half = shop.plan, len(shop.pool.examples) // 2
     recipe = plan.training_recipe()

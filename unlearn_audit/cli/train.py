@@ -47,7 +47,7 @@ def _train(
     from unlearn_audit.engine import prepare
     from unlearn_audit.files import only_process
     from unlearn_audit.normalisation import normalised_as_asked
-    from unlearn_audit.recipes import pick_recipe, train_checkpoint
+    from unlearn_audit.training import pick_recipe, train_checkpoint
 
     asked = {"data": data, "model": model, "device": device, "seed": seed, "precision": precision}
     moments = {"mean": channel_values(mean, "--mean"), "std": channel_values(std, "--std")}

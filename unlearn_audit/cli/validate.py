@@ -10,7 +10,7 @@ from unlearn_audit.cli.console import message
 from unlearn_audit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from unlearn_audit.toml import Problem
+    from unlearn_audit.config.toml_source import Problem
 
 __all__ = ["register"]
 
@@ -43,7 +43,7 @@ def _validate(
 
 def _check(path: Path) -> str:
     """Check one file and return what it is."""
-    from unlearn_audit.toml import read_toml
+    from unlearn_audit.config.toml_source import read_toml
 
     if "rule" in read_toml(path, "config").values:
         from unlearn_audit.gate import read_policy
@@ -65,7 +65,7 @@ def _problems(values: Mapping[str, Any]) -> Iterator["Problem"]:
     mia = values.get("mia")
     named = named or (isinstance(mia, dict) and "attacks" in mia)
     if named or {"data", "model", "train", "apply"} & set(values):
-        from unlearn_audit.audit.checking import problems_of
+        from unlearn_audit.audit.config_checks import problems_of
 
         yield from problems_of(values)
 

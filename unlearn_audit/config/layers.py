@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unlearn_audit.config.toml_source import MOST_BYTES, Place, dotted, read_toml
 from unlearn_audit.errors import ConfigError
 from unlearn_audit.files import read_input
-from unlearn_audit.toml import MOST_BYTES, Place, dotted, read_toml
 
 __all__ = [
     "COMMAND_LINE",

@@ -17,8 +17,8 @@ from unlearn_audit.config.layers import (
     is_index_words,
 )
 from unlearn_audit.config.settings import SECTIONS, AuditConfig
+from unlearn_audit.config.toml_source import Place, Problem, dotted, explain, key_lines, nearest_line
 from unlearn_audit.errors import ConfigError
-from unlearn_audit.toml import Place, Problem, dotted, explain, key_lines, nearest_line
 
 __all__ = ["Resolved", "check_config", "resolve"]
 

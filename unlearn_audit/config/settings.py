@@ -8,9 +8,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS, METHODS
 from unlearn_audit.config.layers import incomplete_words
+from unlearn_audit.config.toml_source import Flag, Number, Said, VersionOne
 from unlearn_audit.errors import unknown_name
 from unlearn_audit.files import without_ending
-from unlearn_audit.toml import Flag, Number, Said, VersionOne
 
 __all__ = [
     "SECTIONS",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit.data.arrays import first_where
 from unlearn_audit.data.examples import Dataset, Examples
-from unlearn_audit.data.index_files import FILE_READERS, Entries, read_entries
+from unlearn_audit.data.formats.index_files import FILE_READERS, Entries, read_entries
 from unlearn_audit.data.spec import absolute
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import sha256_of_bytes

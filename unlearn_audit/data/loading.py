@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from unlearn_audit import catalogue
-from unlearn_audit.data.array_files import read_npy
 from unlearn_audit.data.arrays import first_where, label_array
 from unlearn_audit.data.examples import MEASURED, Dataset, Examples, channel_moments, content_digest
+from unlearn_audit.data.formats.array_files import read_npy
 from unlearn_audit.data.old_draws import VERSION, old_subset
 from unlearn_audit.data.sources import Context, Loaded, Source
 from unlearn_audit.data.spec import DataSpec, Options, absolute, parse_spec
-from unlearn_audit.data.user_code import call_for_data
+from unlearn_audit.data.user_data import call_for_data
 from unlearn_audit.errors import DataError
 from unlearn_audit.files import check_input, sha256_of_bytes
 from unlearn_audit.streams import generator

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unlearn_audit.data.array_files import read_npz
 from unlearn_audit.data.arrays import ARRAY_NAMES, examples_from_arrays, image_tensor, label_array
-from unlearn_audit.data.cifar_batches import cifar_class_names, read_cifar
 from unlearn_audit.data.examples import Examples
-from unlearn_audit.data.idx_format import find_idx, read_idx
-from unlearn_audit.data.image_folder import class_names, read_split
+from unlearn_audit.data.formats.array_files import read_npz
+from unlearn_audit.data.formats.cifar_batches import cifar_class_names, read_cifar
+from unlearn_audit.data.formats.idx import find_idx, read_idx
+from unlearn_audit.data.formats.image_folder import class_names, read_split
 from unlearn_audit.data.spec import Options, absolute
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import check_input

@@ -5,7 +5,7 @@ function of its arguments and seeds: the batch of a step depends on (seed, name,
 """
 
 from unlearn_audit.engine.batches import Augment, Batches
-from unlearn_audit.engine.computing import (
+from unlearn_audit.engine.device import (
     Compute,
     chunks,
     full_float32,
@@ -14,7 +14,7 @@ from unlearn_audit.engine.computing import (
     trainable,
     upload,
 )
-from unlearn_audit.engine.descent import Descent, Hooks, Keeper, Parts, StepHook, Stop, Term, Terms, descend
+from unlearn_audit.engine.loop import Descent, Hooks, Keeper, Parts, StepHook, Stop, Term, Terms, descend
 from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, predict
 from unlearn_audit.streams import derive_seed
 

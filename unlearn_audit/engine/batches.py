@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine.computing import Compute, packed, upload
+from unlearn_audit.engine.device import Compute, packed, upload
 from unlearn_audit.engine.passes import Inputs
 from unlearn_audit.streams import derive_seed
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine.computing import Compute, chunks, full_float32, packed
+from unlearn_audit.engine.device import Compute, chunks, full_float32, packed
+from unlearn_audit.engine.task import CLASSIFICATION, Task
 from unlearn_audit.models import models_own
-from unlearn_audit.tasks import CLASSIFICATION, Task
 
 __all__ = ["FullBatch", "Inputs", "Pass", "predict"]
 

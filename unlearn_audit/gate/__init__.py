@@ -1,6 +1,6 @@
 """The gate: a policy's rules against a report, without torch. It fails closed."""
 
-from unlearn_audit.gate.deciding import (
+from unlearn_audit.gate.evaluate import (
     Decision,
     Gated,
     ReviewedWaiver,
@@ -10,8 +10,8 @@ from unlearn_audit.gate.deciding import (
     gate_files,
     review_waivers,
 )
-from unlearn_audit.gate.judging import Judgement, Verdict, judge, worst
 from unlearn_audit.gate.policy import SHIPPED, Policy, Rule, Waiver, policy_file, read_policy, shipped_policy
+from unlearn_audit.gate.rules import Judgement, Verdict, judge, worst
 
 __all__ = [
     "SHIPPED",

@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from unlearn_audit.catalogue import LEAK_METRICS, METRICS
-from unlearn_audit.errors import ConfigError, unknown_name
-from unlearn_audit.toml import (
+from unlearn_audit.config.toml_source import (
     Flag,
     Number,
     Said,
@@ -23,6 +22,7 @@ from unlearn_audit.toml import (
     read_toml,
     says_something,
 )
+from unlearn_audit.errors import ConfigError, unknown_name
 
 __all__ = ["SHIPPED", "Policy", "Rule", "Waiver", "policy_file", "read_policy", "shipped_policy"]
 

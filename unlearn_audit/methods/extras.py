@@ -6,9 +6,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from unlearn_audit import catalogue
+from unlearn_audit.config.toml_source import explain
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Extra, Settings, StepTransform
-from unlearn_audit.toml import explain
 
 __all__ = ["checked", "parse_extra", "parse_extras"]
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Problem, Unlearned
-from unlearn_audit.methods.composing import (
+from unlearn_audit.methods.loop import (
     LoopSettings,
     Schedule,
     Share,
@@ -20,7 +20,7 @@ from unlearn_audit.methods.composing import (
     paired,
     run_composition,
 )
-from unlearn_audit.methods.reinit import REINIT, ReinitSettings
+from unlearn_audit.methods.transforms.reinit import REINIT, ReinitSettings
 
 __all__ = ["FT", "FT_WD", "FtSettings", "FtWdSettings", "run_ft", "run_ft_wd"]
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Problem, Unlearned
-from unlearn_audit.methods.composing import (
+from unlearn_audit.methods.loop import (
     LoopSettings,
     Schedule,
     Share,
@@ -21,7 +21,7 @@ from unlearn_audit.methods.composing import (
     paired,
     run_composition,
 )
-from unlearn_audit.methods.reinit import REINIT, ReinitSettings
+from unlearn_audit.methods.transforms.reinit import REINIT, ReinitSettings
 
 __all__ = ["IEU", "IeuSettings", "run_ieu"]
 

@@ -6,9 +6,9 @@ from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Problem, Unlearned
-from unlearn_audit.methods.composing import mean_loss, minibatches, paired, run_composition
 from unlearn_audit.methods.ft import FtSettings
-from unlearn_audit.methods.l1 import L1, L1Settings
+from unlearn_audit.methods.loop import mean_loss, minibatches, paired, run_composition
+from unlearn_audit.methods.transforms.l1 import L1, L1Settings
 
 __all__ = ["L1_SPARSE", "L1SparseSettings", "run_l1_sparse"]
 

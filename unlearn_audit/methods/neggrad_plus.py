@@ -7,7 +7,7 @@ from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Problem, Unlearned
-from unlearn_audit.methods.composing import (
+from unlearn_audit.methods.loop import (
     LoopSettings,
     Share,
     Step,

@@ -7,8 +7,8 @@ from pydantic import Field, ValidationError
 
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Method, Problem, Settings, Unlearned
-from unlearn_audit.methods.composing import Step
-from unlearn_audit.recipes import Recipe, pick_recipe, train
+from unlearn_audit.methods.loop import Step
+from unlearn_audit.training import Recipe, pick_recipe, train
 
 __all__ = ["RETRAIN", "RetrainSettings", "run_retrain"]
 

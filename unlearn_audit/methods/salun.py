@@ -3,9 +3,9 @@
 from pydantic import Field
 
 from unlearn_audit.methods import Method, Problem, Unlearned
-from unlearn_audit.methods.composing import Share, Step, run_composition
-from unlearn_audit.methods.mask import MASK, MaskSettings
-from unlearn_audit.methods.rl import RlSettings, relabelled
+from unlearn_audit.methods.loop import Share, Step, run_composition
+from unlearn_audit.methods.random_labels import RlSettings, relabelled
+from unlearn_audit.methods.transforms.mask import MASK, MaskSettings
 
 __all__ = ["SALUN", "SalunSettings", "run_salun"]
 

@@ -17,11 +17,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from unlearn_audit import tasks
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import Hooks, Term, predict
+from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.methods import Method, Problem, Unlearned
-from unlearn_audit.methods.composing import (
+from unlearn_audit.methods.loop import (
     LoopSettings,
     Schedule,
     Size,
@@ -101,7 +101,7 @@ def run_scrub(problem: Problem, settings: ScrubSettings) -> Unlearned:
         images, labels = retain.at(batch)
         wanted, logits = both(images)
         return {
-            "retain": Term(tasks.losses(logits, labels).mean(), settings.gamma),
+            "retain": Term(example_losses(logits, labels).mean(), settings.gamma),
             "divergence": Term(divergence(wanted, logits, settings.temperature), settings.alpha),
         }
 

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from unlearn_audit import tasks
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import chunks, trainable
+from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.methods import Method, Problem, Settings, Unlearned
-from unlearn_audit.methods.composing import Step, logits_of
+from unlearn_audit.methods.loop import Step, logits_of
 
 __all__ = ["SSD", "SsdSettings", "importance", "run_ssd"]
 
@@ -41,7 +41,7 @@ def importance(problem: Problem, examples: Examples, batch_size: int, task: str)
     for done, part in enumerate(parts):
         images = problem.transform(examples.images[part].to(problem.compute.device))
         images = images.contiguous(memory_format=torch.channels_last)
-        losses = tasks.losses(logits_of(problem, images), examples.labels[part].to(problem.compute.device))
+        losses = example_losses(logits_of(problem, images), examples.labels[part].to(problem.compute.device))
         gradients = torch.autograd.grad(losses.mean(), parameters, allow_unused=True, materialize_grads=True)
         for total, gradient in zip(sums, gradients, strict=True):
             total.addcmul_(gradient, gradient)

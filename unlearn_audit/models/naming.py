@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.models.building import Shapes, shapes_of
-from unlearn_audit.models.fitting import is_counter
 from unlearn_audit.models.hugging_face import TRANSFORMERS, renamed
+from unlearn_audit.models.loading import is_counter
 
 __all__ = ["Reading", "normalises_itself", "read_for", "read_names", "wanted_by"]
 

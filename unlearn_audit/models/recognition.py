@@ -15,7 +15,7 @@ from torch import Tensor
 from unlearn_audit.errors import CheckpointError, UsageError
 from unlearn_audit.model_folder import CONFIG
 from unlearn_audit.models.building import RGB, TIMM, TORCHVISION, Shapes, shapes_of, skeleton
-from unlearn_audit.models.fitting import differences, is_counter
+from unlearn_audit.models.loading import differences, is_counter
 from unlearn_audit.models.naming import Reading, read_names
 
 __all__ = [

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from unlearn_audit.curvature import lambda_max
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import Augment, Batches, Compute, FullBatch, Pass, derive_seed, trainable
+from unlearn_audit.engine.task import CLASSIFICATION, Task
 from unlearn_audit.errors import UsageError
 from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.spectrum import lambda_max
-from unlearn_audit.tasks import CLASSIFICATION, Task
 
 __all__ = ["GD", "RISE", "Algorithm", "Curve", "Run", "StepSize", "rcd", "relearn", "status"]
 

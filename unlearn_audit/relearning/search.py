@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
+from unlearn_audit.curvature import lambda_max
 from unlearn_audit.engine import Compute
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, relearn
-from unlearn_audit.spectrum import lambda_max
 
 __all__ = [
     "HALVINGS",

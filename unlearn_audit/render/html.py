@@ -11,10 +11,10 @@ from unlearn_audit.render.arrays import Arrays
 from unlearn_audit.render.charts import Chart
 from unlearn_audit.render.decisions import counted
 from unlearn_audit.render.details import unreadable
+from unlearn_audit.render.figures import foreign_scores
 from unlearn_audit.render.markup import Element, as_html, element
-from unlearn_audit.render.pictures import foreign_scores
-from unlearn_audit.render.relearning import SmallTable
 from unlearn_audit.render.sections import Section, decided, provenance, sections, waived
+from unlearn_audit.render.small_tables import SmallTable
 from unlearn_audit.render.table import Column, Row, columns, footnotes
 from unlearn_audit.report import AuditReport
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from unlearn_audit.gate import Decision, ReviewedWaiver
 from unlearn_audit.render.gfm import bullets, escaped, kept_short, pipe_table
-from unlearn_audit.render.relearning import SmallTable, small_tables
 from unlearn_audit.render.sections import decided, exposed, waived
+from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import columns, footnotes, rows
 from unlearn_audit.report import AuditReport
 

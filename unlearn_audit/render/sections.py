@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from unlearn_audit.gate import Decision, ReviewedWaiver
-from unlearn_audit.render import pictures
+from unlearn_audit.render import figures as pictures
 from unlearn_audit.render.arrays import Arrays
 from unlearn_audit.render.charts import Chart
 from unlearn_audit.render.decisions import DECIDED, WAIVED, decision_rows, waiver_rows
 from unlearn_audit.render.details import Exposed, MiaDetails, details_of
-from unlearn_audit.render.relearning import SmallTable, small_tables
+from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import Row, columns, rows
 from unlearn_audit.report import AuditReport
 

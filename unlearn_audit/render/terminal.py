@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn_audit.render import semilog
-from unlearn_audit.render.relearning import SmallTable, small_tables
 from unlearn_audit.render.sections import exposed
+from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import MOST_COLUMNS, Column, brief, columns, footnotes, rows
 from unlearn_audit.report import AuditReport
 

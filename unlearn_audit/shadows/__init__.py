@@ -5,12 +5,12 @@ folder, take tasks from it; a killed one costs no finished model.
 """
 
 from unlearn_audit.shadows.folder import FleetFolder
+from unlearn_audit.shadows.jobs import Workshop, expected_gradients, open_workshop, work, work_until_done
 from unlearn_audit.shadows.plan import FleetPlan, Task, Treatment, members, read_plan, tasks
-from unlearn_audit.shadows.planning import Planned, plan_fleet
-from unlearn_audit.shadows.reading import Fleet, FleetSignals, open_fleet
-from unlearn_audit.shadows.running import Outcome, default_workers, run_on_ray, run_workers
+from unlearn_audit.shadows.planner import Planned, plan_fleet
+from unlearn_audit.shadows.pool import Outcome, default_workers, run_on_ray, run_workers
+from unlearn_audit.shadows.store import Fleet, FleetSignals, open_fleet
 from unlearn_audit.shadows.verifying import Damage, remove_damaged, verify
-from unlearn_audit.shadows.work import Workshop, expected_gradients, open_workshop, work, work_until_done
 
 __all__ = [
     "Damage",

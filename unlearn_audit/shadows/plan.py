@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from unlearn_audit.data import QUERY_COUNTS
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.files import atomic_write, check_input
-from unlearn_audit.recipes import Recipe
 from unlearn_audit.streams import generator
+from unlearn_audit.training import Recipe
 
 __all__ = [
     "OTHER_EXAMPLES",

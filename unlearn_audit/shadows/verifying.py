@@ -10,9 +10,9 @@ from unlearn_audit.checkpoints import Checkpoint
 from unlearn_audit.errors import AuditError, OutputError
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.shadows.jobs import Workshop, expected_metadata, read_model
 from unlearn_audit.shadows.plan import Task, members
-from unlearn_audit.shadows.reading import load_signals, read_signals
-from unlearn_audit.shadows.work import Workshop, expected_metadata, read_model
+from unlearn_audit.shadows.store import load_signals, read_signals
 
 __all__ = ["Damage", "remove_damaged", "verify"]
 

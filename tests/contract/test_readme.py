@@ -1,0 +1,112 @@
+"""The README says what is so: its help, its configs and policies, its commands, and the way through the demo."""
+
+import re
+import shlex
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn_audit.audit.config_checks import problems_of
+from unlearn_audit.catalogue import ATTACKS, METHODS
+from unlearn_audit.config import check_config
+from unlearn_audit.gate import read_policy
+
+Cli = Callable[..., Any]
+README = (Path(__file__).parents[2] / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+HELP = [text for kind, text in BLOCKS if kind == "text" and text.startswith("$ unlearn-audit")]
+TOML = [text for kind, text in BLOCKS if kind == "toml"]
+COMMANDS = [
+    line
+    for kind, text in BLOCKS
+    if kind == "bash"
+    for line in text.replace("\\\n", " ").splitlines()
+    if line.startswith("unlearn-audit ")
+]
+
+
+def as_printed(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip().splitlines()]
+
+
+def without_numbers(text: str) -> str:
+    """Return printed text without what differs from machine to machine: numbers and line breaks."""
+    return re.sub(r"[-+]?[0-9][0-9.e+-]*", "#", " ".join(text.split()))
+
+
+@pytest.mark.parametrize("block", HELP, ids=lambda block: block.splitlines()[0])
+def test_a_help_block_is_what_the_command_prints(block: str, run: Cli, here: Path) -> None:
+    command, _, printed = block.partition("\n")
+    done = run(*shlex.split(command)[2:])
+    assert done.code == 0
+    assert as_printed(printed) == as_printed(done.stdout)
+
+
+def test_there_are_help_blocks_and_commands() -> None:
+    assert HELP
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_names_verbs_and_flags_that_exist(command: str, run: Cli) -> None:
+    words = shlex.split(command)[1:]
+    verb = words[:2] if words[0] in ("shadows", "apply", "unlearn") else words[:1]
+    told = run(*verb, "--help").stdout
+    for flag in (word for word in words if word.startswith("--")):
+        assert re.search(rf"{flag}\b", told), (verb, flag)
+
+
+@pytest.mark.parametrize("text", TOML, ids=lambda text: text.split("\n")[2][:30])
+def test_a_toml_block_is_a_config_or_a_policy(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.toml"
+    path.write_text(text.replace('sha256 = "…"', f'sha256 = "{"0" * 64}"'))
+    values = tomllib.loads(text)
+    if "rule" in values:
+        assert read_policy(path).rule
+    elif "schema_version" in values:
+        assert check_config(path, also=problems_of).forget
+    else:  # a table to be added to a config
+        path.write_text('forget = "class:3"\ndata = "digits"\n[[train]]\nlabel = "original"\n[gaps]\n' + text)
+        assert check_config(path, also=problems_of).forget
+
+
+def test_every_method_and_attack_is_told_of() -> None:
+    for name in (*METHODS, *ATTACKS):
+        assert f"`{name}`" in README, name
+
+
+def test_three_commands_lead_from_the_demo_to_a_verdict_and_a_page(
+    demo: tuple[Path, Any], run_process: Cli, tmp_path: Path
+) -> None:
+    shutil.copytree(demo[0], tmp_path / "demo")
+    audit, gate, show = (line for line in COMMANDS if " demo/unlearn" in line or " report/report" in line)
+    done = run_process(*shlex.split(audit)[1:], cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    done = run_process(*shlex.split(gate)[1:], cwd=tmp_path)
+    assert done.code == 0, done.stdout
+    judged, table, rules = done.stdout.partition("verdict")  # a long path breaks the lines above the table
+    assert judged.startswith("judged: unlearned,")
+    assert without_numbers(table + rules) in without_numbers(README)
+    assert run_process(*shlex.split(gate)[1:], "--subject", "original", cwd=tmp_path).code == 1
+    assert run_process(*shlex.split(gate)[1:], "--subject", "retrained", cwd=tmp_path).code == 4  # two others each
+    assert run_process(*shlex.split(show)[1:], cwd=tmp_path).code == 0
+    assert "forgotten" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_each_exit_code_is_reached_through_the_console(
+    demo: tuple[Path, Any], run_process: Cli, tmp_path: Path
+) -> None:
+    report = demo[0] / "report.json"
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text(report.read_text().replace('"value"', '"Value"', 1))
+    assert [
+        run_process("gate", report, "--policy", "default").code,
+        run_process("gate", report, "--policy", "default", "--subject", "original").code,
+        run_process("gate", report, "--policy", "no-such.toml").code,
+        run_process("gate", damaged, "--policy", "default").code,
+        run_process("gate", report, "--policy", "strict").code,
+    ] == [0, 1, 2, 3, 4]

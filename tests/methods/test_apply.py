@@ -1,0 +1,444 @@
+"""`apply` where it is hard: divergence, sets of odd sizes, every method's help, and the parent that is only read."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+from small_problems import CPU, make_net, make_problem, make_small_splits, same, snapshot
+
+from unlearn_audit import catalogue
+from unlearn_audit.checkpoints import nonfinite, read_checkpoint
+from unlearn_audit.config import Layer, resolve
+from unlearn_audit.data import load_data, make_splits
+from unlearn_audit.engine import Hooks, prepare
+from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.files import sha256_of_file
+from unlearn_audit.methods import Extra, Method, Problem, Settings, StepTransform, Unlearned, ft
+from unlearn_audit.methods.apply import Applied, apply_method, parse_settings
+from unlearn_audit.methods.extras import parse_extras
+from unlearn_audit.methods.loop import mean_loss
+from unlearn_audit.models import build
+
+
+def method(name: str) -> Method:
+    loaded: Method = catalogue.load("method", catalogue.METHODS, name)
+    return loaded
+
+
+METHODS = list(catalogue.METHODS)
+COMPOSING = [name for name in METHODS if method(name).composes]
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def short(name: str) -> list[object]:
+    """A budget of next to nothing."""
+    return {"ssd": [], "retrain": ["--epochs", 1]}.get(name, ["--steps", 3])
+
+
+# ----- divergence
+
+
+def diverging(tiny: Path, out: Path, at: int, *, force: bool = False, steps: int = 60) -> Applied:
+    """Fine-tune with a loss that is infinite from a step on."""
+    original = mean_loss
+
+    def broken(problem: Any, batches: Any, step: int, **more: Any) -> Any:
+        return original(problem, batches, step, **more) * (float("inf") if step >= at else 1.0)
+
+    asked = {"checkpoint": [{"path": str(tiny / "original.safetensors")}], "forget": str(tiny / "forget.npy")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ft, "mean_loss", broken)
+        request = resolve([Layer("flag", asked | {"device": "cpu"})])
+        return apply_method("ft", out, request, {"steps": steps, "schedule": "constant"}, save_every=0, force=force)
+
+
+@pytest.mark.parametrize(("at", "kept"), [(20, 20), (33, 20), (39, 20), (40, 40), (59, 40)])
+def test_divergence_names_the_step_and_keeps_the_last_good_weights(
+    run: Run, tiny: Path, tmp_path: Path, at: int, kept: int
+) -> None:
+    out, rescued = tmp_path / "u.safetensors", tmp_path / f"u.step-{kept}.safetensors"
+    with pytest.raises(MeasurementError) as caught:
+        diverging(tiny, out, at)
+    assert str(caught.value) == (
+        f"FT diverged at step {at}: retain inf; use a smaller step size; the weights after {kept} steps are kept in "
+        f"{rescued}"
+    )
+    assert caught.value.exit_code == 3
+    assert [path.name for path in tmp_path.iterdir()] == [rescued.name]  # neither the output nor a state
+    inspected = run("inspect", rescued, "--format", "json")
+    assert inspected.code == 0, inspected.stderr
+    told = json.loads(inspected.stdout)
+    assert (told["role"], told["metadata"]["steps"], told["metadata"]["method"]) == ("unlearned", kept, "ft")
+    assert told["metadata"]["notes"] == [
+        f"stopped early: FT diverged at step {at}: retain inf; use a smaller step size"
+    ]
+    diverging(tiny, tmp_path / "short.safetensors", 99, steps=kept)
+    found = read_checkpoint(rescued)
+    assert nonfinite(found.state) == {}
+    assert same(dict(found.state), dict(read_checkpoint(tmp_path / "short.safetensors").state))
+
+
+@pytest.mark.parametrize("at", [0, 7, 19])
+def test_without_a_good_look_nothing_is_kept(tiny: Path, tmp_path: Path, at: int) -> None:
+    with pytest.raises(
+        MeasurementError, match=rf"^FT diverged at step {at}: retain (inf|nan); use a smaller step size$"
+    ):
+        diverging(tiny, tmp_path / "u.safetensors", at)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_kept_before_are_replaced_only_by_force(tiny: Path, tmp_path: Path) -> None:
+    out, rescued = tmp_path / "u.safetensors", tmp_path / "u.step-20.safetensors"
+    rescued.write_bytes(b"mine")
+    with pytest.raises(
+        MeasurementError, match=r"diverged at step 33: .*could not be kept: .* exists already"
+    ) as caught:
+        diverging(tiny, out, 33)
+    assert rescued.read_bytes() == b"mine"
+    assert (tmp_path / "u.safetensors.resume").exists()  # the last good weights are not lost for that
+    assert "\n" not in str(caught.value)
+    with pytest.raises(MeasurementError, match="are kept in"):
+        diverging(tiny, out, 33, force=True)
+    assert nonfinite(read_checkpoint(rescued).state) == {}
+    assert [path.name for path in tmp_path.iterdir()] == [rescued.name]
+
+
+@pytest.mark.parametrize("name", ["ieu", "ga", "neggrad-plus", "scrub", "salun", "l1-sparse"])
+def test_steps_that_are_far_too_long_end_in_one_line(refused: Callable[..., None], tiny: Path, name: str) -> None:
+    """The current folder is empty before and after: nothing was good enough to be kept."""
+    refused("apply", name, tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--out", "u.safetensors",
+            "--steps", 40, "--step-size", 1e25, code=3,
+            says=["diverged at step ", "use a smaller step size"])  # fmt: skip
+
+
+# ----- every method, odd sets
+
+
+class Applying:
+    """Runs a method on the fixture's original and looks at what was left."""
+
+    def __init__(self, run: Run, tiny: Path, folder: Path) -> None:
+        self.run, self.parent, self.out = run, tiny / "original.safetensors", folder / "u.safetensors"
+
+    def __call__(self, name: str, forget: object, *flags: object) -> str:
+        """Return what was said."""
+        before = sha256_of_file(self.parent)
+        done = self.run("apply", name, self.parent, "--forget", forget, "--out", self.out, *flags)
+        assert (done.code, done.stdout) == (0, ""), done.stderr
+        assert sha256_of_file(self.parent) == before
+        assert [path.name for path in self.out.parent.iterdir()] == [self.out.name]
+        made, origin = read_checkpoint(self.out), read_checkpoint(self.parent)
+        assert nonfinite(made.state) == {}
+        assert list(made.state) == list(origin.state)
+        assert [each.shape for each in made.state.values()] == [each.shape for each in origin.state.values()]
+        metadata = made.metadata
+        assert metadata is not None
+        assert (metadata.method, metadata.role) == (name, "retrained" if name == "retrain" else "unlearned")
+        assert metadata.parent_sha256 == before
+        assert metadata.steps is not None
+        assert (metadata.gradient_evaluations or 0) > 0
+        assert f"audit it: unlearn-audit rcd {self.parent} {self.out} --forget {forget}" in done.stderr
+        return done.stderr
+
+
+@pytest.fixture
+def applying(run: Run, tiny: Path, tmp_path: Path) -> Applying:
+    return Applying(run, tiny, tmp_path)
+
+
+@every_method
+@pytest.mark.parametrize("forget", ["range:5-5", "range:0-999", "class:3"])
+def test_one_example_most_of_the_set_and_a_whole_class_can_be_forgotten(
+    applying: Applying, name: str, forget: str
+) -> None:
+    """Training examples 5 alone, 1000 of 1437, and a class of which nothing is left to retain."""
+    applying(name, forget, *short(name))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "retrain"])  # whose batches are the recipe's
+def test_a_batch_larger_than_either_set_is_the_set(applying: Applying, tiny: Path, name: str) -> None:
+    sizes = ["--batch-size", 5000] + (["--forget-batch-size", 5000] if name == "scrub" else [])
+    steps = ["--epochs", 1] if name in COMPOSING else []
+    said = applying(name, tiny / "forget.npy", *sizes, *steps)
+    forget, retain = len(np.load(tiny / "forget.npy")), 1437 - len(np.load(tiny / "forget.npy"))
+    expected = {
+        "ssd": "0 steps, 1581",
+        "ft": f"1 steps, {retain}", "ft-wd": f"1 steps, {retain}", "l1-sparse": f"1 steps, {retain}",
+        "ga": f"1 steps, {forget}",
+        "ieu": f"1 steps, {retain + forget}", "neggrad-plus": f"1 steps, {retain + forget}",
+        "rl": f"2 steps, {retain + forget}", "scrub": f"2 steps, {retain + forget}",
+        "salun": f"2 steps, {retain + 2 * forget}",
+    }  # fmt: skip
+    assert f"({expected[name]} gradients of single examples, " in said
+
+
+@pytest.mark.parametrize("name", COMPOSING)
+def test_every_method_takes_a_transform_and_full_batches(applying: Applying, tiny: Path, name: str) -> None:
+    flags = ["--batch-size", "full", "--with", "reinit:alpha=0.99", "--with", "mask:random", "--with", "l1"]
+    applying(name, tiny / "forget.npy", "--steps", 2, *flags, "--optimizer", "adam", "--step-size", 1e-4)
+
+
+@every_method
+def test_bfloat16_is_there_on_request(applying: Applying, tiny: Path, name: str) -> None:
+    applying(name, tiny / "forget.npy", *short(name), "--precision", "bf16")
+
+
+@pytest.mark.slow
+@every_method
+def test_defaults_work_on_a_trained_network(applying: Applying, tiny: Path, name: str) -> None:
+    applying(name, tiny / "forget.npy")
+
+
+@every_method
+def test_everything_cannot_be_forgotten(refused: Callable[..., None], tiny: Path, name: str) -> None:
+    refused("apply", name, tiny / "original.safetensors", "--forget", "range:0-1436", "--out", "u.safetensors",
+            code=2, says=["forget set 'range:0-1436' is everything", "nothing is left to compare with"])  # fmt: skip
+
+
+def nothing_retained(name: str, **settings: Any) -> Unlearned:
+    """Run a method where the retain set is empty, which no command line can ask for."""
+    splits = make_splits(load_data("digits"), "range:0-99")
+    splits = replace(splits, retain=splits.retain[:0])
+    model = make_net(classes=10)
+    done = method(name).run(
+        Problem(model, splits.dataset.transform, splits, CPU, 0, spec="small-cnn"),
+        parse_settings(method(name), settings),
+    )
+    assert all(torch.isfinite(each).all() for each in model.state_dict().values())
+    return done
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ga", {}),
+        ("ieu", {"retain_free": True}),
+        ("rl", {"retain_free": True}),
+        ("salun", {"retain_free": True}),
+        ("neggrad-plus", {"alpha": 0}),
+        ("ssd", {}),
+    ],
+)
+def test_methods_that_leave_the_retain_set_alone_need_none(name: str, settings: dict[str, Any]) -> None:
+    budget = {} if name == "ssd" else {"steps": 2}
+    assert nothing_retained(name, **settings, **budget).gradient_evaluations > 0
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("ga", "ssd")])
+def test_the_other_ones_say_that_they_need_it(name: str) -> None:
+    with pytest.raises(UsageError, match="^the retain set is empty; ") as caught:
+        nothing_retained(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_odd_start_and_a_run_of_no_step_are_told_and_recorded(run: Run, tiny: Path, tmp_path: Path) -> None:
+    for start, steps, says in (
+        ("unlearned", 1, "it started from a model that had unlearned this forget set before, by ieu: both count"),
+        (
+            "retrained-1",
+            1,
+            "it started from a model that was trained without this forget set: there was nothing to forg",
+        ),
+        ("original", 0, "no step was taken: the weights are those that it started from"),
+    ):
+        out = tmp_path / f"{start}.safetensors"
+        done = run("apply", "ft", tiny / f"{start}.safetensors", "--forget", tiny / "forget.npy", "--out", out,
+                   "--steps", steps)  # fmt: skip
+        assert done.code == 0
+        assert f"note: {says}" in done.stderr
+        metadata = read_checkpoint(out).metadata
+        assert metadata is not None
+        assert metadata.notes[0].startswith(says)
+
+
+def test_an_ascent_that_joins_a_method_says_that_it_is_clipped(run: Run, tiny: Path, tmp_path: Path) -> None:
+    command = ["apply", "ft", tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--steps", 1]
+    for extra, clipped in (("ascent", True), ("ascent:loss_clip=none", False)):
+        done = run(*command, "--out", tmp_path / f"{clipped}.safetensors", "--with", extra)
+        assert ("note: ascent: the ascended loss of an example is clipped at 15 nats" in done.stderr) == clipped
+        assert "note: ascent joined ft, whose published form has it not" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["apply", "train"])
+def test_an_ending_of_another_format_is_refused_before_any_work(
+    refused: Callable[..., None], tiny: Path, verb: str
+) -> None:
+    asked = ["ft", tiny / "original.safetensors", "--forget", "class:3"] if verb == "apply" else ["--data", "digits"]
+    refused(verb, *asked, "--out", "u.pt", code=2, says=["written as safetensors; name it u.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "extras"),
+    [(name, {}, ()) for name in METHODS] + [
+        ("scrub", {"rewind": True}, ()),
+        ("ieu", {"retain_free": True}, ("mask:saliency",)),
+        ("ft", {}, ("ascent", "l1", "reinit")),
+        ("rl", {"order": "alternate"}, ()),
+    ],
+)  # fmt: skip
+def test_what_a_run_takes_is_known_before_it(name: str, settings: dict[str, Any], extras: tuple[str, ...]) -> None:
+    splits = make_splits(load_data("digits?train=200"), "range:0-39")
+    chosen = method(name)
+    budget = {} if name == "ssd" else {"epochs": 1} if name in ("retrain", "scrub") else {"steps": 7}
+    values = parse_settings(chosen, settings | budget)
+    problem = Problem(make_net(classes=10), splits.dataset.transform, splits, CPU, 0, spec="small-cnn",
+                      extras=parse_extras(extras))  # fmt: skip
+    if name == "retrain":
+        problem = replace(problem, model=build("small-cnn", classes=10, channels=1))
+    before = snapshot(problem.model)
+    told = chosen.run(replace(problem, count_only=True), values)
+    assert same(problem.model, before)
+    done = chosen.run(problem, values)
+    assert (told.steps, told.gradient_evaluations) == (done.steps, done.gradient_evaluations)
+    assert done.gradient_evaluations > 0
+    assert name == "ssd" or not same(problem.model, before)
+
+
+# ----- the command line
+
+
+@every_method
+@pytest.mark.parametrize("verb", ["apply", "unlearn"])
+def test_the_help_of_every_method_fits_eighty_columns(run: Run, here: Path, name: str, verb: str) -> None:
+    done = run(verb, name, "--help")
+    assert done.code == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+    shown = re.sub(r"[\s│]+", " ", done.stdout)
+    for setting in method(name).settings.model_fields:
+        assert f"--{setting.replace('_', '-')}" in shown, setting
+    assert method(name).source.split(";")[0] in shown
+    assert ("--with" in shown) == method(name).composes
+    assert f"unlearn-audit apply {name} o.safetensors" in shown
+
+
+def test_the_list_of_methods_fits_eighty_columns_and_names_all(run: Run, here: Path) -> None:
+    done = run("apply", "--help")
+    assert done.code == 0
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+    assert [name for name in METHODS if f" {name} " not in done.stdout] == []
+
+
+def test_defaults_that_the_help_tells_are_those_that_are_recorded(run: Run, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "u.safetensors"
+    assert run("apply", "scrub", tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--out", out,
+               "--steps", 1).code == 0  # fmt: skip
+    metadata = read_checkpoint(out).metadata
+    assert metadata is not None
+    assert metadata.settings == {**method("scrub").settings().model_dump(mode="json"), "steps": 1, "epochs": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "says"),
+    [
+        ("salun", ["--no-strict"], {"strict": False}),
+        ("salun", ["--strict"], {"strict": True}),
+        ("ieu", ["--retain-free", "--include-1d"], {"retain_free": True, "include_1d": True}),
+        ("ieu", ["--epochs", 0.1], {"epochs": 0.1, "steps": None}),
+        ("rl", ["--exclude-true", "--order", "alternate"], {"exclude_true": True, "order": "alternate"}),
+        ("scrub", ["--rewind", "--schedule", "milestones:1"], {"rewind": True, "schedule": "milestones:1"}),
+    ],
+)
+def test_flags_reach_the_settings(
+    run: Run, tiny: Path, tmp_path: Path, name: str, flags: list[object], says: dict[str, Any]
+) -> None:
+    out = tmp_path / "u.safetensors"
+    budget = [] if "--epochs" in flags else ["--steps", 1]
+    done = run("unlearn", name, tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--out", out, *flags,
+               *budget)  # fmt: skip
+    assert done.code == 0, done.stderr
+    metadata = read_checkpoint(out).metadata
+    assert metadata is not None
+    assert {key: metadata.settings[key] for key in says} == says
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "says"),
+    [
+        ("ieu", ["--steps", 3, "--epochs", 1], ["steps and epochs are two ways to say one thing"]),
+        ("ieu", ["--c", 1.5], ["settings of ieu", "c: "]),
+        ("ieu", ["--retain-free", "--c", 0], ["no gradient is left to take"]),
+        ("rl", ["--retain-free", "--order", "alternate"], ["order alternate needs the retain set"]),
+        ("ft", ["--stop-forget-loss", 2], ["stop_forget_loss: no step of this method takes the forget set's loss"]),
+        ("ga", ["--stop-forget-loss", 9, "--loss-clip", 5], ["stop_forget_loss is above loss_clip"]),
+        ("retrain", ["--recipe", "resent"], ["unknown recipe 'resent'", "did you mean 'resnet'?"]),
+        ("ssd", ["--batch-size", 0], ["settings of ssd", "batch_size: "]),
+        ("scrub", ["--schedule", "steps"], ["settings of scrub", "schedule: "]),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused_in_one_line(
+    refused: Callable[..., None], tiny: Path, name: str, flags: list[object], says: list[str]
+) -> None:
+    refused("apply", name, tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--out", "u.safetensors",
+            *flags, code=2, says=says)  # fmt: skip
+
+
+def test_what_deviates_is_said_and_recorded(applying: Applying, tiny: Path) -> None:
+    said = applying("ga", tiny / "forget.npy", "--steps", 2, "--loss-clip", 4)
+    notes = (
+        "2 steps, published are 5 epochs",
+        "batch_size is 64, published is 256",
+        "the ascended loss of an example is clipped at 4 nats, in the source none",
+    )
+    assert all(f"note: {note}\n" in said for note in notes)
+    metadata = read_checkpoint(applying.out).metadata
+    assert metadata is not None
+    assert metadata.notes == notes
+
+
+def test_the_published_recipe_is_followed_and_what_is_given_wins(applying: Applying, tiny: Path) -> None:
+    applying("ft", tiny / "forget.npy", "--recipe", "published", "--epochs", 1)
+    metadata = read_checkpoint(applying.out).metadata
+    assert metadata is not None
+    assert (metadata.settings["batch_size"], metadata.settings["epochs"], metadata.steps) == (256, 1, 6)
+    assert metadata.notes == ("epochs is 1, published is 10",)
+
+
+def test_a_recipe_that_nobody_published_is_refused(refused: Callable[..., None], tiny: Path) -> None:
+    refused("apply", "ft-wd", tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--out", "u.safetensors",
+            "--recipe", "published", code=2, says=["ft-wd has no published recipe"])  # fmt: skip
+
+
+def test_a_stop_is_said_and_recorded(applying: Applying, tiny: Path) -> None:
+    said = applying("ga", tiny / "forget.npy", "--steps", 60, "--stop-forget-loss", 1)
+    metadata = read_checkpoint(applying.out).metadata
+    assert metadata is not None
+    assert metadata.steps == 20
+    assert re.fullmatch(r"stopped after 20 steps: forget loss \d+\.\d{3} reached 1", metadata.notes[0])
+    assert f"note: {metadata.notes[0]}\n" in said
+
+
+# ----- a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", COMPOSING)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_between_two_looks_nothing_waits_for_the_gpu(noise: Any, name: str, precision: str) -> None:
+    """From step 3 to step 18 any wait of the host raises, with every transform that edits steps joined."""
+    guarded: list[int] = []
+
+    def guard(step: int) -> None:
+        if 2 <= step < 18:
+            torch.cuda.set_sync_debug_mode("error")
+            guarded.append(step)
+        else:
+            torch.cuda.set_sync_debug_mode("default")
+
+    watch = Extra(StepTransform("watch", "", Settings, lambda *_: Hooks(after=guard)), Settings())
+    compute = prepare("cuda", precision)
+    problem = make_problem(compute.place(make_net()), make_small_splits(noise), compute=compute)
+    extras = (*parse_extras(["ascent", "reinit", "mask:random", "l1"]), watch)
+    settings = parse_settings(method(name), {"steps": 40, "batch_size": 16, "augment": "yes"})
+    try:
+        done = method(name).run(replace(problem, extras=extras), settings)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert done.steps == 40
+    assert guarded == list(range(2, 18))

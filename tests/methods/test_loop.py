@@ -1,0 +1,315 @@
+"""The common loop of first-order methods: budgets, schedules, stops, and passes that take turns."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as some
+from small_problems import CPU, HALF, Plain, make_net, make_problem, watch_inputs
+from torch import nn
+
+from unlearn_audit import catalogue
+from unlearn_audit.data import Examples, Splits
+from unlearn_audit.engine import Batches, Descent, Hooks, Term, Terms, descend
+from unlearn_audit.errors import ConfigError, MeasurementError, UsageError
+from unlearn_audit.methods import Course, Method, Unlearned
+from unlearn_audit.methods.apply import parse_settings
+from unlearn_audit.methods.ft import FT, FtSettings, run_ft
+from unlearn_audit.methods.ga import GA, GaSettings, run_ga
+from unlearn_audit.methods.ieu import IEU, IeuSettings, run_ieu
+from unlearn_audit.methods.loop import LoopSettings, Objective, Turn, Turns, run_composition, schedule_of
+from unlearn_audit.methods.neggrad_plus import NegGradPlusSettings, run_neggrad_plus
+from unlearn_audit.methods.random_labels import RL, RlSettings, run_rl
+from unlearn_audit.methods.scrub import SCRUB, ScrubSettings, run_scrub
+
+
+def method(name: str) -> Method:
+    loaded: Method = catalogue.load("method", catalogue.METHODS, name)
+    return loaded
+
+
+COMPOSING = [name for name in catalogue.METHODS if method(name).composes]
+
+
+# ----- budgets
+
+
+@pytest.mark.parametrize("name", list(catalogue.METHODS))
+def test_defaults_are_valid_and_a_record_of_them_reads_back(name: str) -> None:
+    settings = parse_settings(method(name), {})
+    assert parse_settings(method(name), settings.model_dump(mode="json")) == settings
+    if method(name).composes:
+        assert (settings.steps is None) != (settings.epochs is None)
+
+
+@pytest.mark.parametrize("name", COMPOSING)
+def test_a_budget_that_is_given_replaces_the_default_one_and_two_are_refused(name: str) -> None:
+    given_steps = parse_settings(method(name), {"steps": 7})
+    given_epochs = parse_settings(method(name), {"epochs": 2})
+    assert (given_steps.steps, given_steps.epochs) == (7, None)
+    assert (given_epochs.steps, given_epochs.epochs) == (None, 2)
+    with pytest.raises(ConfigError, match="steps and epochs are two ways to say one thing"):
+        parse_settings(method(name), {"steps": 7, "epochs": 2})
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 6), (2, 12), (0.5, 3), (1.5, 9), (1.01, 7), (1e-9, 1), (1 / 6, 1)])
+def test_epochs_are_passes_over_the_retain_set_and_a_part_of_a_step_is_a_step(
+    splits: Splits, epochs: float, steps: int
+) -> None:
+    model = make_net()
+    seen = watch_inputs(model)
+    done = run_ft(make_problem(model, splits), FtSettings(epochs=epochs, batch_size=16))
+    assert done.steps == len(seen) == steps
+    assert done.gradient_evaluations == sum(len(batch) for batch in seen)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"steps": -1}, "steps"),
+        ({"steps": 2.5}, "steps"),
+        ({"epochs": 0}, "epochs"),
+        ({"epochs": float("inf")}, "epochs"),
+        ({"epochs": 1e7}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": "half"}, "batch_size"),
+        ({"schedule": "milestones"}, "schedule"),
+        ({"schedule": "milestones:1,"}, "schedule"),
+        ({"schedule": "step"}, "schedule"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"optimizer": "adamw"}, "optimizer"),
+        ({"weight_decay": -1}, "weight_decay"),
+        ({"augment": "maybe"}, "augment"),
+        ({"stop_forget_loss": 0}, "stop_forget_loss"),
+    ],
+)
+@pytest.mark.parametrize("name", ["ft", "scrub", "salun"])
+def test_settings_of_the_loop_are_checked(name: str, settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"^settings of {name}: {problem}: "):
+        parse_settings(method(name), settings)
+
+
+def test_no_steps_leave_the_weights_alone(splits: Splits) -> None:
+    for name in COMPOSING:
+        model = make_net()
+        before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        done = method(name).run(make_problem(model, splits), parse_settings(method(name), {"steps": 0}))
+        assert done.steps == 0
+        assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items()), name
+
+
+def test_a_budget_must_be_there(splits: Splits) -> None:
+    with pytest.raises(ConfigError, match="neither steps nor epochs"):
+        run_composition(make_problem(Plain(), splits), constant(Plain()), LoopSettings(), task="testing")
+
+
+# ----- schedules
+
+
+def constant(model: nn.Module, epoch_of: Callable[[int], int] = int) -> Objective:
+    """An objective of slope one in every weight."""
+
+    def terms(step: int) -> Terms:
+        return {"loss": Term(torch.stack([parameter.sum() for parameter in model.parameters()]).sum())}
+
+    return Objective(terms, length=int, epoch_of=epoch_of, gradients=lambda steps: 0, losses=())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", [1, 1, 1, 1, 1, 1, 1, 1]),
+        ("linear", [1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+        ("cosine", [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]),
+        ("milestones:1,3", [1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]),
+        ("milestones:0", [0.1] * 8),
+    ],
+)
+def test_the_learning_rate_follows_the_schedule(
+    splits: Splits, schedule: str, factors: list[float], optimizer: str
+) -> None:
+    model, places = nn.Linear(1, 1, bias=False).double(), [0.0]
+    nn.init.zeros_(model.weight)
+    run_composition(
+        make_problem(model, splits),
+        constant(model, epoch_of=lambda step: step // 2),
+        LoopSettings(steps=8, step_size=0.5, schedule=schedule, optimizer=optimizer),
+        hooks=[Hooks(after=lambda step: places.append(model.weight.item()))],
+        task="testing",
+    )
+    moved = [places[step] - places[step + 1] for step in range(8)]
+    assert moved == pytest.approx([0.5 * factor for factor in factors], rel=1e-6)
+
+
+def test_milestones_count_the_epochs_of_the_objective(splits: Splits) -> None:
+    """Of SCRUB's epochs only the first has a forget pass here: 1 + 6 steps, then 6 an epoch."""
+    course = Course(19, Turns(batches(10, 16), batches(90, 16), until=1).objective(no_terms, no_terms).epoch_of)
+    schedule = schedule_of("milestones:1,2", course)
+    assert [schedule(step) for step in range(19)] == [1.0] * 7 + [0.1] * 6 + [0.01] * 6
+
+
+def test_the_published_schedule_of_scrub_is_at_rest_in_its_three_epochs() -> None:
+    settings = ScrubSettings()
+    schedule = schedule_of(settings.schedule, Course(100, lambda step: step // 10))
+    assert settings.epochs == 3
+    assert [schedule(10 * epoch) for epoch in range(10)] == [1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01, 0.001]
+
+
+# ----- stops
+
+
+def test_a_stop_ends_the_run_at_the_first_look_that_reaches_it(splits: Splits) -> None:
+    settings = {"step_size": 0.02, "momentum": 0, "weight_decay": 0, "batch_size": 4}
+    model = make_net()
+    told: list[str] = []
+    problem = make_problem(model, splits, progress=lambda task, done, total, note="": told.append(note))
+    free = run_ga(problem, GaSettings(steps=200, **settings))
+    means = [float(note.removeprefix("forget ")) for note in told]
+    assert means[0] < means[3] < means[-1]
+    limit = (means[2] + means[3]) / 2
+    done = run_ga(make_problem(make_net(), splits), GaSettings(steps=200, stop_forget_loss=limit, **settings))
+    assert (free.steps, free.stopped) == (200, None)
+    assert done.steps == 80
+    assert done.stopped == f"forget loss {means[3]:.3f} reached {limit:g}"
+    assert done.gradient_evaluations == 80 // 3 * 10 + 8
+
+
+def test_the_retain_loss_stops_too(splits: Splits) -> None:
+    settings = IeuSettings(alpha=0.5, c=0, steps=200, stop_retain_loss=1.0)
+    done = run_ieu(make_problem(make_net(), splits), settings)
+    assert done.steps == 20
+    assert done.stopped is not None
+    assert done.stopped.startswith("retain loss ")
+
+
+UNANSWERABLE = [
+    (FT, run_ft, FtSettings, "forget"),
+    (GA, run_ga, GaSettings, "retain"),
+    (IEU, run_ieu, lambda **given: IeuSettings(c=0, **given), "forget"),
+    (IEU, run_ieu, lambda **given: IeuSettings(retain_free=True, **given), "retain"),
+    (RL, run_rl, RlSettings, "forget"),
+    (RL, run_rl, lambda **given: RlSettings(retain_free=True, **given), "retain"),
+    (RL, run_rl, lambda **given: RlSettings(order="alternate", **given), "forget"),
+    (SCRUB, run_scrub, ScrubSettings, "forget"),
+    (None, run_neggrad_plus, lambda **given: NegGradPlusSettings(alpha=1, **given), "forget"),
+    (None, run_neggrad_plus, lambda **given: NegGradPlusSettings(alpha=0, **given), "retain"),
+]
+
+
+@pytest.mark.parametrize(("_", "run", "settings", "which"), UNANSWERABLE)
+def test_a_stop_that_a_method_never_answers_is_refused_before_any_step(
+    splits: Splits, _: object, run: Callable[..., Unlearned], settings: Callable[..., Any], which: str
+) -> None:
+    model = make_net()
+    seen = watch_inputs(model)
+    with pytest.raises(UsageError, match=f"^stop_{which}_loss: no step of this method takes the {which} set's loss"):
+        run(make_problem(model, splits), settings(**{f"stop_{which}_loss": 1.0}))
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("run", "settings"),
+    [(run_rl, RlSettings(stop_retain_loss=1e-9)), (run_scrub, ScrubSettings(stop_retain_loss=1e-9, batch_size=8))],
+)
+def test_where_passes_take_turns_the_retain_loss_is_that_of_the_retain_steps(
+    splits: Splits, run: Callable[..., Unlearned], settings: LoopSettings
+) -> None:
+    done = run(make_problem(make_net(), splits), settings)
+    assert done.steps == 20
+    assert done.stopped is not None
+    assert done.stopped.startswith("retain loss ")
+
+
+class Recorder:
+    """A keeper that notes what it is given."""
+
+    def __init__(self) -> None:
+        self.kept: list[int] = []
+
+    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        return 0
+
+    def keep(self, done: int) -> None:
+        self.kept.append(done)
+
+
+def test_a_state_at_which_the_run_stops_is_not_kept_for_nobody_must_go_on_from_there() -> None:
+    model, keeper = nn.Linear(1, 1), Recorder()
+
+    def stop(means: object) -> str | None:
+        return "enough" if len(keeper.kept) == 2 else None
+
+    done = descend(
+        model,
+        constant(model).terms,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        steps=100,
+        stop=stop,
+        keeper=keeper,
+    )
+    assert done == Descent(60, "enough")
+    assert keeper.kept == [20, 40]
+
+
+def test_statistics_that_are_not_finite_are_divergence_too() -> None:
+    """BatchNorm divides what is too large by what is larger still: the loss stays finite, its statistics do not."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+    nn.init.constant_(model[0].weight, 1e25)
+    inputs = torch.linspace(-1, 1, 8)[:, None]
+
+    def terms(step: int) -> Terms:
+        return {"loss": Term(model(inputs).square().mean())}
+
+    with pytest.raises(MeasurementError, match="^testing diverged at step 2: the weights are not finite"):
+        descend(model, terms, torch.optim.SGD(model.parameters(), lr=1e-30), steps=3, task="testing")
+
+
+# ----- passes that take turns
+
+
+def no_terms(batch: int) -> Terms:
+    return {}
+
+
+def batches(n: int, size: int, name: str = "some") -> Batches:
+    labels = torch.zeros(n, dtype=torch.int64)
+    return Batches(Examples(torch.zeros(n, 1, 1, 1), labels, labels), HALF, size, 0, name, CPU)
+
+
+def enumerated(forget: Batches, retain: Batches, until: int | None, epochs: int) -> list[Turn]:
+    """The steps of so many epochs, one by one."""
+    turns = []
+    for epoch in range(epochs):
+        for which in (True, False):
+            if which and until is not None and epoch >= until:
+                continue
+            done = sum(turn.on_forget == which for turn in turns)
+            count = (forget if which else retain).per_epoch
+            turns += [Turn(epoch, which, done + index) for index in range(count)]
+    return turns
+
+
+sizes = some.integers(1, 23)
+
+
+@given(sizes, sizes, sizes, sizes, some.none() | some.integers(0, 4), some.integers(0, 5))
+def test_turns_are_those_of_an_enumeration(
+    forget_n: int, forget_size: int, retain_n: int, retain_size: int, until: int | None, epochs: int
+) -> None:
+    forget, retain = batches(forget_n, forget_size), batches(retain_n, retain_size)
+    turns = Turns(forget, retain, until=until)
+    expected = enumerated(forget, retain, until, epochs + 1)
+    assert [turns.at(step) for step in range(len(expected))] == expected
+    assert turns.length(epochs) == sum(turn.epoch < epochs for turn in expected)
+    taken = [len((forget if turn.on_forget else retain).rows(turn.batch)) for turn in expected]
+    for steps in range(len(expected)):
+        assert turns.gradients(steps) == sum(taken[:steps])
+
+
+def test_a_part_of_an_epoch_is_as_many_steps_as_that_part() -> None:
+    turns = Turns(batches(40, 10), batches(90, 10), until=1)
+    assert [turns.length(epochs) for epochs in (0.5, 1, 1.5, 2)] == [7, 13, 18, 22]

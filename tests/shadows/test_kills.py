@@ -1,0 +1,418 @@
+"""Processes of a fleet: killed at any moment, asked to end, abandoned; what comes out is what nobody disturbed."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+from small_fleets import contents, plan_small
+
+from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
+from unlearn_audit.engine import Compute
+from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.shadows import (
+    Workshop,
+    default_workers,
+    members,
+    open_workshop,
+    run_on_ray,
+    run_workers,
+    verify,
+    work,
+)
+from unlearn_audit.training import SMALL
+
+RUNNING: ModuleType = sys.modules[run_workers.__module__]
+START = ["-c", "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"]
+EPOCHS = 100  # a step each: long enough to be killed in the midst of it
+
+
+@pytest.fixture(scope="module")
+def undisturbed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a fleet of four models comes to that one worker made in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "s"
+    plan_small(folder, target, epochs=EPOCHS)
+    assert work(open_workshop(folder)) == 8
+    return contents(folder)
+
+
+@pytest.fixture
+def empty(target: Path, tmp_path: Path) -> Workshop:
+    """The same fleet, with nothing done yet."""
+    plan_small(tmp_path / "s", target, epochs=EPOCHS)
+    return open_workshop(tmp_path / "s")
+
+
+def start(verb: str, folder: Path, *flags: str) -> "subprocess.Popen[str]":
+    """Start a verb in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *START, "shadows", verb, str(folder), *flags]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(what: Callable[[], Any], timeout: float = 120) -> Any:
+    """Return the first answer that is true."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.005)
+    pytest.fail("it did not come to pass")
+
+
+def at_work(folder: Path) -> set[int]:
+    """The processes that have claimed something."""
+    found = set()
+    for path in folder.glob("claims/*.json"):
+        try:
+            found.add(int(json.loads(path.read_text())["pid"]))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/status")
+    return not (status.exists() and "State:\tZ" in status.read_text())
+
+
+def inodes(folder: Path) -> dict[str, tuple[int, int]]:
+    """Which files are there, and since when."""
+    found = [*folder.glob("models/[!.]*"), *folder.glob("signals/[!.]*")]
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+
+def drafts(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob(".*") if path.is_file())
+
+
+# ----- really killed
+
+
+def test_workers_and_runs_that_are_killed_lose_nothing_that_is_finished(
+    empty: Workshop, undisturbed: dict[str, bytes]
+) -> None:
+    folder = empty.folder.path
+    with start("run", folder, "--workers", "1", "--quiet") as process:
+        (first,) = wait_for(lambda: at_work(folder))
+        os.kill(first, signal.SIGKILL)
+        (second,) = wait_for(lambda: at_work(folder) - {first})
+        wait_for(lambda: inodes(folder))
+        kept = inodes(folder)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    wait_for(lambda: not alive(second), timeout=30)  # a worker does not outlive its run
+    assert kept.items() <= inodes(folder).items()
+    kept = inodes(folder)
+    assert len(kept) < 16
+    assert work(empty) >= 8 - len(kept) // 2 - 1
+    assert kept.items() <= inodes(folder).items()
+    assert {name: each for name, each in contents(folder).items() if "/." not in name} == undisturbed
+    assert verify(empty) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_run_that_is_asked_to_end_ends_with_its_workers_and_leaves_neither_claim_nor_draft(
+    how: signal.Signals, empty: Workshop, undisturbed: dict[str, bytes]
+) -> None:
+    folder = empty.folder.path
+    with start("run", folder, "--workers", "1") as process:
+        (worker,) = wait_for(lambda: at_work(folder))
+        process.send_signal(how)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.endswith("interrupted\n")
+    assert "Traceback" not in said
+    assert not alive(worker)
+    assert at_work(folder) == set()
+    assert drafts(folder) == []
+    work(empty)
+    assert contents(folder) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_fleet_killed_ten_times_at_random_comes_to_the_same_bytes(seed: int, target: Path, tmp_path: Path) -> None:
+    """Kills fall on workers of the run, on the run itself, and on both; two workers at once."""
+    rng, folder, whole = np.random.default_rng(seed), tmp_path / "s", tmp_path / "whole"
+    for each in (folder, whole):
+        plan_small(each, target, count=12, epochs=400)
+    kills, known = 0, {}
+    while kills < 10:
+        with start("run", folder, "--workers", "2", "--quiet") as process:
+            for _ in range(2):
+                workers = wait_for(lambda: at_work(folder) or process.poll() is not None)
+                time.sleep(float(rng.uniform(0, 3)))
+                victims = [pid for pid in sorted(at_work(folder)) if alive(pid)] if workers is not True else []
+                if victims:
+                    os.kill(int(rng.choice(victims)), signal.SIGKILL)
+                    kills += 1
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+            process.wait()
+        assert known.items() <= inodes(folder).items()
+        known = inodes(folder)
+        assert len(known) < 48, "all was done before the tenth kill: the test tells nothing"
+    for pid in at_work(folder):
+        wait_for(lambda pid=pid: not alive(pid), timeout=60)
+    known = inodes(folder)
+    with start("run", folder, "--workers", "2") as process:
+        _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert known.items() <= inodes(folder).items()
+    assert work(open_workshop(whole)) == 24
+    assert {name: each for name, each in contents(folder).items() if "/." not in name} == contents(whole)
+    assert verify(open_workshop(folder)) == []
+
+
+# ----- the run and its workers
+
+
+def test_two_workers_share_the_work_and_what_diverges_is_told_at_the_end(
+    run: Run, target: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The unlearned model that the fleet follows took steps so large that no shadow model survives them."""
+    shutil.copytree(target, tmp_path / "t")
+    path = tmp_path / "t" / "unlearned.safetensors"
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.metadata is not None
+    wild = dict(checkpoint.metadata.settings) | {"step_size": 1e30, "steps": 30}
+    write_checkpoint(path, checkpoint.state, checkpoint.metadata.model_copy(update={"settings": wild}), force=True)
+    words = [tmp_path / "t" / "original.safetensors", path, "--forget", tmp_path / "t" / "forget.npy"]
+    fleet = tmp_path / "s"
+    done = run("shadows", "run", fleet, *words, "--count", 4, "--device", "cpu", "--workers", 2)
+    assert done.code == 3
+    assert done.stdout == ""
+    assert "4 of 8 models are there: 0 from before, 4 made now in " in done.stderr
+    shop = open_workshop(fleet)
+    for task in shop.tasks[4:]:
+        failure = shop.folder.failed(task)
+        assert failure is not None
+        assert "diverged" in failure.message
+        said = f"shadow {task.number + 1}, ieu: {failure.message}; to have it tried again, remove "
+        assert said + str(shop.folder.failure(task)) in done.stderr
+    assert capfd.readouterr().err == ""
+    again = run("shadows", "run", fleet, "--quiet")  # nobody is started where nothing can be done
+    assert again.code == 3
+    assert again.stderr.count("diverged") == 4
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Let workers run this instead of their work, with the command line that follows the place of the package."""
+    monkeypatch.setattr(RUNNING, "START", "import sys; sys.argv.pop(1); " + code)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (
+            "import sys; sys.stderr.write('one\\nCUDA error: out of memory\\n'); sys.exit(1)",
+            "CUDA error: out of memory",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", "killed by signal 9"),
+        ("raise SystemExit(7)", "ended with 7"),
+    ],
+)
+def test_workers_that_only_die_are_given_up_with_their_last_words(
+    code: str, says: str, empty: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced(monkeypatch, code)
+    with pytest.raises(MeasurementError, match=f"die without finishing anything: {says}$") as caught:
+        run_workers(empty, workers=2)
+    assert caught.value.exit_code == 3
+
+
+def test_a_worker_that_talks_too_much_is_not_held_up(empty: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(monkeypatch, "import sys; sys.stderr.write('a warning\\n' * 100_000)")
+    outcome = run_workers(empty, workers=1)
+    assert (outcome.done, outcome.reused, outcome.failed, outcome.waiting) == (0, 0, (), 8)
+
+
+def test_a_worker_that_does_not_listen_is_ended(empty: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(
+        monkeypatch,
+        "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "open(sys.argv[3] + '/deaf', 'w').write(str(os.getpid())); time.sleep(60)",
+    )
+    monkeypatch.setattr(RUNNING, "PATIENCE", 0.2)
+
+    def stop(*_: object) -> None:
+        if (empty.folder.path / "deaf").exists() and (empty.folder.path / "deaf").read_text():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RUNNING, "time", SimpleNamespace(sleep=stop, monotonic=time.monotonic))
+    with pytest.raises(KeyboardInterrupt):
+        run_workers(empty, workers=1)
+    monkeypatch.undo()
+    assert not alive(int((empty.folder.path / "deaf").read_text()))
+
+
+TELL = "import os, sys; open(sys.argv[3] + '/told-' + str(os.getpid()), 'w').write(os.environ['OMP_NUM_THREADS'])"
+
+
+@pytest.mark.parametrize(("set_to", "threads"), [(None, "1"), ("3", "3")])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_workers_threads_do_not_depend_on_how_many_workers_there_are(
+    workers: int, set_to: str | None, threads: str, empty: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On other threads the same sums come out otherwise in the last bits."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if set_to:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_to)
+    replaced(monkeypatch, TELL)
+    run_workers(empty, workers=workers)
+    told = [path.read_text() for path in empty.folder.path.glob("told-*")]
+    assert told == [threads] * workers
+
+
+def test_there_are_no_more_workers_than_work(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan_small(tmp_path / "s", target)
+    shop = open_workshop(tmp_path / "s")
+    work(shop)
+    for task in (shop.tasks[0], shop.tasks[5]):
+        shop.folder.signals(task).unlink()
+    shop.folder.record(shop.tasks[5], MeasurementError("diverged"), final=True)
+    replaced(monkeypatch, TELL)
+    run_workers(shop, workers=5)
+    assert len(list(shop.folder.path.glob("told-*"))) == 1
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_less_than_one_worker_is_refused(workers: int, empty: Workshop) -> None:
+    with pytest.raises(UsageError, match="--workers needs at least 1"):
+        run_workers(empty, workers=workers)
+
+
+def test_as_many_workers_as_cores_or_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert default_workers(Compute(torch.device("cpu"))) == len(os.sched_getaffinity(0))
+    assert default_workers(Compute(torch.device("cuda"))) == 5
+    assert default_workers(Compute(torch.device("cuda:1"))) == 1
+    assert default_workers(Compute(torch.device("mps"))) == 1
+
+
+# ----- Ray
+
+
+def test_without_ray_the_extra_is_named(empty: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"--backend ray needs Ray: pip install 'unlearn-audit\[ray\]'"):
+        run_on_ray(empty)
+    assert run("shadows", "run", empty.folder.path, "--backend", "ray").code == 2
+
+
+def test_ray_is_given_workers_and_the_folder_says_what_they_did(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster that does each piece of work when it is asked how far it is."""
+    plan_small(tmp_path / "s", target)
+    shop = open_workshop(tmp_path / "s")
+    asked: dict[str, Any] = {"down": 0}
+
+    def remote(**needs: Any) -> Any:
+        asked.update(needs)
+        return lambda function: SimpleNamespace(remote=lambda *given: (function, given))
+
+    def wait(waiting: list[Any], *, num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        asked["workers"] = max(asked.get("workers", 0), num_returns)
+        return waiting[:1], waiting[1:]
+
+    def get(reference: Any) -> Any:
+        function, given = reference
+        return function(*given)
+
+    fake = SimpleNamespace(
+        init=lambda **settings: asked.update(settings),
+        remote=remote,
+        wait=wait,
+        get=get,
+        cluster_resources=lambda: {"CPU": 3.0},
+        shutdown=lambda: asked.update(down=asked["down"] + 1),
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    outcome = run_on_ray(shop, address="head:6379")
+    assert (outcome.done, outcome.reused, outcome.waiting) == (8, 0, 0)
+    assert (asked["address"], asked["workers"], asked["num_cpus"], asked["num_gpus"], asked["down"]) == (
+        "head:6379",
+        3,
+        1,
+        0,
+        1,
+    )
+    assert run_on_ray(shop).reused == 8
+    assert asked["down"] == 1  # nothing to do: no cluster is bothered
+
+
+def test_workers_of_a_cluster_that_only_die_are_given_up(empty: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a traceback\nRuntimeError: no such folder on this node")
+
+    fake = SimpleNamespace(
+        init=lambda **_: None,
+        remote=lambda **_: lambda function: SimpleNamespace(remote=lambda *given: begun.append(1) or given),
+        wait=lambda waiting, **_: (waiting, []),
+        get=broken,
+        cluster_resources=dict,
+        shutdown=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(MeasurementError, match="die: RuntimeError: no such folder on this node$"):
+        run_on_ray(empty, workers=2)
+    assert len(begun) < 12
+    with pytest.raises(UsageError, match="needs at least 1"):
+        run_on_ray(empty, workers=0)
+
+
+@pytest.mark.slow
+def test_a_real_ray_comes_to_the_same_bytes(target: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    for name in ("s", "whole"):
+        plan_small(tmp_path / name, target)
+    outcome = run_on_ray(open_workshop(tmp_path / "s"), workers=2)
+    assert outcome.done == 8
+    assert import_module("ray").is_initialized() is False
+    work(open_workshop(tmp_path / "whole"))
+    assert contents(tmp_path / "s") == contents(tmp_path / "whole")
+
+
+# ----- the benchmark
+
+
+def test_the_benchmarks_arms_take_the_same_steps_on_the_same_examples(
+    load_benchmark: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    bench = load_benchmark("bench_shadows")
+    shop = bench.plan(tmp_path / "f", 2, replace(SMALL, epochs=3))
+    assert work(shop) == 2
+    model, steps = bench.usual_training(shop, 0)
+    inside = members(shop.plan, 0, len(shop.pool.examples))
+    assert steps == 3 * math.ceil(len(inside) / SMALL.batch_size)
+    assert bench.learnt(shop, 0, model) > 0.7
+    assert min(bench.learnt_by_fleet(shop)) > 0.7
+    mine = shop.pool.examples.subset(inside[:5])
+    one = torch.stack([image for image, _ in bench.PerSample(mine, shop.plan.mean[0], shop.plan.std[0])])
+    assert torch.equal(one, shop.pooled.transform(mine.images))
+    pair = bench.Pair(bench.Seconds(4.0, 1.0), bench.Seconds(8.0, 2.0))
+    assert bench.told("both", [pair]).count("ratio 2.00 [2.00, 2.00]") == 2

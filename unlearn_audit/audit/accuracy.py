@@ -1,0 +1,171 @@
+"""Accuracy and loss on every split, and the signed gaps to models retrained without the forget set."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit import metrics
+from unlearn_audit.audit.context import Bench, Split
+from unlearn_audit.audit.reference import compared, difference_details, no_reference, reference_of
+from unlearn_audit.engine import derive_seed
+from unlearn_audit.inputs import Candidate
+from unlearn_audit.report import Interval, Measurement
+
+__all__ = ["GAP_SPLITS", "Outcome", "measure_gaps"]
+
+Floats = NDArray[np.float64]
+GAP_SPLITS: tuple[Split, ...] = ("retain", "forget", "test")
+
+
+class Outcome(NamedTuple):
+    """One candidate on one split: 1.0 where it is right, and its loss, for each example."""
+
+    right: Floats
+    losses: Floats
+
+
+def measure_gaps(bench: Bench) -> Iterator[Measurement]:
+    """Yield `accuracy.*`, `loss.*` and `gap.*` of every subject."""
+    outcomes: dict[tuple[str, Split], Outcome] = {}
+    seed = derive_seed(bench.config.seed, "bootstrap")
+    for index, candidate in enumerate(bench.subjects):
+        for split in get_args(Split):
+            outcomes[candidate.label, split] = _outcome(bench, candidate, split)
+        bench.progress("predicting", index + 1, len(bench.subjects), candidate.label)
+    for candidate in bench.subjects:
+        for split in get_args(Split):
+            others = [outcomes[other.label, split] for other in bench.references(candidate)]
+            yield from _levels(candidate, split, outcomes[candidate.label, split], others, seed)
+        gaps = [_gap(bench, candidate, split, outcomes) for split in GAP_SPLITS]
+        yield from gaps
+        yield _average(candidate, gaps, _constant_columns(bench, outcomes))
+
+
+def _outcome(bench: Bench, candidate: Candidate, split: Split) -> Outcome:
+    signals = bench.signals(candidate, split)
+    logits = signals.logits.astype(np.float64)
+    right = (logits.argmax(axis=1) == signals.labels).astype(np.float64)
+    return Outcome(right, metrics.cross_entropy(logits, signals.labels))
+
+
+def _levels(
+    candidate: Candidate, split: Split, outcome: Outcome, others: Sequence[Outcome], seed: int
+) -> Iterator[Measurement]:
+    """Yield the accuracy and the mean loss on one split, read against the retrained models' own."""
+    n = len(outcome.right)
+    bounds = metrics.wilson_interval(int(outcome.right.sum()), n)
+    yield Measurement(
+        name=f"accuracy.{split}",
+        subject=candidate.label,
+        role=candidate.role,
+        value=float(outcome.right.mean()) if n else None,
+        reason=None if n else f"the {split} set is empty",
+        unit="fraction",
+        direction="higher is better" if split in ("retain", "test") else "compare to retrained",
+        n=n,
+        interval=Interval(low=bounds.low, high=bounds.high, method="Wilson") if bounds else None,
+        method="top-1, evaluation mode, evaluation transform",
+        **_read_against(outcome.right, [other.right for other in others], "fraction"),
+    )
+    mean = float(outcome.losses.mean()) if n else None
+    ends = metrics.mean_interval(outcome.losses, seed=seed)
+    yield Measurement(
+        name=f"loss.{split}",
+        subject=candidate.label,
+        role=candidate.role,
+        value=mean,
+        reason=None if n else f"the {split} set is empty",
+        unit="nats",
+        direction="lower is better" if split in ("retain", "test") else "compare to retrained",
+        n=n,
+        interval=Interval(low=ends.low, high=ends.high, method=metrics.skewed_method(n)) if ends else None,
+        method="mean cross-entropy, evaluation mode, evaluation transform",
+        **_read_against(outcome.losses, [other.losses for other in others], "nats"),
+    )
+
+
+def _read_against(ours: Floats, others: Sequence[Floats], scale: str) -> dict[str, Any]:
+    """Return the fields of a measurement that say what the retrained models have, and how far this one is from it."""
+    levels = [float(other.mean()) for other in others if len(other)]
+    details = {"difference": difference_details(_difference(ours, others, scale), scale)} if levels else {}
+    return {"reference": reference_of(levels), "details": details}
+
+
+def _difference(ours: Floats, others: Sequence[Floats], scale: str) -> metrics.Difference | None:
+    """Compare a mean over examples with the retrained models', paired over examples; None below two of them."""
+    n = len(ours)
+    if n < (1 if scale == "fraction" else 2) or len(others) < 2:
+        return None
+    # Models that agree on every example still come from a finite set: count one disagreement, in the spirit of
+    # Agresti & Min 2005, so that no interval has zero width.
+    least = 1 / n**2 if scale == "fraction" else 0.0
+    levels = [float(other.mean()) for other in others]
+    return compared(float(ours.mean()), levels, [(ours, np.stack(others))], least=least)
+
+
+def _gap(bench: Bench, candidate: Candidate, split: Split, outcomes: dict[tuple[str, Split], Outcome]) -> Measurement:
+    """Return accuracy(candidate) - mean accuracy(retrained) on one split."""
+    others = [outcomes[other.label, split].right for other in bench.references(candidate)]
+    right = outcomes[candidate.label, split].right
+    levels = [float(other.mean()) for other in others]
+    difference = _difference(right, others, "fraction")
+    value = float(right.mean() - np.mean(levels)) if others else None
+    interval = None
+    if difference is not None:
+        method = "Student t, paired over examples plus spread of retrained seeds"
+        interval = Interval(low=difference.low, high=difference.high, method=method)
+    floor = max(levels) - min(levels) if len(levels) > 1 else None
+    return Measurement(
+        name=f"gap.{split}",
+        subject=candidate.label,
+        role=candidate.role,
+        value=value,
+        reason=None if others else no_reference(candidate.role),
+        unit="fraction",
+        direction="zero is best",
+        n=len(right),
+        interval=interval,
+        reference=reference_of(levels),
+        method="accuracy minus mean accuracy of the retrained models",
+        details={
+            "noise_floor": floor,
+            "within_noise_floor": None if floor is None or value is None else abs(value) <= floor,
+            "seen": None if difference is None else difference.seen,
+            "difference": difference_details(difference, "fraction"),
+        },
+    )
+
+
+def _constant_columns(bench: Bench, outcomes: dict[tuple[str, Split], Outcome]) -> set[str]:
+    """Return the splits on which every model has the same accuracy, so that their gap says nothing."""
+    if len(bench.subjects) < 2:
+        return set()
+    levels = {
+        split: {round(float(outcomes[candidate.label, split].right.mean()), 12) for candidate in bench.subjects}
+        for split in GAP_SPLITS
+    }
+    return {split for split, found in levels.items() if len(found) == 1}
+
+
+def _average(candidate: Candidate, gaps: list[Measurement], constant: set[str]) -> Measurement:
+    """Return the mean of the absolute gaps (the field's Avg. Gap), with and without columns that never vary."""
+    sizes = {gap.name.removeprefix("gap."): abs(float(gap.value)) for gap in gaps if gap.value is not None}
+    varying = [size for split, size in sizes.items() if split not in constant]
+    return Measurement(
+        name="gap.average",
+        subject=candidate.label,
+        role=candidate.role,
+        value=float(np.mean(list(sizes.values()))) if sizes else None,
+        reason=None if sizes else no_reference(candidate.role),
+        unit="fraction",
+        direction="lower is better",
+        n=sum(gap.n for gap in gaps),
+        method="mean of |gap| on retain, forget and test; published tables mostly average four, the fourth that of a "
+        "membership attack (MIA-efficacy): not to be compared with them",
+        details={
+            "without_constant_columns": float(np.mean(varying)) if varying else None,
+            "constant_columns": sorted(constant),
+        },
+    )

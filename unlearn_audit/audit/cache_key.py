@@ -1,0 +1,75 @@
+"""What the numbers of a section depend on, so that a part that is kept can be found again and never a stale one."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unlearn_audit import data, models
+from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.rcd.common_step import RELEARNING
+from unlearn_audit.files import sha256_of_bytes
+
+__all__ = ["depends_on"]
+
+
+def depends_on(bench: Bench, section: str) -> dict[str, Any] | None:
+    """Return everything that a section's numbers depend on, as JSON; None where code of the user's has a part in it.
+
+    Args:
+        bench: the models, the sets and the settings.
+        section: its name in the configuration.
+    """
+    config, splits, compute = bench.config, bench.splits, bench.compute
+    if _is_code(bench, section):
+        return None
+    asked = {name: getattr(config, name) for name in _sections_read(section)}
+    return {
+        "section": section,
+        "settings": {name: part.model_dump(mode="json") for name, part in asked.items() if part is not None},
+        "given": {name: sorted(part.model_fields_set) for name, part in asked.items() if part is not None},
+        "subjects": [
+            [one.label, one.role, one.sha256, one.weights, one.spec, one.transform.mean, one.transform.std]
+            for one in bench.subjects
+        ],
+        "data": splits.dataset.sha256,
+        "sets": [
+            _digest(rows)
+            for rows in (splits.forget.indices, splits.measured, splits.retain, splits.unseen.forget,
+                         splits.unseen.unseen, splits.pool)
+        ],
+        "labels": _digest(splits.unseen.examples.labels.numpy()),
+        "seed": config.seed,
+        "start": bench.start if section in RELEARNING else None,
+        "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
+        "shadows": _fleet(bench) if section == "mia" else None,
+    }  # fmt: skip
+
+
+def _sections_read(section: str) -> tuple[str, ...]:
+    return (section, "rcd") if section == "truncation" else (section,)
+
+
+def _is_code(bench: Bench, section: str) -> bool:
+    """Whether a model, the data or an attack is a callable of the user's: nobody knows when its code changes."""
+    attacks = bench.config.mia.attacks if section == "mia" and bench.config.mia else ()
+    return (
+        any(models.is_code(one.spec) for one in bench.subjects)
+        or data.is_code(bench.splits.dataset.spec)
+        or any(":" in name for name in attacks)
+    )
+
+
+def _fleet(bench: Bench) -> list[list[Any]] | None:
+    """Return which models of a fleet have spoken, by file, size and time."""
+    folder = bench.config.mia.shadows if bench.config.mia else None
+    if folder is None:
+        return None
+    files = sorted((Path(folder) / "signals").glob("*.npz"))
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def _digest(rows: NDArray[Any]) -> str:
+    return sha256_of_bytes(np.ascontiguousarray(rows, dtype="<i8").tobytes())

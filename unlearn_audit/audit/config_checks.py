@@ -1,0 +1,109 @@
+"""What is wrong with a config that only those who would carry it out can tell: methods, models, data, recipes."""
+
+import os.path
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from unlearn_audit import catalogue, models
+from unlearn_audit.attacks import Attack
+from unlearn_audit.config.layers import FILE_SOURCES
+from unlearn_audit.config.toml_source import Place, Problem, dotted
+from unlearn_audit.data import parse_spec
+from unlearn_audit.errors import ConfigError, DataError, UsageError
+from unlearn_audit.files import expanded
+from unlearn_audit.methods import Method
+from unlearn_audit.methods.apply import parse_settings
+from unlearn_audit.methods.extras import parse_extra
+from unlearn_audit.training import pick_recipe
+
+__all__ = ["attack_problems", "method_problems", "problems_of"]
+
+
+def problems_of(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with the values of a config file beside keys and types; nothing is loaded or run.
+
+    Args:
+        values: as `config.check_config` hands them out, with absolute paths; they may be of any type.
+    """
+    data = values.get("data")
+    if isinstance(data, str):
+        yield from _problem_of(("data",), partial(_check_data, data))
+    yield from _model_problems((), values)
+    for table in ("checkpoint", "train"):
+        for index, entry in _tables(values, table):
+            yield from _model_problems((table, index), entry)
+            recipe = entry.get("recipe")
+            if isinstance(recipe, str):
+                yield from _problem_of((table, index, "recipe"), partial(pick_recipe, recipe, ""))
+    yield from method_problems(values)
+    yield from attack_problems(values)
+
+
+def attack_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield which attacks are asked for by name and need shadow models that are not named."""
+    mia = values.get("mia")
+    if not isinstance(mia, Mapping) or mia.get("shadows") is not None:
+        return
+    names = mia.get("attacks")
+    for name in names if isinstance(names, list | tuple) else ():
+        if isinstance(name, str) and name in catalogue.ATTACKS:
+            attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
+            if attack.needs_shadows:
+                yield Problem(
+                    ("mia", "attacks"), f"mia.attacks: {name} needs shadow models; name their folder: mia.shadows"
+                )
+
+
+def method_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what methods and transforms do not take of what `[[apply]]` gives them."""
+    for index, entry in _tables(values, "apply"):
+        name = entry.get("method")
+        if not isinstance(name, str) or name not in catalogue.METHODS:
+            continue  # which is told with the types
+        method: Method = catalogue.load("method", catalogue.METHODS, name)
+        settings, transforms = entry.get("settings", {}), entry.get("transforms", ())
+        if isinstance(settings, Mapping):
+            published = entry.get("recipe") == "published"
+            attempt = partial(parse_settings, method, settings, published=published)
+            yield from _problem_of(("apply", index, "settings"), attempt)
+        place: Place = ("apply", index, "transforms")
+        if transforms and not method.composes:
+            yield Problem(place, f"{dotted(place)}: {method.name} takes none: it is no loop of steps")
+            continue
+        for text in transforms if isinstance(transforms, list | tuple) else ():
+            if isinstance(text, str):
+                yield from _problem_of(place, partial(parse_extra, text))
+
+
+def _tables(values: Mapping[str, Any], key: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the entries of an array of tables that are tables."""
+    entries = values.get(key)
+    for index, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
+        if isinstance(entry, Mapping):
+            yield index, entry
+
+
+def _problem_of(place: Place, attempt: Callable[[], object]) -> Iterator[Problem]:
+    """Yield what an attempt is refused with."""
+    try:
+        attempt()
+    except ConfigError as refusal:
+        yield from (Problem(place, f"{dotted(place)}: {text}") for text in refusal.problems)
+    except UsageError as refusal:
+        yield Problem(place, f"{dotted(place)}: {refusal}")
+
+
+def _check_data(spec: str) -> None:
+    found = parse_spec(spec)
+    if found.source in FILE_SOURCES and not os.path.exists(expanded(found.target, DataError)):
+        raise UsageError(f"no such file or folder: {found.target}")
+    if found.options.labels is not None and not os.path.isfile(expanded(found.options.labels, DataError)):
+        raise UsageError(f"labels: no such file: {found.options.labels}")
+
+
+def _model_problems(table: Place, values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield that a model is not known; the user's own code is not run to find out."""
+    spec = values.get("model")
+    if isinstance(spec, str) and not models.is_code(spec):
+        yield from _problem_of((*table, "model"), partial(models.check_name, spec))

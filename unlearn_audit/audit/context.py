@@ -1,0 +1,267 @@
+"""The bench that measurements stand on: which models, on which data, with which transform, and who said so."""
+
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unlearn_audit import models
+from unlearn_audit.attacks import Signals
+from unlearn_audit.audit.identities import identity_doubts, other_parents
+from unlearn_audit.checkpoints import Metadata, check_finite
+from unlearn_audit.config import AuditConfig
+from unlearn_audit.data import Dataset, Examples, Splits, make_splits, old_forget_set, old_subsets, rows_digest
+from unlearn_audit.engine import Compute, predict, prepare
+from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.inputs import Candidate, build_candidate, read_entry, settle_data, unique_labels
+from unlearn_audit.normalisation import read_otherwise
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.relearning import Remember, Start, take_anew
+from unlearn_audit.report import Subject
+
+__all__ = ["Bench", "Split", "environment", "open_bench"]
+
+FEW = 10  # forget examples, below which numbers over them say little
+Split = Literal["retain", "forget", "test", "unseen"]
+
+
+@dataclass
+class Bench:
+    """Everything that measurements share; predictions are made once and kept.
+
+    `arrays` is where measurements leave what is too long for a report: per-example scores, long curves. `remember` is
+    asked for a curve before it is taken. `start` is where a search for a step size begins, once there was one.
+    """
+
+    config: AuditConfig
+    origins: dict[str, str]
+    compute: Compute
+    splits: Splits
+    subjects: tuple[Candidate, ...]
+    limitations: list[str]
+    progress: Progress = silent
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    remember: Remember = take_anew
+    start: Start | None = None
+    doubts: dict[str, list[str]] = field(default_factory=dict)
+    _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)
+
+    def examples(self, split: Split) -> Examples:
+        """Return the examples of a split; "forget" is the measured part of the forget set."""
+        splits = self.splits
+        if split == "forget":
+            return splits.measured_examples
+        return {"retain": splits.retain_examples, "test": splits.test_examples, "unseen": splits.unseen.examples}[split]
+
+    def signals(self, candidate: Candidate, split: Split) -> Signals:
+        """Return a candidate's logits and the labels on a split, computed once."""
+        key = (candidate.label, split)
+        if key not in self._signals:
+            examples = self.examples(split)
+            logits = predict(candidate.model, examples.images, candidate.transform, compute=self.compute)
+            if not np.isfinite(logits).all():
+                raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on the {split} set")
+            self._signals[key] = Signals(logits, examples.labels.numpy())
+        return self._signals[key]
+
+    def paired_forget(self, candidate: Candidate) -> Signals:
+        """Return the signals of those measured forget examples that have a partner in the unseen twin."""
+        kept = np.isin(self.splits.measured, self.splits.unseen.forget)
+        signals = self.signals(candidate, "forget")
+        return Signals(signals.logits[kept], signals.labels[kept])
+
+    def doubt(self, label: str, text: str) -> None:
+        """Note why numbers about a subject may not answer the question; no gate passes on them, and a person reads it.
+
+        Args:
+            label: of the subject.
+            text: a whole sentence, which names the subject.
+        """
+        found = self.doubts.setdefault(label, [])
+        found += [] if text in found else [text]
+        self.limitations += [] if text in self.limitations else [text]
+
+    def with_role(self, role: str) -> tuple[Candidate, ...]:
+        """Return the subjects of a role."""
+        return tuple(candidate for candidate in self.subjects if candidate.role == role)
+
+    def references(self, candidate: Candidate) -> tuple[Candidate, ...]:
+        """Return the retrained models that a candidate is compared with: all of them, but never itself."""
+        return tuple(other for other in self.with_role("retrained") if other.label != candidate.label)
+
+    def describe(self, candidate: Candidate) -> Subject:
+        """Return the report's entry for a candidate."""
+        image = self.examples("forget").images[:1].to(self.compute.device)
+        return Subject(
+            label=candidate.label,
+            role=candidate.role,
+            path=candidate.path,
+            sha256=candidate.sha256,
+            model=candidate.spec,
+            parameters=models.parameter_count(candidate.model),
+            flop_per_image=models.flops_per_image(candidate.model, candidate.transform(image)),
+            notes=candidate.notes,
+            doubts=tuple(self.doubts.get(candidate.label, ())),
+        )
+
+
+def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progress = silent) -> Bench:
+    """Read the checkpoints, settle what they do not say, load the data, and check the instrument.
+
+    Args:
+        config: the merged configuration.
+        origins: where each of its dotted keys came from; decides between it and a checkpoint's metadata.
+        progress: told along the way.
+
+    Raises:
+        UsageError: something is needed that neither the request nor a checkpoint says.
+        MeasurementError: a checkpoint cannot be read or does not fit.
+    """
+    if not config.checkpoint:
+        raise UsageError("no checkpoint given; name at least one file")
+    compute = prepare(config.device, config.precision, config.batch_size)
+    checkpoints = []
+    for index, entry in enumerate(config.checkpoint):
+        checkpoints.append(read_entry(config, entry))
+        check_finite(checkpoints[-1])
+        progress("reading checkpoints", index + 1, len(config.checkpoint), entry.path)
+    settled = dict(origins)
+    limitations: list[str] = []
+    dataset = settle_data(config, settled, checkpoints, [])  # what is wrong with it is told with the doubts below
+    splits = _splits(config, dataset)
+    limitations += [*splits.limitations, *_too_few(len(splits.measured))]
+    labels = unique_labels(config.checkpoint)
+    candidates = tuple(
+        build_candidate(config, settled, entry, checkpoint, label, dataset, compute, checkpoints)
+        for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True)
+    )
+    bench = Bench(config, settled, compute, splits, candidates, limitations, progress)
+    read_wrongly, assumed = read_otherwise(candidates)
+    for candidate in candidates:
+        for text in (*_doubts(candidate, splits), *read_wrongly[candidate.label]):
+            bench.doubt(candidate.label, text)
+        for text in splits.doubts:
+            bench.doubt(candidate.label, text)
+    for label, text in identity_doubts(candidates):
+        bench.doubt(label, text)
+    bench.limitations += assumed
+    bench.limitations += [text for one in candidates if not bench.doubts.get(one.label) for text in _other_role(one)]
+    bench.limitations += other_parents(candidates)
+    bench.limitations += [f"{candidate.label}: {text}" for candidate in candidates for text in candidate.types]
+    for candidate in candidates:
+        _check_instrument(bench, candidate)
+    return bench
+
+
+def _splits(config: AuditConfig, dataset: Dataset) -> Splits:
+    if not config.forget:
+        raise UsageError("no forget set given; name it with --forget (an index file, class:3, random:0.1:SEED, …)")
+    return make_splits(
+        dataset, config.forget, unseen=config.unseen, retain=config.retain, sample=config.sample, seed=config.seed
+    )
+
+
+def _too_few(n: int) -> list[str]:
+    """Say that a forget set is so small that what is measured on it says little."""
+    if n >= FEW:
+        return []
+    examples = "1 forget example is" if n == 1 else f"{n} forget examples are"
+    return [f"{examples} measured: an interval over so few says little, and no attack can be judged by them"]
+
+
+def _doubts(candidate: Candidate, splits: Splits) -> Iterator[str]:
+    """Yield where a checkpoint's own record contradicts what it is compared as: no gate passes on such a comparison."""
+    metadata = candidate.metadata
+    if metadata is None:
+        return
+    if metadata.role in OTHERWISE.get(candidate.role, ()):
+        yield f"{candidate.label} is used as {candidate.role}, but its metadata says {metadata.role}"
+    elif metadata.forget_sha256 not in (None, splits.forget.sha256) and candidate.role in ("retrained", "unlearned"):
+        what = "was trained without" if candidate.role == "retrained" else "has unlearned"
+        old = old_forget_set(metadata.forget, metadata.forget_sha256, len(splits.dataset.train))
+        message = f"{candidate.label} {what} a forget set that is not the one measured here: not a fair comparison"
+        yield f"{message}; {old}" if old else message
+    elif _other_data(metadata, splits):
+        old = old_subsets(splits.dataset.spec, str(metadata.data_sha256), allow_code=True)
+        message = f"{candidate.label} was made with other data than is measured here: not a fair comparison"
+        yield f"{message}; {old}" if old else message
+    if candidate.role == "retrained" and metadata.recipe_assumed:
+        recipe = f"{metadata.recipe.get('name')}, {metadata.recipe.get('epochs')} epochs"
+        yield (
+            f"{candidate.label} was trained by a default recipe ({recipe}), since nothing says how the original was: a "
+            "difference may come from that, and not from the forget set; name the recipe with --recipe and --epochs, "
+            "or as `recipe` of the original's [[checkpoint]]"
+        )
+
+
+def _other_data(metadata: Metadata, splits: Splits) -> bool:
+    """Whether a checkpoint's record says that its training examples are not those that it is to be compared on.
+
+    The rows themselves count where they are recorded, and not the spec that named them: another test set, or another
+    `train=` that leaves the same examples, makes no other model.
+    """
+    if metadata.rows_sha256 is None:
+        return metadata.data_sha256 not in (None, splits.dataset.sha256)
+    if metadata.role != "retrained" and metadata.data_sha256 == splits.dataset.sha256:
+        return False
+    train = splits.dataset.train
+    rows = np.setdiff1d(np.arange(len(train)), splits.forget.indices) if metadata.role == "retrained" else None
+    return metadata.rows_sha256 != rows_digest(train, rows)
+
+
+# Role -> what a checkpoint of that role cannot be by its own record. A retrained model may stand for an unlearned one.
+OTHERWISE = {
+    "original": ("retrained", "unlearned"),
+    "retrained": ("original", "unlearned"),
+    "unlearned": ("original",),
+}
+
+
+def _other_role(candidate: Candidate) -> list[str]:
+    """Say where a checkpoint is used as something else than its own record says."""
+    said = candidate.metadata.role if candidate.metadata else None
+    return (
+        [f"{candidate.label} is used as {candidate.role}, but its metadata says {said}"]
+        if said not in (None, candidate.role)
+        else []
+    )
+
+
+def _check_instrument(bench: Bench, candidate: Candidate) -> None:
+    """Check that two passes agree."""
+    first = bench.signals(candidate, "forget").logits
+    again = predict(candidate.model, bench.examples("forget").images, candidate.transform, compute=bench.compute)
+    if not np.array_equal(first, again):
+        raise MeasurementError(
+            f"{candidate.label}: two passes over the same images disagree; the model is not deterministic"
+        )
+
+
+def environment(compute: Compute, seed: int) -> dict[str, Any]:
+    """Return what the numbers were computed with and on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": str(compute.device) if compute.device.type != "cuda" else torch.cuda.get_device_name(compute.device),
+        "precision": compute.precision,
+        "chunk": compute.chunk,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the folder that the command was given in, if it is a git checkout."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,0 +1,202 @@
+"""What an audit would do and what it would take: told without training or measuring anything."""
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unlearn_audit import catalogue
+from unlearn_audit.audit.build_models import Made, models_to_make
+from unlearn_audit.audit.cache import FOLDER as PARTS
+from unlearn_audit.config import ApplyEntry, AuditConfig, RcdSettings, Resolved, TrainEntry, code_is_allowed
+from unlearn_audit.data import Dataset, Splits, make_splits
+from unlearn_audit.engine import Compute, prepare
+from unlearn_audit.errors import UsageError
+from unlearn_audit.inputs import build_candidate, read_entry, settle_data, unique_labels
+from unlearn_audit.methods import Method, Problem
+from unlearn_audit.methods.apply import parse_settings
+from unlearn_audit.methods.extras import parse_extras
+from unlearn_audit.models import flops_per_image
+from unlearn_audit.training import new_model, pick_recipe
+
+__all__ = ["Step", "planned_steps"]
+
+PROBE, REPEATS = 64, 8  # images of the timed step; how often it is taken
+SEARCH = 64  # gradients of each example that it usually takes to find the step size of relearning
+FORWARD = 1 / 3  # of a gradient
+
+
+class Step(NamedTuple):
+    """One piece of an audit: what it is, whether it is there already, and what it takes.
+
+    Attributes:
+        name: "train original", "rcd".
+        there: whether it is finished; None where it may be, if nothing that it depends on has changed.
+        gradients: of single examples; None where none is taken, or where that is not known beforehand.
+        flop: 2 a multiply-add, forward and backward; None where it is not known beforehand.
+        seconds: on this device, from one timed step; None with `flop`.
+    """
+
+    name: str
+    there: bool | None
+    gradients: int | None = None
+    flop: float | None = None
+    seconds: float | None = None
+
+
+def planned_steps(request: Resolved, folder: Path, sections: Sequence[str]) -> Iterator[Step]:
+    """Yield what an audit would do, in order.
+
+    Args:
+        request: the configuration.
+        folder: of the audit, where models are looked for.
+        sections: that it would measure.
+
+    Raises:
+        UsageError: neither the request nor a checkpoint says what data, model or forget set it is about.
+        MeasurementError: a checkpoint cannot be read.
+    """
+    config = request.config
+    if not config.checkpoint and not config.train:
+        raise UsageError("no checkpoint given; name at least one file")
+    made = list(models_to_make(request, folder)) if config.train or config.apply else []
+    compute = prepare(config.device, config.precision)
+    ground = _survey(request, compute)
+    for one in made:
+        spec = _spec_of(one, ground.specs, config)
+        ground.specs[one.entry.label] = spec
+        if spec not in ground.networks:
+            allowed = code_is_allowed(request.origins.get("train", "default"))
+            ground.networks[spec] = new_model(spec, ground.splits.dataset, 0, allow_code=allowed, compute=compute)
+        yield _model_step(one, spec, ground, compute)
+    prices = [ground.price(spec, compute) for spec in ground.specs.values()]
+    for section in sections:
+        kept = None if any((folder / PARTS).glob(f"{section}-*.json")) else False
+        yield _section_step(section, kept, config, ground.splits, prices)
+
+
+class _Price(NamedTuple):
+    """FLOP and seconds of one example's gradient."""
+
+    flop: float
+    seconds: float
+
+
+class _Ground(NamedTuple):
+    """The sets, architecture and recipe of each model by its label, networks and their prices by architecture."""
+
+    splits: Splits
+    specs: dict[str, str]
+    recipes: dict[str, dict[str, Any]]
+    networks: dict[str, nn.Module]
+    prices: dict[str, _Price]
+
+    def price(self, spec: str, compute: Compute) -> _Price:
+        if spec not in self.prices:
+            self.prices[spec] = _price(self.networks[spec], self.splits.dataset, compute)
+        return self.prices[spec]
+
+
+def _survey(request: Resolved, compute: Compute) -> _Ground:
+    """Read the checkpoints that there are, and the data that they or the request name."""
+    config, origins = request.config, dict(request.origins)
+    if not config.forget:
+        raise UsageError("no forget set given; name it in the config, or with --forget")
+    checkpoints = [read_entry(config, entry) for entry in config.checkpoint]
+    dataset = settle_data(config, origins, checkpoints, [])
+    splits = make_splits(
+        dataset, config.forget, unseen=config.unseen, retain=config.retain, sample=config.sample, seed=config.seed
+    )
+    specs: dict[str, str] = {}
+    recipes: dict[str, dict[str, Any]] = {}
+    networks: dict[str, nn.Module] = {}
+    labels = unique_labels(config.checkpoint)
+    for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True):
+        candidate = build_candidate(config, origins, entry, checkpoint, label, dataset, compute, checkpoints)
+        specs[label], recipes[label] = candidate.spec, candidate.recipe
+        networks.setdefault(candidate.spec, candidate.model)
+    return _Ground(splits, specs, recipes, networks, {})
+
+
+def _spec_of(made: Made, specs: Mapping[str, str], config: AuditConfig) -> str:
+    """Return the architecture of a model to be made: named, or that of its parent."""
+    entry = made.entry
+    spec = specs.get(entry.to) if isinstance(entry, ApplyEntry) else entry.model or config.model
+    if not spec:
+        raise UsageError(f"{entry.label}: no model named; add `model` to the config or to this entry")
+    return spec
+
+
+def _price(model: nn.Module, dataset: Dataset, compute: Compute) -> _Price:
+    """Take the best of some steps of SGD: what else the machine does, and its first step, do not count."""
+    images = dataset.transform(dataset.train.images[:PROBE].to(compute.device))
+    flop = 3 * flops_per_image(model, images[:1])
+    trained = copy.deepcopy(model).train()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.0, momentum=0.9)
+    seconds = min(_seconds(trained, optimizer, images) for _ in range(REPEATS))
+    return _Price(flop, seconds / len(images))
+
+
+def _seconds(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor) -> float:
+    began = time.perf_counter()
+    optimizer.zero_grad()
+    model(images).logsumexp(dim=1).mean().backward()
+    optimizer.step()
+    if images.device.type == "cuda":
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter() - began
+
+
+def _model_step(made: Made, spec: str, ground: _Ground, compute: Compute) -> Step:
+    entry, splits = made.entry, ground.splits
+    if isinstance(entry, TrainEntry):
+        size = len(splits.dataset.train) - (len(splits.forget.indices) if entry.without else 0)
+        recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs)
+        ground.recipes[entry.label] = recipe.settings()
+        return _priced(f"train {entry.label}", made.is_there, size * recipe.epochs, [ground.price(spec, compute)])
+    method: Method = catalogue.load("method", catalogue.METHODS, entry.method)
+    problem = Problem(
+        ground.networks[spec],
+        splits.dataset.transform,
+        splits,
+        compute,
+        entry.seed,
+        spec=spec,
+        recipe=ground.recipes.get(entry.to, {}),
+        extras=parse_extras(entry.transforms),
+        count_only=True,
+    )
+    done = method.run(problem, parse_settings(method, entry.settings, published=entry.recipe is not None))
+    name = f"apply {entry.method}: {entry.label}"
+    name += " (recipe assumed)" if done.recipe_assumed else ""
+    return _priced(name, made.is_there, done.gradient_evaluations, [ground.price(spec, compute)])
+
+
+def _priced(name: str, there: bool | None, each: int, prices: Sequence[_Price], *, part: float = 1) -> Step:
+    """Return a step that takes `each` gradients, or `part` of them, of models with these prices."""
+    flop, seconds = (sum(each * part * number for number in column) for column in zip(*prices, strict=True))
+    return Step(name, there, each * len(prices) if part == 1 else None, flop, seconds)
+
+
+def _section_step(name: str, there: bool | None, config: AuditConfig, splits: Splits, prices: Sequence[_Price]) -> Step:
+    """Return what measuring a section takes; a curvature's number of passes is not known beforehand."""
+    rcd = config.rcd or RcdSettings()
+    forget, twin = len(splits.measured), len(splits.unseen.forget)
+    if name == "gaps":
+        passes = forget + twin + len(splits.retain) + len(splits.dataset.test)
+        return _priced(name, there, passes, prices, part=FORWARD)
+    if name == "mia":
+        return _priced(name, there, 2 * twin, prices, part=FORWARD)
+    if name == "rcd" and isinstance(rcd.steps, int):
+        sets = forget + twin + (0 if splits.unseen.complete else twin)
+        sizes = len(rcd.step_size) if isinstance(rcd.step_size, tuple) else 1
+        search = SEARCH if isinstance(rcd.step_size, str) else 0
+        return _priced(name, there, sets * (rcd.steps * sizes + search), [*prices, *prices[: int(rcd.controls)]])
+    if name == "truncation" and config.truncation is not None:
+        steps = rcd.steps if isinstance(rcd.steps, int) else rcd.max_steps
+        return _priced(name, there, forget * (config.truncation.reference_steps or max(100, 10 * steps)), prices)
+    return Step(name, there)

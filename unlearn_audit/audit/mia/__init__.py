@@ -1,0 +1,1 @@
+"""Membership inference: what the attacks are shown, their scores, and the numbers read from them."""

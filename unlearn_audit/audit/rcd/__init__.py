@@ -1,0 +1,1 @@
+"""Relearning convergence delay: runs, curves, and the numbers that are read from them."""

@@ -1,0 +1,223 @@
+"""All candidates' relearning curves together, taken with one algorithm: what the numbers of RCD are read off."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit import relearning
+from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.rcd.auto_steps import relearn_until_small
+from unlearn_audit.audit.rcd.floors import Floors, chosen_floors, fitted_floors, lowest_reached
+from unlearn_audit.audit.rcd.matched_twin import Matched
+from unlearn_audit.audit.rcd.runs import (
+    Kind,
+    Planned,
+    algorithm_of,
+    algorithm_text,
+    candidates_of,
+    check_request,
+    matched_twins,
+    plan,
+)
+from unlearn_audit.config import RcdSettings
+from unlearn_audit.inputs import Candidate
+from unlearn_audit.relearning import Curve, Relearned, StepSearch, StepSize
+
+__all__ = ["Field", "Relearnt", "relearn_field"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Relearnt:
+    """One candidate's curves: on the measured forget set, on its paired part, and on the unseen twin.
+
+    Attributes:
+        candidate: who.
+        forget: the curve on the measured forget set.
+        paired: on the part of it that has a twin; the same curve where all of it has.
+        unseen: on the twin.
+        phi: [K + 1] what is summed of the forget set: the objective, or the loss of a rest that is not relearned.
+        phi_unseen: of the twin.
+        floor: of `phi`.
+        floor_unseen: of `phi_unseen`.
+        matched: the twin, where it was matched on difficulty.
+    """
+
+    candidate: Candidate
+    forget: Curve
+    paired: Curve
+    unseen: Curve
+    phi: Floats
+    phi_unseen: Floats
+    floor: float
+    floor_unseen: float
+    matched: Matched | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the forget set's curve has no sum."""
+        return self.forget.diverged_at is not None
+
+    @property
+    def raw(self) -> float | None:
+        """RCD_K on the forget set (Eq. 4); None when the curve diverged."""
+        return None if self.diverged else float((self.phi - self.floor).sum())
+
+    @property
+    def raw_unseen(self) -> float | None:
+        """RCD_K on the twin."""
+        return None if self.unseen.diverged_at is not None else float((self.phi_unseen - self.floor_unseen).sum())
+
+    @property
+    def error_sum(self) -> float | None:
+        """The same sum for the error, floor zero."""
+        return None if self.diverged else float(self.forget.error.sum())
+
+    @property
+    def ratio(self) -> float | None:
+        """RCD on the paired forget examples / RCD on their twin: plain losses, floor zero; None when one diverged."""
+        above, below = relearning.rcd(self.paired), relearning.rcd(self.unseen)
+        return above / below if above is not None and below is not None and below > 0 else None
+
+
+@dataclass(frozen=True)
+class Field:
+    """All candidates' curves together: what one is compared with.
+
+    Attributes:
+        bench: the models and the sets.
+        settings: what was asked for.
+        taken: one for each candidate, controls last.
+        planned: the trajectories that the curves came from.
+        step_size: common to all, or "lambda".
+        search: what finding it cost.
+        floors: what the sums are taken over.
+        steps: K, common to all.
+        stops: with `--steps auto`, the step at which each trajectory was ready; else empty.
+    """
+
+    bench: Bench
+    settings: RcdSettings
+    taken: tuple[Relearnt, ...]
+    planned: tuple[Planned, ...]
+    step_size: StepSize
+    search: StepSearch
+    floors: Floors
+    steps: int
+    stops: tuple[int, ...] = ()
+
+    def references(self, one: Relearnt) -> list[Relearnt]:
+        """Return the retrained models' curves, without the candidate's own."""
+        labels = {candidate.label for candidate in self.bench.references(one.candidate)}
+        return [other for other in self.taken if other.candidate.label in labels]
+
+    def method(self, floor: str | None = None) -> str:
+        """Return how the curves were taken, in one line; `floor` names another floor than the sums'."""
+        settings = self.settings
+        step = "1/lambda_max, measured every 10 steps" if self.step_size == "lambda" else f"{self.step_size:.4g}"
+        parts = [algorithm_text(settings), f"step {step}", f"K = {self.steps}{self._saved()}"]
+        parts.append(f"floor {floor or self.floors.text}")
+        parts.append("frozen BatchNorm" if settings.bn == "frozen" else "BatchNorm on batch statistics")
+        if settings.relearn < 1:
+            measured = len(self.taken[0].forget.areas)
+            parts.append(f"relearned {len(self.planned[0].run.examples)}, measured on the other {measured}")
+        if settings.weight_decay and floor is None and settings.relearn == 1:
+            parts.append("Phi = loss + weight decay / 2 x |w|^2")
+        return ", ".join(parts)
+
+    def _saved(self) -> str:
+        """Say what `--steps auto` saved."""
+        if not self.stops:
+            return ""
+        settings = self.settings
+        return f" (auto: {settings.max_steps - self.steps} fewer than {settings.max_steps})"
+
+
+def relearn_field(bench: Bench, settings: RcdSettings) -> Field:
+    """Take all trajectories at one step size and settle their floors; a set that has its whole twin is relearned once.
+
+    Of several step sizes the first one is taken.
+
+    Raises:
+        UsageError: the request contradicts itself.
+        MeasurementError: K was to be chosen by the curves, and a tail is not exponential.
+    """
+    check_request(settings)
+    candidates = candidates_of(bench, settings)
+    twins = matched_twins(bench, candidates) if settings.match_difficulty else {}
+    planned = plan(bench, settings, candidates, twins)
+    floors = _floors_beforehand(bench, settings, planned)
+    relearned, steps, stops = _relearn(bench, settings, planned, floors)
+    floors = floors or lowest_reached(planned, relearned.curves)
+    taken = tuple(_gathered(one, planned, relearned.curves, floors, twins.get(one.label)) for one in candidates)
+    return Field(bench, settings, taken, planned, relearned.step_size, relearned.search, floors, steps, stops)
+
+
+def _floors_beforehand(bench: Bench, settings: RcdSettings, planned: Sequence[Planned]) -> Floors | None:
+    """Return the floors, unless the curves themselves have to say; K = auto needs the fitted one if none is named."""
+    asked = "fit" if settings.steps == "auto" and "floor" not in settings.model_fields_set else settings.floor
+    if asked == "best":
+        return None
+    if asked == "fit":
+        return fitted_floors(bench, planned, weight_decay=settings.weight_decay, own=settings.scope == "head")
+    return chosen_floors(0.0 if asked == "zero" else float(asked), planned)
+
+
+def _relearn(
+    bench: Bench, settings: RcdSettings, planned: Sequence[Planned], floors: Floors | None
+) -> tuple[Relearned, int, tuple[int, ...]]:
+    """Return the curves, K, and where each was ready if K was theirs to choose."""
+    step_size = settings.step_size[0] if isinstance(settings.step_size, tuple) else settings.step_size
+    algorithm = algorithm_of(bench, settings)
+    if settings.steps == "auto" and floors is not None:
+        return relearn_until_small(
+            planned,
+            floors,
+            tolerance=settings.tolerance,
+            max_steps=settings.max_steps,
+            step_size=step_size,
+            start=bench.start,
+            algorithm=algorithm,
+            compute=bench.compute,
+            progress=bench.progress,
+        )
+    steps = settings.steps if isinstance(settings.steps, int) else settings.max_steps
+    runs = [one.run for one in planned]
+    relearned = relearning.relearn_all(
+        runs,
+        steps=steps,
+        step_size=step_size,
+        start=bench.start,
+        owners=[None if one.candidate.role == "control" else one.candidate.label for one in planned],
+        algorithm=algorithm,
+        compute=bench.compute,
+        remember=bench.remember,
+        progress=bench.progress,
+    )
+    return relearned, steps, ()
+
+
+def _gathered(
+    candidate: Candidate, planned: Sequence[Planned], curves: Sequence[Curve], floors: Floors, matched: Matched | None
+) -> Relearnt:
+    """Return one candidate's curves with what is summed of them."""
+    own: dict[Kind, tuple[Planned, Curve]] = {
+        one.kind: (one, curve)
+        for one, curve in zip(planned, curves, strict=True)
+        if one.candidate.label == candidate.label
+    }
+    forget, unseen = own["forget"], own["unseen"]
+    return Relearnt(
+        candidate,
+        forget[1],
+        own.get("paired", forget)[1],
+        unseen[1],
+        forget[0].summed(forget[1]),
+        unseen[0].summed(unseen[1]),
+        floors.of(candidate.label, "forget"),
+        floors.of(candidate.label, "unseen"),
+        matched,
+    )

@@ -1,0 +1,70 @@
+"""The floor that a relearning curve is summed over, and how it was found."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.rcd.runs import Kind, Planned
+from unlearn_audit.relearning import Curve, Floor, fit_floor, lowest_floor
+
+__all__ = ["Floors", "chosen_floors", "fitted_floors", "lowest_reached"]
+
+
+class Floors(NamedTuple):
+    """Floors by candidate and set, with the name that a method text gives them.
+
+    Attributes:
+        text: "zero", a number, "best (…)" or "fit (…)".
+        values: (label, set) -> nats.
+        fits: (label, set) -> how it was fitted; empty unless it was.
+    """
+
+    text: str
+    values: Mapping[tuple[str, Kind], float]
+    fits: Mapping[tuple[str, Kind], Floor]
+
+    def of(self, label: str, kind: Kind) -> float:
+        """Return the floor of one curve."""
+        return self.values[label, kind]
+
+
+def _same(planned: Sequence[Planned], value: float, text: str) -> Floors:
+    return Floors(text, {(one.candidate.label, one.kind): value for one in planned}, {})
+
+
+def chosen_floors(asked: float, planned: Sequence[Planned]) -> Floors:
+    """Return a floor that is a given number, the same for all."""
+    return _same(planned, asked, "zero" if asked == 0 else f"{asked:.4g}")
+
+
+def lowest_reached(planned: Sequence[Planned], curves: Sequence[Curve]) -> Floors:
+    """Return the lowest objective that any curve reached, the same for all; zero where every curve diverged at once."""
+    taken = [(one, curve) for one, curve in zip(planned, curves, strict=True) if len(curve.loss)]
+    lowest = min((float(one.summed(curve).min()) for one, curve in taken), default=0.0)
+    return _same(planned, lowest, f"best ({lowest:.4g})")
+
+
+def fitted_floors(bench: Bench, planned: Sequence[Planned], *, weight_decay: float, own: bool) -> Floors:
+    """Minimise the objective of each set from every candidate's weights.
+
+    Args:
+        bench: where to compute.
+        planned: the trajectories whose floors are wanted.
+        weight_decay: of the objective.
+        own: whether every candidate keeps its own floor (each classifier has its own features); otherwise the lowest
+            one found on a set is common to all candidates.
+    """
+    fits: dict[tuple[str, Kind], Floor] = {}
+    for index, one in enumerate(planned):
+        task = f"fitting floor {index + 1} of {len(planned)}"
+        fits[one.candidate.label, one.kind] = fit_floor(
+            one.run, compute=bench.compute, weight_decay=weight_decay, progress=bench.progress, task=task
+        )
+    if not own:
+        kinds = {one.kind for one in planned}
+        lowest = {kind: lowest_floor([fits[key] for key in fits if key[1] == kind]) for kind in kinds}
+        fits = {key: lowest[key[1]] for key in fits}
+    common = (
+        "each model's own, on its own features" if own else f"{fits[planned[0].candidate.label, 'forget'].value:.4g}"
+    )
+    return Floors(f"fit ({common})", {key: fit.value for key, fit in fits.items()}, fits)

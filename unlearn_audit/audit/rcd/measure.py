@@ -1,0 +1,329 @@
+"""The relearning convergence delay of every subject and control, raw and against the unseen twin."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit import metrics
+from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.controls import RANDOM
+from unlearn_audit.audit.rcd.common_step import left_behind
+from unlearn_audit.audit.rcd.curves import Field, Relearnt, relearn_field
+from unlearn_audit.audit.rcd.numbers import (
+    anamnesis_index,
+    area_interval,
+    normalised,
+    ratio_to_retrained,
+    resampling,
+    scaled,
+    steps_to_relearn,
+)
+from unlearn_audit.audit.rcd.rankings import OrderChange, looked_at, order_changes, ranks
+from unlearn_audit.audit.rcd.step_sizes import Ablation, ablation_details, ablations, essentially_initial, moved
+from unlearn_audit.audit.rcd.unmoved import relearning_doubts
+from unlearn_audit.audit.reference import compared, difference_details, reference_of
+from unlearn_audit.config import RcdSettings
+from unlearn_audit.relearning import Curve, status
+from unlearn_audit.report import Interval, Measurement
+
+__all__ = ["RANDOM", "measure_rcd"]
+
+LONGEST_CURVE = 2000  # points kept in the details of a measurement; longer ones stand in arrays.npz
+HEAVY = 0.5  # share of the sum in the hardest 5 % from which on intervals over examples fall short of 95 %
+COVERAGE = "simulated: about 90 % of the time at n = 144 and 86 % at n = 36 for a share of 60 %"
+Floats = NDArray[np.float64]
+
+
+def measure_rcd(bench: Bench, settings: RcdSettings) -> Iterator[Measurement]:
+    """Yield `rcd.*` of every subject and of a random initialisation.
+
+    Raises:
+        UsageError: the request contradicts itself.
+        MeasurementError: K was to be chosen by the curves, and a tail is not exponential.
+    """
+    field = relearn_field(bench, settings)
+    steps = ablations(field)
+    orders = _Orders(field)
+    doubts = relearning_doubts(field)
+    bench.limitations += [*_limitations(field), *(text for found in doubts.values() for text in found)]
+    _keep_arrays(field)
+    for one in field.taken:
+        for measurement in (
+            _raw(field, one, steps, orders),
+            _ratio(field, one),
+            scaled(field, one),
+            normalised(field, one),
+            ratio_to_retrained(field, one),
+            steps_to_relearn(field, one),
+            anamnesis_index(field, one),
+        ):
+            yield measurement.model_copy(update={"doubts": tuple(doubts.get(one.candidate.label, ()))})
+
+
+class _Orders:
+    """The models' ranking by RCD_K for every K, all read off one trajectory each."""
+
+    def __init__(self, field: Field) -> None:
+        whole = [one for one in field.taken if one.raw is not None]
+        self.sums = {one.candidate.label: np.cumsum(one.phi - one.floor) for one in whole}
+        self.changes = order_changes(self.sums)
+        self.by_k = {
+            k: ranks({label: float(sums[k]) for label, sums in self.sums.items()}) for k in looked_at(field.steps)
+        }
+        plain = ranks({one.candidate.label: float(one.phi.sum()) for one in whole})
+        self.floor_matters = plain != self.by_k[field.steps]
+
+    def details(self, label: str) -> dict[str, object]:
+        """Return one model's rank at each K, and where it changes order with another one."""
+        mine = [change for change in self.changes if label in (change.larger, change.smaller)]
+        return {
+            "rank_by_k": {str(k): found[label] for k, found in self.by_k.items() if label in found},
+            "order_changes": [self._said(change, label) for change in mine],
+            "same_ranking_with_floor_zero": not self.floor_matters,
+        }
+
+    def _said(self, change: OrderChange, label: str) -> dict[str, object]:
+        above = change.larger == label
+        return {"with": change.smaller if above else change.larger, "at": change.at, "larger_from_there": above}
+
+
+def _limitations(field: Field) -> list[str]:
+    """Say what the sums may not be taken for."""
+    settings = field.settings
+    found = [text for one in field.taken for text in _not_descents(one)]
+    if field.steps == 0:
+        found.append("K = 0: no step is taken, so that RCD is the loss itself and says nothing of relearning")
+    found += left_behind(field.search, field.step_size)
+    if settings.minibatch is not None or settings.augment:
+        found.append("minibatches and augmentation are one seeded draw, which RCD's intervals do not cover")
+    found += _few_carry_the_sum(field)
+    unfinished = [key for key, fit in field.floors.fits.items() if not fit.converged]
+    if unfinished:
+        found.append(
+            f"the fitted floor is where L-BFGS gave up, not where the gradient vanished, for {len(unfinished)} of "
+            f"{len(field.floors.fits)} sets (first: {unfinished[0][0]}): the true floor is lower"
+        )
+    return found
+
+
+def _few_carry_the_sum(field: Field) -> list[str]:
+    """Say whose sums rest on so few examples that intervals over examples cannot keep their word."""
+    shares = {
+        one.candidate.label: max(metrics.tail_share(side.areas) or 0.0 for side in (one.forget, one.unseen))
+        for one in field.taken
+        if one.candidate.role != "control" and not one.diverged
+    }
+    heavy = {label: share for label, share in shares.items() if share > HEAVY}
+    if not heavy:
+        return []
+    most = max(heavy, key=lambda label: heavy[label])
+    return [
+        f"the hardest 5 % of the examples carry more than {HEAVY:.0%} of RCD on the forget set or its twin for "
+        f"{', '.join(heavy)} (most: {heavy[most]:.0%}, {most}): 95 % intervals of rcd.raw, .scaled, .normalised and "
+        f".ratio_to_unseen hold the truth less often then ({COVERAGE})"
+    ]
+
+
+def _not_descents(one: Relearnt) -> list[str]:
+    """Say which curves are no descents, since their sums are not areas under a relearning curve."""
+    return [
+        f"{one.candidate.label} relearning its {name}: {status(curve)}"
+        for name, curve in (("forget set", one.forget), ("unseen twin", one.unseen))
+        if curve.diverged_at is not None or curve.rises_from is not None
+    ]
+
+
+def _curves(curve: Curve) -> dict[str, Floats]:
+    found = {
+        "loss": curve.loss,
+        "error": curve.error,
+        "gradient_norm": curve.gradient_norm,
+        "distance": curve.distance,
+    }
+    return found | ({"objective": curve.objective} if not np.array_equal(curve.objective, curve.loss) else {})
+
+
+def _keep_arrays(field: Field) -> None:
+    """Leave per-example areas, with the indices they belong to, and curves too long for a report."""
+    arrays = field.bench.arrays
+    for label, group in groupby(field.planned, lambda planned: planned.candidate.label):
+        one = next(one for one in field.taken if one.candidate.label == label)
+        for planned in group:
+            curve: Curve = getattr(one, planned.kind)
+            at = f"rcd/{label}/{planned.kind}"
+            arrays |= {f"{at}/indices": planned.indices, f"{at}/areas": curve.areas,
+                       f"{at}/error_areas": curve.error_areas}  # fmt: skip
+            if len(curve.loss) > LONGEST_CURVE:
+                arrays |= {f"{at}/{name}": values for name, values in _curves(curve).items()}
+
+
+def _raw(field: Field, one: Relearnt, steps: Sequence[Ablation], orders: _Orders) -> Measurement:
+    """Return RCD_K on the measured forget set (Eq. 4)."""
+    levels = [other.raw for other in field.references(one)]
+    return Measurement(
+        name="rcd.raw",
+        subject=one.candidate.label,
+        role=one.candidate.role,
+        value=one.raw,
+        reason=status(one.forget) if one.diverged else None,
+        unit="nats x steps",
+        direction="compare to retrained",
+        n=len(one.forget.areas),
+        interval=area_interval(field, one),
+        reference=reference_of([level for level in levels if level is not None]),
+        method=field.method(),
+        details=_raw_details(field, one, steps, orders),
+    )
+
+
+def _raw_details(field: Field, one: Relearnt, steps: Sequence[Ablation], orders: _Orders) -> dict[str, object]:
+    """Return the curve, what it is, and how the models rank by it."""
+    curve, label, share = one.forget, one.candidate.label, moved(one.forget)
+    return {
+        "status": status(curve),
+        "step_size": field.step_size,
+        **_shown_curves(curve, label),
+        "error_sum": one.error_sum,
+        "tail_share": metrics.tail_share(curve.areas) if not one.diverged else None,
+        "loss_sum": None if one.diverged else float(curve.loss.sum()),
+        "on_unseen": one.raw_unseen,
+        "moved": share,
+        "essentially_initial_loss": essentially_initial(share, field.steps),
+        "floor": _floor_details(field, one),
+        **orders.details(label),
+        "step_sizes": ablation_details(steps, label, field.steps),
+        "passes": {"forward": curve.forwards, "backward": curve.backwards},
+        "step_size_search": field.search._asdict(),
+        "stopped": _stop_details(field, label),
+    }
+
+
+def _shown_curves(curve: Curve, label: str) -> dict[str, object]:
+    """Return the curves, or where to find them when they are too long for a report."""
+    short = len(curve.loss) <= LONGEST_CURVE
+    found: dict[str, object] = {name: values.tolist() if short else None for name, values in _curves(curve).items()}
+    return found if short else found | {"curves_in": f"arrays.npz, rcd/{label}/forget/"}
+
+
+def _floor_details(field: Field, one: Relearnt) -> dict[str, object]:
+    fit = field.floors.fits.get((one.candidate.label, "forget"))
+    found: dict[str, object] = {"value": one.floor, "kind": field.floors.text.split(" ")[0]}
+    return found | ({} if fit is None else
+                    {"converged": fit.converged, "gradient_norm": fit.gradient_norm, "passes": fit.passes})  # fmt: skip
+
+
+def _stop_details(field: Field, label: str) -> dict[str, object] | None:
+    """Return when each of a candidate's curves was ready, where K was theirs to choose."""
+    if not field.stops:
+        return None
+    ready = {
+        planned.kind: at
+        for planned, at in zip(field.planned, field.stops, strict=True)
+        if planned.candidate.label == label
+    }
+    settings = field.settings
+    return {"tolerance": settings.tolerance, "ready_at": ready, "steps": field.steps, "max_steps": settings.max_steps,
+            "saved": settings.max_steps - field.steps}  # fmt: skip
+
+
+def _ratio(field: Field, one: Relearnt) -> Measurement:
+    """Return RCD_K(forget) / RCD_K(unseen twin), same model, same step, plain losses, floor zero."""
+    label, value = one.candidate.label, one.ratio
+    levels = {other.candidate.label: other.ratio for other in field.references(one) if other.ratio}
+    twin = "; twin matched on difficulty" if one.matched else ""
+    return Measurement(
+        name="rcd.ratio_to_unseen",
+        subject=label,
+        role=one.candidate.role,
+        value=value,
+        reason=None if value is not None else _why_no_ratio(one),
+        unit="ratio",
+        direction="compare to retrained",
+        n=len(one.paired.areas),
+        interval=_ratio_interval(field, one),
+        reference=reference_of(list(levels.values())),
+        method=field.method("zero") + twin,
+        details={
+            **_heavy_tails(one),
+            "quicker_than_unseen": _quicker(one),
+            "error_version": _error_ratio(one),
+            "difference": _ratio_difference(field, one, levels),
+            "status_unseen": status(one.unseen),
+            "matching": _matching_details(one),
+        },
+    )
+
+
+def _heavy_tails(one: Relearnt) -> dict[str, object]:
+    """Say what a few hard examples carry, and what the ratio is without them."""
+    whole = one.ratio is not None
+    return {
+        "tail_share_forget": metrics.tail_share(one.paired.areas) if whole else None,
+        "tail_share_unseen": metrics.tail_share(one.unseen.areas) if whole else None,
+        "ratio_of_medians": metrics.ratio_of_medians(one.paired.areas, one.unseen.areas) if whole else None,
+    }
+
+
+SURE = 0.999  # level at which a retrained model's own relearning puts it in doubt
+
+
+def _quicker(one: Relearnt) -> dict[str, float] | None:
+    """Return how often a forget example's area is smaller than an unseen one's, 1/2 for one that saw neither.
+
+    Ranks do not mind the few hard examples that may carry the sums.
+    """
+    if one.ratio is None:
+        return None
+    areas = -one.paired.areas, -one.unseen.areas
+    value, bounds = metrics.auc(*areas), metrics.auc_interval(*areas, SURE)
+    if value is None or bounds is None:
+        return None
+    return {"value": value, "low": bounds.low, "high": bounds.high, "level": SURE}
+
+
+def _matching_details(one: Relearnt) -> dict[str, object] | None:
+    """Return how close partners are in loss, and under which models."""
+    found = one.matched
+    if found is None:
+        return None
+    return {"under": list(found.judges), "mean_loss_distance": found.distance,
+            "mean_loss_distance_of_random_twin": found.random_distance}  # fmt: skip
+
+
+def _error_ratio(one: Relearnt) -> float | None:
+    """Return the same ratio of sums of errors."""
+    if one.ratio is None or not one.unseen.error.sum() > 0:
+        return None
+    return float(one.paired.error.sum() / one.unseen.error.sum())
+
+
+def _why_no_ratio(one: Relearnt) -> str:
+    for name, curve in (("forget set", one.paired), ("unseen twin", one.unseen)):
+        if curve.diverged_at is not None:
+            return f"relearning the {name} {status(curve)}"
+    return "the area under the unseen twin's curve is zero"
+
+
+def _ratio_interval(field: Field, one: Relearnt) -> Interval | None:
+    bounds = metrics.ratio_interval(one.paired.areas, one.unseen.areas, **resampling(field)) if one.ratio else None
+    if bounds is None:
+        return None
+    method = metrics.skewed_method(len(one.paired.areas), len(one.unseen.areas))
+    return Interval(low=bounds.low, high=bounds.high, method=f"{method}, both sets")
+
+
+def _ratio_difference(field: Field, one: Relearnt, levels: Mapping[str, float]) -> dict[str, object] | None:
+    """Compare log ratios with the retrained models': paired over examples, plus the spread of their seeds."""
+    others = [other for other in field.references(one) if other.candidate.label in levels]
+    if not one.ratio or len(others) < 2 or min(len(one.paired.areas), len(one.unseen.areas)) < 2:
+        return None
+    # d log(ratio) is the area's share of its set's mean, with the twin's against it.
+    shares = [
+        (each.paired.areas / each.paired.areas.mean(), -each.unseen.areas / each.unseen.areas.mean())
+        for each in (one, *others)
+    ]
+    sides = [(side[0], np.stack(side[1:])) for side in zip(*shares, strict=True)]
+    logs = [float(np.log(levels[other.candidate.label])) for other in others]
+    return difference_details(compared(float(np.log(one.ratio)), logs, sides), "log ratio")

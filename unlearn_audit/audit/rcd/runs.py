@@ -1,0 +1,216 @@
+"""Which trajectories an audit takes: who relearns what, how, and which part of it is measured."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.controls import random_control
+from unlearn_audit.audit.rcd.matched_twin import Matched, matched_twin
+from unlearn_audit.config import RcdSettings
+from unlearn_audit.data import Examples
+from unlearn_audit.engine import derive_seed
+from unlearn_audit.errors import UsageError
+from unlearn_audit.inputs import Candidate
+from unlearn_audit.relearning import Algorithm, Curve, Run, scoped
+from unlearn_audit.streams import generator
+from unlearn_audit.training import crop_and_flip
+
+__all__ = [
+    "Kind",
+    "Part",
+    "Planned",
+    "algorithm_of",
+    "algorithm_text",
+    "candidates_of",
+    "check_request",
+    "matched_twins",
+    "plan",
+]
+
+Kind = Literal["forget", "paired", "unseen"]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class Planned(NamedTuple):
+    """One trajectory to take: of whom, on what ("paired" is the part of the forget set that has a twin).
+
+    `indices` are those of the measured examples, into the training set, or into the test set for the twin.
+    """
+
+    candidate: Candidate
+    kind: Kind
+    run: Run
+    indices: Integers
+
+    def summed(self, curve: Curve) -> Floats:
+        """Return Phi: the objective that is descended, or the loss of a rest that is measured but not relearned."""
+        return curve.objective if self.run.measured is None else curve.loss
+
+
+class Part(NamedTuple):
+    """What of a set is relearned, and what is measured: None for the same, with the measured examples' indices."""
+
+    relearned: Examples
+    measured: Examples | None
+    indices: Integers
+
+
+def check_request(settings: RcdSettings) -> None:
+    """Refuse what cannot be asked for together.
+
+    Raises:
+        UsageError: a flag without the one that it belongs to, or two that contradict each other.
+    """
+    given, head = settings.model_fields_set, settings.scope == "head"
+    refusals = (
+        ("momentum" in given and settings.optimizer != "sgd", "--momentum is of --optimizer sgd; name it, or leave it"),
+        ("tolerance" in given and settings.steps != "auto", "--tolerance is of --steps auto; name it, or leave it"),
+        ("max_steps" in given and settings.steps != "auto", "--max-steps is of --steps auto; name it, or leave it"),
+        (settings.steps == "auto" and settings.floor == "best", "--steps auto needs a floor beforehand; not best"),
+        (settings.floor == "fit" and settings.relearn < 1, "--floor fit is the minimum of the set that is relearned, "
+         "which is no floor of the rest that --relearn measures; use zero, best or a number"),
+        (settings.steps == "auto" and settings.relearn < 1, "--steps auto judges the set that is relearned; not with "
+         "--relearn below 1"),
+        (head and settings.augment, "--augment changes images, --scope head relearns on features of fixed ones"),
+        (head and settings.bn == "train", "--bn train has no meaning with --scope head: the body is fixed"),
+        (settings.step_size == "lambda" and settings.bn == "train", "--step-size lambda is curvature with frozen "
+         "statistics; not with --bn train"),
+        (settings.step_size == "lambda" and settings.optimizer != "gd", "--step-size lambda is of --optimizer gd"),
+    )  # fmt: skip
+    for wrong, text in refusals:
+        if wrong:
+            raise UsageError(text)
+
+
+def algorithm_of(bench: Bench, settings: RcdSettings) -> Algorithm:
+    """Return the relearning algorithm that was asked for."""
+    return Algorithm(
+        optimizer=settings.optimizer,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        minibatch=settings.minibatch,
+        bn=settings.bn,
+        augment=crop_and_flip if settings.augment else None,
+        seed=derive_seed(bench.config.seed, "relearning"),
+    )
+
+
+def algorithm_text(settings: RcdSettings) -> str:
+    """Describe the algorithm in words, the step size and K left out."""
+    name = {"gd": "GD", "sgd": f"SGD with momentum {settings.momentum:g}", "adam": "Adam"}[settings.optimizer]
+    batch = "full-batch" if settings.minibatch is None else f"minibatch ({settings.minibatch})"
+    parts = [f"{batch} {name}"]
+    if settings.weight_decay:
+        parts.append(f"weight decay {settings.weight_decay:g}")
+    if settings.augment:
+        parts.append("gradients on crops and flips")
+    if settings.scope != "all":
+        parts.append("classifier alone on fixed features, float64" if settings.scope == "head" else settings.scope)
+    return ", ".join(parts)
+
+
+def candidates_of(bench: Bench, settings: RcdSettings) -> tuple[Candidate, ...]:
+    """Return the subjects, and the control where it is wanted."""
+    return (*bench.subjects, random_control(bench)) if settings.controls else bench.subjects
+
+
+def matched_twins(bench: Bench, candidates: Sequence[Candidate]) -> dict[str, Matched]:
+    """Return each candidate's twin matched on difficulty, by label.
+
+    A retrained model is matched under the other ones: under itself the two losses would be equal by construction.
+
+    Raises:
+        UsageError: there is no retrained model.
+    """
+    retrained = bench.with_role("retrained")
+    if not retrained:
+        raise UsageError("--match-difficulty needs a model that saw neither set; add one with --retrained CKPT")
+    made: dict[tuple[str, ...], Matched] = {}
+    found = {}
+    for candidate in candidates:
+        judges = bench.references(candidate) or retrained
+        key = tuple(judge.label for judge in judges)
+        made[key] = made.get(key) or matched_twin(bench, judges)
+        found[candidate.label] = made[key]
+    random = bench.splits.unseen.unseen
+    if all(np.array_equal(np.sort(one.twin.unseen), np.sort(random)) for one in found.values()):
+        bench.limitations.append(
+            "--match-difficulty had no choice: every held-out example of the forget set's classes is in the twin "
+            "anyway; more held-out examples, or a --sample of the forget set, would give it one"
+        )
+    if len(retrained) == 1:
+        bench.limitations.append(
+            f"{retrained[0].label} is the only retrained model: its own twin is matched under itself, which draws its "
+            "ratio to 1 by construction"
+        )
+    return found
+
+
+def plan(
+    bench: Bench, settings: RcdSettings, candidates: Sequence[Candidate], twins: dict[str, Matched]
+) -> tuple[Planned, ...]:
+    """Return the trajectories: every candidate's forget set, its paired part where they differ, and its unseen twin.
+
+    Args:
+        bench: the models and the sets.
+        settings: scope, weight decay and the fraction that is relearned.
+        candidates: who relearns.
+        twins: those matched on difficulty, by label; a candidate without one takes the random twin.
+
+    Raises:
+        UsageError: the fraction relearns nothing or leaves nothing to measure.
+    """
+    chosen = _chosen(bench, settings.relearn)
+    return tuple(
+        Planned(candidate, kind, _run(bench, settings, candidate, part), part.indices)
+        for candidate in candidates
+        for kind, part in _parts(bench, chosen, twins.get(candidate.label))
+    )
+
+
+def _run(bench: Bench, settings: RcdSettings, candidate: Candidate, part: Part) -> Run:
+    run = Run(candidate.model, part.relearned, candidate.transform, measured=part.measured)
+    return scoped(run, settings.scope, compute=bench.compute, weight_decay=settings.weight_decay)
+
+
+def _chosen(bench: Bench, fraction: float) -> Integers | None:
+    """Return the training indices that are relearned, seeded; None for all of them."""
+    measured = bench.splits.measured
+    if fraction == 1:
+        return None
+    count = round(fraction * len(measured))
+    if not 0 < count < len(measured):
+        what = "leaves nothing to measure" if count else "relearns nothing"
+        raise UsageError(f"--relearn {fraction:g} of {len(measured)} forget examples {what}; use another fraction")
+    found = np.sort(generator("relearned part", bench.config.seed).choice(measured, count, replace=False))
+    paired = np.isin(bench.splits.unseen.forget, found)
+    if paired.all() or not paired.any():
+        raise UsageError(
+            f"--relearn {fraction:g}: {int(paired.sum())} of {len(paired)} pairs with the twin would be relearned; "
+            "either part needs one; use another fraction"
+        )
+    return found
+
+
+def _parts(bench: Bench, chosen: Integers | None, matched: Matched | None) -> Iterator[tuple[Kind, Part]]:
+    """Yield what one candidate relearns; forget examples and their twins are parted in the same way."""
+    splits = bench.splits
+    twin = matched.twin if matched else splits.unseen
+    yield "forget", _part(splits.measured_examples, splits.measured, chosen)
+    if not splits.unseen.complete:
+        yield "paired", _part(splits.paired_examples, splits.unseen.forget, chosen)
+    yield "unseen", _part(twin.examples, twin.forget, chosen, twin.unseen)
+
+
+def _part(examples: Examples, members: Integers, chosen: Integers | None, own: Integers | None = None) -> Part:
+    """Part a set by its (partners') training indices; `own` are the indices of examples that are held-out ones."""
+    indices = members if own is None else own
+    if chosen is None:
+        return Part(examples, None, indices)
+    inside = np.isin(members, chosen)
+    rest = np.flatnonzero(~inside)
+    return Part(examples.subset(np.flatnonzero(inside)), examples.subset(rest), indices[rest])

@@ -1,0 +1,94 @@
+"""RCD under several step sizes: does the ranking hold, and does the curve move at all?"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from unlearn_audit import relearning
+from unlearn_audit.audit.rcd.curves import Field
+from unlearn_audit.audit.rcd.rankings import Agreement, agreement
+from unlearn_audit.audit.rcd.runs import algorithm_of
+from unlearn_audit.relearning import HARDLY_MOVED, Curve, status
+
+__all__ = ["Ablation", "ablation_details", "ablations", "essentially_initial", "moved"]
+
+
+class Ablation(NamedTuple):
+    """One step size: every model's sum and curve, by label, and the agreement of its ranking with the first one's."""
+
+    step_size: float
+    sums: Mapping[str, float | None]
+    curves: Mapping[str, Curve]
+    tau: Agreement
+
+
+def ablations(field: Field) -> tuple[Ablation, ...]:
+    """Relearn the forget set under every step size that was asked for; empty when there is only one.
+
+    The first one's curves are those of the field. Rankings are of the subjects; controls are left out, since a random
+    initialisation stands far from all of them and would make any two rankings agree.
+    """
+    asked = field.settings.step_size
+    if not isinstance(asked, tuple):
+        return ()
+    subjects = [one.candidate.label for one in field.taken if one.candidate.role != "control"]
+    first: dict[str, float | None] = {one.candidate.label: one.raw for one in field.taken}
+    found = []
+    for index, step_size in enumerate(asked):
+        curves = {one.candidate.label: one.forget for one in field.taken} if index == 0 else _curves(field, step_size)
+        sums = first if index == 0 else _sums(field, curves)
+        tau = agreement([first[label] for label in subjects], [sums[label] for label in subjects])
+        found.append(Ablation(step_size, sums, curves, tau))
+    return tuple(found)
+
+
+def _curves(field: Field, step_size: float) -> dict[str, Curve]:
+    """Relearn every candidate's forget set at another step size, with the same K."""
+    planned = [one for one in field.planned if one.kind == "forget"]
+    relearned = relearning.relearn_all(
+        [one.run for one in planned],
+        steps=field.steps,
+        step_size=step_size,
+        algorithm=algorithm_of(field.bench, field.settings),
+        compute=field.bench.compute,
+        progress=field.bench.progress,
+    )
+    return {one.candidate.label: curve for one, curve in zip(planned, relearned.curves, strict=True)}
+
+
+def _sums(field: Field, curves: Mapping[str, Curve]) -> dict[str, float | None]:
+    """Return the sums over the floors of the first step size, so that all of them are over the same ones."""
+    found: dict[str, float | None] = {}
+    for one in (planned for planned in field.planned if planned.kind == "forget"):
+        label = one.candidate.label
+        curve, floor = curves[label], field.floors.of(label, "forget")
+        found[label] = None if curve.diverged_at is not None else float((one.summed(curve) - floor).sum())
+    return found
+
+
+def moved(curve: Curve) -> float | None:
+    """Return how far the loss fell in K steps, 1 - L_K/L_0; None when the curve diverged, or began at zero."""
+    if curve.diverged_at is not None or not curve.loss[0] > 0:
+        return None
+    return float(1 - curve.loss[-1] / curve.loss[0])
+
+
+def essentially_initial(share: float | None, steps: int) -> bool:
+    """Whether RCD_K is essentially (K + 1) x initial loss, a measure of that loss and not of relearning."""
+    return steps > 0 and share is not None and abs(share) < HARDLY_MOVED
+
+
+def ablation_details(rows: Sequence[Ablation], label: str, steps: int) -> list[dict[str, object]]:
+    """Return one model's row for every step size."""
+    return [
+        {
+            "step_size": row.step_size,
+            "value": row.sums[label],
+            "error_sum": None if row.curves[label].diverged_at is not None else float(row.curves[label].error.sum()),
+            "moved": moved(row.curves[label]),
+            "essentially_initial_loss": essentially_initial(moved(row.curves[label]), steps),
+            "status": status(row.curves[label]),
+            "kendall_tau_to_first": row.tau.tau,
+            "kendall_tau_reason": row.tau.reason,
+        }
+        for row in rows
+    ]

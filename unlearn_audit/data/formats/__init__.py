@@ -1,0 +1,1 @@
+"""The files that data and index sets come in: each read as far as it is meant to be, and refused beyond."""

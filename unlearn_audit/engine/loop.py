@@ -1,0 +1,209 @@
+"""The one minibatch loop that training and unlearning share."""
+
+import math
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from unlearn_audit.engine.device import trainable
+from unlearn_audit.errors import MeasurementError
+from unlearn_audit.models import models_own
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.streams import derive_seed
+
+__all__ = ["CHECK_EVERY", "Descent", "Hooks", "Keeper", "Parts", "StepHook", "Stop", "Term", "Terms", "descend"]
+
+CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
+
+
+class Term(NamedTuple):
+    """One term of an objective: a scalar loss with its graph, and its weight (below 0 the loss is ascended)."""
+
+    loss: Tensor
+    weight: float = 1.0
+
+
+Terms = Mapping[str, Term]
+Parts = Mapping[str, Sequence[Tensor]]  # term -> gradient of weight x loss, one tensor a trainable parameter
+StepHook = Callable[[int], None]
+Stop = Callable[[Mapping[str, float]], str | None]  # mean loss of each term since the last look -> why to stop
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What may be done in each step besides descending, in the order in which it happens; all get the step.
+
+    Attributes:
+        terms: more terms of the objective, under names of their own.
+        gradient: edits `.grad` of the parameters, seeing the gradient of each term if `parts` says so, else {}.
+        mix: edits weights with the gradient already taken, as decoupled weight decay does.
+        hold: looks at the weights as the optimiser will find them.
+        after: edits weights after the optimiser's step.
+        parts: whether `gradient` needs the terms' gradients apart, one backward pass for each term.
+        gradient_evaluations: gradients of single examples that were taken to prepare.
+        gradients: steps -> those that `terms` takes in the first so many steps.
+        notes: what the reader should know of it, in words.
+    """
+
+    terms: Callable[[int], Terms] | None = None
+    gradient: Callable[[int, Parts], None] | None = None
+    mix: StepHook | None = None
+    hold: StepHook | None = None
+    after: StepHook | None = None
+    parts: bool = False
+    gradient_evaluations: int = 0
+    gradients: Callable[[int], int] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Keeper(Protocol):
+    """Keeps a run's state, so that it can go on where it was killed."""
+
+    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Restore what was kept, if anything, and return how many steps are done."""
+
+    def keep(self, done: int) -> None:
+        """Keep the state after `done` steps; called between two steps, with finite weights."""
+
+
+class Descent(NamedTuple):
+    """How a descent ended: optimiser steps taken, and why it stopped early, if it did."""
+
+    steps: int
+    stopped: str | None
+
+
+def descend(
+    model: nn.Module,
+    terms: Callable[[int], Terms],
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    seed: int = 0,
+    schedule: Callable[[int], float] | None = None,
+    hooks: Sequence[Hooks] = (),
+    stop: Stop | None = None,
+    keeper: Keeper | None = None,
+    progress: Progress = silent,
+    task: str = "training",
+) -> Descent:
+    """Run the loop, in training mode; between two looks at the losses (every 20 steps) nothing waits for the device.
+
+    Args:
+        model: changed in place; left in training mode.
+        terms: step -> named terms; the sum of weight x loss is descended.
+        optimizer: over the model's parameters.
+        steps: how many.
+        seed: of what the model itself draws (dropout, stochastic depth); the draws of a step depend on it and on the
+            step alone, so that a run that goes on after a kill comes to the same weights.
+        schedule: step -> factor on the optimiser's initial learning rate.
+        hooks: what else a step does; each kind runs in the order given.
+        stop: asked at every look.
+        keeper: restores a state at the beginning and is given one at every look.
+        progress: told at every look, with the losses.
+        task: its name in the progress.
+
+    Raises:
+        MeasurementError: a loss or a weight is not finite any more, or the model raised (BatchNorm has no statistics of
+            one value); the message has the step.
+    """
+    model.train()
+    parameters = list(trainable(model).values())
+    watched = [*parameters, *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    sources = [terms, *(hook.terms for hook in hooks if hook.terms)]
+    first = keeper.start(model, optimizer) if keeper else 0
+    seen: list[dict[str, Tensor]] = []
+    for step in range(first, steps):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * (schedule(step) if schedule else 1.0)
+        optimizer.zero_grad(set_to_none=True)
+        with models_own(f"{task} stopped at step {step}"), _own_draws(parameters, seed, step):
+            found = _evaluated(sources, step)
+            parts = _backward(found, parameters, apart=any(hook.parts for hook in hooks))
+        _step(optimizer, hooks, step, parts)
+        seen.append({name: term.loss.detach() for name, term in found.items()})
+        if (step + 1) % CHECK_EVERY == 0 or step == steps - 1:
+            means = _look(seen, step, watched, task)
+            progress(task, step + 1, steps, ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
+            seen.clear()
+            why = stop(means) if stop else None
+            if why:
+                progress(task, steps, steps, why)
+                return Descent(step + 1, why)
+            if keeper:  # not before the stop is asked: who goes on from here would pass it by
+                keeper.keep(step + 1)
+    return Descent(steps, None)
+
+
+@contextmanager
+def _own_draws(parameters: Sequence[Tensor], seed: int, step: int) -> Iterator[None]:
+    """Let what a model draws in the block come from a stream of its own; torch's state is put back after it."""
+    devices = {parameter.device for parameter in parameters if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(derive_seed(seed, "dropout", step))
+        yield
+
+
+def _evaluated(sources: Sequence[Callable[[int], Terms]], step: int) -> Terms:
+    """Evaluate the terms of a step."""
+    found: dict[str, Term] = {}
+    for source in sources:
+        for name, term in source(step).items():
+            found[_free(name, found)] = term
+    return found
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """Return the name, numbered where it is taken: a transform may join twice."""
+    return next(each for each in chain([name], (f"{name} {n}" for n in count(2))) if each not in taken)
+
+
+def _backward(found: Terms, parameters: Sequence[nn.Parameter], *, apart: bool) -> Parts:
+    """Leave the gradient of the sum in `.grad`; return each term's own one where that is wanted."""
+    weighted = {name: term.loss if term.weight == 1 else term.weight * term.loss for name, term in found.items()}
+    if not apart:
+        torch.autograd.backward(torch.stack(list(weighted.values())).sum())
+        return {}
+    parts = {
+        name: torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for name, loss in weighted.items()
+    }
+    for parameter, *gradients in zip(parameters, *parts.values(), strict=True):
+        parameter.grad = torch.stack(gradients).sum(dim=0)
+    return parts
+
+
+def _step(optimizer: torch.optim.Optimizer, hooks: Sequence[Hooks], step: int, parts: Parts) -> None:
+    """Edit the gradient, edit the weights, take the optimiser's step, edit the weights again."""
+    with torch.no_grad():
+        for hook in hooks:
+            if hook.gradient:
+                hook.gradient(step, parts)
+        for edit in [*(hook.mix for hook in hooks), *(hook.hold for hook in hooks)]:
+            if edit:
+                edit(step)
+        optimizer.step()
+        for hook in hooks:
+            if hook.after:
+                hook.after(step)
+
+
+def _look(seen: Sequence[Mapping[str, Tensor]], step: int, weights: Sequence[Tensor], task: str) -> dict[str, float]:
+    """Return the mean of each term's losses since the last look; stop where one, a weight or a buffer is not finite."""
+    values = [dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True)) for losses in seen]
+    for index, losses in enumerate(values):
+        if not all(math.isfinite(value) for value in losses.values()):
+            at, note = step + 1 - len(values) + index, ", ".join(f"{name} {x:.3f}" for name, x in losses.items())
+            raise MeasurementError(f"{task} diverged at step {at}: {note}; use a smaller step size")
+    if weights and not bool(torch.stack([torch.isfinite(each).all() for each in weights]).all()):
+        raise MeasurementError(f"{task} diverged at step {step}: the weights are not finite; use a smaller step size")
+    return {
+        name: math.fsum(losses[name] for losses in values if name in losses) / sum(name in losses for losses in values)
+        for name in dict.fromkeys(name for losses in values for name in losses)
+    }

@@ -1,0 +1,305 @@
+"""From a checkpoint to an unlearned checkpoint: settle what it is, run the method, write what was done."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unlearn_audit import __version__, catalogue
+from unlearn_audit.checkpoints import (
+    Checkpoint,
+    Metadata,
+    check_checkpoint_output,
+    check_finite,
+    nonfinite,
+    write_checkpoint,
+)
+from unlearn_audit.config import AuditConfig, Resolved
+from unlearn_audit.data import Splits, make_splits, rows_digest
+from unlearn_audit.engine import Compute, prepare
+from unlearn_audit.errors import AuditError, MeasurementError, UsageError
+from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
+from unlearn_audit.inputs import Candidate, build_candidate, read_entry, settle_data
+from unlearn_audit.methods import Extra, Method, Problem, Settings, Unlearned
+from unlearn_audit.methods.extras import checked, parse_extras
+from unlearn_audit.methods.published import deviations, with_published
+from unlearn_audit.methods.resume import StateFile, state_path
+from unlearn_audit.normalisation import assumptions
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.training import describe
+
+__all__ = ["SAVE_EVERY", "Applied", "apply_method", "parse_settings"]
+
+SAVE_EVERY = 30.0  # seconds between two writes of the state that --resume goes on with
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was written, what was done, and what the person should hear.
+
+    Attributes:
+        sha256: of the file.
+        done: by the method.
+        seconds: of wall time, loading and writing left out, time before a kill included.
+        resumed_at: the step that a killed run was taken up at; 0 for a run from the start.
+        limitations: of the data, the checkpoint and the method.
+    """
+
+    sha256: str
+    done: Unlearned
+    seconds: float
+    resumed_at: int
+    limitations: tuple[str, ...]
+
+
+def parse_settings(method: Method, values: Mapping[str, Any], *, published: bool = False) -> Any:
+    """Return a method's settings, checked, with its defaults filled in, or with what its source has.
+
+    Args:
+        method: which one.
+        values: that were given; they win.
+        published: take what is published for all others, and our defaults only where nothing is.
+
+    Raises:
+        ConfigError: unknown or out of range; every problem at once.
+        UsageError: nothing is published of the method.
+    """
+    taken = with_published(method.name, method.settings, values) if published else values
+    return checked(f"settings of {method.name}", method.settings, taken)
+
+
+def apply_method(
+    name: str,
+    out: Path,
+    request: Resolved,
+    values: Mapping[str, Any],
+    *,
+    extras: Sequence[str] = (),
+    published: bool = False,
+    others: Sequence[Checkpoint] = (),
+    force: bool = False,
+    resume: bool = False,
+    save_every: float = SAVE_EVERY,
+    clock: Callable[[], float] | None = time.monotonic,
+    progress: Progress = silent,
+) -> Applied:
+    """Unlearn with a method and write the result; the parent checkpoint is only read.
+
+    While it runs, the state is written to `OUT.resume` every `save_every` seconds and on an interrupt; the file goes
+    away with success. When the method diverges, the last good weights are kept as a checkpoint of their own.
+
+    Args:
+        name: of the method, in the catalogue.
+        out: the file to write.
+        request: a configuration with one checkpoint and a forget set, and where its keys came from.
+        values: the method's settings that were given.
+        extras: transforms that join the method's own, as `--with` takes them.
+        published: follow the source's settings where `values` say nothing.
+        others: checkpoints that may say how the parent is read where it does not say it itself, see `build_candidate`.
+        force: replace an existing file, and forget the state of a killed run.
+        resume: go on with the state of a killed run where there is one.
+        save_every: seconds.
+        clock: tells seconds; None leaves the wall time out of the metadata, so that equal runs write equal bytes.
+        progress: told along the way.
+
+    Raises:
+        UsageError: unknown method or transform, no forget set, nothing left to retain.
+        ConfigError: settings out of range.
+        OutputError: the file exists or cannot be written; found out before any work.
+        MeasurementError: the checkpoint cannot be read or does not fit, or the method diverged.
+    """
+    method: Method = catalogue.load("method", catalogue.METHODS, name)
+    settings: Settings = parse_settings(method, values, published=published)
+    added = parse_extras(extras)
+    if added and not method.composes:
+        raise UsageError(f"{name} takes no --with: it is no loop of gradient steps that a transform could join")
+    config = request.config
+    check_checkpoint_output(out, force=force)
+    _check_state(out, force=force, resume=resume)
+    parent = read_entry(config, config.checkpoint[0])
+    check_finite(parent)
+    if out.exists() and out.samefile(parent.path):
+        raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
+    compute = prepare(config.device, config.precision, config.batch_size)
+    candidate, splits, limitations = _settle(request, parent, compute, others)
+    metadata = _metadata(parent, candidate, splits, method, config).model_copy(
+        update={"settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
+    )
+    problem = Problem(
+        copy.deepcopy(candidate.model),
+        candidate.transform,
+        splits,
+        compute,
+        config.seed,
+        progress,
+        spec=candidate.spec,
+        recipe=metadata.recipe,
+        original_seed=parent.metadata.seed if parent.metadata and parent.metadata.role == "original" else None,
+        extras=added,
+    )
+    keeper = StateFile(
+        state_path(out),
+        _identity(metadata, splits, compute),
+        resume=resume,
+        every=save_every,
+        memory=problem.memory,
+        clock=clock or time.monotonic,
+    )
+    if not resume:
+        keeper.remove()  # asked for with --force, else there is none
+    done = _run(method, replace(problem, keeper=keeper), settings, keeper, metadata, out, force=force)
+    seconds = keeper.seconds
+    # A model that is trained anew is trained with this normalisation, so that its own record assumes nothing.
+    inherited = assumptions(candidate.notes) if method.role == "unlearned" else ()
+    notes = (*_of_parent(parent, splits), *_notes(method, done, settings, added), *inherited)
+    metadata = metadata.model_copy(
+        update={
+            "steps": done.steps,
+            "gradient_evaluations": done.gradient_evaluations,
+            "wall_seconds": round(seconds, 3) if clock else None,
+            "recipe": metadata.recipe if done.recipe is None else done.recipe,
+            "recipe_assumed": True if done.recipe_assumed else None,
+            "notes": notes,
+        }
+    )
+    written = write_checkpoint(out, problem.model.state_dict(), metadata, force=force)
+    keeper.remove()
+    return Applied(written, done, seconds, keeper.resumed_at, tuple(dict.fromkeys((*limitations, *notes))))
+
+
+def _run(
+    method: Method,
+    problem: Problem,
+    settings: Settings,
+    keeper: StateFile,
+    metadata: Metadata,
+    out: Path,
+    *,
+    force: bool,
+) -> Unlearned:
+    """Run the method; whatever ends it early, what it had reached is not lost."""
+    try:
+        done = method.run(problem, settings)
+        broken = nonfinite(problem.model.state_dict())
+        if broken:
+            raise MeasurementError(
+                f"{method.name} diverged: {next(iter(broken))} is not finite; use a smaller step size"
+            )
+    except MeasurementError as problem_:
+        kept = _keep_last_good(keeper, metadata, str(problem_), out, force=force)
+        raise type(problem_)(f"{problem_}{kept}") from problem_
+    except KeyboardInterrupt:
+        keeper.write()
+        raise
+    return done
+
+
+def _keep_last_good(keeper: StateFile, metadata: Metadata, why: str, out: Path, *, force: bool) -> str:
+    """Write the last good weights as a checkpoint and return what the message says of it.
+
+    The state is of no more use then: whoever goes on with it comes to the same end.
+    """
+    if keeper.last is None:
+        return ""
+    stem = without_ending(out)
+    path = out.with_name(f"{stem}.step-{keeper.last.done}{out.name[len(stem) :]}")
+    notes = (f"stopped early: {why}",)
+    told = metadata.model_copy(update={"steps": keeper.last.done, "notes": notes})
+    try:
+        write_checkpoint(path, keeper.weights(), told, force=force)
+    except AuditError as problem:
+        return f"; the weights of step {keeper.last.done} could not be kept: {problem}"
+    keeper.remove()
+    return f"; the weights after {keeper.last.done} steps are kept in {path}"
+
+
+def _check_state(out: Path, *, force: bool, resume: bool) -> None:
+    """Leave no doubt about the state of a killed run: it is gone on with, or forgotten on request."""
+    path = check_output(state_path(out), force=True)
+    if path.exists() and not resume and not force:
+        raise UsageError(f"{path} holds the state of a killed run; add --resume to go on, or --force to begin anew")
+
+
+def _settle(
+    request: Resolved, parent: Checkpoint, compute: Compute, others: Sequence[Checkpoint]
+) -> tuple[Candidate, Splits, tuple[str, ...]]:
+    """Return the model, the splits and what the person should hear about them."""
+    config, origins = request.config, dict(request.origins)
+    if not config.forget:
+        raise UsageError("no forget set given; name it with --forget (an index file, class:3, random:0.1:SEED, …)")
+    limitations: list[str] = []
+    dataset = settle_data(config, origins, [parent], limitations)
+    splits = make_splits(dataset, config.forget, retain=config.retain, seed=config.seed)
+    candidate = build_candidate(config, origins, config.checkpoint[0], parent, "model", dataset, compute, others)
+    return candidate, splits, (*limitations, *candidate.notes)
+
+
+def _metadata(
+    parent: Checkpoint, candidate: Candidate, splits: Splits, method: Method, config: AuditConfig
+) -> Metadata:
+    return describe(candidate.spec, splits.dataset).model_copy(
+        update={
+            "role": method.role,
+            "mean": tuple(candidate.transform.mean),
+            "std": tuple(candidate.transform.std),
+            "recipe": candidate.recipe,
+            "rows_sha256": rows_digest(splits.dataset.train, splits.retain if method.role == "retrained" else None),
+            "seed": config.seed,
+            "method": method.name,
+            "parent_sha256": parent.sha256,
+            "parent_weights": parent.weights,
+            "forget": splits.forget.spec,
+            "forget_sha256": splits.forget.sha256,
+            "forget_n": len(splits.forget.indices),
+        }
+    )
+
+
+def _identity(metadata: Metadata, splits: Splits, compute: Compute) -> dict[str, Any]:
+    """Return everything that the result depends on."""
+    keys = ("method", "settings", "transforms", "seed", "parent_sha256", "parent_weights", "data_sha256",
+            "forget_sha256", "model", "mean", "std")  # fmt: skip
+    return {key: getattr(metadata, key) for key in keys} | {
+        "retain_sha256": sha256_of_bytes(splits.retain.astype("<i8").tobytes()),
+        "device": compute.device.type,
+        "precision": compute.precision,
+        "chunk": compute.chunk,
+        "torch": torch.__version__,
+        "tool": __version__,
+    }
+
+
+def _notes(method: Method, done: Unlearned, settings: Settings, extras: Sequence[Extra]) -> tuple[str, ...]:
+    """Return what happened, and every deviation from the sources: in settings, in what is none, in what joined."""
+    stopped = (f"stopped after {done.steps} steps: {done.stopped}",) if done.stopped else ()
+    idle = (
+        ("no step was taken: the weights are those that it started from",) if method.composes and not done.steps else ()
+    )
+    joined = [
+        text
+        for extra in extras
+        for text in (
+            f"{extra.transform.name} joined {method.name}, whose published form has it not",
+            *deviations(extra.settings, part=extra.transform.name),
+            *(f"{extra.transform.name}: {text}" for text in extra.transform.deviations),
+        )
+    ]
+    return (*stopped, *idle, *done.notes, *deviations(settings), *method.deviations, *joined)
+
+
+def _of_parent(parent: Checkpoint, splits: Splits) -> tuple[str, ...]:
+    """Say what makes a checkpoint an odd one to start from."""
+    metadata = parent.metadata
+    if metadata is None:
+        return ()
+    same = metadata.forget_sha256 == splits.forget.sha256
+    if metadata.role == "unlearned":
+        which = "this forget set" if same else "another forget set"
+        return (f"it started from a model that had unlearned {which} before, by {metadata.method}: both count",)
+    if metadata.role == "retrained" and same:
+        return ("it started from a model that was trained without this forget set: there was nothing to forget",)
+    return ()

@@ -1,0 +1,355 @@
+"""The composition: an objective, transforms of the gradient, transforms of the weights, a budget, an optimiser."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import AfterValidator, Field, model_validator
+from torch import Tensor
+
+from unlearn_audit.engine import Batches, Hooks, Stop, Terms, descend, trainable
+from unlearn_audit.engine.task import losses as example_losses
+from unlearn_audit.errors import ConfigError, UsageError
+from unlearn_audit.methods import Course, Extra, Problem, Settings, StepTransform, Unlearned
+from unlearn_audit.methods.published import BUDGET
+from unlearn_audit.training import crop_and_flip
+
+__all__ = [
+    "LoopSettings",
+    "Objective",
+    "Schedule",
+    "Share",
+    "Size",
+    "Step",
+    "Turn",
+    "Turns",
+    "logits_of",
+    "mean_loss",
+    "minibatches",
+    "paired",
+    "run_composition",
+    "schedule_of",
+]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Step = Annotated[float, Field(gt=0, le=1e30)]
+Size = Annotated[int, Field(gt=0)] | Literal["full"]
+
+
+def _known_schedule(text: str) -> str:
+    if not re.fullmatch(r"constant|linear|cosine|milestones:[0-9]+(,[0-9]+)*", text):
+        raise ValueError(f"must be constant, linear, cosine, or milestones:3,5 (got '{text}')")
+    return text
+
+
+Schedule = Annotated[str, AfterValidator(_known_schedule)]
+
+
+class LoopSettings(Settings):
+    """What every first-order method can be told; each method has its own defaults."""
+
+    step_size: Step = Field(default=0.01, description="learning rate")
+    steps: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="budget in minibatch steps, instead of epochs"
+    )
+    epochs: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        default=None, description="budget in epochs of the method"
+    )
+    batch_size: Size = Field(default=64, description="examples of a set in one step; full: the whole set in one pass")
+    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="sgd or adam")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="of SGD")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="of the optimiser, on every parameter")
+    schedule: Schedule = Field(
+        default="constant",
+        description="of the learning rate: constant, linear or cosine (to zero), milestones:3,5 (x 0.1 after epochs)",
+    )
+    augment: Literal["recipe", "yes", "no"] = Field(
+        default="recipe", description="crops and flips: as in the original's recipe, yes, or no"
+    )
+    stop_forget_loss: Step | None = Field(
+        default=None, description="stop once the forget batches' mean loss of 20 steps is at least this"
+    )
+    stop_retain_loss: Step | None = Field(
+        default=None, description="stop once the retain batches' mean loss of 20 steps is at least this"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_budget(cls, values: Any) -> Any:
+        """Let a budget that is given replace the default one, whichever of the two that is."""
+        if not isinstance(values, Mapping):
+            return values
+        given = [name for name in BUDGET if values.get(name) is not None]
+        if len(given) == 2:
+            raise ValueError("steps and epochs are two ways to say one thing; give one of them")
+        return {**values, **dict.fromkeys(name for name in BUDGET if name not in given)} if given else values
+
+    @model_validator(mode="after")
+    def _stop_within_reach(self) -> "LoopSettings":
+        """Refuse a stop at a loss that a clipped one never reaches."""
+        clip = getattr(self, "loss_clip", None)
+        if isinstance(clip, float) and self.stop_forget_loss is not None and self.stop_forget_loss > clip:
+            raise ValueError("stop_forget_loss is above loss_clip, so that it would never be reached")
+        return self
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a composition descends.
+
+    Attributes:
+        terms: step -> named terms; "retain" and "forget" are the mean losses on a batch of these sets.
+        length: epochs -> steps in them.
+        epoch_of: step -> its epoch, from 0.
+        gradients: steps -> gradients of single examples taken in the first so many steps.
+        losses: which of the terms "retain" and "forget" it has, so that a stop may ask for them.
+    """
+
+    terms: Callable[[int], Terms]
+    length: Callable[[float], int]
+    epoch_of: Callable[[int], int]
+    gradients: Callable[[int], int]
+    losses: tuple[str, ...]
+
+
+def run_composition(
+    problem: Problem,
+    objective: Objective,
+    settings: LoopSettings,
+    *,
+    own: Sequence[tuple[StepTransform, Settings]] = (),
+    hooks: Sequence[Hooks] = (),
+    task: str,
+) -> Unlearned:
+    """Run the loop: gradient of the objective, its transforms, mixing of weights, the optimiser's step.
+
+    Args:
+        problem: the model, edited in place.
+        objective: what is descended.
+        settings: budget, optimiser, schedule, stops.
+        own: the method's own transforms; those of `--with` follow them.
+        hooks: what else the method does in a step, after all transforms.
+        task: the method's name in the progress.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UsageError: a stop asks for a loss that the method never takes.
+        MeasurementError: it diverged.
+    """
+    stop = _stop(settings, objective)
+    course = Course(_budget(settings, objective), objective.epoch_of)
+    extras = [*(Extra(transform, chosen) for transform, chosen in own), *problem.extras]
+    hooks = [*(extra.transform.make(problem, extra.settings, course) for extra in extras), *hooks]
+    steps, stopped = course.steps, None
+    if not problem.count_only:
+        steps, stopped = descend(
+            problem.model,
+            objective.terms,
+            _optimizer(problem, settings),
+            steps=course.steps,
+            seed=problem.seed,
+            schedule=schedule_of(settings.schedule, course),
+            hooks=hooks,
+            stop=stop,
+            keeper=problem.keeper,
+            progress=problem.progress,
+            task=task,
+        )
+    taken = [hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks]
+    told = [note for hook in hooks for note in hook.notes]
+    return Unlearned(steps, objective.gradients(steps) + sum(taken), stopped, tuple(dict.fromkeys(told)))
+
+
+def _budget(settings: LoopSettings, objective: Objective) -> int:
+    """Return the number of steps."""
+    if settings.steps is not None:
+        return settings.steps
+    if settings.epochs is None:
+        raise ConfigError("settings", ["steps: neither steps nor epochs is given"])
+    return objective.length(settings.epochs)
+
+
+def _optimizer(problem: Problem, settings: LoopSettings) -> torch.optim.Optimizer:
+    parameters = list(trainable(problem.model).values())
+    fused = problem.compute.device.type == "cuda"
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(
+            parameters, lr=settings.step_size, weight_decay=settings.weight_decay, fused=fused or None
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.step_size,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=fused or None,
+    )
+
+
+def schedule_of(text: str, course: Course) -> Callable[[int], float]:
+    """Return step -> factor on the learning rate.
+
+    >>> [schedule_of("milestones:1,2", Course(6, lambda step: step // 2))(step) for step in range(6)]
+    [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    >>> schedule_of("linear", Course(4, int))(3)
+    0.25
+    """
+    kind, _, numbers = text.partition(":")
+    if kind == "linear":
+        return lambda step: 1 - step / course.steps
+    if kind == "cosine":
+        return lambda step: 0.5 * (1 + math.cos(math.pi * step / course.steps))
+    if kind == "milestones":
+        epochs = [int(number) for number in numbers.split(",")]
+        return lambda step: round(0.1 ** sum(course.epoch_of(step) >= epoch for epoch in epochs), 15)
+    return lambda step: 1.0
+
+
+def _stop(settings: LoopSettings, objective: Objective) -> Stop | None:
+    """Return what to ask at every look; None where nothing was asked for."""
+    limits = {"forget": settings.stop_forget_loss, "retain": settings.stop_retain_loss}
+    wanted = {name: limit for name, limit in limits.items() if limit is not None}
+    for name in wanted:
+        if name not in objective.losses:
+            raise UsageError(f"stop_{name}_loss: no step of this method takes the {name} set's loss; leave it out")
+
+    def stop(means: Mapping[str, float]) -> str | None:
+        reached = [name for name, limit in wanted.items() if name in means and means[name] >= limit]
+        return f"{reached[0]} loss {means[reached[0]]:.3f} reached {wanted[reached[0]]:g}" if reached else None
+
+    return stop if wanted else None
+
+
+# ----- what objectives are made of
+
+
+def minibatches(
+    problem: Problem, which: Literal["retain", "forget"], settings: LoopSettings, batch_size: Size | None = None
+) -> Batches:
+    """Return the shuffled minibatches of the retain or of the forget set; each has its own stream of the seed.
+
+    Raises:
+        UsageError: the retain set is empty.
+    """
+    splits = problem.splits
+    examples = splits.forget_examples if which == "forget" else splits.retain_examples
+    if not len(examples):
+        raise UsageError("the retain set is empty; this method needs something to keep")
+    size = settings.batch_size if batch_size is None else batch_size
+    as_trained = settings.augment == "recipe" and bool(problem.recipe.get("augment"))
+    return Batches(
+        examples,
+        problem.transform,
+        len(examples) if size == "full" else size,
+        problem.seed,
+        which,
+        problem.compute,
+        crop_and_flip if settings.augment == "yes" or as_trained else None,
+    )
+
+
+def logits_of(problem: Problem, images: Tensor) -> Tensor:
+    """Return the model's logits [B, classes], in the precision asked for, with their graph."""
+    with problem.compute.autocast():
+        logits: Tensor = problem.model(images)
+    return logits
+
+
+def mean_loss(problem: Problem, batches: Batches, step: int, *, clip: float | None = None) -> Tensor:
+    """Return the mean cross-entropy of the minibatch of a step, a scalar with its graph.
+
+    Args:
+        problem: the model.
+        batches: which set.
+        step: counted from 0.
+        clip: the largest loss of one example that counts; above it there is no gradient.
+    """
+    images, labels = batches.at(step)
+    losses = example_losses(logits_of(problem, images), labels)
+    return (losses if clip is None else losses.clamp(max=clip)).mean()
+
+
+def paired(
+    retain: Batches | None,
+    forget: Batches | None,
+    terms: Callable[[int], Terms],
+    *,
+    losses: tuple[str, ...] = ("retain", "forget"),
+) -> Objective:
+    """Return the objective of a step that takes one batch of each set it is given.
+
+    An epoch is a pass over the retain set, or over the forget set where there is no other. `losses` are the terms that
+    are a set's own mean loss, where the set is there.
+    """
+    there = {"retain": retain is not None, "forget": forget is not None}
+    batches = [each for each in (retain, forget) if each is not None]
+    per_epoch = batches[0].per_epoch
+    return Objective(
+        terms,
+        length=lambda epochs: math.ceil(epochs * per_epoch - 1e-9),
+        epoch_of=lambda step: step // per_epoch,
+        gradients=lambda steps: sum(each.taken(steps) for each in batches),
+        losses=tuple(name for name in losses if there[name]),
+    )
+
+
+class Turn(NamedTuple):
+    """Where a step stands when passes take turns: its epoch, whether on the forget set, which batch of that set."""
+
+    epoch: int
+    on_forget: bool
+    batch: int
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A pass over the forget set, then one over the retain set, in each epoch; later epochs may leave out the former.
+
+    Attributes:
+        forget: its minibatches.
+        retain: its minibatches.
+        until: how many epochs, from the first, have a pass over the forget set; None for all.
+    """
+
+    forget: Batches
+    retain: Batches
+    until: int | None = None
+
+    def at(self, step: int) -> Turn:
+        """Return where a step stands."""
+        first, second = self.forget.per_epoch, self.retain.per_epoch
+        epoch, inside = divmod(step, first + second)
+        if self.until is not None and epoch >= self.until:
+            more, inside = divmod(step - self.until * (first + second), second)
+            epoch = self.until + more
+        elif inside < first:
+            return Turn(epoch, True, epoch * first + inside)
+        else:
+            inside -= first
+        return Turn(epoch, False, epoch * second + inside)
+
+    def length(self, epochs: float) -> int:
+        """Return the steps of so many epochs."""
+        both = epochs if self.until is None else min(epochs, self.until)
+        return math.ceil(both * self.forget.per_epoch + epochs * self.retain.per_epoch - 1e-9)
+
+    def gradients(self, steps: int) -> int:
+        """Return the gradients of single examples in the first so many steps."""
+        turn = self.at(steps)
+        passes = turn.epoch + (not turn.on_forget)
+        made = passes if self.until is None else min(passes, self.until)
+        on_forget = turn.batch if turn.on_forget else self.forget.per_epoch * made
+        return self.forget.taken(on_forget) + self.retain.taken(steps - on_forget)
+
+    def objective(self, on_forget: Callable[[int], Terms], on_retain: Callable[[int], Terms]) -> Objective:
+        """Return the objective; both functions are given the number of the batch of their set."""
+
+        def terms(step: int) -> Terms:
+            turn = self.at(step)
+            return on_forget(turn.batch) if turn.on_forget else on_retain(turn.batch)
+
+        return Objective(terms, self.length, lambda step: self.at(step).epoch, self.gradients, ("retain",))

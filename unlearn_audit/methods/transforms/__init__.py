@@ -1,0 +1,1 @@
+"""Step transforms: what can be mixed into the steps of a method, one file each."""

@@ -1,0 +1,298 @@
+"""Running a fleet: worker processes on this machine or on a Ray cluster, watched through the folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+
+from unlearn_audit.engine import Compute
+from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.shadows.jobs import Workshop, undone
+from unlearn_audit.shadows.plan import Task
+
+__all__ = ["Outcome", "default_workers", "run_on_ray", "run_workers"]
+
+MOST_DEATHS = 3  # of workers without a task finished in between
+TICK = 0.2
+PATIENCE = 10.0  # seconds that a worker has to write down what it has
+# A worker imports this very package, wherever it lies, and nothing from the folder that it is started in: -P keeps that
+# folder off the import path. The package's own folder is not put there either: a file `json.py` beside a checkout would
+# come before Python's.
+START = """
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+spec = PathFinder.find_spec("unlearn_audit", [sys.argv.pop(1)])
+sys.modules[spec.name] = package = module_from_spec(spec)
+spec.loader.exec_module(package)
+from unlearn_audit.cli import main
+main()
+"""
+PACKAGE = str(Path(__file__).resolve().parents[2])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the tasks.
+
+    Attributes:
+        done: finished in this run.
+        reused: finished before.
+        failed: tasks that are given up, and why.
+        waiting: neither, because what they need failed or another machine is at work on them.
+        seconds: of wall time.
+    """
+
+    done: int
+    reused: int
+    failed: tuple[tuple[Task, str], ...]
+    waiting: int
+    seconds: float
+
+
+def default_workers(compute: Compute) -> int:
+    """Return how many workers suit this machine: one a GPU, else one a CPU core that this process may use.
+
+    Args:
+        compute: where to train; a GPU that is named by its number is one.
+    """
+    if compute.device.type == "cpu":
+        return _cores()
+    return torch.cuda.device_count() if str(compute.device) == "cuda" else 1
+
+
+def run_workers(
+    shop: Workshop, *, workers: int | None = None, progress: Progress = silent, clock: Any = time.monotonic
+) -> Outcome:
+    """Start workers, one a device or core, and wait until nothing is left to do; a worker that dies is replaced.
+
+    On a CPU each worker computes on one thread, unless OMP_NUM_THREADS says otherwise: with another number sums come
+    out otherwise in the last bits, and a fleet would depend on how many workers it had.
+
+    Args:
+        shop: the fleet.
+        workers: how many processes; default: `default_workers`, and never more than there is work.
+        progress: told of finished models.
+        clock: tells seconds.
+
+    Raises:
+        UsageError: less than one worker.
+        MeasurementError: workers die, one after the other, without finishing anything.
+    """
+    began, before = clock(), _finished(shop)
+    shop.folder.forgive()
+    shop.folder.sweep()
+    left = len(undone(shop))
+    size = _size(shop, workers, left)
+    if left:
+        with _crew(shop, size) as crew:
+            _watch(shop, crew, progress)
+    return _outcome(shop, before, clock() - began)
+
+
+def _size(shop: Workshop, workers: int | None, left: int) -> int:
+    """Return how many workers to start."""
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers cannot do anything; --workers needs at least 1")
+    return min(default_workers(shop.compute) if workers is None else workers, max(1, left))
+
+
+def _finished(shop: Workshop) -> int:
+    return sum(shop.folder.finished(task) for task in shop.tasks)
+
+
+def _outcome(shop: Workshop, before: int, seconds: float) -> Outcome:
+    unfinished = [task for task in shop.tasks if not shop.folder.finished(task)]
+    failed = tuple((task, why.message) for task in unfinished if (why := shop.folder.failed(task)))
+    done = len(shop.tasks) - len(unfinished)
+    return Outcome(done - before, before, failed, len(shop.tasks) - done - len(failed), seconds)
+
+
+class _Worker(NamedTuple):
+    """A process, and where it says what went wrong: a file, since a pipe that nobody reads would stop it."""
+
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+
+    def last_words(self) -> str:
+        """Return the last line that the process wrote, or how it ended."""
+        self.said.seek(0)
+        lines = self.said.read().decode(errors="replace").strip().splitlines()
+        code = self.process.returncode
+        return lines[-1] if lines else f"killed by signal {-code}" if code < 0 else f"ended with {code}"
+
+    def close(self) -> None:
+        """Let go of both ends."""
+        self.said.close()
+        if self.process.stdin:
+            self.process.stdin.close()
+
+
+class _Crew:
+    """Worker processes, each with its share of the machine; they end when this process does, however it ends."""
+
+    def __init__(self, shop: Workshop, size: int) -> None:
+        self.shop, self.size = shop, size
+        self.workers: dict[int, _Worker] = {}
+
+    def start(self) -> None:
+        """Start all workers."""
+        for slot in range(self.size):
+            self.workers[slot] = self._start(slot)
+
+    def _start(self, slot: int) -> _Worker:
+        """Start a worker; it notices by the end of its stdin that this process is gone."""
+        code = ["--allow-code"] if self.shop.allow_code else []
+        arguments = ["shadows", "worker", str(self.shop.folder.path), "--quiet", "--crew", *code]
+        said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", START, PACKAGE, *arguments],
+            env=self._share(slot),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
+        return _Worker(process, said)
+
+    def _share(self, slot: int) -> dict[str, str]:
+        """Return the environment of a worker: its GPU and its threads must be known before it imports torch."""
+        threads = os.environ.get("OMP_NUM_THREADS", "1")
+        share = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+        share["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        if str(self.shop.compute.device) == "cuda":  # any of them, and not one that is named by its number
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            names = visible if visible != [""] else [str(n) for n in range(torch.cuda.device_count())]
+            share["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
+        return os.environ | share
+
+    def replace_dead(self) -> list[str]:
+        """Start a new worker for each that was killed or broke down; return what the dead ones said last."""
+        told = []
+        for slot, worker in self.workers.items():
+            if worker.process.poll() not in (None, 0):
+                told.append(worker.last_words())
+                worker.close()
+                self.workers[slot] = self._start(slot)
+        return told
+
+    @property
+    def at_work(self) -> bool:
+        """Whether any worker has not ended of its own accord."""
+        return any(worker.process.poll() != 0 for worker in self.workers.values())
+
+    def dismiss(self) -> None:
+        """Ask all to end, then make them."""
+        for worker in self.workers.values():
+            if worker.process.poll() is None:
+                worker.process.send_signal(signal.SIGTERM)
+        for worker in self.workers.values():
+            try:
+                worker.process.wait(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            worker.close()
+
+
+def _cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _crew(shop: Workshop, size: int) -> Iterator[_Crew]:
+    crew = _Crew(shop, size)
+    try:
+        crew.start()
+        yield crew
+    finally:
+        crew.dismiss()
+
+
+def _watch(shop: Workshop, crew: _Crew, progress: Progress) -> None:
+    """Tell how far the folder is until every worker has ended; give up where they only die."""
+    total, deaths, known = len(shop.tasks), 0, -1
+    while crew.at_work:
+        done = _finished(shop)
+        if done != known:
+            deaths, known = 0, done
+            progress("shadow models", done, total, f"{crew.size} workers")
+        told = crew.replace_dead()
+        deaths += len(told)
+        if deaths > MOST_DEATHS * crew.size:
+            raise MeasurementError(f"the workers of {shop.folder.path} die without finishing anything: {told[-1]}")
+        time.sleep(TICK)
+    progress("shadow models", _finished(shop), total)
+
+
+def run_on_ray(
+    shop: Workshop, *, workers: int | None = None, address: str | None = None, progress: Progress = silent
+) -> Outcome:
+    """Let a Ray cluster do the work: each of its tasks is a worker on the folder, which all nodes must see.
+
+    Args:
+        shop: the fleet.
+        workers: how many at once; default: one a GPU, else one a CPU core of the cluster.
+        address: of the cluster; None starts one on this machine.
+        progress: told of finished models.
+
+    Raises:
+        UsageError: Ray is not installed, or less than one worker is asked for.
+        MeasurementError: workers die, one after the other.
+    """
+    try:
+        ray = import_module("ray")
+    except ModuleNotFoundError as missing:
+        raise UsageError("--backend ray needs Ray: pip install 'unlearn-audit[ray]'") from missing
+    began, before = time.monotonic(), _finished(shop)
+    shop.folder.forgive()
+    shop.folder.sweep()
+    left = len(undone(shop))
+    if not left:
+        return _outcome(shop, before, time.monotonic() - began)
+    gpus = 1 if shop.compute.device.type == "cuda" else 0
+    ray.init(address=address, include_dashboard=False, log_to_driver=False)
+    try:
+        slots = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))) if workers is None else workers
+        worker = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MOST_DEATHS)(_ray_worker)
+        _watch_ray(ray, worker, _size(shop, slots, left), shop, progress)
+    finally:
+        ray.shutdown()
+    return _outcome(shop, before, time.monotonic() - began)
+
+
+def _watch_ray(ray: Any, worker: Any, size: int, shop: Workshop, progress: Progress) -> None:
+    """Tell how far the folder is until every worker has ended; one that breaks down is replaced, but not for ever."""
+    given, told = (str(shop.folder.path.resolve()), shop.allow_code), list[str]()
+    waiting = [worker.remote(*given) for _ in range(size)]
+    while waiting:
+        ended, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=TICK * 5)
+        for each in ended:
+            try:
+                ray.get(each)
+            except Exception as problem:  # whatever a worker could not record for a task
+                told.append(str(problem).strip().splitlines()[-1])
+                waiting.append(worker.remote(*given))
+        if len(told) > MOST_DEATHS * size:
+            raise MeasurementError(f"the workers of {shop.folder.path} die: {told[-1]}")
+        progress("shadow models", _finished(shop), len(shop.tasks), f"{len(waiting)} workers")
+
+
+def _ray_worker(path: str, allow_code: bool) -> int:
+    """Work on a fleet's folder on one node of a cluster."""
+    from unlearn_audit.engine import one_thread
+    from unlearn_audit.shadows.jobs import open_workshop, work_until_done
+
+    with one_thread():
+        return work_until_done(open_workshop(Path(path), allow_code=allow_code))

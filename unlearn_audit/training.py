@@ -1,0 +1,334 @@
+"""Named training recipes: how an original or a retrained model comes to be, the same way each time."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearn_audit import __version__, catalogue, models
+from unlearn_audit.checkpoints import Metadata, write_checkpoint
+from unlearn_audit.data import Dataset, IndexSet, rows_digest
+from unlearn_audit.engine import Batches, Compute, Keeper, Term, Terms, derive_seed, descend, upload
+from unlearn_audit.engine.task import losses as example_losses
+from unlearn_audit.files import check_output
+from unlearn_audit.progress import Progress, silent
+
+__all__ = [
+    "RESNET",
+    "SMALL",
+    "Recipe",
+    "by_difference",
+    "crop_and_flip",
+    "describe",
+    "differing",
+    "new_model",
+    "pick_recipe",
+    "train",
+    "train_checkpoint",
+]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with momentum and a cosine schedule after a short linear warm-up.
+
+    Attributes:
+        name: how it is asked for.
+        epochs: passes over the training set.
+        batch_size: examples per step.
+        step_size: peak learning rate.
+        momentum: of SGD (Nesterov).
+        weight_decay: on every parameter of two or more dimensions.
+        augment: random crops (padding of an eighth) and horizontal flips.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    step_size: float
+    momentum: float
+    weight_decay: float
+    augment: bool
+
+    def settings(self) -> dict[str, Any]:
+        """Return the recipe as plain values, for a checkpoint's metadata."""
+        return asdict(self)
+
+
+# Ours: enough passes without regularisation that a small network fits every label, wrong ones included.
+SMALL = Recipe("small", 30, 64, 0.1, 0.9, 0.0, augment=False)
+# He et al. 2016, section 4.2 (step .1, momentum .9, crops and flips); cosine schedule and 5e-4 as is usual since.
+RESNET = Recipe("resnet", 30, 128, 0.1, 0.9, 5e-4, augment=True)
+
+WARM_UP = 0.05
+SAMPLE = 4  # images that a new model is tried on
+
+
+def pick_recipe(name: str | None, model: str, *, epochs: int | None = None) -> Recipe:
+    """Return a recipe: the one named, else "small" for our small networks and "resnet" for all other models.
+
+    Args:
+        name: of the catalogue, or None.
+        model: the model spec that decides where no name is given.
+        epochs: instead of the recipe's own.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    chosen = name or ("small" if model.startswith("small") else "resnet")
+    recipe: Recipe = catalogue.load("recipe", catalogue.RECIPES, chosen)
+    return replace(recipe, epochs=epochs) if epochs else recipe
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return in words how two recipes differ, as checkpoints' metadata have them; names do not count.
+
+    >>> differing({"name": "small", "epochs": 5}, {"name": "mine", "epochs": 30})
+    'epochs 5, not 30'
+    """
+    keys = [key for key in dict(one) | dict(other) if key != "name" and one.get(key) != other.get(key)]
+    return ", ".join(f"{key} {one.get(key)!s:.40}, not {other.get(key)!s:.40}" for key in keys)
+
+
+def by_difference(trained: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """Return how recipes differ, in the words of `differing`, with the labels of those that differ so.
+
+    Args:
+        trained: label, its recipe, and the one that it is compared with; those that are alike are left out.
+    """
+    found: dict[str, list[str]] = {}
+    for label, one, other in trained:
+        if told := differing(one, other):
+            found.setdefault(told, []).append(label)
+    return found
+
+
+def new_model(
+    spec: str, dataset: Dataset, seed: int, *, allow_code: bool = False, compute: Compute | None = None
+) -> nn.Module:
+    """Return a freshly initialised model for the data; the initialisation depends on the seed alone.
+
+    Args:
+        spec: model spec.
+        dataset: whose images the model takes.
+        seed: of the initialisation.
+        allow_code: whether the spec may name user code.
+        compute: where the model is placed, tried on a few images and served as it needs; None leaves it as built.
+
+    Raises:
+        UsageError: the model cannot be built.
+        MeasurementError: the model cannot take the images, or answers with something other than logits.
+    """
+    channels, height, width = dataset.train.images.shape[1:]
+    sample = dataset.transform(dataset.train.images[:SAMPLE])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initialisation"))
+        model = models.build(
+            spec, classes=dataset.classes, channels=channels, image_size=(height, width), allow_code=allow_code
+        )
+        models.materialise(model, sample, spec=spec)
+    if compute is not None:
+        model = compute.place(model)
+        models.adapt(model, sample.to(compute.device), spec=spec, classes=dataset.classes)
+    return model
+
+
+def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to an eighth of its size (zeros come in) and mirror every other one, at random.
+
+    Args:
+        images: [B, C, H, W], already normalised.
+        generator: on the CPU, so that every device sees the same augmentation.
+
+    Returns:
+        [B, C, H, W].
+    """
+    count, _, height, width = images.shape
+    pad = max(1, height // 8)
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    shifts = upload(torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator), images.device)
+    rows = shifts[0] + torch.arange(height, device=images.device)
+    columns = shifts[1] + torch.arange(width, device=images.device)
+    mirrored = upload(torch.rand(count, 1, generator=generator) < 0.5, images.device)
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    index = torch.arange(count, device=images.device)
+    return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def train(
+    spec: str,
+    dataset: Dataset,
+    indices: NDArray[np.int64],
+    recipe: Recipe,
+    *,
+    seed: int,
+    compute: Compute,
+    allow_code: bool = False,
+    keeper: Keeper | None = None,
+    progress: Progress = silent,
+    task: str = "training",
+) -> nn.Module:
+    """Train a model from scratch on the given training examples.
+
+    Args:
+        spec: model spec.
+        dataset: where the examples are.
+        indices: training examples to use, [n].
+        recipe: how.
+        seed: of initialisation and order.
+        compute: where.
+        allow_code: whether the spec may name user code.
+        keeper: lets a killed run go on.
+        progress: told along the way.
+        task: its name in the progress.
+
+    Returns:
+        The trained model, on the device, in evaluation mode.
+
+    Raises:
+        MeasurementError: the model cannot take the images, or training diverged.
+    """
+    model = new_model(spec, dataset, seed, allow_code=allow_code, compute=compute)
+    batches = Batches(
+        dataset.train.subset(indices),
+        dataset.transform,
+        recipe.batch_size,
+        seed,
+        "train",
+        compute,
+        crop_and_flip if recipe.augment else None,
+    )
+    steps = recipe.epochs * batches.per_epoch
+
+    def terms(step: int) -> Terms:
+        images, labels = batches.at(step)
+        with compute.autocast():
+            logits = model(images)
+        return {"loss": Term(example_losses(logits, labels).mean())}
+
+    def schedule(step: int) -> float:
+        warm = min(1.0, (step + 1) / (WARM_UP * steps))
+        return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+    optimizer = _optimizer(model, recipe)
+    descend(
+        model,
+        terms,
+        optimizer,
+        steps=steps,
+        seed=seed,
+        schedule=schedule,
+        keeper=keeper,
+        progress=progress,
+        task=task,
+    )
+    return model.eval()
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]], lr=recipe.step_size, momentum=recipe.momentum, nesterov=True
+    )
+
+
+def train_checkpoint(
+    out: Path,
+    spec: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    without: IndexSet | None = None,
+    seed: int,
+    compute: Compute,
+    allow_code: bool = False,
+    force: bool = False,
+    clock: Callable[[], float] | None = time.monotonic,
+    keeper: Keeper | None = None,
+    progress: Progress = silent,
+    task: str = "training",
+) -> str:
+    """Train on the data, without a set to be forgotten where one is given, and write a self-describing checkpoint.
+
+    Args:
+        out: the file to write.
+        spec: model spec.
+        dataset: what to train on.
+        recipe: how.
+        without: training examples to leave out; the model is then recorded as retrained, else as original.
+        seed: of initialisation and order.
+        compute: where.
+        allow_code: whether the spec may name user code.
+        force: replace an existing file.
+        clock: tells seconds; None leaves the wall time out of the metadata, so that equal runs write equal bytes.
+        keeper: lets a killed run go on.
+        progress: told along the way.
+        task: its name in the progress.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        OutputError: the file exists or cannot be written; found out before training.
+        MeasurementError: training diverged.
+    """
+    check_output(out, force=force)
+    indices = np.arange(len(dataset.train))
+    if without is not None:
+        indices = np.setdiff1d(indices, without.indices)
+    began = clock() if clock else 0.0
+    model = train(
+        spec,
+        dataset,
+        indices,
+        recipe,
+        seed=seed,
+        compute=compute,
+        allow_code=allow_code,
+        keeper=keeper,
+        progress=progress,
+        task=task,
+    )
+    steps = recipe.epochs * math.ceil(len(indices) / recipe.batch_size)
+    metadata = describe(spec, dataset).model_copy(
+        update={
+            "role": "original" if without is None else "retrained",
+            "rows_sha256": rows_digest(dataset.train, indices),
+            "recipe": recipe.settings(),
+            "seed": seed,
+            "forget": without.spec if without else None,
+            "forget_sha256": without.sha256 if without else None,
+            "forget_n": len(without.indices) if without else None,
+            "steps": steps,
+            "gradient_evaluations": recipe.epochs * len(indices),
+            "wall_seconds": round(clock() - began, 3) if clock else None,
+        }
+    )
+    return write_checkpoint(out, model.state_dict(), metadata, force=force)
+
+
+def describe(spec: str, dataset: Dataset) -> Metadata:
+    """Return what any checkpoint made here says about its model, its data and its transform."""
+    channels, height, width = dataset.train.images.shape[1:]
+    return Metadata(
+        model=models.written_out(spec),
+        classes=dataset.classes,
+        channels=channels,
+        image_size=(height, width),
+        data=dataset.spec,
+        data_sha256=dataset.sha256,
+        mean=tuple(dataset.mean),
+        std=tuple(dataset.std),
+        tool_version=__version__,
+        torch_version=torch.__version__,
+    )
