@@ -18,7 +18,7 @@ from unlearn_audit.report import AuditReport, Data, Interval, Measurement, SetSu
 
 if TYPE_CHECKING:
     from unlearn_audit.data import Examples, Splits
-    from unlearn_audit.shadows import Workshop
+    from unlearn_audit.shadows import FleetContext
 
 
 # Small networks and matrices are fastest on one thread, the more so with several test processes side by side; this is
@@ -165,14 +165,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
 
     from unlearn_audit.data import load_data, read_training_indices
-    from unlearn_audit.engine import prepare
+    from unlearn_audit.engine import setup_device
     from unlearn_audit.training import pick_recipe, train_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny")
     dataset = load_data("digits?mislabel=0.1&seed=0")
     forget = read_training_indices("mislabelled", dataset)
     np.save(folder / "forget.npy", forget.indices)
-    recipe, compute = pick_recipe("small", "small-cnn", epochs=3), prepare("cpu")
+    recipe, compute = pick_recipe("small", "small-cnn", epochs=3), setup_device("cpu")
     for seed, name in enumerate(("original", "retrained-1", "retrained-2")):
         without = forget if seed else None
         path = folder / f"{name}.safetensors"
@@ -189,12 +189,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_fleet(tiny: Path) -> Path:
     """A folder of four shadow models of `tiny`'s recipe, each also unlearned as its unlearned model was."""
     from unlearn_audit.config import Layer, resolve
-    from unlearn_audit.shadows import open_workshop, plan_fleet, work
+    from unlearn_audit.shadows import open_fleet_context, plan_fleet, work
 
     entries = [{"path": str(tiny / f"{name}.safetensors")} for name in ("original", "unlearned")]
     asked = {"checkpoint": entries, "forget": str(tiny / "forget.npy"), "device": "cpu"}
     plan_fleet(tiny / "shadows", resolve([Layer("flag", asked, "test")]), count=4)
-    assert work(open_workshop(tiny / "shadows")) == 8
+    assert work(open_fleet_context(tiny / "shadows")) == 8
     return tiny / "shadows"
 
 
@@ -211,23 +211,23 @@ def finished(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fleet of four models of `target`, trained and unlearned by one undisturbed worker; not to be changed."""
     from small_fleets import plan_small
 
-    from unlearn_audit.shadows import open_workshop, work
+    from unlearn_audit.shadows import open_fleet_context, work
 
     folder = tmp_path_factory.mktemp("finished") / "shadows"
     plan_small(folder, target)
-    assert work(open_workshop(folder)) == 8
+    assert work(open_fleet_context(folder)) == 8
     return folder
 
 
 @pytest.fixture
-def whole(finished: Path, tmp_path: Path) -> "Workshop":
+def whole(finished: Path, tmp_path: Path) -> "FleetContext":
     """A copy of the finished fleet, to be changed at will."""
     import shutil
 
-    from unlearn_audit.shadows import open_workshop
+    from unlearn_audit.shadows import open_fleet_context
 
     shutil.copytree(finished, tmp_path / "s")
-    return open_workshop(tmp_path / "s")
+    return open_fleet_context(tmp_path / "s")
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.config import AuditConfig
 from unlearn_audit.data import Dataset, Examples, make_splits
-from unlearn_audit.engine import prepare
+from unlearn_audit.engine import setup_device
 from unlearn_audit.inputs import Candidate
 
 CLASSES, TRAIN, TEST = 10, 1000, 500
@@ -37,10 +37,10 @@ def numbered() -> Dataset:
     return Dataset("numbered", train, test, CLASSES, (0.0,), (1.0,), "0" * 64)
 
 
-def bench_of(
+def context_of(
     forget: str, **subjects: tuple[str, NDArray[np.bool_]] | tuple[str, NDArray[np.bool_], dict[str, Any]]
-) -> Bench:
-    """Return a bench of made-up subjects: label=(role, which of the numbered images it gets right, other fields)."""
+) -> AuditContext:
+    """Return a context of made-up subjects: label=(role, which of the numbered images it gets right, other fields)."""
     dataset = numbered()
     labels = torch.cat([dataset.train.labels, dataset.test.labels])
     candidates = []
@@ -52,7 +52,7 @@ def bench_of(
             Candidate(label, role, f"{label}.safetensors", f"{index:064x}", "lookup", model, dataset.transform,
                       **(fields[0] if fields else {}))
         )  # fmt: skip
-    return Bench(AuditConfig(), {}, prepare("cpu"), make_splits(dataset, forget), tuple(candidates), [])
+    return AuditContext(AuditConfig(), {}, setup_device("cpu"), make_splits(dataset, forget), tuple(candidates), [])
 
 
 def right(

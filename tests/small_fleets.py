@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from unlearn_audit.config import Layer, Resolved, resolve
 from unlearn_audit.data import load_data
-from unlearn_audit.engine import prepare
+from unlearn_audit.engine import setup_device
 from unlearn_audit.methods.apply import apply_method
 from unlearn_audit.shadows import FleetPlan, plan_fleet
 from unlearn_audit.training import pick_recipe, train_checkpoint
@@ -30,7 +30,7 @@ def make_target(folder: Path, *, epochs: int = 1) -> Path:
     recipe = pick_recipe("small", "small-cnn", epochs=epochs)
     dataset = load_data(f"npz:{folder / 'data.npz'}")
     original = folder / "original.safetensors"
-    train_checkpoint(original, "small-cnn", dataset, recipe, seed=0, compute=prepare("cpu"), clock=None)
+    train_checkpoint(original, "small-cnn", dataset, recipe, seed=0, compute=setup_device("cpu"), clock=None)
     asked = {"checkpoint": [{"path": str(original)}], "forget": str(folder / "forget.npy"), "device": "cpu"}
     apply_method("ieu", folder / "unlearned.safetensors", resolve([Layer("flag", asked)]), {"steps": 2}, clock=None)
     return folder

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearn_audit.data import Dataset, Examples, Splits, Transform, make_splits
-from unlearn_audit.engine import Batches, Compute
-from unlearn_audit.methods import Problem
+from unlearn_audit.engine import Batches, Device
+from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.models.small import small_cnn
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "cross_entropy",
     "difference",
     "make_net",
-    "make_problem",
+    "make_context",
     "make_small_splits",
     "parameters_of",
     "rows_in",
@@ -35,7 +35,7 @@ __all__ = [
 Noise = Callable[..., Examples]
 State = dict[str, Tensor]
 HALF = Transform((0.5,), (0.25,))
-CPU = Compute(torch.device("cpu"))
+CPU = Device(torch.device("cpu"))
 
 
 def make_small_splits(noise: Noise, *, n: int = 100, forget: str = "range:0-9", classes: int = 4) -> Splits:
@@ -47,7 +47,7 @@ def make_small_splits(noise: Noise, *, n: int = 100, forget: str = "range:0-9", 
 def make_net(seed: int = 0, classes: int = 4) -> nn.Module:
     """A small CNN with BatchNorm."""
     torch.manual_seed(seed)
-    return CPU.place(small_cnn(classes=classes, channels=1))
+    return CPU.to_device(small_cnn(classes=classes, channels=1))
 
 
 class Plain(nn.Module):
@@ -63,8 +63,8 @@ class Plain(nn.Module):
         return self.layers(images.to(self.dtype))  # type: ignore[no-any-return]
 
 
-def make_problem(model: nn.Module, splits: Splits, seed: int = 0, **more: Any) -> Problem:
-    return replace(Problem(model, HALF, splits, CPU, seed), **more)
+def make_context(model: nn.Module, splits: Splits, seed: int = 0, **more: Any) -> UnlearningContext:
+    return replace(UnlearningContext(model, HALF, splits, CPU, seed), **more)
 
 
 def batches_of(splits: Splits, which: Literal["retain", "forget"], seed: int = 0, size: int = 16) -> Batches:

@@ -20,7 +20,7 @@ from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.config import AuditConfig
 from unlearn_audit.curvature import Curvature, hessian_vector_product, hutchinson, lambda_max, lanczos, spectrum
 from unlearn_audit.data import Examples, Transform, load_data, make_splits
-from unlearn_audit.engine import Compute, FullBatch, trainable
+from unlearn_audit.engine import Device, FullBatch, trainable
 from unlearn_audit.engine import task as tasks
 from unlearn_audit.engine.task import Task
 from unlearn_audit.errors import MeasurementError, UsageError
@@ -31,7 +31,7 @@ Noise = Callable[..., Examples]
 Cli = Callable[..., Any]
 Floats = NDArray[np.float64]
 HALF = Transform((0.5,), (0.25,))
-CPU = Compute(torch.device("cpu"), chunk=10_000)
+CPU = Device(torch.device("cpu"), chunk=10_000)
 
 
 def wide(images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from unlearn_audit.config import AuditConfig, CheckpointEntry, Layer, resolve
 from unlearn_audit.data import load_data
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods.apply import apply_method
-from unlearn_audit.normalisation import FromFile, heir, normalised_as_asked, read_otherwise, settle_normalisation
+from unlearn_audit.normalisation import FromFile, heir, normalised_as_asked, read_otherwise, resolve_normalisation
 
 MEAN, STD = 0.21, 0.47
 DIGITS = load_data("digits")
@@ -34,7 +34,7 @@ def said(*, origin: str = "flag", own: Metadata | None = None, **more: Any) -> t
     asked = more.pop("asked", {})
     entry = CheckpointEntry(path="o.pt", **more.pop("entry", {}))
     origins = dict.fromkeys(asked, origin) | {"checkpoint": origin}
-    found = settle_normalisation(AuditConfig(**asked), origins, entry, checkpoint(own), DIGITS, **more)
+    found = resolve_normalisation(AuditConfig(**asked), origins, entry, checkpoint(own), DIGITS, **more)
     return found.transform.mean[0], found.origins["mean"], found.notes
 
 

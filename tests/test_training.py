@@ -14,7 +14,7 @@ from unlearn_audit import __version__, catalogue
 from unlearn_audit import training as recipes
 from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.data import Dataset, Examples, IndexSet, load_data, read_training_indices
-from unlearn_audit.engine import Compute, predict
+from unlearn_audit.engine import Device, predict
 from unlearn_audit.errors import MeasurementError, OutputError, UsageError
 from unlearn_audit.training import (
     RESNET,
@@ -29,7 +29,7 @@ from unlearn_audit.training import (
 )
 
 Noise = Callable[..., Examples]
-CPU = Compute(torch.device("cpu"))
+CPU = Device(torch.device("cpu"))
 QUICK = replace(SMALL, epochs=2, batch_size=16)
 
 

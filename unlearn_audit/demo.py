@@ -12,7 +12,7 @@ import numpy as np
 from unlearn_audit.audit import run_audit
 from unlearn_audit.config import Layer, file_layer, resolve
 from unlearn_audit.data import Dataset, IndexSet, load_data, read_training_indices
-from unlearn_audit.engine import Compute, derive_seed, one_thread, prepare
+from unlearn_audit.engine import Device, derive_seed, one_thread, setup_device
 from unlearn_audit.files import atomic_write, check_output_folder, make_output_folder
 from unlearn_audit.methods.apply import apply_method
 from unlearn_audit.progress import Progress, silent
@@ -95,7 +95,7 @@ def _run(out: Path, plan: Scenario, seed: int, force: bool, progress: Progress) 
     """Do the work of `run_demo`."""
     dataset = load_data(plan.data.format(seed=seed))
     forget = read_training_indices(plan.forget.format(seed=seed), dataset)
-    compute = prepare("cpu")
+    compute = setup_device("cpu")
     make_output_folder(out, force=force, owned=OWNED)
     atomic_write(out / "forget.npy", lambda path: _save(path, forget))
     _train(out, dataset, forget, seed, compute, progress)
@@ -112,7 +112,7 @@ def _save(path: Path, forget: IndexSet) -> None:
         np.save(stream, forget.indices, allow_pickle=False)
 
 
-def _train(out: Path, dataset: Dataset, forget: IndexSet, seed: int, compute: Compute, progress: Progress) -> None:
+def _train(out: Path, dataset: Dataset, forget: IndexSet, seed: int, compute: Device, progress: Progress) -> None:
     """Train the original model on everything and the retrained ones without the forget set."""
     for index in range(RETRAINED + 1):
         name = f"retrained-{index}" if index else "original"

@@ -24,15 +24,15 @@ from unlearn_audit.checkpoints import (
 )
 from unlearn_audit.config import METADATA, AuditConfig, CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
 from unlearn_audit.data import Dataset, Transform, load_data, old_subsets, rows_digest
-from unlearn_audit.engine import Compute
+from unlearn_audit.engine import Device
 from unlearn_audit.errors import AuditError, DataError, UsageError
 from unlearn_audit.files import without_ending
 from unlearn_audit.model_folder import CONFIG, check_images, check_labels, moments_of, sha256_of_checkpoint
-from unlearn_audit.normalisation import OF_CHILD, FromFile, assumptions, heir, settle_normalisation
+from unlearn_audit.normalisation import OF_CHILD, FromFile, assumptions, heir, resolve_normalisation
 from unlearn_audit.streams import derive_seed
 from unlearn_audit.training import pick_recipe
 
-__all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "read_entry", "settle_data", "unique_labels"]
+__all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "read_entry", "resolve_data", "unique_labels"]
 
 SAMPLE = 4  # images that a model is tried on
 ANY = 10  # classes, where only names count
@@ -90,7 +90,7 @@ def read_entry(config: AuditConfig, entry: CheckpointEntry) -> Checkpoint:
     )
 
 
-def settle_data(
+def resolve_data(
     config: AuditConfig, origins: dict[str, str], checkpoints: Sequence[Checkpoint], limitations: list[str]
 ) -> Dataset:
     """Load the data: from the request, else from the checkpoints' metadata, else from a config found.
@@ -170,7 +170,7 @@ def build_candidate(
     checkpoint: Checkpoint,
     label: str,
     dataset: Dataset,
-    compute: Compute,
+    compute: Device,
     others: Sequence[Checkpoint] = (),
 ) -> Candidate:
     """Build one model: its architecture by precedence, its weights strictly, its transform.
@@ -215,7 +215,7 @@ def build_candidate(
     )
     reading = models.read_for(model, state, spec=str(spec), where=where)
     in_file = _in_file(found or reading, model) or _in_folder(checkpoint)
-    normalised = settle_normalisation(config, origins, entry, checkpoint, dataset, in_file=in_file, child=child)
+    normalised = resolve_normalisation(config, origins, entry, checkpoint, dataset, in_file=in_file, child=child)
     origins.update({f"{key} of {label}": who for key, who in normalised.origins.items()})
     transform = normalised.transform
     sample = transform(dataset.test.images[:SAMPLE])
@@ -229,7 +229,7 @@ def build_candidate(
     if metadata is not None:
         notes += tuple(note for note in metadata.notes if not assumptions([note]))  # these are settled above
     notes += normalised.notes
-    model = compute.place(model).eval()
+    model = compute.to_device(model).eval()
     notes += models.adapt(model, sample.to(compute.device), spec=str(spec), classes=dataset.classes)
     role = entry.role or (metadata.role if metadata and metadata.role else "subject")
     return Candidate(

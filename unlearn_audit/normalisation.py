@@ -26,7 +26,7 @@ __all__ = [
     "heir",
     "normalised_as_asked",
     "read_otherwise",
-    "settle_normalisation",
+    "resolve_normalisation",
 ]
 
 Moments = tuple[float, ...]
@@ -116,7 +116,7 @@ def heir(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> Checkpoint | N
     return next(iter(said.values()), None)
 
 
-def settle_normalisation(
+def resolve_normalisation(
     config: AuditConfig,
     origins: Mapping[str, str],
     entry: CheckpointEntry,

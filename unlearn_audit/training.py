@@ -16,7 +16,7 @@ from torch.nn import functional
 from unlearn_audit import __version__, catalogue, models
 from unlearn_audit.checkpoints import Metadata, write_checkpoint
 from unlearn_audit.data import Dataset, IndexSet, rows_digest
-from unlearn_audit.engine import Batches, Compute, Keeper, Term, Terms, derive_seed, descend, upload
+from unlearn_audit.engine import Batches, Device, Resumable, Term, Terms, derive_seed, descend, upload
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.files import check_output
 from unlearn_audit.progress import Progress, silent
@@ -112,7 +112,7 @@ def by_difference(trained: Iterable[tuple[str, Mapping[str, Any], Mapping[str, A
 
 
 def new_model(
-    spec: str, dataset: Dataset, seed: int, *, allow_code: bool = False, compute: Compute | None = None
+    spec: str, dataset: Dataset, seed: int, *, allow_code: bool = False, compute: Device | None = None
 ) -> nn.Module:
     """Return a freshly initialised model for the data; the initialisation depends on the seed alone.
 
@@ -136,7 +136,7 @@ def new_model(
         )
         models.materialise(model, sample, spec=spec)
     if compute is not None:
-        model = compute.place(model)
+        model = compute.to_device(model)
         models.adapt(model, sample.to(compute.device), spec=spec, classes=dataset.classes)
     return model
 
@@ -170,9 +170,9 @@ def train(
     recipe: Recipe,
     *,
     seed: int,
-    compute: Compute,
+    compute: Device,
     allow_code: bool = False,
-    keeper: Keeper | None = None,
+    resumable: Resumable | None = None,
     progress: Progress = silent,
     task: str = "training",
 ) -> nn.Module:
@@ -186,7 +186,7 @@ def train(
         seed: of initialisation and order.
         compute: where.
         allow_code: whether the spec may name user code.
-        keeper: lets a killed run go on.
+        resumable: lets a killed run go on.
         progress: told along the way.
         task: its name in the progress.
 
@@ -226,7 +226,7 @@ def train(
         steps=steps,
         seed=seed,
         schedule=schedule,
-        keeper=keeper,
+        resumable=resumable,
         progress=progress,
         task=task,
     )
@@ -250,11 +250,11 @@ def train_checkpoint(
     *,
     without: IndexSet | None = None,
     seed: int,
-    compute: Compute,
+    compute: Device,
     allow_code: bool = False,
     force: bool = False,
     clock: Callable[[], float] | None = time.monotonic,
-    keeper: Keeper | None = None,
+    resumable: Resumable | None = None,
     progress: Progress = silent,
     task: str = "training",
 ) -> str:
@@ -271,7 +271,7 @@ def train_checkpoint(
         allow_code: whether the spec may name user code.
         force: replace an existing file.
         clock: tells seconds; None leaves the wall time out of the metadata, so that equal runs write equal bytes.
-        keeper: lets a killed run go on.
+        resumable: lets a killed run go on.
         progress: told along the way.
         task: its name in the progress.
 
@@ -295,7 +295,7 @@ def train_checkpoint(
         seed=seed,
         compute=compute,
         allow_code=allow_code,
-        keeper=keeper,
+        resumable=resumable,
         progress=progress,
         task=task,
     )

@@ -20,7 +20,7 @@ from unlearn_audit.catalogue import ATTACK_METRICS, METRICS
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.config import SECTIONS, AuditConfig, CheckpointEntry
 from unlearn_audit.data import Examples, Splits, Transform, load_data, make_splits, read_training_indices
-from unlearn_audit.engine import Compute, FullBatch, prepare
+from unlearn_audit.engine import Device, FullBatch, setup_device
 from unlearn_audit.errors import DataError, MeasurementError, UsageError
 from unlearn_audit.models import build
 from unlearn_audit.models.small import SmallCNN
@@ -32,7 +32,7 @@ Ran = Any
 Cli = Callable[..., Ran]
 Floats = NDArray[np.float64]
 ROLES = ("original", "unlearned", "retrained-1", "retrained-2")
-CPU = Compute(torch.device("cpu"))
+CPU = Device(torch.device("cpu"))
 RCD = {"steps": 6, "resamples": 200, "step_size": 0.01}
 
 
@@ -384,7 +384,7 @@ def test_retrained_models_that_were_trained_otherwise_than_the_original_are_name
     dataset = load_data("digits?mislabel=0.1&seed=0")
     forget = read_training_indices(str(tiny / "forget.npy"), dataset)
     recipe, path = pick_recipe("small", "small-cnn", epochs=2), tmp_path / "short.safetensors"
-    train_checkpoint(path, "small-cnn", dataset, recipe, without=forget, seed=5, compute=prepare("cpu"))
+    train_checkpoint(path, "small-cnn", dataset, recipe, without=forget, seed=5, compute=setup_device("cpu"))
     config = config_of(tiny, "original", "retrained-1", gaps={})
     entries = (*config.checkpoint, CheckpointEntry(path=str(path), role="retrained"))
     (said,) = run_audit(config.model_copy(update={"checkpoint": entries})).limitations

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from lookup_models import CLASSES, TRAIN, bench_of, right
+from lookup_models import CLASSES, TRAIN, context_of, right
 
 from unlearn_audit.audit.changes import measure_changes
 from unlearn_audit.report import Measurement
 
 
 def changes(forget: str, **subjects: tuple[str, np.ndarray]) -> dict[tuple[str, str], Measurement]:
-    return {(one.subject, one.name): one for one in measure_changes(bench_of(forget, **subjects))}
+    return {(one.subject, one.name): one for one in measure_changes(context_of(forget, **subjects))}
 
 
 def test_the_change_is_the_paired_difference() -> None:

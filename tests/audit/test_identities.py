@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lookup_models import Lookup, bench_of, right
+from lookup_models import Lookup, context_of, right
 
 from unlearn_audit.audit.identities import identity_doubts, other_parents, weights_digest
 from unlearn_audit.checkpoints import Metadata
@@ -15,8 +15,8 @@ ANY = right()
 
 
 def subjects(*roles: str) -> list[Candidate]:
-    bench = bench_of("range:0-99", **{f"{role}-{i}": (role, right(seed=i)) for i, role in enumerate(roles)})
-    return list(bench.subjects)
+    context = context_of("range:0-99", **{f"{role}-{i}": (role, right(seed=i)) for i, role in enumerate(roles)})
+    return list(context.subjects)
 
 
 def doubts(*found: Candidate) -> dict[str, str]:

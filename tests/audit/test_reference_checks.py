@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lookup_models import CLASSES, TEST, TRAIN, bench_of, right
+from lookup_models import CLASSES, TEST, TRAIN, context_of, right
 
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.reference_checks import examine_subjects, telling_apart
 from unlearn_audit.checkpoints import Metadata
 
@@ -16,10 +16,10 @@ RANDOM = "range:0-99"
 NUMBERS = np.arange(TRAIN + TEST)
 
 
-def examined(forget: str, **subjects: Any) -> Bench:
-    bench = bench_of(forget, **subjects)
-    examine_subjects(bench)
-    return bench
+def examined(forget: str, **subjects: Any) -> AuditContext:
+    context = context_of(forget, **subjects)
+    examine_subjects(context)
+    return context
 
 
 def fair(seed: int, **shares: Any) -> tuple[str, Any]:
@@ -32,9 +32,9 @@ WRECK = right(retain=0.12, test=0.11, forget=0.1, forgotten=RANDOM, seed=9)
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_true_retrained_model_is_not_in_doubt(seed: int) -> None:
-    bench = examined(RANDOM, original=ORIGINAL, r1=fair(seed + 1), r2=fair(seed + 20), u=fair(seed + 40))
-    assert bench.doubts == {}
-    assert bench.limitations == []
+    context = examined(RANDOM, original=ORIGINAL, r1=fair(seed + 1), r2=fair(seed + 20), u=fair(seed + 40))
+    assert context.doubts == {}
+    assert context.limitations == []
 
 
 def test_a_retrained_model_may_be_better_than_the_original() -> None:
@@ -53,11 +53,11 @@ def test_a_little_worse_is_what_retraining_on_less_data_explains() -> None:
 
 @pytest.mark.parametrize("shares", [{"retain": 0.8}, {"test": 0.7}, {"retain": 0.5, "test": 0.4}])
 def test_a_reference_that_is_worse_than_the_original_is_in_doubt(shares: dict[str, float]) -> None:
-    bench = examined(RANDOM, original=ORIGINAL, r1=fair(1), r2=fair(2, **shares))
-    assert list(bench.doubts) == ["r2"]
+    context = examined(RANDOM, original=ORIGINAL, r1=fair(1), r2=fair(2, **shares))
+    assert list(context.doubts) == ["r2"]
     for split in shares:
-        assert any(f"r2: accuracy on the {split} set is" in text for text in bench.doubts["r2"])
-    assert set(bench.doubts["r2"]) <= set(bench.limitations)
+        assert any(f"r2: accuracy on the {split} set is" in text for text in context.doubts["r2"])
+    assert set(context.doubts["r2"]) <= set(context.limitations)
 
 
 def test_without_an_original_the_references_are_held_against_each_other_and_it_is_said() -> None:
@@ -72,10 +72,10 @@ def test_without_an_original_the_references_are_held_against_each_other_and_it_i
 def test_what_does_no_better_than_guessing_is_in_doubt_whoever_it_is() -> None:
     wrecks = {name: (role, WRECK) for name, role in
               (("original", "original"), ("r1", "retrained"), ("u", "unlearned"))}  # fmt: skip
-    bench = examined(RANDOM, **wrecks)
-    assert set(bench.doubts) == {"original", "r1", "u"}
-    assert all("at chance (0.1" in found[0] and "0.100" in found[0] for found in bench.doubts.values())
-    assert "--model" in bench.doubts["u"][0]
+    context = examined(RANDOM, **wrecks)
+    assert set(context.doubts) == {"original", "r1", "u"}
+    assert all("at chance (0.1" in found[0] and "0.100" in found[0] for found in context.doubts.values())
+    assert "--model" in context.doubts["u"][0]
 
 
 def test_without_an_original_wrecked_references_are_in_doubt_all_the_same() -> None:
@@ -83,9 +83,9 @@ def test_without_an_original_wrecked_references_are_in_doubt_all_the_same() -> N
 
 
 def test_an_original_that_knows_less_than_every_retrained_model_is_in_doubt() -> None:
-    bench = examined(RANDOM, original=("original", right(retain=0.6)), r1=fair(1), r2=fair(2))
-    assert list(bench.doubts) == ["original"]
-    assert "no original to hold anything against" in bench.doubts["original"][0]
+    context = examined(RANDOM, original=("original", right(retain=0.6)), r1=fair(1), r2=fair(2))
+    assert list(context.doubts) == ["original"]
+    assert "no original to hold anything against" in context.doubts["original"][0]
 
 
 # ----- whole classes
@@ -103,9 +103,9 @@ def test_a_class_that_is_forgotten_does_not_count() -> None:
 
 
 def test_who_answers_with_a_forgotten_class_has_seen_it() -> None:
-    bench = examined("class:3", original=ORIGINAL, r1=("retrained", right(seed=1)))
-    assert list(bench.doubts) == ["r1"]
-    assert "forget examples into class 3" in bench.doubts["r1"][0]
+    context = examined("class:3", original=ORIGINAL, r1=("retrained", right(seed=1)))
+    assert list(context.doubts) == ["r1"]
+    assert "forget examples into class 3" in context.doubts["r1"][0]
 
 
 def test_a_model_retrained_without_another_class_is_found_out() -> None:
@@ -113,8 +113,8 @@ def test_a_model_retrained_without_another_class_is_found_out() -> None:
     other[NUMBERS % CLASSES == 3] = right(seed=1)[NUMBERS % CLASSES == 3]
     other[(NUMBERS % CLASSES == 3) & (NUMBERS < TRAIN)] = False  # the forget set, which it does not know
     other[(NUMBERS % CLASSES == 5)] = False
-    bench = examined("class:3", original=ORIGINAL, r1=("retrained", other))
-    assert any("set is" in text or "does not know class 5" in text for text in bench.doubts["r1"])
+    context = examined("class:3", original=ORIGINAL, r1=("retrained", other))
+    assert any("set is" in text or "does not know class 5" in text for text in context.doubts["r1"])
 
 
 # ----- what a reference itself remembers
@@ -122,9 +122,9 @@ def test_a_model_retrained_without_another_class_is_found_out() -> None:
 
 def test_a_reference_that_tells_forget_from_unseen_examples_is_in_doubt() -> None:
     leaks = right(forget=1.0, test=0.3, forgotten=RANDOM, seed=1)
-    bench = examined(RANDOM, original=("original", right(test=0.3)), r1=("retrained", leaks))
-    assert list(bench.doubts) == ["r1"]
-    assert "r1 itself tells forget from unseen examples (loss attack AUC" in bench.doubts["r1"][0]
+    context = examined(RANDOM, original=("original", right(test=0.3)), r1=("retrained", leaks))
+    assert list(context.doubts) == ["r1"]
+    assert "r1 itself tells forget from unseen examples (loss attack AUC" in context.doubts["r1"][0]
 
 
 def ratio(make: Make, label: str, role: str, low: float) -> Any:
@@ -178,6 +178,6 @@ def test_a_reference_of_another_recipe_is_in_doubt() -> None:
         "short": (*fair(2), said(epochs=3)),
         "unknown": fair(3),
     }
-    bench = examined(RANDOM, **subjects)
-    assert list(bench.doubts) == ["short"]
-    assert "not trained as original was (epochs 3, not 30)" in bench.doubts["short"][0]
+    context = examined(RANDOM, **subjects)
+    assert list(context.doubts) == ["short"]
+    assert "not trained as original was (epochs 3, not 30)" in context.doubts["short"][0]

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from unlearn_audit.data import Examples, Transform, load_data
-from unlearn_audit.engine import prepare
+from unlearn_audit.engine import setup_device
 from unlearn_audit.models.cifar import resnet20
 from unlearn_audit.relearning import Run, relearn
 
@@ -87,7 +87,7 @@ def compare(run: Run, *, steps: int, step_size: float, batch_size: int) -> Compa
         started = time.perf_counter()
         product.append(started - middle)
 
-    curve = relearn(run, steps=steps, step_size=step_size, compute=prepare("cpu"), progress=after_step)
+    curve = relearn(run, steps=steps, step_size=step_size, compute=setup_device("cpu"), progress=after_step)
     ours.losses.extend(curve.loss.tolist())
     return Compared(ours, theirs, product)
 

@@ -42,7 +42,7 @@ from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import Examples, load_data
 from unlearn_audit.engine import one_thread
 from unlearn_audit.models import load_state
-from unlearn_audit.shadows import Workshop, default_workers, members, open_workshop, plan_fleet
+from unlearn_audit.shadows import FleetContext, default_workers, members, open_fleet_context, plan_fleet
 from unlearn_audit.shadows import jobs as work
 from unlearn_audit.training import SMALL, Recipe, describe, new_model
 
@@ -81,7 +81,7 @@ class PerSample(Dataset[tuple[Tensor, Tensor]]):
         return (image - self.mean) / self.std, self.examples.labels[index]
 
 
-def plan(folder: Path, count: int, recipe: Recipe) -> Workshop:
+def plan(folder: Path, count: int, recipe: Recipe) -> FleetContext:
     """Plan a fleet after a target that has the recipe; it need not be trained for that."""
     data = load_data(DATA)
     folder.mkdir(parents=True)
@@ -90,16 +90,16 @@ def plan(folder: Path, count: int, recipe: Recipe) -> Workshop:
     write_checkpoint(target, new_model("small-cnn", data, 0).state_dict(), metadata, force=False)
     asked = {"checkpoint": [{"path": str(target)}], "forget": FORGET, "device": "cpu"}
     plan_fleet(folder / "shadows", resolve([Layer("flag", asked)]), count=count)
-    return open_workshop(folder / "shadows")
+    return open_fleet_context(folder / "shadows")
 
 
-def usual_training(shop: Workshop, number: int) -> tuple[nn.Module, int]:
+def usual_training(context: FleetContext, number: int) -> tuple[nn.Module, int]:
     """Train one model the way it is usually written; return it and its number of steps."""
     torch.manual_seed(number)
-    recipe = shop.plan.training_recipe()
-    model = new_model(shop.plan.model, shop.pooled, number)
-    inside = torch.from_numpy(members(shop.plan, number, len(shop.pool.examples)))
-    data = PerSample(shop.pool.examples.subset(inside.numpy()), shop.plan.mean[0], shop.plan.std[0])
+    recipe = context.plan.training_recipe()
+    model = new_model(context.plan.model, context.pooled, number)
+    inside = torch.from_numpy(members(context.plan, number, len(context.pool.examples)))
+    data = PerSample(context.pool.examples.subset(inside.numpy()), context.plan.mean[0], context.plan.std[0])
     loader = DataLoader(data, batch_size=recipe.batch_size, shuffle=True)
     total = recipe.epochs * len(loader)
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.step_size, momentum=recipe.momentum, nesterov=True)
@@ -119,26 +119,26 @@ def usual_training(shop: Workshop, number: int) -> tuple[nn.Module, int]:
     return model.eval(), steps
 
 
-def usual(shop: Workshop) -> list[float]:
+def usual(context: FleetContext) -> list[float]:
     """Train all models one after the other; return the share of its own examples that each has learnt."""
-    return [learnt(shop, number, usual_training(shop, number)[0]) for number in range(shop.plan.count)]
+    return [learnt(context, number, usual_training(context, number)[0]) for number in range(context.plan.count)]
 
 
-def learnt(shop: Workshop, number: int, model: nn.Module) -> float:
+def learnt(context: FleetContext, number: int, model: nn.Module) -> float:
     """Return the share of a model's own examples that it answers as it was taught."""
-    mine = shop.pool.examples.subset(members(shop.plan, number, len(shop.pool.examples)))
+    mine = context.pool.examples.subset(members(context.plan, number, len(context.pool.examples)))
     with torch.no_grad():
-        answers = model.eval()(shop.pooled.transform(mine.images)).argmax(dim=1)
+        answers = model.eval()(context.pooled.transform(mine.images)).argmax(dim=1)
     return float((answers == mine.labels).float().mean())
 
 
-def learnt_by_fleet(shop: Workshop) -> list[float]:
+def learnt_by_fleet(context: FleetContext) -> list[float]:
     """Return the same of the fleet's models."""
     found = []
-    for task in shop.tasks:
-        model = new_model(shop.plan.model, shop.pooled, 0)
-        load_state(model, read_checkpoint(shop.folder.model(task)).state, where=str(task.number))
-        found.append(learnt(shop, task.number, model))
+    for job in context.jobs:
+        model = new_model(context.plan.model, context.pooled, 0)
+        load_state(model, read_checkpoint(context.folder.model(job)).state, where=str(job.number))
+        found.append(learnt(context, job.number, model))
     return found
 
 
@@ -155,10 +155,10 @@ def timed(action: Callable[[], object]) -> Seconds:
     return Seconds(time.perf_counter() - began)
 
 
-def fleet_as_run(shop: Workshop, workers: int) -> Seconds:
+def fleet_as_run(context: FleetContext, workers: int) -> Seconds:
     """Time the command, and watch for the first claim."""
-    claims, first = shop.folder.path / "claims", None
-    command = [sys.executable, "-c", COMMAND, "shadows", "run", str(shop.folder.path), "--workers", str(workers)]
+    claims, first = context.folder.path / "claims", None
+    command = [sys.executable, "-c", COMMAND, "shadows", "run", str(context.folder.path), "--workers", str(workers)]
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -172,9 +172,9 @@ def fleet_as_run(shop: Workshop, workers: int) -> Seconds:
     return Seconds(whole, first)
 
 
-def usual_as_run(shop: Workshop, recipe: Recipe) -> Seconds:
+def usual_as_run(context: FleetContext, recipe: Recipe) -> Seconds:
     """Time this file as a script that trains all models and says how long that alone took."""
-    command = [sys.executable, __file__, "--usual", str(shop.folder.path)]
+    command = [sys.executable, __file__, "--usual", str(context.folder.path)]
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     whole = time.perf_counter() - began
@@ -214,24 +214,26 @@ def told(name: str, pairs: list[Pair]) -> str:
 
 def as_run(folder: Path, count: int, recipe: Recipe, index: int, workers: int | None) -> Pair:
     """Time the commands."""
-    shop = plan(folder / f"run-{index}", count, recipe)
-    size = workers or default_workers(shop.compute)
-    pair = in_turns(index, lambda: fleet_as_run(shop, size), lambda: usual_as_run(shop, recipe))
-    check(learnt_by_fleet(shop), recipe)
+    context = plan(folder / f"run-{index}", count, recipe)
+    size = workers or default_workers(context.compute)
+    pair = in_turns(index, lambda: fleet_as_run(context, size), lambda: usual_as_run(context, recipe))
+    check(learnt_by_fleet(context), recipe)
     return pair
 
 
 def in_one_process(folder: Path, count: int, recipe: Recipe, index: int) -> Pair:
     """Time the work without processes, on one thread, after a warm-up."""
     warm = plan(folder / f"warm-{index}", 2, Recipe(**recipe.settings() | {"epochs": 1}))
-    shop = plan(folder / f"alone-{index}", count, recipe)
+    context = plan(folder / f"alone-{index}", count, recipe)
     with one_thread():
         work(warm)
         usual(warm)
         shares: list[float] = []
-        pair = in_turns(index, lambda: timed(lambda: work(shop)), lambda: timed(lambda: shares.extend(usual(shop))))
+        pair = in_turns(
+            index, lambda: timed(lambda: work(context)), lambda: timed(lambda: shares.extend(usual(context)))
+        )
     check(shares, recipe)
-    check(learnt_by_fleet(shop), recipe)
+    check(learnt_by_fleet(context), recipe)
     return pair
 
 
@@ -245,9 +247,9 @@ def main() -> None:
     flags.add_argument("--usual", type=Path, help=argparse.SUPPRESS)
     asked = flags.parse_args()
     if asked.usual:
-        shop = open_workshop(asked.usual)
+        context = open_fleet_context(asked.usual)
         began = time.perf_counter()
-        shares = usual(shop)
+        shares = usual(context)
         sys.stdout.write(json.dumps({"seconds": time.perf_counter() - began, "learnt": shares}))
         return
     recipe = Recipe(**SMALL.settings() | {"epochs": asked.epochs})

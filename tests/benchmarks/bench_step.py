@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional
 
 from unlearn_audit.data import Dataset, Examples, make_splits
-from unlearn_audit.engine import prepare, trainable
-from unlearn_audit.methods import Problem
+from unlearn_audit.engine import setup_device, trainable
+from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.methods.ieu import IeuSettings, run_ieu
 from unlearn_audit.training import new_model
 
@@ -29,42 +29,42 @@ def noise(n: int, seed: int) -> Examples:
     return Examples(images, labels, labels)
 
 
-def bare(problem: Problem, batch_size: int, steps: int) -> float:
+def bare(context: UnlearningContext, batch_size: int, steps: int) -> float:
     """Return the seconds of the least that a step can do, on one batch of each set, always the same."""
-    model = problem.model.train()
-    optimizer = torch.optim.SGD(trainable(model).values(), lr=1e-3, fused=problem.compute.device.type == "cuda" or None)
+    model = context.model.train()
+    optimizer = torch.optim.SGD(trainable(model).values(), lr=1e-3, fused=context.compute.device.type == "cuda" or None)
     batches = []
-    for examples in (problem.splits.retain_examples, problem.splits.forget_examples):
-        images = problem.transform(examples.images[:batch_size].to(problem.compute.device))
-        labels = examples.labels[:batch_size].to(problem.compute.device)
+    for examples in (context.splits.retain_examples, context.splits.forget_examples):
+        images = context.transform(examples.images[:batch_size].to(context.compute.device))
+        labels = examples.labels[:batch_size].to(context.compute.device)
         batches.append((images.contiguous(memory_format=torch.channels_last), labels))
-    wait(problem)
+    wait(context)
     began = time.perf_counter()
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
         for (images, labels), weight in zip(batches, (1.0, -1e-3), strict=True):
-            with problem.compute.autocast():
+            with context.compute.autocast():
                 logits = model(images)
             torch.autograd.backward(weight * functional.cross_entropy(logits.float(), labels))
         optimizer.step()
-    wait(problem)
+    wait(context)
     return time.perf_counter() - began
 
 
-def ours(problem: Problem, batch_size: int, steps: int, alpha: float) -> float:
+def ours(context: UnlearningContext, batch_size: int, steps: int, alpha: float) -> float:
     """Return the seconds of as many steps of IEU."""
     settings = IeuSettings(alpha=alpha, c=1e-3, step_size=1e-3, steps=steps, batch_size=batch_size)
-    wait(problem)
+    wait(context)
     began = time.perf_counter()
-    run_ieu(problem, settings)
-    wait(problem)
+    run_ieu(context, settings)
+    wait(context)
     return time.perf_counter() - began
 
 
-def wait(problem: Problem) -> None:
+def wait(context: UnlearningContext) -> None:
     """Wait for the device."""
-    if problem.compute.device.type == "cuda":
-        torch.cuda.synchronize(problem.compute.device)
+    if context.compute.device.type == "cuda":
+        torch.cuda.synchronize(context.compute.device)
 
 
 def main() -> None:
@@ -77,18 +77,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    compute = prepare(arguments.device, arguments.precision)
+    compute = setup_device(arguments.device, arguments.precision)
     size = arguments.batch_size
     dataset = Dataset("noise", noise(20 * size, 0), noise(2 * size, 1), 10, (0.5,) * 3, (0.25,) * 3, "0" * 64)
     splits = make_splits(dataset, f"range:0-{4 * size - 1}")
-    model = compute.place(new_model(arguments.model, dataset, 0))
-    problem = Problem(model, dataset.transform, splits, compute, seed=0)
+    model = compute.to_device(new_model(arguments.model, dataset, 0))
+    context = UnlearningContext(model, dataset.transform, splits, compute, seed=0)
     taken: dict[str, list[float]] = {"bare": [], "ga": [], "ga+noisy": []}
     for index in range(arguments.rounds + 1):
         found = {
-            "bare": bare(problem, size, arguments.steps),
-            "ga": ours(problem, size, arguments.steps, alpha=1.0),
-            "ga+noisy": ours(problem, size, arguments.steps, alpha=0.9999),
+            "bare": bare(context, size, arguments.steps),
+            "ga": ours(context, size, arguments.steps, alpha=1.0),
+            "ga+noisy": ours(context, size, arguments.steps, alpha=0.9999),
         }
         if index:  # the first round warms up
             for name, seconds in found.items():

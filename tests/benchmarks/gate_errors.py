@@ -32,7 +32,7 @@ from unlearn_audit.checkpoints import Metadata, read_checkpoint, write_checkpoin
 from unlearn_audit.cli import main as command_line
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import Dataset, IndexSet, Splits, load_data, make_splits, read_training_indices
-from unlearn_audit.engine import prepare
+from unlearn_audit.engine import setup_device
 from unlearn_audit.gate import apply_policy, exit_code, read_policy
 from unlearn_audit.metrics import wilson_interval
 from unlearn_audit.models import build
@@ -72,7 +72,7 @@ def open_case(folder: Path, data: str, forget: str, draw: int) -> Case:
 
 def make_models(case: Case, retrained: int, epochs: int) -> None:
     """Train what is not there yet, and plant the leaks."""
-    recipe, compute = pick_recipe("small", "small-cnn", epochs=epochs), prepare("cpu")
+    recipe, compute = pick_recipe("small", "small-cnn", epochs=epochs), setup_device("cpu")
     for number, name in enumerate(["original", *(f"retrained-{i}" for i in range(retrained))]):
         if not case.path(name).exists():
             without = case.forget if number else None

@@ -25,7 +25,7 @@ from unlearn_audit.audit import run_audit
 from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import load_data, read_training_indices
-from unlearn_audit.engine import prepare
+from unlearn_audit.engine import setup_device
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.methods.apply import apply_method
@@ -63,7 +63,7 @@ def models_of(folder: Path, case: Mapping[str, Any], plan: Mapping[str, Any]) ->
         return [{"path": path, "role": "retrained" if index else "original"} for index, path in enumerate(paths)]
     dataset = load_data(case["data"])
     left_out = read_training_indices(case["forget"], dataset)
-    recipe, compute = pick_recipe(plan.get("recipe"), plan["model"], epochs=plan.get("epochs")), prepare()
+    recipe, compute = pick_recipe(plan.get("recipe"), plan["model"], epochs=plan.get("epochs")), setup_device()
     entries = []
     for index in range(plan["retrained"] + 1):
         name = f"{left_out.sha256[:8]}-retrained-{index}" if index else "original"

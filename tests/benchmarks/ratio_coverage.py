@@ -26,7 +26,7 @@ from area_statistics import NULLS, Estimate, Pair, statistics
 from unlearn_audit.audit import run_audit
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import load_data, read_training_indices
-from unlearn_audit.engine import prepare
+from unlearn_audit.engine import setup_device
 from unlearn_audit.metrics import wilson_interval
 from unlearn_audit.report import AuditReport, read_report, write_arrays, write_report
 from unlearn_audit.training import pick_recipe, train_checkpoint
@@ -80,7 +80,7 @@ def train_all(folder: Path, case: Case, arguments: argparse.Namespace) -> list[d
     """Train the models of one case, or take those that are there, and return the checkpoint entries."""
     dataset = load_data(case.spec)
     left_out = read_training_indices(case.forget, dataset)
-    recipe, compute = pick_recipe("small", "small-cnn", epochs=arguments.epochs), prepare("cpu")
+    recipe, compute = pick_recipe("small", "small-cnn", epochs=arguments.epochs), setup_device("cpu")
     entries = []
     for index in range(arguments.retrained + 1):
         name = f"{left_out.sha256[:8]}-retrained-{index}" if index else "original"

@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from unlearn_audit.data import Examples, Transform
 from unlearn_audit.engine import (
     Batches,
-    Compute,
     Descent,
+    Device,
     FullBatch,
     Hooks,
-    Parts,
     StepHook,
     Term,
+    TermGradients,
     Terms,
     chunks,
     derive_seed,
     descend,
     one_thread,
     predict,
-    prepare,
+    setup_device,
     trainable,
 )
 from unlearn_audit.engine import task as tasks
@@ -39,8 +39,8 @@ Noise = Callable[..., Examples]
 HALF = Transform((0.5,), (0.25,))
 
 
-def cpu(chunk: int = 128, precision: str = "fp32") -> Compute:
-    return Compute(torch.device("cpu"), precision, chunk)
+def cpu(chunk: int = 128, precision: str = "fp32") -> Device:
+    return Device(torch.device("cpu"), precision, chunk)
 
 
 def make_net(seed: int = 0) -> nn.Module:
@@ -238,13 +238,13 @@ def test_predict_is_full_float32_whatever_the_precision(noise: Noise) -> None:
         seen.append((*backends, torch.is_autocast_enabled("cpu")))
 
     net.register_forward_hook(look)
-    plain = predict(net, examples.images, HALF, compute=prepare("cpu"))
+    plain = predict(net, examples.images, HALF, compute=setup_device("cpu"))
     for precision in ("tf32", "bf16"):
-        compute = prepare("cpu", precision)
+        compute = setup_device("cpu", precision)
         assert np.array_equal(plain, predict(net, examples.images, HALF, compute=compute))
         allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         assert allowed == ((precision == "tf32"),) * 2
-    prepare("cpu")
+    setup_device("cpu")
     assert seen == [(False, False, False)] * 3
 
 
@@ -340,7 +340,7 @@ def with_dropout(seed: int, *, first: int = 0, start: Any = None, steps: int = 4
         return {"loss": Term((model(inputs) - 1).square().mean())}
 
     before = torch.get_rng_state()
-    descend(model, terms, torch.optim.SGD(model.parameters(), lr=0.01), steps=steps, seed=seed, keeper=From())
+    descend(model, terms, torch.optim.SGD(model.parameters(), lr=0.01), steps=steps, seed=seed, resumable=From())
     assert torch.equal(torch.get_rng_state(), before)
     return model.state_dict()
 
@@ -372,7 +372,7 @@ def test_hooks_run_in_their_order_and_see_each_terms_gradient_where_one_asks() -
     model, optimizer = one_weight()
     seen: list[tuple[str, float]] = []
 
-    def gradient(step: int, parts: Parts) -> None:
+    def gradient(step: int, parts: TermGradients) -> None:
         seen.extend((name, part[0].item()) for name, part in parts.items())
         assert model.weight.grad is not None
         seen.append(("sum", model.weight.grad.item()))
@@ -405,24 +405,24 @@ def test_cuda_that_is_absent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for device in ("cuda", "cuda:0", "mps"):
         with pytest.raises(UsageError, match=f"^--device {device}: no .* use --device cpu") as caught:
-            prepare(device)
+            setup_device(device)
         assert caught.value.exit_code == 2
-    assert prepare("auto").device == torch.device("cpu")
+    assert setup_device("auto").device == torch.device("cpu")
 
 
 def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match=r"^--device cuda:2: there are only 2 CUDA devices \(cuda:0 to cuda:1\)"):
-        prepare("cuda:2")
+        setup_device("cuda:2")
 
 
 def test_chunk_and_precision_are_as_asked() -> None:
-    assert prepare("cpu", chunk=5).chunk == 5
-    assert prepare("cpu").chunk > 1
-    prepare("cpu", "tf32")
+    assert setup_device("cpu", chunk=5).chunk == 5
+    assert setup_device("cpu").chunk > 1
+    setup_device("cpu", "tf32")
     assert torch.backends.cuda.matmul.allow_tf32
-    prepare("cpu")
+    setup_device("cpu")
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
 

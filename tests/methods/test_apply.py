@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run
-from small_problems import CPU, make_net, make_problem, make_small_splits, same, snapshot
+from small_problems import CPU, make_context, make_net, make_small_splits, same, snapshot
 
 from unlearn_audit import catalogue
 from unlearn_audit.checkpoints import nonfinite, read_checkpoint
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import load_data, make_splits
-from unlearn_audit.engine import Hooks, prepare
+from unlearn_audit.engine import Hooks, setup_device
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.files import sha256_of_file
-from unlearn_audit.methods import Extra, Method, Problem, Settings, StepTransform, Unlearned, ft
+from unlearn_audit.methods import Extra, Method, Settings, StepTransform, Unlearned, UnlearningContext, ft
 from unlearn_audit.methods.apply import Applied, apply_method, parse_settings
 from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.loop import mean_loss
@@ -208,7 +208,7 @@ def nothing_retained(name: str, **settings: Any) -> Unlearned:
     splits = replace(splits, retain=splits.retain[:0])
     model = make_net(classes=10)
     done = method(name).run(
-        Problem(model, splits.dataset.transform, splits, CPU, 0, spec="small-cnn"),
+        UnlearningContext(model, splits.dataset.transform, splits, CPU, 0, spec="small-cnn"),
         parse_settings(method(name), settings),
     )
     assert all(torch.isfinite(each).all() for each in model.state_dict().values())
@@ -288,7 +288,7 @@ def test_what_a_run_takes_is_known_before_it(name: str, settings: dict[str, Any]
     chosen = method(name)
     budget = {} if name == "ssd" else {"epochs": 1} if name in ("retrain", "scrub") else {"steps": 7}
     values = parse_settings(chosen, settings | budget)
-    problem = Problem(make_net(classes=10), splits.dataset.transform, splits, CPU, 0, spec="small-cnn",
+    problem = UnlearningContext(make_net(classes=10), splits.dataset.transform, splits, CPU, 0, spec="small-cnn",
                       extras=parse_extras(extras))  # fmt: skip
     if name == "retrain":
         problem = replace(problem, model=build("small-cnn", classes=10, channels=1))
@@ -432,8 +432,8 @@ def test_between_two_looks_nothing_waits_for_the_gpu(noise: Any, name: str, prec
             torch.cuda.set_sync_debug_mode("default")
 
     watch = Extra(StepTransform("watch", "", Settings, lambda *_: Hooks(after=guard)), Settings())
-    compute = prepare("cuda", precision)
-    problem = make_problem(compute.place(make_net()), make_small_splits(noise), compute=compute)
+    compute = setup_device("cuda", precision)
+    problem = make_context(compute.to_device(make_net()), make_small_splits(noise), compute=compute)
     extras = (*parse_extras(["ascent", "reinit", "mask:random", "l1"]), watch)
     settings = parse_settings(method(name), {"steps": 40, "batch_size": 16, "augment": "yes"})
     try:

@@ -13,8 +13,8 @@ from small_problems import (
     batches_of,
     cross_entropy,
     difference,
+    make_context,
     make_net,
-    make_problem,
     parameters_of,
     same,
     slopes,
@@ -26,7 +26,7 @@ from unlearn_audit import catalogue
 from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.data import Splits
 from unlearn_audit.errors import AuditError, ConfigError, UsageError
-from unlearn_audit.methods import Problem, StepTransform, Unlearned
+from unlearn_audit.methods import StepTransform, Unlearned, UnlearningContext
 from unlearn_audit.methods.extras import parse_extra, parse_extras
 from unlearn_audit.methods.ft import FtSettings, FtWdSettings, run_ft, run_ft_wd
 from unlearn_audit.methods.ga import GaSettings, run_ga
@@ -142,7 +142,7 @@ def test_several_are_applied_in_order_after_the_methods_own(splits: Splits) -> N
             theta[name] = factor * theta[name] - eta * slope[name]
     extras = parse_extras(["reinit:alpha=0.5,scale=none", "l1:alpha=0.1,decay=none", "reinit:alpha=0.5,scale=none"])
     run_ft_wd(
-        make_problem(model, splits, extras=extras), FtWdSettings(**SHORT | {"alpha": 0.9, "step_size": eta, "steps": 3})
+        make_context(model, splits, extras=extras), FtWdSettings(**SHORT | {"alpha": 0.9, "step_size": eta, "steps": 3})
     )
     assert difference(theta, parameters_of(model)) < 1e-12
 
@@ -153,7 +153,7 @@ def test_the_order_of_gradient_edits_is_the_order_given(splits: Splits) -> None:
     for order in (["mask:random,strict=no", "l1:alpha=0.1"], ["l1:alpha=0.1", "mask:random,strict=no"]):
         model = Plain()
         before = parameters_of(model)
-        run_ft(make_problem(model, splits, extras=parse_extras(order)), FtSettings(**SHORT))
+        run_ft(make_context(model, splits, extras=parse_extras(order)), FtSettings(**SHORT))
         weights = torch.cat([parameter.flatten() for parameter in model.parameters()])
         moved.append((weights != torch.cat([each.flatten() for each in before.values()])).float().mean().item())
     assert moved[0] == 1.0
@@ -163,12 +163,12 @@ def test_the_order_of_gradient_edits_is_the_order_given(splits: Splits) -> None:
 def test_reinit_joins_ft_as_ieu_does_it_itself(splits: Splits) -> None:
     one, two = make_net(), make_net()
     extras = parse_extras(["reinit:alpha=0.95,scale=total_d"])
-    run_ft(make_problem(one, splits, extras=extras), FtSettings(**SHORT))
-    run_ieu(make_problem(two, splits), IeuSettings(**SHORT, alpha=0.95, c=0, scale="total_d"))
+    run_ft(make_context(one, splits, extras=extras), FtSettings(**SHORT))
+    run_ieu(make_context(two, splits), IeuSettings(**SHORT, alpha=0.95, c=0, scale="total_d"))
     assert same(one, two)
 
 
-RUNS: list[tuple[Callable[[Problem, Any], Unlearned], LoopSettings]] = [
+RUNS: list[tuple[Callable[[UnlearningContext, Any], Unlearned], LoopSettings]] = [
     (run_ft, FtSettings(**SHORT)),
     (run_ga, GaSettings(**SHORT)),
     (run_neggrad_plus, NegGradPlusSettings(**SHORT)),
@@ -181,14 +181,14 @@ RUNS: list[tuple[Callable[[Problem, Any], Unlearned], LoopSettings]] = [
 
 @pytest.mark.parametrize(("run", "settings"), RUNS)
 def test_mixing_alone_does_the_same_to_every_method(
-    splits: Splits, run: Callable[[Problem, Any], Unlearned], settings: LoopSettings
+    splits: Splits, run: Callable[[UnlearningContext, Any], Unlearned], settings: LoopSettings
 ) -> None:
     """With no memory and steps of next to no length what is left is the last draw, whatever the objective."""
     model, other = make_net(), make_net(1)
     extras = parse_extras(["reinit:alpha=0"])
     still = settings.model_copy(update={"step_size": 1e-300})
-    run(make_problem(model, splits, extras=extras), still)
-    run_ft(make_problem(other, splits, extras=extras), FtSettings(**SHORT | {"step_size": 1e-300}))
+    run(make_context(model, splits, extras=extras), still)
+    run_ft(make_context(other, splits, extras=extras), FtSettings(**SHORT | {"step_size": 1e-300}))
     for (name, one), two in zip(model.named_parameters(), other.parameters(), strict=True):
         assert one.dim() < 2 or torch.equal(one, two), name
 
@@ -198,9 +198,9 @@ def test_ascent_joins_ft_as_ieu_ascends(splits: Splits) -> None:
     one, two = Plain(), Plain()
     settings = SHORT | {"batch_size": "full", "steps": 4}
     first = run_ft(
-        make_problem(one, splits, extras=parse_extras(["ascent:c=0.3,batch_size=full"])), FtSettings(**settings)
+        make_context(one, splits, extras=parse_extras(["ascent:c=0.3,batch_size=full"])), FtSettings(**settings)
     )
-    second = run_ieu(make_problem(two, splits), IeuSettings(**settings, alpha=1, c=0.3))
+    second = run_ieu(make_context(two, splits), IeuSettings(**settings, alpha=1, c=0.3))
     assert difference(one, two) < 1e-12
     assert difference(one, Plain()) > 1e-3
     assert first.gradient_evaluations == second.gradient_evaluations == 400
@@ -209,23 +209,23 @@ def test_ascent_joins_ft_as_ieu_ascends(splits: Splits) -> None:
 def test_ascent_of_no_weight_passes_no_batch(splits: Splits) -> None:
     model, plain = make_net(), make_net()
     seen = watch_inputs(model)
-    done = run_ft(make_problem(model, splits, extras=parse_extras(["ascent:c=0"])), FtSettings(**SHORT))
+    done = run_ft(make_context(model, splits, extras=parse_extras(["ascent:c=0"])), FtSettings(**SHORT))
     assert len(seen) == 5
-    assert done == run_ft(make_problem(plain, splits), FtSettings(**SHORT))
+    assert done == run_ft(make_context(plain, splits), FtSettings(**SHORT))
     assert same(model, plain)
 
 
 def test_a_clipped_ascent_has_no_slope_above(splits: Splits) -> None:
     one, two = Plain(), Plain()
-    run_ft(make_problem(one, splits, extras=parse_extras(["ascent:c=1,loss_clip=1e-6"])), FtSettings(**SHORT))
-    run_ft(make_problem(two, splits), FtSettings(**SHORT))
+    run_ft(make_context(one, splits, extras=parse_extras(["ascent:c=1,loss_clip=1e-6"])), FtSettings(**SHORT))
+    run_ft(make_context(two, splits), FtSettings(**SHORT))
     assert same(one, two)
 
 
 def test_two_ascents_add_up(splits: Splits) -> None:
     def ascended(*extras: str) -> dict[str, Tensor]:
         model = Plain()
-        problem = make_problem(model, splits, extras=parse_extras(extras))
+        problem = make_context(model, splits, extras=parse_extras(extras))
         run_ft(problem, FtSettings(**SHORT | {"batch_size": "full", "steps": 1}))
         return parameters_of(model)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
-from small_problems import CPU, HALF, Plain, make_net, make_problem, watch_inputs
+from small_problems import CPU, HALF, Plain, make_context, make_net, watch_inputs
 from torch import nn
 
 from unlearn_audit import catalogue
@@ -61,13 +61,13 @@ def test_epochs_are_passes_over_the_retain_set_and_a_part_of_a_step_is_a_step(
 ) -> None:
     model = make_net()
     seen = watch_inputs(model)
-    done = run_ft(make_problem(model, splits), FtSettings(epochs=epochs, batch_size=16))
+    done = run_ft(make_context(model, splits), FtSettings(epochs=epochs, batch_size=16))
     assert done.steps == len(seen) == steps
     assert done.gradient_evaluations == sum(len(batch) for batch in seen)
 
 
 @pytest.mark.parametrize(
-    ("settings", "problem"),
+    ("settings", "context"),
     [
         ({"steps": -1}, "steps"),
         ({"steps": 2.5}, "steps"),
@@ -87,8 +87,8 @@ def test_epochs_are_passes_over_the_retain_set_and_a_part_of_a_step_is_a_step(
     ],
 )
 @pytest.mark.parametrize("name", ["ft", "scrub", "salun"])
-def test_settings_of_the_loop_are_checked(name: str, settings: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ConfigError, match=f"^settings of {name}: {problem}: "):
+def test_settings_of_the_loop_are_checked(name: str, settings: dict[str, Any], context: str) -> None:
+    with pytest.raises(ConfigError, match=f"^settings of {name}: {context}: "):
         parse_settings(method(name), settings)
 
 
@@ -96,14 +96,14 @@ def test_no_steps_leave_the_weights_alone(splits: Splits) -> None:
     for name in COMPOSING:
         model = make_net()
         before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-        done = method(name).run(make_problem(model, splits), parse_settings(method(name), {"steps": 0}))
+        done = method(name).run(make_context(model, splits), parse_settings(method(name), {"steps": 0}))
         assert done.steps == 0
         assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items()), name
 
 
 def test_a_budget_must_be_there(splits: Splits) -> None:
     with pytest.raises(ConfigError, match="neither steps nor epochs"):
-        run_composition(make_problem(Plain(), splits), constant(Plain()), LoopSettings(), task="testing")
+        run_composition(make_context(Plain(), splits), constant(Plain()), LoopSettings(), task="testing")
 
 
 # ----- schedules
@@ -135,7 +135,7 @@ def test_the_learning_rate_follows_the_schedule(
     model, places = nn.Linear(1, 1, bias=False).double(), [0.0]
     nn.init.zeros_(model.weight)
     run_composition(
-        make_problem(model, splits),
+        make_context(model, splits),
         constant(model, epoch_of=lambda step: step // 2),
         LoopSettings(steps=8, step_size=0.5, schedule=schedule, optimizer=optimizer),
         hooks=[Hooks(after=lambda step: places.append(model.weight.item()))],
@@ -166,12 +166,12 @@ def test_a_stop_ends_the_run_at_the_first_look_that_reaches_it(splits: Splits) -
     settings = {"step_size": 0.02, "momentum": 0, "weight_decay": 0, "batch_size": 4}
     model = make_net()
     told: list[str] = []
-    problem = make_problem(model, splits, progress=lambda task, done, total, note="": told.append(note))
-    free = run_ga(problem, GaSettings(steps=200, **settings))
+    context = make_context(model, splits, progress=lambda task, done, total, note="": told.append(note))
+    free = run_ga(context, GaSettings(steps=200, **settings))
     means = [float(note.removeprefix("forget ")) for note in told]
     assert means[0] < means[3] < means[-1]
     limit = (means[2] + means[3]) / 2
-    done = run_ga(make_problem(make_net(), splits), GaSettings(steps=200, stop_forget_loss=limit, **settings))
+    done = run_ga(make_context(make_net(), splits), GaSettings(steps=200, stop_forget_loss=limit, **settings))
     assert (free.steps, free.stopped) == (200, None)
     assert done.steps == 80
     assert done.stopped == f"forget loss {means[3]:.3f} reached {limit:g}"
@@ -180,7 +180,7 @@ def test_a_stop_ends_the_run_at_the_first_look_that_reaches_it(splits: Splits) -
 
 def test_the_retain_loss_stops_too(splits: Splits) -> None:
     settings = IeuSettings(alpha=0.5, c=0, steps=200, stop_retain_loss=1.0)
-    done = run_ieu(make_problem(make_net(), splits), settings)
+    done = run_ieu(make_context(make_net(), splits), settings)
     assert done.steps == 20
     assert done.stopped is not None
     assert done.stopped.startswith("retain loss ")
@@ -207,7 +207,7 @@ def test_a_stop_that_a_method_never_answers_is_refused_before_any_step(
     model = make_net()
     seen = watch_inputs(model)
     with pytest.raises(UsageError, match=f"^stop_{which}_loss: no step of this method takes the {which} set's loss"):
-        run(make_problem(model, splits), settings(**{f"stop_{which}_loss": 1.0}))
+        run(make_context(model, splits), settings(**{f"stop_{which}_loss": 1.0}))
     assert seen == []
 
 
@@ -218,14 +218,14 @@ def test_a_stop_that_a_method_never_answers_is_refused_before_any_step(
 def test_where_passes_take_turns_the_retain_loss_is_that_of_the_retain_steps(
     splits: Splits, run: Callable[..., Unlearned], settings: LoopSettings
 ) -> None:
-    done = run(make_problem(make_net(), splits), settings)
+    done = run(make_context(make_net(), splits), settings)
     assert done.steps == 20
     assert done.stopped is not None
     assert done.stopped.startswith("retain loss ")
 
 
 class Recorder:
-    """A keeper that notes what it is given."""
+    """A resumable that notes what it is given."""
 
     def __init__(self) -> None:
         self.kept: list[int] = []
@@ -238,10 +238,10 @@ class Recorder:
 
 
 def test_a_state_at_which_the_run_stops_is_not_kept_for_nobody_must_go_on_from_there() -> None:
-    model, keeper = nn.Linear(1, 1), Recorder()
+    model, resumable = nn.Linear(1, 1), Recorder()
 
     def stop(means: object) -> str | None:
-        return "enough" if len(keeper.kept) == 2 else None
+        return "enough" if len(resumable.kept) == 2 else None
 
     done = descend(
         model,
@@ -249,10 +249,10 @@ def test_a_state_at_which_the_run_stops_is_not_kept_for_nobody_must_go_on_from_t
         torch.optim.SGD(model.parameters(), lr=0.1),
         steps=100,
         stop=stop,
-        keeper=keeper,
+        resumable=resumable,
     )
     assert done == Descent(60, "enough")
-    assert keeper.kept == [20, 40]
+    assert resumable.kept == [20, 40]
 
 
 def test_statistics_that_are_not_finite_are_divergence_too() -> None:

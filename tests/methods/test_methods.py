@@ -16,8 +16,8 @@ from small_problems import (
     batches_of,
     cross_entropy,
     difference,
+    make_context,
     make_net,
-    make_problem,
     parameters_of,
     same,
     slopes,
@@ -52,7 +52,7 @@ def unlearn(model: nn.Module, splits: Splits, seed: int = 0, **settings: Any) ->
         "loss_clip": "none",
         "schedule": "constant",
     } | settings
-    return run_ieu(make_problem(model, splits, seed), IeuSettings(**values))
+    return run_ieu(make_context(model, splits, seed), IeuSettings(**values))
 
 
 def reinit(model: nn.Module, *, seed: int, **settings: Any) -> Reinit:
@@ -289,7 +289,7 @@ def test_the_checkpoints_own_transform_is_used(splits: Splits) -> None:
     model, inputs = make_net(), []
     model.register_forward_pre_hook(lambda module, given: inputs.append(given[0].clone()))
     run_ieu(
-        replace(make_problem(model, splits), transform=Transform((0.0,), (2.0,))),
+        replace(make_context(model, splits), transform=Transform((0.0,), (2.0,))),
         IeuSettings(alpha=1.0, c=0.0, steps=1, batch_size=200),
     )
     wanted = splits.retain_examples.images.float() / 255 / 2
@@ -389,8 +389,8 @@ def test_ieu_without_noise_and_ascent_is_ft_bit_for_bit(splits: Splits, loop: di
     ieu, ft = make_net(), make_net()
     values = {"step_size": 0.05, "steps": 9, "batch_size": 16, "momentum": 0.0, "weight_decay": 0.0} | loop
     values = {"schedule": "constant"} | values
-    one = run_ieu(make_problem(ieu, splits), IeuSettings(alpha=1.0, c=0.0, **values))
-    two = run_ft(make_problem(ft, splits), FtSettings(**values))
+    one = run_ieu(make_context(ieu, splits), IeuSettings(alpha=1.0, c=0.0, **values))
+    two = run_ft(make_context(ft, splits), FtSettings(**values))
     assert same(ieu, ft)
     assert not same(ft, make_net())
     assert one == two
@@ -403,7 +403,7 @@ def test_without_draws_the_mixing_is_decoupled_weight_decay_bit_for_bit(splits: 
     settings = {"alpha": alpha, "step_size": eta, "steps": 8, "batch_size": 16, "momentum": momentum}
     settings["schedule"] = "constant"
     unlearn(ours, splits, scale="none", **settings)
-    run_ft_wd(make_problem(ft_wd, splits), FtWdSettings(**settings))
+    run_ft_wd(make_context(ft_wd, splits), FtWdSettings(**settings))
     optimizer = torch.optim.SGD(theirs.parameters(), lr=eta, momentum=momentum)
     retain = batches_of(splits, "retain")
     for step in range(8):
@@ -423,7 +423,7 @@ def test_ft_wd_is_sgd_with_weight_decay_of_one_minus_alpha_over_eta(splits: Spli
     alpha, eta = 0.98, 0.05
     ours, theirs = Plain(), Plain()
     loop: dict[str, Any] = {"step_size": eta, "steps": 12, "batch_size": 16, "schedule": "constant"}
-    run_ft_wd(make_problem(ours, splits), FtWdSettings(alpha=alpha, **loop))
+    run_ft_wd(make_context(ours, splits), FtWdSettings(alpha=alpha, **loop))
     matrices = [parameter for parameter in theirs.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in theirs.parameters() if parameter.dim() < 2]
     optimizer = torch.optim.SGD([{"params": matrices, "weight_decay": (1 - alpha) / eta}, {"params": vectors}], lr=eta)
@@ -435,7 +435,7 @@ def test_ft_wd_is_sgd_with_weight_decay_of_one_minus_alpha_over_eta(splits: Spli
         optimizer.step()
     assert difference(ours, theirs) < 1e-13
     plain = Plain()
-    run_ft_wd(make_problem(plain, splits), FtWdSettings(alpha=1.0, **loop))
+    run_ft_wd(make_context(plain, splits), FtWdSettings(alpha=1.0, **loop))
     assert difference(ours, plain) > 1e-3
 
 
@@ -451,7 +451,7 @@ def test_ieu_without_noise_is_neggrad_plus_up_to_the_step_size(splits: Splits, w
     ieu, neggrad, eta = Plain(), Plain(), 0.1
     unlearn(ieu, splits, seed=3, c=(1 - weight) / weight, step_size=eta, steps=9)
     settings = NegGradPlusSettings(alpha=weight, step_size=eta / weight, steps=9, batch_size=16, momentum=0)
-    run_neggrad_plus(make_problem(neggrad, splits, 3), settings)
+    run_neggrad_plus(make_context(neggrad, splits, 3), settings)
     assert difference(ieu, neggrad) < 1e-13
     assert difference(ieu, Plain()) > 1e-3
 
@@ -499,7 +499,7 @@ def test_every_problem_of_the_settings_is_told_at_once() -> None:
 def test_variants_have_the_papers_names(splits: Splits, alpha: float, c: float, name: str) -> None:
     assert IeuSettings(alpha=alpha, c=c).variant == name
     told: list[str] = []
-    problem = replace(make_problem(make_net(), splits), progress=lambda task, *_: told.append(task))
+    problem = replace(make_context(make_net(), splits), progress=lambda task, *_: told.append(task))
     run_ieu(problem, IeuSettings(alpha=alpha, c=c, steps=1))
     assert told == [f"IEU {name}"]
 
@@ -523,7 +523,7 @@ def test_weights_that_the_last_step_breaks_are_not_returned(splits: Splits) -> N
 
     with pytest.raises(MeasurementError, match="^testing diverged at step 0: the weights are not finite"):
         run_composition(
-            make_problem(model, splits),
+            make_context(model, splits),
             plain(lambda step: {"loss": Term(1e20 * model.weight.sum())}),
             LoopSettings(steps=1, step_size=1e30),
             task="testing",
@@ -545,7 +545,7 @@ def test_momentum_is_sgds(splits: Splits) -> None:
     model = nn.Linear(1, 1, bias=False).double()
     nn.init.constant_(model.weight, 1.0)
     done = run_composition(
-        make_problem(model, splits),
+        make_context(model, splits),
         plain(lambda step: {"loss": Term(2 * model.weight.sum())}),
         LoopSettings(steps=3, step_size=0.1, momentum=0.5),
         task="testing",

@@ -10,8 +10,8 @@ from small_problems import (
     batches_of,
     cross_entropy,
     difference,
+    make_context,
     make_net,
-    make_problem,
     make_small_splits,
     parameters_of,
     rows_in,
@@ -82,8 +82,8 @@ def test_two_classes_without_the_true_one_are_flipped() -> None:
 def test_one_class_has_no_other(noise: Any) -> None:
     splits = make_small_splits(noise, classes=1)
     with pytest.raises(UsageError, match="^exclude_true: there is only one class"):
-        run_rl(make_problem(make_net(classes=1), splits), RlSettings(exclude_true=True))
-    assert run_rl(make_problem(make_net(classes=1), splits), RlSettings(steps=1)).steps == 1
+        run_rl(make_context(make_net(classes=1), splits), RlSettings(exclude_true=True))
+    assert run_rl(make_context(make_net(classes=1), splits), RlSettings(steps=1)).steps == 1
 
 
 # ----- the steps
@@ -106,28 +106,28 @@ def test_steps_are_forget_passes_under_drawn_labels_then_retain_passes(
     for batch in batches:
         slope = slopes(lambda weights, batch=batch: cross_entropy(model, weights, batch), theta)
         theta = {name: theta[name] - 0.1 * slope[name] for name in theta}
-    done = run_two_sizes(make_problem(model, splits, seed), redraw, exclude_true)
+    done = run_two_sizes(make_context(model, splits, seed), redraw, exclude_true)
     assert done == Unlearned(12, 200)
     assert difference(theta, parameters_of(model)) < 1e-12
 
 
-def run_two_sizes(problem: Any, redraw: Any, exclude_true: bool) -> Unlearned:
+def run_two_sizes(context: Any, redraw: Any, exclude_true: bool) -> Unlearned:
     """Run RL with forget batches of 4 and retain batches of 30."""
     from unlearn_audit.methods import rl
 
-    def sized(problem: Any, which: Any, settings: Any) -> Any:
-        return batches_of(problem.splits, which, problem.seed, 4 if which == "forget" else 30)
+    def sized(context: Any, which: Any, settings: Any) -> Any:
+        return batches_of(context.splits, which, context.seed, 4 if which == "forget" else 30)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rl, "minibatches", sized)
-        return run_rl(problem, RlSettings(**SHORT, epochs=2, redraw=redraw, exclude_true=exclude_true))
+        return run_rl(context, RlSettings(**SHORT, epochs=2, redraw=redraw, exclude_true=exclude_true))
 
 
 def kinds(splits: Splits, **settings: Any) -> tuple[str, list[list[int]], Unlearned]:
     """Return which set each batch that passes through the network is of, the rows of forget batches, and the result."""
     model = make_net()
     seen = watch_inputs(model)
-    done = run_rl(make_problem(model, splits), RlSettings(**SHORT | {"batch_size": 30, "epochs": 2} | settings))
+    done = run_rl(make_context(model, splits), RlSettings(**SHORT | {"batch_size": 30, "epochs": 2} | settings))
     rows = [rows_in(batch, splits.forget_examples) for batch in seen]
     return "".join("r" if -1 in each else "f" for each in rows), [each for each in rows if -1 not in each], done
 
@@ -160,7 +160,7 @@ def test_alternating_labels_change_with_the_pass_over_the_forget_set(splits: Spl
             RandomLabels, "on", lambda self, device, epoch: (seen.append(epoch), original(self, device, epoch))[1]
         )
         run_rl(
-            make_problem(make_net(), splits), RlSettings(**SHORT | {"batch_size": 4, "order": "alternate", "steps": 7})
+            make_context(make_net(), splits), RlSettings(**SHORT | {"batch_size": 4, "order": "alternate", "steps": 7})
         )
     assert forget.per_epoch == 3
     assert seen == [0, 0, 0, 1, 1, 1, 2]

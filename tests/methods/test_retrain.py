@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_problems import CPU, difference, make_net, make_problem, make_small_splits, same, snapshot
+from small_problems import CPU, difference, make_context, make_net, make_small_splits, same, snapshot
 
 from unlearn_audit.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from unlearn_audit.config import Layer, resolve
@@ -56,19 +56,19 @@ def test_nothing_of_the_checkpoint_is_used_but_its_recipe(splits: Splits) -> Non
     models = []
     for seed in (0, 1):
         model = make_net(seed)
-        run_retrain(make_problem(model, splits, 4, spec="small-cnn", recipe=QUICK.settings()), RetrainSettings())
+        run_retrain(make_context(model, splits, 4, spec="small-cnn", recipe=QUICK.settings()), RetrainSettings())
         models.append(model)
     trained = train("small-cnn", splits.dataset, splits.retain, QUICK, seed=4, compute=CPU)
     assert same(models[0], models[1])
     assert same(models[0], trained)
     other = make_net()
-    run_retrain(make_problem(other, splits, 5, spec="small-cnn", recipe=QUICK.settings()), RetrainSettings())
+    run_retrain(make_context(other, splits, 5, spec="small-cnn", recipe=QUICK.settings()), RetrainSettings())
     assert difference(other, models[0]) > 1e-3
 
 
 def test_steps_and_gradients_are_counted(splits: Splits) -> None:
-    problem = make_problem(make_net(), splits, spec="small-cnn", recipe=QUICK.settings())
-    assert run_retrain(problem, RetrainSettings()) == Unlearned(6, 180, recipe=QUICK.settings())
+    context = make_context(make_net(), splits, spec="small-cnn", recipe=QUICK.settings())
+    assert run_retrain(context, RetrainSettings()) == Unlearned(6, 180, recipe=QUICK.settings())
 
 
 def test_other_epochs_than_the_originals_are_said_and_recorded(tiny: Path, tmp_path: Path) -> None:
@@ -99,14 +99,14 @@ def test_without_a_recorded_recipe_the_one_taken_is_said(tiny: Path, tmp_path: P
 
 
 def test_a_recipe_that_is_named_where_nothing_is_recorded_is_no_assumption(splits: Splits) -> None:
-    done = run_retrain(make_problem(make_net(), splits, spec="small-cnn"), RetrainSettings(recipe="small", epochs=1))
+    done = run_retrain(make_context(make_net(), splits, spec="small-cnn"), RetrainSettings(recipe="small", epochs=1))
     assert done.notes == ("recipe small, epochs 1, as it was named: the original's file says none",)
     assert not done.recipe_assumed
 
 
 def test_a_recipe_that_is_named_is_taken_and_said(splits: Splits) -> None:
-    problem = make_problem(make_net(), splits, spec="small-cnn", recipe=QUICK.settings())
-    done = run_retrain(problem, RetrainSettings(recipe="resnet", epochs=1))
+    context = make_context(make_net(), splits, spec="small-cnn", recipe=QUICK.settings())
+    done = run_retrain(context, RetrainSettings(recipe="resnet", epochs=1))
     assert done.notes == ("recipe resnet, while the original's is small",)
     assert done.recipe is not None
     assert (done.recipe["name"], done.recipe["epochs"], done.recipe["batch_size"]) == ("resnet", 1, 128)
@@ -128,7 +128,7 @@ def test_a_recipe_that_cannot_be_followed_is_refused(
     model = make_net()
     before = snapshot(model)
     with pytest.raises(UsageError, match=says):
-        run_retrain(make_problem(model, splits, spec="small-cnn", recipe=recipe), RetrainSettings(**settings))
+        run_retrain(make_context(model, splits, spec="small-cnn", recipe=recipe), RetrainSettings(**settings))
     assert same(model, before)
 
 
@@ -136,13 +136,13 @@ def test_nothing_to_train_on_is_refused(noise: Any) -> None:
     splits = make_small_splits(noise)
     empty = replace(splits, retain=splits.retain[:0])
     with pytest.raises(UsageError, match="the retain set is empty; there is nothing to train on"):
-        run_retrain(make_problem(make_net(), empty, spec="small-cnn"), RetrainSettings(epochs=1))
+        run_retrain(make_context(make_net(), empty, spec="small-cnn"), RetrainSettings(epochs=1))
 
 
 def test_training_that_diverges_is_said(splits: Splits) -> None:
     wild = {**QUICK.settings(), "step_size": 1e20}
     with pytest.raises(MeasurementError, match=r"^retraining diverged at step \d+"):
-        run_retrain(make_problem(make_net(), splits, spec="small-cnn", recipe=wild), RetrainSettings(epochs=20))
+        run_retrain(make_context(make_net(), splits, spec="small-cnn", recipe=wild), RetrainSettings(epochs=20))
 
 
 @pytest.mark.parametrize("epochs", [0, -1])

@@ -12,8 +12,8 @@ from small_problems import (
     batches_of,
     cross_entropy,
     difference,
+    make_context,
     make_net,
-    make_problem,
     parameters_of,
     rows_in,
     same,
@@ -23,7 +23,7 @@ from small_problems import (
 from torch import Tensor, nn
 
 from unlearn_audit.data import Examples, Splits
-from unlearn_audit.methods import Problem, Unlearned, scrub
+from unlearn_audit.methods import Unlearned, UnlearningContext, scrub
 from unlearn_audit.methods.scrub import ScrubSettings, divergence, run_scrub
 
 SHORT: dict[str, Any] = {
@@ -106,14 +106,14 @@ def test_steps_are_those_written_by_hand(splits: Splits) -> None:
             theta = {name: theta[name] - eta * slope[name] for name in theta}
         assert numbers == [0, 1] or difference(before, theta) > 1e-4, numbers
     settings = ScrubSettings(**SHORT, alpha=alpha, gamma=gamma, temperature=temperature, epochs=3, forget_epochs=2)
-    done = run_scrub(make_problem(model, splits), settings)
+    done = run_scrub(make_context(model, splits), settings)
     assert difference(theta, parameters_of(model)) < 1e-6  # the divergence is taken in float32
     assert done == Unlearned(13, 2 * 10 + 3 * 90)
 
 
 def moved_in_the_first_forget_pass(model: nn.Module, splits: Splits, **settings: Any) -> float:
     before = parameters_of(model)
-    run_scrub(make_problem(model, splits), ScrubSettings(**SHORT | {"steps": 2, "step_size": 1.0} | settings))
+    run_scrub(make_context(model, splits), ScrubSettings(**SHORT | {"steps": 2, "step_size": 1.0} | settings))
     return difference(before, parameters_of(model))
 
 
@@ -162,7 +162,7 @@ def test_passes_over_forget_come_first_and_the_last_epochs_have_none(
 ) -> None:
     watched = Watched(splits)
     settings = ScrubSettings(**SHORT, epochs=3, forget_epochs=forget_epochs)
-    done = run_scrub(make_problem(watched.student, splits), settings)
+    done = run_scrub(make_context(watched.student, splits), settings)
     assert watched.order() == order
     assert done == Unlearned(len(order), 10 * min(forget_epochs, 3) + 270)
     assert not same(watched.student, watched.origin)
@@ -173,9 +173,9 @@ def test_passes_over_forget_come_first_and_the_last_epochs_have_none(
 
 def rewound(
     splits: Splits, errors: list[float], twin: float, model: nn.Module, **settings: Any
-) -> tuple[Unlearned, Problem]:
+) -> tuple[Unlearned, UnlearningContext]:
     """Run SCRUB with rewind where the errors of the epochs and of the twin are as given."""
-    problem = make_problem(model, splits)
+    context = make_context(model, splits)
     told = iter(errors)
 
     def error(self: Any, examples: Examples) -> float:
@@ -185,7 +185,7 @@ def rewound(
     values = SHORT | {"epochs": 4, "forget_epochs": 3, "momentum": 0.9} | settings
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scrub._Rewind, "_error", error)
-        return run_scrub(problem, ScrubSettings(**values, rewind=True)), problem
+        return run_scrub(context, ScrubSettings(**values, rewind=True)), context
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_rewinding_returns_the_weights_of_the_epoch_whose_error_is_nearest_to_th
     model, stopped = make_net(), make_net()
     done, _ = rewound(splits, errors, twin, model)
     values = SHORT | {"epochs": chosen, "forget_epochs": 3, "momentum": 0.9}
-    run_scrub(make_problem(stopped, splits), ScrubSettings(**values))
+    run_scrub(make_context(stopped, splits), ScrubSettings(**values))
     assert same(model, stopped)
     assert done.steps == 3 * 5 + 3
     assert done.notes == (f"rewound to epoch {chosen} of 4: forget error {errors[chosen - 1]:.3f}, twin {twin:.3f}",)
@@ -215,9 +215,9 @@ def test_errors_are_taken_in_evaluation_mode_of_the_forget_set_and_of_the_twin_w
 ) -> None:
     model, plain = make_net(), make_net()
     values = SHORT | {"epochs": 5, "forget_epochs": 5, "momentum": 0.9, "step_size": 0.3}
-    problem = make_problem(model, splits)
-    done = run_scrub(problem, ScrubSettings(**values, rewind=True))
-    run_scrub(make_problem(plain, splits), ScrubSettings(**values))
+    context = make_context(model, splits)
+    done = run_scrub(context, ScrubSettings(**values, rewind=True))
+    run_scrub(make_context(plain, splits), ScrubSettings(**values))
 
     def error(weights: dict[str, Tensor], examples: Examples) -> float:
         net = make_net().eval()
@@ -228,14 +228,14 @@ def test_errors_are_taken_in_evaluation_mode_of_the_forget_set_and_of_the_twin_w
     states = [
         {
             key.removeprefix(f"{epoch}/weights/"): each
-            for key, each in problem.memory.items()
+            for key, each in context.memory.items()
             if key.startswith(f"{epoch}/weights/")
         }
         for epoch in range(5)
     ]
     errors = [error(state, splits.forget_examples) for state in states]
     twin = error(states[-1], splits.unseen.examples)
-    assert [problem.memory[f"{epoch}/error"].item() for epoch in range(5)] == pytest.approx(errors)
+    assert [context.memory[f"{epoch}/error"].item() for epoch in range(5)] == pytest.approx(errors)
     assert len(set(errors)) > 1
     chosen = min(range(5), key=lambda epoch: (abs(errors[epoch] - twin), -epoch))
     assert done.notes == (f"rewound to epoch {chosen + 1} of 5: forget error {errors[chosen]:.3f}, twin {twin:.3f}",)
@@ -245,23 +245,23 @@ def test_errors_are_taken_in_evaluation_mode_of_the_forget_set_and_of_the_twin_w
 
 def test_a_budget_that_ends_no_epoch_leaves_nothing_to_choose_from(splits: Splits) -> None:
     one, two = make_net(), make_net()
-    done = run_scrub(make_problem(one, splits), ScrubSettings(**SHORT, steps=4, rewind=True))
-    run_scrub(make_problem(two, splits), ScrubSettings(**SHORT, steps=4))
+    done = run_scrub(make_context(one, splits), ScrubSettings(**SHORT, steps=4, rewind=True))
+    run_scrub(make_context(two, splits), ScrubSettings(**SHORT, steps=4))
     assert done.notes == ("rewind: no epoch was finished, so there was nothing to choose from",)
     assert same(one, two)
 
 
 def test_a_part_of_an_epoch_at_the_end_is_left_out_of_the_choice(splits: Splits) -> None:
     model, stopped = make_net(), make_net()
-    done, problem = rewound(splits, [0.1, 0.2], 1.0, model, epochs=None, steps=12)
-    run_scrub(make_problem(stopped, splits), ScrubSettings(**SHORT | {"epochs": 2, "momentum": 0.9}, forget_epochs=3))
+    done, context = rewound(splits, [0.1, 0.2], 1.0, model, epochs=None, steps=12)
+    run_scrub(make_context(stopped, splits), ScrubSettings(**SHORT | {"epochs": 2, "momentum": 0.9}, forget_epochs=3))
     assert done.steps == 12
     assert same(model, stopped)
-    assert {key.partition("/")[0] for key in problem.memory} == {"0", "1"}
+    assert {key.partition("/")[0] for key in context.memory} == {"0", "1"}
 
 
 def test_without_rewind_nothing_is_remembered(splits: Splits) -> None:
-    problem = make_problem(make_net(), splits)
-    done = run_scrub(replace(problem), ScrubSettings(**SHORT, epochs=1))
-    assert problem.memory == {}
+    context = make_context(make_net(), splits)
+    done = run_scrub(replace(context), ScrubSettings(**SHORT, epochs=1))
+    assert context.memory == {}
     assert done.notes == ()

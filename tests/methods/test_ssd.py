@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_problems import HALF, Plain, make_net, make_problem, make_small_splits, parameters_of, same, snapshot
+from small_problems import HALF, Plain, make_context, make_net, make_small_splits, parameters_of, same, snapshot
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,7 +44,7 @@ def test_weights_are_dampened_by_the_formula(splits: Splits, alpha: float, dampe
     on_all = by_hand(model, splits.dataset.train, QUARTERS)
     on_forget = by_hand(model, splits.forget_examples, [slice(0, 10)])
     before = parameters_of(model)
-    done = run_ssd(make_problem(model, splits), SsdSettings(alpha=alpha, dampening=dampening, batch_size=30))
+    done = run_ssd(make_context(model, splits), SsdSettings(alpha=alpha, dampening=dampening, batch_size=30))
     chosen = 0
     for (name, found), whole, forget in zip(model.named_parameters(), on_all, on_forget, strict=True):
         selected = forget > alpha * whole
@@ -59,11 +59,11 @@ def test_weights_are_dampened_by_the_formula(splits: Splits, alpha: float, dampe
 
 def test_importance_is_taken_in_evaluation_mode_and_buffers_stay(splits: Splits) -> None:
     model = seasoned()
-    found = importance(make_problem(model, splits), splits.dataset.train, 30, "testing")
+    found = importance(make_context(model, splits), splits.dataset.train, 30, "testing")
     for one, two in zip(found, by_hand(seasoned(), splits.dataset.train, QUARTERS), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-9)
     before = snapshot(model)
-    run_ssd(make_problem(model, splits), SsdSettings(alpha=0.5, batch_size=30))
+    run_ssd(make_context(model, splits), SsdSettings(alpha=0.5, batch_size=30))
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, before[name]), name
     assert not same(model, before)
@@ -73,9 +73,9 @@ def test_importance_is_taken_in_evaluation_mode_and_buffers_stay(splits: Splits)
 def test_no_weight_grows_and_unselected_ones_stay_bit_for_bit(splits: Splits) -> None:
     model = seasoned()
     before = parameters_of(model)
-    problem = make_problem(model, splits)
-    whole, forget = (importance(problem, each, 16, "") for each in (splits.dataset.train, splits.forget_examples))
-    run_ssd(problem, SsdSettings(alpha=2.0, dampening=3.0, batch_size=16))
+    context = make_context(model, splits)
+    whole, forget = (importance(context, each, 16, "") for each in (splits.dataset.train, splits.forget_examples))
+    run_ssd(context, SsdSettings(alpha=2.0, dampening=3.0, batch_size=16))
     for (name, found), on_all, on_forget in zip(model.named_parameters(), whole, forget, strict=True):
         assert (found.abs() <= before[name].abs()).all(), name
         stays = on_forget <= 2.0 * on_all
@@ -84,8 +84,8 @@ def test_no_weight_grows_and_unselected_ones_stay_bit_for_bit(splits: Splits) ->
 
 def test_importance_depends_on_the_batch_size_as_the_square_of_a_mean_does(splits: Splits) -> None:
     model, train = Plain(), splits.dataset.train
-    problem = make_problem(model, splits)
-    small, large, whole = (importance(problem, train, size, "") for size in (1, 25, 100))
+    context = make_context(model, splits)
+    small, large, whole = (importance(context, train, size, "") for size in (1, 25, 100))
     sums = [sum(each.sum().item() for each in found) for found in (small, large, whole)]
     assert sums[0] > 2 * sums[1] > 2 * sums[2]
     loss = functional.cross_entropy(model(HALF(train.images)), train.labels)
@@ -108,7 +108,7 @@ class Idle(nn.Module):
 def test_weights_without_gradient_stay(splits: Splits) -> None:
     model = Idle()
     before = parameters_of(model)
-    run_ssd(make_problem(model, splits), SsdSettings(alpha=1e-6, dampening=1e-6))
+    run_ssd(make_context(model, splits), SsdSettings(alpha=1e-6, dampening=1e-6))
     after = parameters_of(model)
     assert all(torch.isfinite(each).all() for each in after.values())
     for name in ("idle.weight", "idle.bias"):
@@ -121,10 +121,10 @@ def test_one_example_is_a_forget_set(noise: Any) -> None:
     splits, model = make_small_splits(noise, forget="range:7-7"), Plain()
     before = parameters_of(model)
     expected = by_hand(Plain(), splits.forget_examples, [slice(0, 1)])
-    found = importance(make_problem(model, splits), splits.forget_examples, 128, "")
+    found = importance(make_context(model, splits), splits.forget_examples, 128, "")
     for one, two in zip(found, expected, strict=True):
         torch.testing.assert_close(one, two)
-    assert run_ssd(make_problem(model, splits), SsdSettings()).gradient_evaluations == 101
+    assert run_ssd(make_context(model, splits), SsdSettings()).gradient_evaluations == 101
     moved = sum(int((each != before[name]).sum()) for name, each in parameters_of(model).items())
     assert 0 < moved < sum(each.numel() for each in before.values())
 
@@ -132,8 +132,8 @@ def test_one_example_is_a_forget_set(noise: Any) -> None:
 def test_where_all_is_to_be_forgotten_nothing_matters_more_to_it_and_nothing_changes(splits: Splits) -> None:
     model = Plain()
     before = snapshot(model)
-    problem = make_problem(model, replace(splits, forget=replace(splits.forget, indices=np.arange(100))))
-    assert run_ssd(problem, SsdSettings(alpha=1)) == Unlearned(0, 200)  # I_f = I_D, which is not above
+    context = make_context(model, replace(splits, forget=replace(splits.forget, indices=np.arange(100))))
+    assert run_ssd(context, SsdSettings(alpha=1)) == Unlearned(0, 200)  # I_f = I_D, which is not above
     assert same(model, before)
-    run_ssd(problem, SsdSettings(alpha=0.99, dampening=0.5))
+    run_ssd(context, SsdSettings(alpha=0.99, dampening=0.5))
     assert not same(model, before)

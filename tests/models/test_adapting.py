@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from unlearn_audit import models
 from unlearn_audit.data import Dataset, Examples
-from unlearn_audit.engine import Compute, FullBatch, predict
+from unlearn_audit.engine import Device, FullBatch, predict
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.training import SMALL, train
 
-CPU = Compute(torch.device("cpu"))
+CPU = Device(torch.device("cpu"))
 SPEC = "mine:make"
 Noise = Callable[..., Examples]
 
@@ -114,7 +114,7 @@ def images(n: int = 6, channels: int = 3) -> Tensor:
 
 def adapted(model: nn.Module, channels: int = 3) -> tuple[nn.Module, str]:
     """Return the model as it is served, and what was said."""
-    placed = CPU.place(model).eval()
+    placed = CPU.to_device(model).eval()
     return placed, " | ".join(models.adapt(placed, images(channels=channels), spec=SPEC, classes=5))
 
 
@@ -134,8 +134,8 @@ def same_logits(one: nn.Module, other: nn.Module, channels: int = 3) -> bool:
 def test_a_model_that_cannot_take_channels_last_is_served_contiguously(kind: type[Flat], channels: int) -> None:
     model, said = adapted(kind(channels), channels)
     assert "contiguous layout" in said
-    assert same_logits(model, CPU.place(Flat(channels)), channels)
-    again = CPU.place(copy.deepcopy(model)).train()
+    assert same_logits(model, CPU.to_device(Flat(channels)), channels)
+    again = CPU.to_device(copy.deepcopy(model)).train()
     packed = images(channels=channels).clone(memory_format=torch.channels_last)
     again(packed).sum().backward()
     assert models.layout_of(again) == torch.contiguous_format
@@ -158,7 +158,7 @@ def test_a_model_that_takes_channels_last_is_left_alone() -> None:
 
 
 def test_adapting_leaves_weights_statistics_modes_and_random_streams(noise: Noise) -> None:
-    model = CPU.place(View()).train()
+    model = CPU.to_device(View()).train()
     model.norm.eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     stream = torch.get_rng_state()
@@ -203,7 +203,7 @@ def test_a_model_that_writes_into_its_images_gets_copies(noise: Noise) -> None:
     first, second = batch.forward(model), batch.forward(model)
     assert torch.equal(batch.parts[0][0], kept)
     assert (first.losses == second.losses).all()
-    assert same_logits(model, CPU.place(Overwritten()))
+    assert same_logits(model, CPU.to_device(Overwritten()))
 
 
 def test_a_double_model_gets_doubles_and_a_half_one_computes_in_float32() -> None:
@@ -231,7 +231,7 @@ def test_a_double_model_gets_doubles_and_a_half_one_computes_in_float32() -> Non
 def test_logits_are_found_in_what_a_model_returns(pack: Callable[..., object], told: str) -> None:
     model, said = adapted(Packing(pack))
     assert told in said
-    assert same_logits(model, CPU.place(Flat()))
+    assert same_logits(model, CPU.to_device(Flat()))
     assert isinstance(copy.deepcopy(model).train()(images()), Tensor)
 
 
@@ -258,7 +258,7 @@ def test_what_is_no_logits_is_refused_with_the_way_out(pack: Callable[..., objec
 def test_log_probabilities_are_logits_of_the_same_meaning() -> None:
     model, said = adapted(Packing(lambda logits, features: logits.log_softmax(1)))
     assert "log-probabilities" in said
-    assert torch.allclose(model(images()).softmax(1), CPU.place(Flat()).eval()(images()).softmax(1), atol=1e-6)
+    assert torch.allclose(model(images()).softmax(1), CPU.to_device(Flat()).eval()(images()).softmax(1), atol=1e-6)
 
 
 @pytest.mark.parametrize("bias", [0.2, 0.5])
@@ -279,7 +279,7 @@ def test_batchnorm_without_running_statistics_is_refused() -> None:
 def test_a_model_that_squeezes_tells_that_it_takes_no_single_image() -> None:
     model, said = adapted(Packing(lambda logits, features: logits.squeeze()))
     assert "no single image" in said
-    assert models.flops_per_image(model, images(1)) == models.flops_per_image(CPU.place(Flat()), images(1))
+    assert models.flops_per_image(model, images(1)) == models.flops_per_image(CPU.to_device(Flat()), images(1))
 
 
 # ----- exceptions of the model's own

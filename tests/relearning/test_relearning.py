@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearn_audit.data import Examples, Transform
-from unlearn_audit.engine import Compute
+from unlearn_audit.engine import Device
 from unlearn_audit.engine.task import Task
 from unlearn_audit.models.small import small_cnn
 from unlearn_audit.relearning import (
     HALVINGS,
     Algorithm,
     Curve,
-    Relearned,
+    CurveSet,
     Run,
     Start,
     StepSearch,
@@ -33,7 +33,7 @@ from unlearn_audit.relearning import (
 Noise = Callable[..., Examples]
 Floats = NDArray[np.float64]
 HALF = Transform((0.5,), (0.25,))
-CPU = Compute(torch.device("cpu"))
+CPU = Device(torch.device("cpu"))
 WHOLE = replace(CPU, chunk=10_000)
 
 
@@ -68,9 +68,7 @@ def make_net(seed: int = 0) -> nn.Module:
     return net.eval()
 
 
-def go(
-    run: Run, steps: int, step_size: float, optimizer: Literal["gd", "adam"] = "gd", compute: Compute = CPU
-) -> Curve:
+def go(run: Run, steps: int, step_size: float, optimizer: Literal["gd", "adam"] = "gd", compute: Device = CPU) -> Curve:
     return relearn(run, steps=steps, step_size=step_size, algorithm=Algorithm(optimizer), compute=compute)
 
 
@@ -305,7 +303,7 @@ def test_one_point_is_no_trend() -> None:
 
 def share(
     runs: list[Run], steps: int, step_size: float | Literal["auto"] = "auto", optimizer: Literal["gd", "adam"] = "gd"
-) -> Relearned:
+) -> CurveSet:
     return relearn_all(runs, steps=steps, step_size=step_size, algorithm=Algorithm(optimizer), compute=WHOLE)
 
 
@@ -325,7 +323,7 @@ def test_a_model_so_sharp_that_nobody_else_would_move_has_no_say(noise: Noise) -
     tops = {"a": 3.0, "b": 5.0, "wrecked": 1e7}
     runs = [Run(Point(start), noise(2), HALF, valley([top, *[1.0] * 19])) for top in tops.values()]
 
-    def shared(owners: list[str | None]) -> Relearned:
+    def shared(owners: list[str | None]) -> CurveSet:
         return relearn_all(runs, steps=10, step_size="auto", owners=owners, compute=WHOLE)
 
     found = shared(list(tops))

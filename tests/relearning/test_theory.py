@@ -12,7 +12,7 @@ from torch import nn
 
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import Examples, Transform, load_data
-from unlearn_audit.engine import Compute
+from unlearn_audit.engine import Device
 from unlearn_audit.relearning import (
     Algorithm,
     Certificate,
@@ -27,7 +27,7 @@ from unlearn_audit.relearning import (
 )
 
 Floats = NDArray[np.float64]
-CPU = Compute(torch.device("cpu"))
+CPU = Device(torch.device("cpu"))
 UNIT = Transform((0.0,), (1.0,))
 
 
@@ -55,11 +55,11 @@ def digits() -> Run:
 
 def demo_head(folder: Path, name: str) -> Run:
     """The classifier of one of the demo's models, which relearns its mislabelled examples."""
-    from unlearn_audit.audit.context import open_bench
+    from unlearn_audit.audit.context import open_context
 
     values = {"checkpoint": [{"path": str(folder / f"{name}.safetensors")}], "forget": str(folder / "forget.npy")}
     request = resolve([Layer("flag", values, "command line")])
-    bench = open_bench(request.config, request.origins)
+    bench = open_context(request.config, request.origins)
     return Run(bench.subjects[0].model, bench.examples("forget"), bench.subjects[0].transform)
 
 

@@ -5,14 +5,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from unlearn_audit.render.semilog import CAPTION, Series, series_of, svg, text
+from unlearn_audit.render.semilog import CAPTION, SemilogSeries, series_of, svg, text
 
 STEPS = list(range(0, 1001, 10))
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def falling(rate: float, label: str = "a", note: str = "exponential", scale: float = 1.0) -> Series:
-    return Series(label, STEPS, [scale * math.exp(-rate * t) for t in STEPS], note)
+def falling(rate: float, label: str = "a", note: str = "exponential", scale: float = 1.0) -> SemilogSeries:
+    return SemilogSeries(label, STEPS, [scale * math.exp(-rate * t) for t in STEPS], note)
 
 
 def rows_of(picture: str, symbol: str) -> list[tuple[int, int]]:
@@ -41,7 +41,7 @@ def test_an_exponential_is_a_straight_line_from_corner_to_corner() -> None:
 
 
 def test_a_power_of_ten_is_labelled_where_it_stands() -> None:
-    picture = text([Series("a", [0, 100], [1e3, 1e-3])])
+    picture = text([SemilogSeries("a", [0, 100], [1e3, 1e-3])])
     lines = picture.splitlines()
     assert lines[1].startswith("   1e+03 ┤o")
     assert any(line.startswith("   1e+00 ┤") for line in lines)
@@ -57,14 +57,14 @@ def test_curves_on_one_line_take_turns() -> None:
 
 
 def test_a_flat_curve_and_a_single_point_are_drawn() -> None:
-    assert len(rows_of(text([Series("a", [0, 9], [0.5, 0.5])]), "o")) == 70
-    assert len(rows_of(text([Series("a", [0], [0.5])]), "o")) == 1
+    assert len(rows_of(text([SemilogSeries("a", [0, 9], [0.5, 0.5])]), "o")) == 70
+    assert len(rows_of(text([SemilogSeries("a", [0], [0.5])]), "o")) == 1
 
 
 def test_without_a_positive_value_there_is_no_picture() -> None:
-    assert text([]) == text([Series("a", [], [], "diverged")]) == ""
-    assert "diverged" in svg([Series("a", [], [], "diverged")])
-    both = text([Series("a", [], [], "diverged"), falling(0.01, "b")])
+    assert text([]) == text([SemilogSeries("a", [], [], "diverged")]) == ""
+    assert "diverged" in svg([SemilogSeries("a", [], [], "diverged")])
+    both = text([SemilogSeries("a", [], [], "diverged"), falling(0.01, "b")])
     assert "o a: diverged" in both
     assert rows_of(both, "x")
 
@@ -104,4 +104,4 @@ def test_curves_come_from_the_verdicts_of_a_report(make_report: object, make_mea
         make_measurement("truncation.verdict", "b", value=None, reason="starts at its floor", details={}),
         make_measurement("truncation.rate", "a", value=0.1),
     )
-    assert series_of(report) == (Series("a", [0, 5], [1.0, 0.1], "exponential"),)
+    assert series_of(report) == (SemilogSeries("a", [0, 5], [1.0, 0.1], "exponential"),)

@@ -26,10 +26,10 @@ from unlearn_audit import training as recipes
 from unlearn_audit.errors import MeasurementError, OutputError, UsageError
 from unlearn_audit.progress import Progress
 from unlearn_audit.shadows import (
+    FleetContext,
     FleetFolder,
-    Task,
-    Workshop,
-    open_workshop,
+    Job,
+    open_fleet_context,
     remove_damaged,
     verify,
     work,
@@ -38,7 +38,7 @@ from unlearn_audit.shadows import (
 
 WORK: ModuleType = sys.modules[work.__module__]
 FOLDER: ModuleType = sys.modules[FleetFolder.__module__]
-SOME = Task("0123456789abcdef" * 2, 0)
+SOME = Job("0123456789abcdef" * 2, 0)
 
 
 class Killed(BaseException):
@@ -46,10 +46,10 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def empty(target: Path, tmp_path: Path) -> Workshop:
+def empty(target: Path, tmp_path: Path) -> FleetContext:
     """The same fleet, with nothing done yet."""
     plan_small(tmp_path / "s", target)
-    return open_workshop(tmp_path / "s")
+    return open_fleet_context(tmp_path / "s")
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_one_worker_at_a_time_has_a_task(folder: FleetFolder) -> None:
             assert other.working_on(SOME) == said
             with other.claimed(SOME) as theirs:
                 assert not theirs
-            with other.claimed(Task("f" * 32, 1)) as another:
+            with other.claimed(Job("f" * 32, 1)) as another:
                 assert another
             assert folder.claim_of(SOME).exists()
         assert other.working_on(SOME) is None
@@ -281,11 +281,11 @@ def test_a_task_is_given_up_after_three_deaths_and_forgiven_by_the_next_run(fold
     failure = folder.failed(SOME)
     assert failure is not None
     assert failure == (f"its worker ({socket.gethostname()}, process {dead}) died", 3)
-    folder.forgive()
+    folder.reset_attempts()
     assert folder.failed(SOME) is None
     assert folder.tried(SOME) == 0
     folder.record(SOME, MeasurementError("diverged"), final=True)
-    folder.forgive()
+    folder.reset_attempts()
     assert folder.failed(SOME) == ("diverged", 1)
 
 
@@ -299,7 +299,7 @@ def test_drafts_that_killed_workers_left_are_swept_and_others_are_not(folder: Fl
     assert {path.name for path in folder.path.rglob("*") if path.is_file()} == {".fresh.tmp", "x.safetensors"}
 
 
-# ----- each task once, and the same whoever does it
+# ----- each job once, and the same whoever does it
 
 
 def inodes(folder: Path) -> dict[str, tuple[int, int]]:
@@ -321,7 +321,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return begun
 
 
-def test_what_is_finished_is_not_made_again(whole: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_finished_is_not_made_again(whole: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
     before, begun = inodes(whole.folder.path), counted(monkeypatch)
     assert work(whole) == 0
     assert work_until_done(whole) == 0
@@ -329,20 +329,22 @@ def test_what_is_finished_is_not_made_again(whole: Workshop, monkeypatch: pytest
     assert begun == []
 
 
-def test_a_fleet_that_grows_keeps_what_it_has(whole: Workshop, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fleet_that_grows_keeps_what_it_has(
+    whole: FleetContext, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before, begun = inodes(whole.folder.path), counted(monkeypatch)
     plan_small(whole.folder.path, target, count=6)
-    assert work(open_workshop(whole.folder.path)) == 4
+    assert work(open_fleet_context(whole.folder.path)) == 4
     assert begun == ["shadow 5", "shadow 6"]
     assert before.items() <= inodes(whole.folder.path).items()
-    assert verify(open_workshop(whole.folder.path)) == []
+    assert verify(open_fleet_context(whole.folder.path)) == []
 
 
-def test_workers_at_once_train_each_model_once(empty: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_at_once_train_each_model_once(empty: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = counted(monkeypatch)
     done: list[int] = []
     threads = [
-        threading.Thread(target=lambda: done.append(work_until_done(open_workshop(empty.folder.path), wait=0.02)))
+        threading.Thread(target=lambda: done.append(work_until_done(open_fleet_context(empty.folder.path), wait=0.02)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -354,7 +356,7 @@ def test_workers_at_once_train_each_model_once(empty: Workshop, monkeypatch: pyt
     assert left_behind(empty.folder.path) == []
 
 
-def test_another_folder_comes_to_the_same_bytes(empty: Workshop, finished: Path) -> None:
+def test_another_folder_comes_to_the_same_bytes(empty: FleetContext, finished: Path) -> None:
     assert work(empty) == 8
     assert contents(empty.folder.path) == contents(finished)
     assert all(name.split("/")[1][0] != "." for name in contents(finished))
@@ -363,38 +365,38 @@ def test_another_folder_comes_to_the_same_bytes(empty: Workshop, finished: Path)
 def interrupting(at: int, how: type[BaseException] = KeyboardInterrupt) -> Progress:
     """A progress that ends its worker when it hears so many steps."""
 
-    def tell(task: str, done: int, total: int, note: str = "") -> None:
-        if task.startswith("shadow") and done >= at:
+    def tell(job: str, done: int, total: int, note: str = "") -> None:
+        if job.startswith("shadow") and done >= at:
             raise how
 
     return tell
 
 
-def plan_long(where: Path, target: Path) -> Workshop:
+def plan_long(where: Path, target: Path) -> FleetContext:
     """A fleet of two models of 45 steps, which are only trained."""
     plan_small(where, target, "original", count=2, epochs=45)
-    return open_workshop(where)
+    return open_fleet_context(where)
 
 
 @pytest.fixture(scope="module")
 def long_whole(target: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What these come to, undisturbed."""
-    shop = plan_long(tmp_path_factory.mktemp("long") / "s", target)
-    assert work(shop) == 2
-    return contents(shop.folder.path)
+    context = plan_long(tmp_path_factory.mktemp("long") / "s", target)
+    assert work(context) == 2
+    return contents(context.folder.path)
 
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt, Killed])
 def test_a_worker_that_is_stopped_leaves_no_claim_and_is_gone_on_with(
     how: type[BaseException], target: Path, tmp_path: Path, long_whole: dict[str, bytes]
 ) -> None:
-    shop = plan_long(tmp_path / "s", target)
+    context = plan_long(tmp_path / "s", target)
     with pytest.raises(how):
-        work(shop, interrupting(40, how))
+        work(context, interrupting(40, how))
     asked = how is KeyboardInterrupt  # whoever is asked to end writes down how far it is
-    assert left_behind(tmp_path / "s") == ([shop.folder.state(shop.tasks[0]).name] if asked else [])
+    assert left_behind(tmp_path / "s") == ([context.folder.state(context.jobs[0]).name] if asked else [])
     heard: list[int] = []
-    work(shop, lambda task, done, *_: heard.append(done))
+    work(context, lambda job, done, *_: heard.append(done))
     assert heard[0] == (40 if asked else 20)
     assert contents(tmp_path / "s") == long_whole
     assert left_behind(tmp_path / "s") == []
@@ -404,7 +406,7 @@ DAMAGED_STATES: dict[str, Callable[[Path], object]] = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:3000]),
     "text": lambda path: path.write_text("nothing"),
     "empty": lambda path: path.write_bytes(b""),
-    "another task's": lambda path: save_file(
+    "another job's": lambda path: save_file(
         load_file(path),
         path,
         metadata={
@@ -425,24 +427,24 @@ def rewrite_state(path: Path, weight: torch.Tensor) -> None:
 def test_a_state_that_cannot_be_gone_on_from_costs_time_and_nothing_else(
     damage: str, target: Path, tmp_path: Path, long_whole: dict[str, bytes]
 ) -> None:
-    shop = plan_long(tmp_path / "s", target)
+    context = plan_long(tmp_path / "s", target)
     with pytest.raises(KeyboardInterrupt):
-        work(shop, interrupting(40))
-    DAMAGED_STATES[damage](shop.folder.state(shop.tasks[0]))
-    assert work(shop) == 2
+        work(context, interrupting(40))
+    DAMAGED_STATES[damage](context.folder.state(context.jobs[0]))
+    assert work(context) == 2
     assert contents(tmp_path / "s") == long_whole
     assert left_behind(tmp_path / "s") == []
 
 
 def test_a_worker_killed_between_the_model_and_its_answers_costs_no_training(
-    empty: Workshop, finished: Path, monkeypatch: pytest.MonkeyPatch
+    empty: FleetContext, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(WORK, "_ask", kill)
         with pytest.raises(Killed):
             work(empty)
     before = inodes(empty.folder.path)
-    assert list(before) == [empty.folder.model(empty.tasks[0]).name]
+    assert list(before) == [empty.folder.model(empty.jobs[0]).name]
     begun = counted(monkeypatch)
     assert work(empty) == 8
     assert begun == ["shadow 2", "shadow 3", "shadow 4"]
@@ -451,9 +453,9 @@ def test_a_worker_killed_between_the_model_and_its_answers_costs_no_training(
 
 
 def test_a_model_that_another_worker_published_meanwhile_stays(
-    empty: Workshop, finished: Path, monkeypatch: pytest.MonkeyPatch
+    empty: FleetContext, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = empty.folder.model(empty.tasks[0])
+    first = empty.folder.model(empty.jobs[0])
     publish = WORK._publish
 
     def late(draft: Path, target: Path) -> None:
@@ -470,9 +472,9 @@ def test_a_model_that_another_worker_published_meanwhile_stays(
 
 
 def test_a_model_that_came_out_otherwise_is_said_and_the_first_one_stays(
-    empty: Workshop, finished: Path, monkeypatch: pytest.MonkeyPatch
+    empty: FleetContext, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (empty.folder.model(task) for task in empty.tasks[:2])
+    first, second = (empty.folder.model(job) for job in empty.jobs[:2])
     publish = WORK._publish
 
     def late(draft: Path, target: Path) -> None:
@@ -482,7 +484,7 @@ def test_a_model_that_came_out_otherwise_is_said_and_the_first_one_stays(
 
     monkeypatch.setattr(WORK, "_publish", late)
     work(empty)
-    said = json.loads(empty.folder.failure(empty.tasks[0]).read_text())
+    said = json.loads(empty.folder.failure(empty.jobs[0]).read_text())
     assert "was made twice and came out differently: this machine does not compute repeatably" in said["message"]
     assert first.read_bytes() == (finished / "models" / second.name).read_bytes()
     assert [damage.files[0] for damage in verify(empty)] == [first]
@@ -512,20 +514,20 @@ def failing(problem: BaseException, shadow: str = "shadow 2", times: int = 99) -
         yield begun
 
 
-def test_a_task_that_diverges_is_recorded_for_good_and_the_rest_is_done(empty: Workshop) -> None:
+def test_a_task_that_diverges_is_recorded_for_good_and_the_rest_is_done(empty: FleetContext) -> None:
     with failing(MeasurementError("shadow 2 diverged at step 3: loss nan")) as begun:
         assert work_until_done(empty) == 6  # neither it, nor what starts from it
-        empty.folder.forgive()
-        assert work_until_done(open_workshop(empty.folder.path)) == 0
+        empty.folder.reset_attempts()
+        assert work_until_done(open_fleet_context(empty.folder.path)) == 0
     assert begun.count("shadow 2") == 1
-    assert empty.folder.tried(empty.tasks[5]) == 0  # what has nothing to start from is no failure of its own
-    assert empty.folder.failed(empty.tasks[1]) == ("shadow 2 diverged at step 3: loss nan", 1)
+    assert empty.folder.tried(empty.jobs[5]) == 0  # what has nothing to start from is no failure of its own
+    assert empty.folder.failed(empty.jobs[1]) == ("shadow 2 diverged at step 3: loss nan", 1)
     assert verify(empty) == []
-    empty.folder.failure(empty.tasks[1]).unlink()  # the way out that is named
+    empty.folder.failure(empty.jobs[1]).unlink()  # the way out that is named
     assert work_until_done(empty) == 2
 
 
-def test_a_worker_that_breaks_down_leaves_its_last_words_and_after_three_the_rest_is_done(empty: Workshop) -> None:
+def test_a_worker_that_breaks_down_leaves_its_last_words_and_after_three_the_rest_is_done(empty: FleetContext) -> None:
     with failing(RuntimeError("CUDA error: out of memory")) as begun:
         for _ in range(3):
             with pytest.raises(RuntimeError, match="out of memory"):
@@ -533,15 +535,15 @@ def test_a_worker_that_breaks_down_leaves_its_last_words_and_after_three_the_res
             assert left_behind(empty.folder.path) == []
         assert work(empty) == 5
     assert begun.count("shadow 2") == 3
-    assert empty.folder.failed(empty.tasks[1]) == ("RuntimeError: CUDA error: out of memory", 3)
-    assert "Traceback" in empty.folder.failure(empty.tasks[1]).read_text()
+    assert empty.folder.failed(empty.jobs[1]) == ("RuntimeError: CUDA error: out of memory", 3)
+    assert "Traceback" in empty.folder.failure(empty.jobs[1]).read_text()
 
 
-def test_a_failure_that_passes_is_forgotten(empty: Workshop, finished: Path) -> None:
+def test_a_failure_that_passes_is_forgotten(empty: FleetContext, finished: Path) -> None:
     with failing(RuntimeError("once"), times=1):
         with pytest.raises(RuntimeError):
             work(empty)
-        assert empty.folder.tried(empty.tasks[1]) == 1
+        assert empty.folder.tried(empty.jobs[1]) == 1
         work(empty)
     assert list(empty.folder.path.glob("failed/*")) == []
     assert contents(empty.folder.path) == contents(finished)
@@ -552,7 +554,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 @pytest.mark.parametrize("place", ["os.link", "os.fsync", "pathlib.Path.write_bytes"])
 def test_a_full_disk_is_no_fault_of_the_task(
-    place: str, empty: Workshop, finished: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, empty: FleetContext, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original: Any = {"os.link": os.link, "os.fsync": os.fsync, "pathlib.Path.write_bytes": Path.write_bytes}[place]
     where = {"os.link": "models", "os.fsync": "models", "pathlib.Path.write_bytes": "signals"}[place]
@@ -573,8 +575,8 @@ def test_a_full_disk_is_no_fault_of_the_task(
     assert contents(empty.folder.path) == contents(finished)
 
 
-def test_a_damaged_parent_is_no_lasting_failure_of_what_starts_from_it(whole: Workshop, finished: Path) -> None:
-    parent, child = whole.tasks[0], whole.tasks[4]
+def test_a_damaged_parent_is_no_lasting_failure_of_what_starts_from_it(whole: FleetContext, finished: Path) -> None:
+    parent, child = whole.jobs[0], whole.jobs[4]
     whole.folder.model(parent).write_bytes(whole.folder.model(parent).read_bytes()[:1000])
     whole.folder.model(child).unlink()
     work_until_done(whole, wait=0)
@@ -582,7 +584,7 @@ def test_a_damaged_parent_is_no_lasting_failure_of_what_starts_from_it(whole: Wo
     assert failure is not None
     assert f"remove {parent.id}.safetensors, and `unlearn-audit shadows run` makes it anew" in failure.message
     remove_damaged(verify(whole))
-    whole.folder.forgive()
+    whole.folder.reset_attempts()
     assert work_until_done(whole) == 2
     assert contents(whole.folder.path) == contents(finished)
     assert list(whole.folder.path.glob("failed/*")) == []
@@ -591,11 +593,11 @@ def test_a_damaged_parent_is_no_lasting_failure_of_what_starts_from_it(whole: Wo
 # ----- the verbs
 
 
-def test_status_says_of_each_task_where_it_stands(run: Run, whole: Workshop) -> None:
-    trained, treated = whole.tasks[:4], whole.tasks[4:]
+def test_status_says_of_each_task_where_it_stands(run: Run, whole: FleetContext) -> None:
+    trained, treated = whole.jobs[:4], whole.jobs[4:]
     folder = whole.folder
-    for task in (trained[1], trained[2], *treated[1:]):
-        folder.signals(task).unlink()
+    for job in (trained[1], trained[2], *treated[1:]):
+        folder.signals(job).unlink()
     folder.record(trained[1], MeasurementError("diverged at [step] 7"), final=True)
     folder.record(treated[2], RuntimeError("once"), final=False)
     with folder.claimed(trained[2]) as ours:
@@ -603,8 +605,8 @@ def test_status_says_of_each_task_where_it_stands(run: Run, whole: Workshop) -> 
         done = run("shadows", "status", folder.path, "--format", "json")
         table = run("shadows", "status", folder.path)
     assert (done.code, done.stderr, table.code) == (0, "", 0)
-    said = json.loads(done.stdout)["tasks"]
-    assert [entry["id"] for entry in said] == [task.id for task in whole.tasks]
+    said = json.loads(done.stdout)["jobs"]
+    assert [entry["id"] for entry in said] == [job.id for job in whole.jobs]
     assert [entry["number"] for entry in said] == [0, 1, 2, 3] * 2
     assert [entry["kind"] for entry in said] == ["training"] * 4 + ["ieu"] * 4
     assert [entry["state"] for entry in said] == ["done", "failed", "running", "done", "done"] + ["waiting"] * 3
@@ -614,10 +616,10 @@ def test_status_says_of_each_task_where_it_stands(run: Run, whole: Workshop) -> 
     assert "shadow 2, training, failed: diverged at [step] 7\n" in table.stdout
 
 
-def test_what_others_have_written_into_the_folder_does_not_steer_the_terminal(run: Run, empty: Workshop) -> None:
-    empty.folder.record(empty.tasks[0], "\x1b[2J\nshadow 2, training, done", final=True)
+def test_what_others_have_written_into_the_folder_does_not_steer_the_terminal(run: Run, empty: FleetContext) -> None:
+    empty.folder.record(empty.jobs[0], "\x1b[2J\nshadow 2, training, done", final=True)
     said = {"host": "\x1b]0;mine\x07", "pid": 1, "nonce": "", "since": 0.0}
-    empty.folder.claim_of(empty.tasks[1]).write_text(json.dumps(said))
+    empty.folder.claim_of(empty.jobs[1]).write_text(json.dumps(said))
     done = run("shadows", "status", empty.folder.path)
     assert done.stdout.isascii()
     assert "\x1b" not in done.stdout
@@ -625,7 +627,7 @@ def test_what_others_have_written_into_the_folder_does_not_steer_the_terminal(ru
     assert len(done.stdout.splitlines()) == 4
 
 
-def test_run_on_a_finished_fleet_starts_nobody_and_says_what_is_reused(run: Run, whole: Workshop) -> None:
+def test_run_on_a_finished_fleet_starts_nobody_and_says_what_is_reused(run: Run, whole: FleetContext) -> None:
     done = run("shadows", "run", whole.folder.path)
     assert done.code == 0
     assert done.stderr.splitlines() == [
@@ -638,7 +640,7 @@ def test_run_on_a_finished_fleet_starts_nobody_and_says_what_is_reused(run: Run,
 
 
 def test_ctrl_c_ends_a_worker_with_130_and_leaves_no_claim(
-    run: Run, empty: Workshop, monkeypatch: pytest.MonkeyPatch
+    run: Run, empty: FleetContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = interrupting(1)
     monkeypatch.setattr("unlearn_audit.cli.shadows.progress_bars", lambda quiet: contextlib.nullcontext(stop))
@@ -646,4 +648,4 @@ def test_ctrl_c_ends_a_worker_with_130_and_leaves_no_claim(
     assert (done.code, done.stderr) == (130, "interrupted\n")
     assert left_behind(empty.folder.path) == []
     with pytest.raises(UsageError, match="is no fleet"):
-        open_workshop(empty.folder.path / "models")
+        open_fleet_context(empty.folder.path / "models")

@@ -22,13 +22,13 @@ from conftest import Run
 from small_fleets import contents, plan_small
 
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
-from unlearn_audit.engine import Compute
+from unlearn_audit.engine import Device
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.shadows import (
-    Workshop,
+    FleetContext,
     default_workers,
     members,
-    open_workshop,
+    open_fleet_context,
     run_on_ray,
     run_workers,
     verify,
@@ -46,15 +46,15 @@ def undisturbed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """What a fleet of four models comes to that one worker made in one go."""
     folder = tmp_path_factory.mktemp("undisturbed") / "s"
     plan_small(folder, target, epochs=EPOCHS)
-    assert work(open_workshop(folder)) == 8
+    assert work(open_fleet_context(folder)) == 8
     return contents(folder)
 
 
 @pytest.fixture
-def empty(target: Path, tmp_path: Path) -> Workshop:
+def empty(target: Path, tmp_path: Path) -> FleetContext:
     """The same fleet, with nothing done yet."""
     plan_small(tmp_path / "s", target, epochs=EPOCHS)
-    return open_workshop(tmp_path / "s")
+    return open_fleet_context(tmp_path / "s")
 
 
 def start(verb: str, folder: Path, *flags: str) -> "subprocess.Popen[str]":
@@ -109,7 +109,7 @@ def drafts(folder: Path) -> list[str]:
 
 
 def test_workers_and_runs_that_are_killed_lose_nothing_that_is_finished(
-    empty: Workshop, undisturbed: dict[str, bytes]
+    empty: FleetContext, undisturbed: dict[str, bytes]
 ) -> None:
     folder = empty.folder.path
     with start("run", folder, "--workers", "1", "--quiet") as process:
@@ -132,7 +132,7 @@ def test_workers_and_runs_that_are_killed_lose_nothing_that_is_finished(
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_asked_to_end_ends_with_its_workers_and_leaves_neither_claim_nor_draft(
-    how: signal.Signals, empty: Workshop, undisturbed: dict[str, bytes]
+    how: signal.Signals, empty: FleetContext, undisturbed: dict[str, bytes]
 ) -> None:
     folder = empty.folder.path
     with start("run", folder, "--workers", "1") as process:
@@ -179,9 +179,9 @@ def test_a_fleet_killed_ten_times_at_random_comes_to_the_same_bytes(seed: int, t
         _, said = process.communicate()
     assert process.returncode == 0, said
     assert known.items() <= inodes(folder).items()
-    assert work(open_workshop(whole)) == 24
+    assert work(open_fleet_context(whole)) == 24
     assert {name: each for name, each in contents(folder).items() if "/." not in name} == contents(whole)
-    assert verify(open_workshop(folder)) == []
+    assert verify(open_fleet_context(folder)) == []
 
 
 # ----- the run and its workers
@@ -203,13 +203,13 @@ def test_two_workers_share_the_work_and_what_diverges_is_told_at_the_end(
     assert done.code == 3
     assert done.stdout == ""
     assert "4 of 8 models are there: 0 from before, 4 made now in " in done.stderr
-    shop = open_workshop(fleet)
-    for task in shop.tasks[4:]:
-        failure = shop.folder.failed(task)
+    context = open_fleet_context(fleet)
+    for job in context.jobs[4:]:
+        failure = context.folder.failed(job)
         assert failure is not None
         assert "diverged" in failure.message
-        said = f"shadow {task.number + 1}, ieu: {failure.message}; to have it tried again, remove "
-        assert said + str(shop.folder.failure(task)) in done.stderr
+        said = f"shadow {job.number + 1}, ieu: {failure.message}; to have it tried again, remove "
+        assert said + str(context.folder.failure(job)) in done.stderr
     assert capfd.readouterr().err == ""
     again = run("shadows", "run", fleet, "--quiet")  # nobody is started where nothing can be done
     assert again.code == 3
@@ -233,7 +233,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     ],
 )
 def test_workers_that_only_die_are_given_up_with_their_last_words(
-    code: str, says: str, empty: Workshop, monkeypatch: pytest.MonkeyPatch
+    code: str, says: str, empty: FleetContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced(monkeypatch, code)
     with pytest.raises(MeasurementError, match=f"die without finishing anything: {says}$") as caught:
@@ -241,13 +241,13 @@ def test_workers_that_only_die_are_given_up_with_their_last_words(
     assert caught.value.exit_code == 3
 
 
-def test_a_worker_that_talks_too_much_is_not_held_up(empty: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_talks_too_much_is_not_held_up(empty: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
     replaced(monkeypatch, "import sys; sys.stderr.write('a warning\\n' * 100_000)")
     outcome = run_workers(empty, workers=1)
     assert (outcome.done, outcome.reused, outcome.failed, outcome.waiting) == (0, 0, (), 8)
 
 
-def test_a_worker_that_does_not_listen_is_ended(empty: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_listen_is_ended(empty: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
     replaced(
         monkeypatch,
         "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -272,7 +272,7 @@ TELL = "import os, sys; open(sys.argv[3] + '/told-' + str(os.getpid()), 'w').wri
 @pytest.mark.parametrize(("set_to", "threads"), [(None, "1"), ("3", "3")])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_workers_threads_do_not_depend_on_how_many_workers_there_are(
-    workers: int, set_to: str | None, threads: str, empty: Workshop, monkeypatch: pytest.MonkeyPatch
+    workers: int, set_to: str | None, threads: str, empty: FleetContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On other threads the same sums come out otherwise in the last bits."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -286,18 +286,18 @@ def test_a_workers_threads_do_not_depend_on_how_many_workers_there_are(
 
 def test_there_are_no_more_workers_than_work(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan_small(tmp_path / "s", target)
-    shop = open_workshop(tmp_path / "s")
-    work(shop)
-    for task in (shop.tasks[0], shop.tasks[5]):
-        shop.folder.signals(task).unlink()
-    shop.folder.record(shop.tasks[5], MeasurementError("diverged"), final=True)
+    context = open_fleet_context(tmp_path / "s")
+    work(context)
+    for job in (context.jobs[0], context.jobs[5]):
+        context.folder.signals(job).unlink()
+    context.folder.record(context.jobs[5], MeasurementError("diverged"), final=True)
     replaced(monkeypatch, TELL)
-    run_workers(shop, workers=5)
-    assert len(list(shop.folder.path.glob("told-*"))) == 1
+    run_workers(context, workers=5)
+    assert len(list(context.folder.path.glob("told-*"))) == 1
 
 
 @pytest.mark.parametrize("workers", [0, -1])
-def test_less_than_one_worker_is_refused(workers: int, empty: Workshop) -> None:
+def test_less_than_one_worker_is_refused(workers: int, empty: FleetContext) -> None:
     with pytest.raises(UsageError, match="--workers needs at least 1"):
         run_workers(empty, workers=workers)
 
@@ -305,16 +305,16 @@ def test_less_than_one_worker_is_refused(workers: int, empty: Workshop) -> None:
 def test_as_many_workers_as_cores_or_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert default_workers(Compute(torch.device("cpu"))) == len(os.sched_getaffinity(0))
-    assert default_workers(Compute(torch.device("cuda"))) == 5
-    assert default_workers(Compute(torch.device("cuda:1"))) == 1
-    assert default_workers(Compute(torch.device("mps"))) == 1
+    assert default_workers(Device(torch.device("cpu"))) == len(os.sched_getaffinity(0))
+    assert default_workers(Device(torch.device("cuda"))) == 5
+    assert default_workers(Device(torch.device("cuda:1"))) == 1
+    assert default_workers(Device(torch.device("mps"))) == 1
 
 
 # ----- Ray
 
 
-def test_without_ray_the_extra_is_named(empty: Workshop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_extra_is_named(empty: FleetContext, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"--backend ray needs Ray: pip install 'unlearn-audit\[ray\]'"):
         run_on_ray(empty)
@@ -326,7 +326,7 @@ def test_ray_is_given_workers_and_the_folder_says_what_they_did(
 ) -> None:
     """A cluster that does each piece of work when it is asked how far it is."""
     plan_small(tmp_path / "s", target)
-    shop = open_workshop(tmp_path / "s")
+    context = open_fleet_context(tmp_path / "s")
     asked: dict[str, Any] = {"down": 0}
 
     def remote(**needs: Any) -> Any:
@@ -350,7 +350,7 @@ def test_ray_is_given_workers_and_the_folder_says_what_they_did(
         shutdown=lambda: asked.update(down=asked["down"] + 1),
     )
     monkeypatch.setitem(sys.modules, "ray", fake)
-    outcome = run_on_ray(shop, address="head:6379")
+    outcome = run_on_ray(context, address="head:6379")
     assert (outcome.done, outcome.reused, outcome.waiting) == (8, 0, 0)
     assert (asked["address"], asked["workers"], asked["num_cpus"], asked["num_gpus"], asked["down"]) == (
         "head:6379",
@@ -359,11 +359,11 @@ def test_ray_is_given_workers_and_the_folder_says_what_they_did(
         0,
         1,
     )
-    assert run_on_ray(shop).reused == 8
+    assert run_on_ray(context).reused == 8
     assert asked["down"] == 1  # nothing to do: no cluster is bothered
 
 
-def test_workers_of_a_cluster_that_only_die_are_given_up(empty: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_a_cluster_that_only_die_are_given_up(empty: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
 
     def broken(*_: Any) -> Any:
@@ -390,10 +390,10 @@ def test_a_real_ray_comes_to_the_same_bytes(target: Path, tmp_path: Path) -> Non
     pytest.importorskip("ray")
     for name in ("s", "whole"):
         plan_small(tmp_path / name, target)
-    outcome = run_on_ray(open_workshop(tmp_path / "s"), workers=2)
+    outcome = run_on_ray(open_fleet_context(tmp_path / "s"), workers=2)
     assert outcome.done == 8
     assert import_module("ray").is_initialized() is False
-    work(open_workshop(tmp_path / "whole"))
+    work(open_fleet_context(tmp_path / "whole"))
     assert contents(tmp_path / "s") == contents(tmp_path / "whole")
 
 
@@ -404,15 +404,15 @@ def test_the_benchmarks_arms_take_the_same_steps_on_the_same_examples(
     load_benchmark: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
     bench = load_benchmark("bench_shadows")
-    shop = bench.plan(tmp_path / "f", 2, replace(SMALL, epochs=3))
-    assert work(shop) == 2
-    model, steps = bench.usual_training(shop, 0)
-    inside = members(shop.plan, 0, len(shop.pool.examples))
+    context = bench.plan(tmp_path / "f", 2, replace(SMALL, epochs=3))
+    assert work(context) == 2
+    model, steps = bench.usual_training(context, 0)
+    inside = members(context.plan, 0, len(context.pool.examples))
     assert steps == 3 * math.ceil(len(inside) / SMALL.batch_size)
-    assert bench.learnt(shop, 0, model) > 0.7
-    assert min(bench.learnt_by_fleet(shop)) > 0.7
-    mine = shop.pool.examples.subset(inside[:5])
-    one = torch.stack([image for image, _ in bench.PerSample(mine, shop.plan.mean[0], shop.plan.std[0])])
-    assert torch.equal(one, shop.pooled.transform(mine.images))
+    assert bench.learnt(context, 0, model) > 0.7
+    assert min(bench.learnt_by_fleet(context)) > 0.7
+    mine = context.pool.examples.subset(inside[:5])
+    one = torch.stack([image for image, _ in bench.PerSample(mine, context.plan.mean[0], context.plan.std[0])])
+    assert torch.equal(one, context.pooled.transform(mine.images))
     pair = bench.Pair(bench.Seconds(4.0, 1.0), bench.Seconds(8.0, 2.0))
     assert bench.told("both", [pair]).count("ratio 2.00 [2.00, 2.00]") == 2

@@ -24,20 +24,20 @@ from unlearn_audit import catalogue
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.data import Splits, query
 from unlearn_audit.errors import ConfigError, DataError, MeasurementError, OutputError, UsageError
-from unlearn_audit.methods import Method, Problem, Settings, Unlearned
+from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.models import load_state
 from unlearn_audit.shadows import (
     Fleet,
+    FleetContext,
     FleetPlan,
-    Task,
+    Job,
     Treatment,
-    Workshop,
+    jobs,
     members,
     open_fleet,
-    open_workshop,
+    open_fleet_context,
     plan_fleet,
     read_plan,
-    tasks,
     work,
 )
 from unlearn_audit.shadows.plan import as_recipe, differences, make_plan
@@ -67,7 +67,7 @@ def finished(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fleet of four models with all views of each image, trained and unlearned; not to be changed."""
     folder = tmp_path_factory.mktemp("finished") / "shadows"
     plan_small(folder, target, queries=18)
-    assert work(open_workshop(folder)) == 8
+    assert work(open_fleet_context(folder)) == 8
     return folder
 
 
@@ -94,7 +94,7 @@ def test_models_that_are_added_change_nothing_for_those_before() -> None:
     few, many = made_up(count=4), made_up(count=10, treatments=(IEU,))
     for number in range(4):
         assert np.array_equal(members(few, number, 113), members(many, number, 113))
-    assert tasks(few, 113) == tasks(many, 113)[:4]
+    assert jobs(few, 113) == jobs(many, 113)[:4]
     times = Counter(int(row) for number in range(10) for row in members(many, number, 113))
     assert set(times.values()) == {5}
 
@@ -128,7 +128,7 @@ FREE = {"count": 6, "treatments": (IEU,), "device": "cuda", "data": "elsewhere",
 
 
 def ids(plan: FleetPlan, size: int = 113) -> list[str]:
-    return [task.id for task in tasks(plan, size) if task.treatment is None]
+    return [job.id for job in jobs(plan, size) if job.treatment is None]
 
 
 @pytest.mark.parametrize("name", list(DETERMINANTS))
@@ -160,7 +160,7 @@ def test_the_id_is_the_digest_of_what_is_named(target: Path, finished: Path) -> 
     depends |= {"recipe": plan.recipe, "mean": list(plan.mean), "std": list(plan.std)}
     whole = [1, depends, 3, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()]
     wanted = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
-    assert tasks(plan, POOL)[3].id == wanted
+    assert jobs(plan, POOL)[3].id == wanted
     assert (finished / "models" / f"{wanted}.safetensors").exists()
 
 
@@ -173,13 +173,13 @@ TREATED = {
 
 @pytest.mark.parametrize("name", list(TREATED))
 def test_a_treated_models_id_depends_on_its_treatment_and_on_its_parent(name: str) -> None:
-    one, two = (tasks(made_up(treatments=(each,)), 113) for each in (IEU, TREATED[name]))
+    one, two = (jobs(made_up(treatments=(each,)), 113) for each in (IEU, TREATED[name]))
     assert one[:4] == two[:4]
-    assert {task.id for task in one[4:]}.isdisjoint(task.id for task in two[4:])
-    assert [task.parent for task in one[4:]] == [task.id for task in one[:4]]
-    other_parents = tasks(made_up(treatments=(IEU,), seed=1), 113)
-    assert {task.id for task in one}.isdisjoint(task.id for task in other_parents)
-    assert len({task.id for task in one + two}) == 12
+    assert {job.id for job in one[4:]}.isdisjoint(job.id for job in two[4:])
+    assert [job.parent for job in one[4:]] == [job.id for job in one[:4]]
+    other_parents = jobs(made_up(treatments=(IEU,), seed=1), 113)
+    assert {job.id for job in one}.isdisjoint(job.id for job in other_parents)
+    assert len({job.id for job in one + two}) == 12
 
 
 # ----- what is planned
@@ -365,7 +365,7 @@ def test_data_that_lies_elsewhere_is_the_same_data(target: Path, tmp_path: Path)
     shutil.copytree(target, moved)
     plan = plan_small(tmp_path / "s", target, data=f"npz:{moved / 'data.npz'}")
     assert plan.data == f"npz:{moved / 'data.npz'}"
-    assert open_workshop(tmp_path / "s").dataset.spec == plan.data
+    assert open_fleet_context(tmp_path / "s").dataset.spec == plan.data
 
 
 BROKEN_PLANS: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -383,7 +383,7 @@ def test_a_plan_that_is_wrong_is_refused_with_the_place(says: str, finished: Pat
     plan = json.loads((finished / "fleet.json").read_text())
     BROKEN_PLANS[says](plan)
     (tmp_path / "fleet.json").write_text(json.dumps(plan))
-    for read in (read_plan, open_fleet, open_workshop):
+    for read in (read_plan, open_fleet, open_fleet_context):
         with pytest.raises(ConfigError, match=r"fleet\.json: ") as caught:
             read(tmp_path)
         assert says in str(caught.value)
@@ -400,7 +400,7 @@ def test_a_plan_that_is_damaged_is_refused(content: bytes, tmp_path: Path) -> No
 def test_a_folder_that_is_no_fleet_says_how_one_is_made(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(UsageError, match=r"is no fleet of shadow models: it has no fleet\.json; `shadows plan`"):
-            open_workshop(folder)
+            open_fleet_context(folder)
     (tmp_path / "fleet.json").touch()
     with pytest.raises(UsageError, match="empty"):
         read_plan(tmp_path)
@@ -414,46 +414,46 @@ def test_data_or_sets_that_have_changed_are_refused(target: Path, finished: Path
         kept = (tmp_path / "s" / f"{name}.npy").read_bytes()
         np.save(tmp_path / "s" / f"{name}.npy", rows)
         with pytest.raises(DataError, match=r"forget\.npy or unseen\.npy has changed since the fleet was planned"):
-            open_workshop(tmp_path / "s")
+            open_fleet_context(tmp_path / "s")
         (tmp_path / "s" / f"{name}.npy").unlink()
         with pytest.raises(DataError, match=rf"{name}\.npy"):
-            open_workshop(tmp_path / "s")
+            open_fleet_context(tmp_path / "s")
         plan_small(tmp_path / "s", own, data=f"npz:{own / 'data.npz'}")  # who names the checkpoint restores the sets
         assert (tmp_path / "s" / f"{name}.npy").read_bytes() == kept
     arrays = dict(np.load(own / "data.npz"))
     arrays["x_train"][0] = 0
     np.savez(own / "data.npz", **arrays)
     with pytest.raises(DataError, match=r"data\.npz has changed since the fleet in .* was planned"):
-        open_workshop(tmp_path / "s")
+        open_fleet_context(tmp_path / "s")
 
 
 def test_sets_that_an_interrupted_planning_left_are_not_taken_for_this_ones(target: Path, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     np.save(tmp_path / "s" / "forget.npy", np.arange(50, 60))
     plan_small(tmp_path / "s", target)
-    assert open_workshop(tmp_path / "s").plan.count == 4
+    assert open_fleet_context(tmp_path / "s").plan.count == 4
 
 
 # ----- what a treatment forgets
 
 
-def seen_by_treatments(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workshop, list[Splits]]:
+def seen_by_treatments(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FleetContext, list[Splits]]:
     """Run a fleet whose method only looks at the sets that it is given, in the order of the models."""
     seen: list[Splits] = []
 
-    def look(problem: Problem, settings: Settings) -> Unlearned:
+    def look(problem: UnlearningContext, settings: Settings) -> Unlearned:
         seen.append(problem.splits)
         return Unlearned(0, 0)
 
     def load(kind: str, table: Any, name: str) -> Any:
         return method if kind == "method" else original(kind, table, name)
 
-    shop, original = open_workshop(folder), catalogue.load
+    context, original = open_fleet_context(folder), catalogue.load
     method = Method("ieu", "made up", Settings, look)
     monkeypatch.setattr(catalogue, "load", load)
     monkeypatch.setattr(sys.modules[work.__module__], "parse_settings", lambda *_: Settings())
-    work(shop)
-    return shop, seen
+    work(context)
+    return context, seen
 
 
 @pytest.mark.parametrize("sample", [None, 7])
@@ -461,17 +461,17 @@ def test_a_treatment_forgets_exactly_the_attacked_examples_that_its_model_has_se
     sample: int | None, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan_small(tmp_path / "s", target, sample=sample)
-    shop, seen = seen_by_treatments(tmp_path / "s", monkeypatch)
-    targets = set(shop.pool.targets.tolist())
+    context, seen = seen_by_treatments(tmp_path / "s", monkeypatch)
+    targets = set(context.pool.targets.tolist())
     assert len(targets) == 2 * (sample or FORGET)
     assert len(seen) == 4
     for number, splits in enumerate(seen):
-        inside = set(members(shop.plan, number, len(shop.pool.examples)).tolist())
+        inside = set(members(context.plan, number, len(context.pool.examples)).tolist())
         forget, retain = set(splits.forget.indices.tolist()), set(splits.retain.tolist())
         assert forget == inside & targets
         assert retain == inside - targets
         assert set(splits.measured.tolist()) == forget
-        assert np.array_equal(splits.forget_examples.images, shop.pool.examples.images[splits.forget.indices])
+        assert np.array_equal(splits.forget_examples.images, context.pool.examples.images[splits.forget.indices])
     for one, two in ((0, 1), (2, 3)):  # a pair forgets every attacked example, each once
         together = [*seen[one].forget.indices, *seen[two].forget.indices]
         assert sorted(together) == sorted(targets)
@@ -479,12 +479,12 @@ def test_a_treatment_forgets_exactly_the_attacked_examples_that_its_model_has_se
 
 def test_a_model_that_has_nothing_to_forget_is_a_failure_of_that_task_alone(target: Path, tmp_path: Path) -> None:
     plan_small(tmp_path / "s", target, sample=1, count=8)
-    shop = open_workshop(tmp_path / "s")
-    size, attacked = len(shop.pool.examples), set(shop.pool.targets.tolist())
-    lacking = [number for number in range(8) if not attacked & set(members(shop.plan, number, size).tolist())]
+    context = open_fleet_context(tmp_path / "s")
+    size, attacked = len(context.pool.examples), set(context.pool.targets.tolist())
+    lacking = [number for number in range(8) if not attacked & set(members(context.plan, number, size).tolist())]
     assert lacking
-    assert work(shop) == 16 - len(lacking)
-    failed = {task.number: why.message for task in shop.tasks if (why := shop.folder.failed(task))}
+    assert work(context) == 16 - len(lacking)
+    failed = {job.number: why.message for job in context.jobs if (why := context.folder.failed(job))}
     assert list(failed) == lacking
     assert all("has nothing to forget" in message for message in failed.values())
 
@@ -492,53 +492,53 @@ def test_a_model_that_has_nothing_to_forget_is_a_failure_of_that_task_alone(targ
 # ----- what the models say
 
 
-def answer(shop: Workshop, task: Task, images: torch.Tensor, view: int) -> NDArray[np.float32]:
+def answer(context: FleetContext, job: Job, images: torch.Tensor, view: int) -> NDArray[np.float32]:
     """The plain way: the model in evaluation mode, the planned normalisation, one forward pass."""
-    model = new_model(shop.plan.model, shop.pooled, 0)
-    load_state(model, load_file(shop.folder.model(task)), where="test")
+    model = new_model(context.plan.model, context.pooled, 0)
+    load_state(model, load_file(context.folder.model(job)), where="test")
     with torch.no_grad():
-        inputs = (images.float() / 255 - shop.plan.mean[0]) / shop.plan.std[0]
+        inputs = (images.float() / 255 - context.plan.mean[0]) / context.plan.std[0]
         found: NDArray[np.float32] = model.eval()(query(inputs, view)).numpy()
     return found
 
 
 def test_signals_are_the_logits_of_the_model_in_evaluation_mode(finished: Path) -> None:
-    shop = open_workshop(finished)
-    for task in shop.tasks:
-        plain, queried, key = load_signals(shop.folder.signals(task))
-        assert hashlib.sha256(shop.folder.model(task).read_bytes()).hexdigest() in key
-        both = torch.cat([shop.pool.examples.images, shop.pool.population.images])
-        assert np.abs(plain - answer(shop, task, both, 0)).max() < 1e-4
-        targets = shop.pool.examples.images[torch.from_numpy(shop.pool.targets)]
+    context = open_fleet_context(finished)
+    for job in context.jobs:
+        plain, queried, key = load_signals(context.folder.signals(job))
+        assert hashlib.sha256(context.folder.model(job).read_bytes()).hexdigest() in key
+        both = torch.cat([context.pool.examples.images, context.pool.population.images])
+        assert np.abs(plain - answer(context, job, both, 0)).max() < 1e-4
+        targets = context.pool.examples.images[torch.from_numpy(context.pool.targets)]
         for view in range(18):
-            assert np.abs(queried[:, view] - answer(shop, task, targets, view)).max() < 1e-4
+            assert np.abs(queried[:, view] - answer(context, job, targets, view)).max() < 1e-4
         assert min(np.abs(queried[:, view] - queried[:, 0]).max() for view in range(1, 18)) > 0.01
-        assert np.array_equal(queried[:, 0], plain[shop.pool.targets])
+        assert np.array_equal(queried[:, 0], plain[context.pool.targets])
 
 
 def test_asking_leaves_batchnorm_as_it_was(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "s")
-    shop = open_workshop(tmp_path / "s")
-    task = shop.tasks[0]
-    before = shop.folder.model(task).read_bytes(), shop.folder.signals(task).read_bytes()
-    model = new_model(shop.plan.model, shop.pooled, 0)
-    load_state(model, load_file(shop.folder.model(task)), where="test")
-    images = shop.pool.examples.images.float() / 255
+    context = open_fleet_context(tmp_path / "s")
+    job = context.jobs[0]
+    before = context.folder.model(job).read_bytes(), context.folder.signals(job).read_bytes()
+    model = new_model(context.plan.model, context.pooled, 0)
+    load_state(model, load_file(context.folder.model(job)), where="test")
+    images = context.pool.examples.images.float() / 255
     with torch.no_grad():
-        trained = model.train()((images - shop.plan.mean[0]) / shop.plan.std[0]).numpy()
-    shop.folder.signals(task).unlink()
-    assert work(shop) == 1
-    assert (shop.folder.model(task).read_bytes(), shop.folder.signals(task).read_bytes()) == before
-    plain = load_signals(shop.folder.signals(task)).plain[:POOL]
+        trained = model.train()((images - context.plan.mean[0]) / context.plan.std[0]).numpy()
+    context.folder.signals(job).unlink()
+    assert work(context) == 1
+    assert (context.folder.model(job).read_bytes(), context.folder.signals(job).read_bytes()) == before
+    plain = load_signals(context.folder.signals(job)).plain[:POOL]
     assert np.abs(plain - trained).max() > 0.1  # in training mode the answers would be others
 
 
 def test_a_fleet_says_who_saw_what_and_who_unlearned_it(finished: Path) -> None:
-    shop, fleet = open_workshop(finished), open_fleet(finished)
-    targets = np.isin(np.arange(POOL), shop.pool.targets)
+    context, fleet = open_fleet_context(finished), open_fleet(finished)
+    targets = np.isin(np.arange(POOL), context.pool.targets)
     for treatment in (None, *fleet.plan.treatments):
-        found = fleet.evidence(treatment, shop.pool)
-        assert found.plain.shape == (4, POOL + len(shop.pool.population), 10)
+        found = fleet.evidence(treatment, context.pool)
+        assert found.plain.shape == (4, POOL + len(context.pool.population), 10)
         assert found.queried.shape == (4, 2 * FORGET, 18, 10)
         assert found.plain.dtype == found.queried.dtype == np.float32
         for number in range(4):
@@ -547,7 +547,7 @@ def test_a_fleet_says_who_saw_what_and_who_unlearned_it(finished: Path) -> None:
         assert (found.inside.sum(axis=0) == 2).all()
         for model, digest in zip(found.models, found.sha256s, strict=True):
             assert hashlib.sha256((finished / "models" / f"{model}.safetensors").read_bytes()).hexdigest() == digest
-    assert fleet.missing(shop.pool) == 0
+    assert fleet.missing(context.pool) == 0
 
 
 def test_a_treatment_is_known_by_what_was_done(finished: Path, target: Path) -> None:
@@ -561,16 +561,16 @@ def test_a_treatment_is_known_by_what_was_done(finished: Path, target: Path) -> 
 
 def test_an_unfinished_fleet_speaks_with_what_it_has(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "s")
-    shop, fleet = open_workshop(tmp_path / "s"), Fleet(tmp_path / "s")
-    shop.folder.signals(shop.tasks[1]).unlink()
-    shop.folder.model(shop.tasks[2]).unlink()
-    found = fleet.evidence(None, shop.pool)
-    assert found.models == (shop.tasks[0].id, shop.tasks[3].id)
-    assert fleet.missing(shop.pool) == 2
-    for task in shop.tasks[4:]:
-        shop.folder.signals(task).unlink()
+    context, fleet = open_fleet_context(tmp_path / "s"), Fleet(tmp_path / "s")
+    context.folder.signals(context.jobs[1]).unlink()
+    context.folder.model(context.jobs[2]).unlink()
+    found = fleet.evidence(None, context.pool)
+    assert found.models == (context.jobs[0].id, context.jobs[3].id)
+    assert fleet.missing(context.pool) == 2
+    for job in context.jobs[4:]:
+        context.folder.signals(job).unlink()
     with pytest.raises(MeasurementError, match="was put through ieu yet; `unlearn-audit shadows run` goes on"):
-        fleet.evidence(fleet.plan.treatments[0], shop.pool)
+        fleet.evidence(fleet.plan.treatments[0], context.pool)
 
 
 # ----- the verb `plan`

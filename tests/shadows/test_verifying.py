@@ -18,7 +18,7 @@ from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.errors import OutputError
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.shadows import (
-    Workshop,
+    FleetContext,
     remove_damaged,
     verify,
     work,
@@ -37,9 +37,9 @@ def reweighted(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) 
     write_checkpoint(path, state, checkpoint.metadata, force=True)
 
 
-def resaid(shop: Workshop, change: Callable[[dict[str, Any]], object]) -> None:
+def resaid(context: FleetContext, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the first model's answers."""
-    path = shop.folder.signals(shop.tasks[0])
+    path = context.folder.signals(context.jobs[0])
     arrays = dict(np.load(path))
     change(arrays)
     stream = io.BytesIO()
@@ -47,47 +47,49 @@ def resaid(shop: Workshop, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_bytes(stream.getvalue())
 
 
-def model(shop: Workshop, index: int = 0) -> Path:
-    return shop.folder.model(shop.tasks[index])
+def model(context: FleetContext, index: int = 0) -> Path:
+    return context.folder.model(context.jobs[index])
 
 
-def signals(shop: Workshop, index: int = 0) -> Path:
-    return shop.folder.signals(shop.tasks[index])
+def signals(context: FleetContext, index: int = 0) -> Path:
+    return context.folder.signals(context.jobs[index])
 
 
-def swap(shop: Workshop, one: int, two: int) -> None:
-    """Give one task the other one's model and answers."""
-    shutil.copy(model(shop, two), model(shop, one))
-    shutil.copy(signals(shop, two), signals(shop, one))
+def swap(context: FleetContext, one: int, two: int) -> None:
+    """Give one job the other one's model and answers."""
+    shutil.copy(model(context, two), model(context, one))
+    shutil.copy(signals(context, two), signals(context, one))
 
 
-DAMAGES: dict[str, Callable[[Workshop], object]] = {
-    "model truncated": lambda shop: model(shop).write_bytes(model(shop).read_bytes()[:-100]),
-    "model cut in the header": lambda shop: model(shop).write_bytes(model(shop).read_bytes()[:50]),
-    "model empty": lambda shop: model(shop).write_bytes(b""),
-    "model text": lambda shop: model(shop).write_text("weights"),
-    "model a weight changed": lambda shop: reweighted(model(shop), lambda state: state["fc.weight"].add_(1)),
-    "model not finite": lambda shop: reweighted(model(shop), lambda state: state["fc.weight"].fill_(torch.nan)),
-    "model of another shadow": lambda shop: shutil.copy(model(shop, 1), model(shop)),
-    "model and answers of another shadow": lambda shop: swap(shop, 0, 1),
-    "model and answers of an untreated one": lambda shop: swap(shop, 4, 0),
-    "model without a word": lambda shop: save_file(load_file(model(shop)), model(shop)),
-    "signals truncated": lambda shop: signals(shop).write_bytes(signals(shop).read_bytes()[:-100]),
-    "signals empty": lambda shop: signals(shop).write_bytes(b""),
-    "signals text": lambda shop: signals(shop).write_text("logits"),
-    "signals an array": lambda shop: shutil.copy(shop.folder.path / "forget.npy", signals(shop)),
-    "signals of another shadow": lambda shop: shutil.copy(signals(shop, 1), signals(shop)),
-    "signals without a key": lambda shop: resaid(shop, lambda arrays: arrays.pop("key")),
-    "signals of fewer examples": lambda shop: resaid(shop, lambda a: a.update(plain=a["plain"][1:])),
-    "signals of more queries": lambda shop: resaid(shop, lambda a: a.update(queried=a["queried"].repeat(2, axis=1))),
-    "signals in double": lambda shop: resaid(shop, lambda a: a.update(plain=a["plain"].astype(float))),
-    "signals not finite": lambda shop: resaid(shop, lambda a: a["plain"].fill(np.inf)),
-    "signals that lost their model": lambda shop: model(shop).unlink(),
+DAMAGES: dict[str, Callable[[FleetContext], object]] = {
+    "model truncated": lambda context: model(context).write_bytes(model(context).read_bytes()[:-100]),
+    "model cut in the header": lambda context: model(context).write_bytes(model(context).read_bytes()[:50]),
+    "model empty": lambda context: model(context).write_bytes(b""),
+    "model text": lambda context: model(context).write_text("weights"),
+    "model a weight changed": lambda context: reweighted(model(context), lambda state: state["fc.weight"].add_(1)),
+    "model not finite": lambda context: reweighted(model(context), lambda state: state["fc.weight"].fill_(torch.nan)),
+    "model of another shadow": lambda context: shutil.copy(model(context, 1), model(context)),
+    "model and answers of another shadow": lambda context: swap(context, 0, 1),
+    "model and answers of an untreated one": lambda context: swap(context, 4, 0),
+    "model without a word": lambda context: save_file(load_file(model(context)), model(context)),
+    "signals truncated": lambda context: signals(context).write_bytes(signals(context).read_bytes()[:-100]),
+    "signals empty": lambda context: signals(context).write_bytes(b""),
+    "signals text": lambda context: signals(context).write_text("logits"),
+    "signals an array": lambda context: shutil.copy(context.folder.path / "forget.npy", signals(context)),
+    "signals of another shadow": lambda context: shutil.copy(signals(context, 1), signals(context)),
+    "signals without a key": lambda context: resaid(context, lambda arrays: arrays.pop("key")),
+    "signals of fewer examples": lambda context: resaid(context, lambda a: a.update(plain=a["plain"][1:])),
+    "signals of more queries": lambda context: resaid(
+        context, lambda a: a.update(queried=a["queried"].repeat(2, axis=1))
+    ),
+    "signals in double": lambda context: resaid(context, lambda a: a.update(plain=a["plain"].astype(float))),
+    "signals not finite": lambda context: resaid(context, lambda a: a["plain"].fill(np.inf)),
+    "signals that lost their model": lambda context: model(context).unlink(),
 }
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES))
-def test_damage_is_found_and_removed_and_made_good(damage: str, whole: Workshop, finished: Path) -> None:
+def test_damage_is_found_and_removed_and_made_good(damage: str, whole: FleetContext, finished: Path) -> None:
     assert verify(whole) == []
     DAMAGES[damage](whole)
     found = verify(whole)
@@ -104,7 +106,7 @@ def test_damage_is_found_and_removed_and_made_good(damage: str, whole: Workshop,
     assert verify(whole) == []
 
 
-def test_any_flipped_byte_is_found_or_changes_nothing(whole: Workshop) -> None:
+def test_any_flipped_byte_is_found_or_changes_nothing(whole: FleetContext) -> None:
     rng = np.random.default_rng(0)
     for path in (model(whole), signals(whole)):
         content = path.read_bytes()
@@ -125,7 +127,7 @@ def same_answers(path: Path, content: bytes) -> bool:
         return np.array_equal(found.plain, arrays["plain"]) and np.array_equal(found.queried, arrays["queried"])
 
 
-def test_a_treated_model_of_another_parent_is_found(whole: Workshop, finished: Path) -> None:
+def test_a_treated_model_of_another_parent_is_found(whole: FleetContext, finished: Path) -> None:
     """The parent is sound, and not the one that the child was made from."""
     child = model(whole, 4)
     checkpoint = read_checkpoint(child)
@@ -141,34 +143,34 @@ def test_a_treated_model_of_another_parent_is_found(whole: Workshop, finished: P
     assert contents(whole.folder.path) == contents(finished)
 
 
-def test_files_of_no_task_are_named_and_never_removed(whole: Workshop) -> None:
+def test_files_of_no_task_are_named_and_never_removed(whole: FleetContext) -> None:
     strays = [whole.folder.model("f" * 32), whole.folder.signals("f" * 32)]
     for stray in strays:
         stray.write_bytes(b"mine")
     found = verify(whole)
     assert [damage.told for damage in found] == [
-        f"{stray} belongs to no task of the plan: made under another one" for stray in strays
+        f"{stray} belongs to no job of the plan: made under another one" for stray in strays
     ]
     assert remove_damaged(found) == 0
     assert all(stray.exists() for stray in strays)
 
 
-def test_models_that_do_not_say_their_task_or_parent_yet_are_sound(whole: Workshop) -> None:
+def test_models_that_do_not_say_their_task_or_parent_yet_are_sound(whole: FleetContext) -> None:
     """Those of an earlier version."""
-    for task in whole.tasks:
-        checkpoint = read_checkpoint(whole.folder.model(task))
+    for job in whole.jobs:
+        checkpoint = read_checkpoint(whole.folder.model(job))
         assert checkpoint.metadata is not None
-        assert checkpoint.metadata.notes == (f"shadow model {task.number + 1} of a fleet, task {task.id}",)
+        assert checkpoint.metadata.notes == (f"shadow model {job.number + 1} of a fleet, job {job.id}",)
         older = checkpoint.metadata.model_copy(update={"notes": (), "parent_sha256": None, "torch_version": "1"})
-        write_checkpoint(whole.folder.model(task), checkpoint.state, older, force=True)
-        whole.folder.signals(task).unlink()
+        write_checkpoint(whole.folder.model(job), checkpoint.state, older, force=True)
+        whole.folder.signals(job).unlink()
     assert verify(whole) == []
 
 
 @pytest.mark.parametrize(
     ("said", "says"),
     [
-        ({"notes": ("shadow model 1 of a fleet, task 0",)}, "another task"),
+        ({"notes": ("shadow model 1 of a fleet, job 0",)}, "another job"),
         ({"notes": (), "seed": 5}, "another seed"),
         ({"notes": (), "role": "original"}, "another role"),
         ({"notes": (), "recipe": {"epochs": 3}}, "another recipe"),
@@ -178,7 +180,7 @@ def test_models_that_do_not_say_their_task_or_parent_yet_are_sound(whole: Worksh
     ],
 )
 def test_a_sound_model_of_another_fleet_is_found_by_what_it_says(
-    said: dict[str, Any], says: str, whole: Workshop
+    said: dict[str, Any], says: str, whole: FleetContext
 ) -> None:
     """Its answers were asked for here, so that they belong to it."""
     checkpoint = read_checkpoint(model(whole))
@@ -189,11 +191,11 @@ def test_a_sound_model_of_another_fleet_is_found_by_what_it_says(
     signals(whole, 4).unlink()
     assert work(whole) == 2
     (damage,) = verify(whole)
-    assert damage.told == f"{model(whole)} is not what task {whole.tasks[0].id} makes: {says}"
+    assert damage.told == f"{model(whole)} is not what job {whole.jobs[0].id} makes: {says}"
     assert damage.files == (model(whole), signals(whole))
 
 
-def test_what_cannot_be_removed_is_said(whole: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_removed_is_said(whole: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
     model(whole).write_bytes(b"")
 
     def refuse(*_: object, **__: object) -> None:
@@ -204,7 +206,7 @@ def test_what_cannot_be_removed_is_said(whole: Workshop, monkeypatch: pytest.Mon
         remove_damaged(verify(whole))
 
 
-def test_verify_names_the_files_and_the_way_out(run: Run, whole: Workshop, finished: Path) -> None:
+def test_verify_names_the_files_and_the_way_out(run: Run, whole: FleetContext, finished: Path) -> None:
     folder = whole.folder.path
     done = run("shadows", "verify", folder)
     assert (done.code, done.stdout, done.stderr) == (0, "", "8 of 8 models are there, 0 problems\n")

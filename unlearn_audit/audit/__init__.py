@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from unlearn_audit import __version__
 from unlearn_audit.audit.accuracy import measure_gaps
-from unlearn_audit.audit.cache import NO_PARTS, Parts
+from unlearn_audit.audit.cache import NO_PARTS, ResultCache
 from unlearn_audit.audit.cache_key import depends_on
 from unlearn_audit.audit.changes import measure_changes
-from unlearn_audit.audit.context import Bench, environment, open_bench
+from unlearn_audit.audit.context import AuditContext, environment, open_context
 from unlearn_audit.audit.mia.measure import measure_mia
 from unlearn_audit.audit.rcd.common_step import RELEARNING, with_common_step
 from unlearn_audit.audit.rcd.measure import measure_rcd
@@ -29,14 +29,14 @@ from unlearn_audit.config import AuditConfig
 from unlearn_audit.data import digest_of, named_classes
 from unlearn_audit.errors import UsageError, unknown_name
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.relearning import take_anew
+from unlearn_audit.relearning import no_cache
 from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Subject, Tool
 
 __all__ = ["MEASUREMENTS", "run_audit", "sections_asked"]
 
 # Section of the config -> the measurement it asks for, in the order of the report.
-MEASUREMENTS: Mapping[str, Callable[[Bench, Any], Iterator[Measurement]]] = {
-    "gaps": lambda bench, _: chain(measure_gaps(bench), measure_changes(bench)),
+MEASUREMENTS: Mapping[str, Callable[[AuditContext, Any], Iterator[Measurement]]] = {
+    "gaps": lambda context, _: chain(measure_gaps(context), measure_changes(context)),
     "rcd": measure_rcd,
     "truncation": measure_truncation,
     "spectrum": measure_spectrum,
@@ -50,7 +50,7 @@ def run_audit(
     origins: Mapping[str, str] | None = None,
     only: tuple[str, ...] = (),
     arrays: dict[str, NDArray[Any]] | None = None,
-    parts: Parts = NO_PARTS,
+    parts: ResultCache = NO_PARTS,
     progress: Progress = silent,
 ) -> AuditReport:
     """Run every measurement that the config has a section for.
@@ -72,24 +72,24 @@ def run_audit(
     """
     asked = sections_asked(config, only)
     given = origins if origins is not None else dict.fromkeys(config.model_fields_set, "flag")
-    bench = open_bench(config, given, progress)
-    examine_subjects(bench)
-    measurements = _measured(bench, asked, parts)
+    context = open_context(config, given, progress)
+    examine_subjects(context)
+    measurements = _measured(context, asked, parts)
     for label, text in telling_apart(measurements):
-        bench.doubt(label, text)
+        context.doubt(label, text)
     if arrays is not None:
-        arrays |= bench.arrays
-    subjects = tuple(bench.describe(candidate) for candidate in bench.subjects)
+        arrays |= context.arrays
+    subjects = tuple(context.describe(candidate) for candidate in context.subjects)
     return AuditReport(
         tool=Tool(version=__version__),
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         subjects=subjects,
-        data=_data(bench),
+        data=_data(context),
         measurements=measurements,
         conclusion=conclude(measurements, doubted=_doubted(subjects, measurements)),
-        settings=_settings(bench),
-        environment=environment(bench.compute, config.seed),
-        limitations=tuple(dict.fromkeys(bench.limitations)),
+        settings=_settings(context),
+        environment=environment(context.compute, config.seed),
+        limitations=tuple(dict.fromkeys(context.limitations)),
     )
 
 
@@ -121,34 +121,34 @@ def sections_asked(config: AuditConfig, only: tuple[str, ...] = ()) -> tuple[str
     return asked
 
 
-def _measured(bench: Bench, asked: Sequence[str], parts: Parts) -> tuple[Measurement, ...]:
+def _measured(context: AuditContext, asked: Sequence[str], parts: ResultCache) -> tuple[Measurement, ...]:
     """Return the measurements of all sections in their order; those that relearn share one step size."""
     found: list[Measurement] = []
     for relearns, names in groupby(asked, lambda name: name in RELEARNING):
-        measure = partial(_section, bench, parts)
+        measure = partial(_section, context, parts)
         if relearns:
-            found += with_common_step(bench, tuple(names), measure)
+            found += with_common_step(context, tuple(names), measure)
         else:
             found += [one for name in names for one in measure(name)]
     return tuple(found)
 
 
-def _section(bench: Bench, parts: Parts, name: str) -> tuple[Measurement, ...]:
+def _section(context: AuditContext, parts: ResultCache, name: str) -> tuple[Measurement, ...]:
     """Return a section's measurements, measured now or found among the parts that are kept."""
 
     def measure(key: str | None) -> Iterator[Measurement]:
-        bench.remember = take_anew if key is None else partial(parts.curve, key)
-        return MEASUREMENTS[name](bench, getattr(bench.config, name))
+        context.curve_cache = no_cache if key is None else partial(parts.curve, key)
+        return MEASUREMENTS[name](context, getattr(context.config, name))
 
-    depends = depends_on(bench, name)
+    depends = depends_on(context, name)
     if depends is None:
         return tuple(measure(None))
-    return parts.section(name, depends, measure, bench.limitations, bench.arrays)
+    return parts.section(name, depends, measure, context.limitations, context.arrays)
 
 
-def _data(bench: Bench) -> Data:
+def _data(context: AuditContext) -> Data:
     """Describe the sets with the digests of their resolved indices."""
-    splits = bench.splits
+    splits = context.splits
     dataset = splits.dataset
 
     def rows(spec: str, indices: NDArray[np.int64]) -> SetSummary:
@@ -161,19 +161,19 @@ def _data(bench: Bench) -> Data:
         sha256=dataset.sha256,
         class_names=dataset.class_names,
         forget=rows(splits.forget.spec, splits.forget.indices).model_copy(update=part),
-        retain=rows(bench.config.retain or "the rest of the training set", splits.retain),
+        retain=rows(context.config.retain or "the rest of the training set", splits.retain),
         test=SetSummary(spec="test split", sha256=dataset.sha256, n=len(dataset.test)),
-        unseen=rows(bench.config.unseen or "drawn from the test split", splits.unseen.unseen),
+        unseen=rows(context.config.unseen or "drawn from the test split", splits.unseen.unseen),
     )
 
 
-def _settings(bench: Bench) -> dict[str, Any]:
+def _settings(context: AuditContext) -> dict[str, Any]:
     """Return the resolved configuration, and who said each value that somebody said."""
     return {
-        "config": bench.config.model_dump(mode="json", exclude_none=True),
-        "from": dict(sorted(bench.origins.items())),
+        "config": context.config.model_dump(mode="json", exclude_none=True),
+        "from": dict(sorted(context.origins.items())),
         "normalisation": {
             candidate.label: {"mean": list(candidate.transform.mean), "std": list(candidate.transform.std)}
-            for candidate in bench.subjects
+            for candidate in context.subjects
         },
     }

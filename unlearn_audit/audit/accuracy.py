@@ -7,51 +7,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.context import Bench, Split
+from unlearn_audit.audit.context import AuditContext, Split
 from unlearn_audit.audit.reference import compared, difference_details, no_reference, reference_of
 from unlearn_audit.engine import derive_seed
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Interval, Measurement
 
-__all__ = ["GAP_SPLITS", "Outcome", "measure_gaps"]
+__all__ = ["GAP_SPLITS", "SubjectAccuracy", "measure_gaps"]
 
 Floats = NDArray[np.float64]
 GAP_SPLITS: tuple[Split, ...] = ("retain", "forget", "test")
 
 
-class Outcome(NamedTuple):
+class SubjectAccuracy(NamedTuple):
     """One candidate on one split: 1.0 where it is right, and its loss, for each example."""
 
     right: Floats
     losses: Floats
 
 
-def measure_gaps(bench: Bench) -> Iterator[Measurement]:
+def measure_gaps(context: AuditContext) -> Iterator[Measurement]:
     """Yield `accuracy.*`, `loss.*` and `gap.*` of every subject."""
-    outcomes: dict[tuple[str, Split], Outcome] = {}
-    seed = derive_seed(bench.config.seed, "bootstrap")
-    for index, candidate in enumerate(bench.subjects):
+    outcomes: dict[tuple[str, Split], SubjectAccuracy] = {}
+    seed = derive_seed(context.config.seed, "bootstrap")
+    for index, candidate in enumerate(context.subjects):
         for split in get_args(Split):
-            outcomes[candidate.label, split] = _outcome(bench, candidate, split)
-        bench.progress("predicting", index + 1, len(bench.subjects), candidate.label)
-    for candidate in bench.subjects:
+            outcomes[candidate.label, split] = _outcome(context, candidate, split)
+        context.progress("predicting", index + 1, len(context.subjects), candidate.label)
+    for candidate in context.subjects:
         for split in get_args(Split):
-            others = [outcomes[other.label, split] for other in bench.references(candidate)]
+            others = [outcomes[other.label, split] for other in context.references(candidate)]
             yield from _levels(candidate, split, outcomes[candidate.label, split], others, seed)
-        gaps = [_gap(bench, candidate, split, outcomes) for split in GAP_SPLITS]
+        gaps = [_gap(context, candidate, split, outcomes) for split in GAP_SPLITS]
         yield from gaps
-        yield _average(candidate, gaps, _constant_columns(bench, outcomes))
+        yield _average(candidate, gaps, _constant_columns(context, outcomes))
 
 
-def _outcome(bench: Bench, candidate: Candidate, split: Split) -> Outcome:
-    signals = bench.signals(candidate, split)
+def _outcome(context: AuditContext, candidate: Candidate, split: Split) -> SubjectAccuracy:
+    signals = context.signals(candidate, split)
     logits = signals.logits.astype(np.float64)
     right = (logits.argmax(axis=1) == signals.labels).astype(np.float64)
-    return Outcome(right, metrics.cross_entropy(logits, signals.labels))
+    return SubjectAccuracy(right, metrics.cross_entropy(logits, signals.labels))
 
 
 def _levels(
-    candidate: Candidate, split: Split, outcome: Outcome, others: Sequence[Outcome], seed: int
+    candidate: Candidate, split: Split, outcome: SubjectAccuracy, others: Sequence[SubjectAccuracy], seed: int
 ) -> Iterator[Measurement]:
     """Yield the accuracy and the mean loss on one split, read against the retrained models' own."""
     n = len(outcome.right)
@@ -105,9 +105,11 @@ def _difference(ours: Floats, others: Sequence[Floats], scale: str) -> metrics.D
     return compared(float(ours.mean()), levels, [(ours, np.stack(others))], least=least)
 
 
-def _gap(bench: Bench, candidate: Candidate, split: Split, outcomes: dict[tuple[str, Split], Outcome]) -> Measurement:
+def _gap(
+    context: AuditContext, candidate: Candidate, split: Split, outcomes: dict[tuple[str, Split], SubjectAccuracy]
+) -> Measurement:
     """Return accuracy(candidate) - mean accuracy(retrained) on one split."""
-    others = [outcomes[other.label, split].right for other in bench.references(candidate)]
+    others = [outcomes[other.label, split].right for other in context.references(candidate)]
     right = outcomes[candidate.label, split].right
     levels = [float(other.mean()) for other in others]
     difference = _difference(right, others, "fraction")
@@ -138,12 +140,12 @@ def _gap(bench: Bench, candidate: Candidate, split: Split, outcomes: dict[tuple[
     )
 
 
-def _constant_columns(bench: Bench, outcomes: dict[tuple[str, Split], Outcome]) -> set[str]:
+def _constant_columns(context: AuditContext, outcomes: dict[tuple[str, Split], SubjectAccuracy]) -> set[str]:
     """Return the splits on which every model has the same accuracy, so that their gap says nothing."""
-    if len(bench.subjects) < 2:
+    if len(context.subjects) < 2:
         return set()
     levels = {
-        split: {round(float(outcomes[candidate.label, split].right.mean()), 12) for candidate in bench.subjects}
+        split: {round(float(outcomes[candidate.label, split].right.mean()), 12) for candidate in context.subjects}
         for split in GAP_SPLITS
     }
     return {split for split, found in levels.items() if len(found) == 1}

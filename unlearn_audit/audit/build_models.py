@@ -18,10 +18,10 @@ from unlearn_audit.audit.config_checks import attack_problems, method_problems
 from unlearn_audit.checkpoints import Checkpoint, read_checkpoint
 from unlearn_audit.config import ApplyEntry, AuditConfig, CheckpointEntry, Resolved, TrainEntry, code_is_allowed
 from unlearn_audit.data import Dataset, IndexSet, read_training_indices
-from unlearn_audit.engine import prepare
+from unlearn_audit.engine import setup_device
 from unlearn_audit.errors import CheckpointError, ConfigError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import make_subfolder, sha256_of_bytes
-from unlearn_audit.inputs import read_entry, settle_data, unique_labels
+from unlearn_audit.inputs import read_entry, resolve_data, unique_labels
 from unlearn_audit.methods.apply import SAVE_EVERY, apply_method
 from unlearn_audit.methods.resume import StateFile, state_path
 from unlearn_audit.model_folder import sha256_of_checkpoint
@@ -50,7 +50,7 @@ class Made(NamedTuple):
         return self.path is not None and self.path.exists()
 
 
-class _Ground(NamedTuple):
+class _BuildContext(NamedTuple):
     """What all models of a config share."""
 
     config: AuditConfig
@@ -174,7 +174,7 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
     return Resolved(made, dict(request.origins) | {"checkpoint": request.origins.get("train", "config")})
 
 
-def _check_made(path: Path, ground: _Ground, wanted: Mapping[str, Any]) -> None:
+def _check_made(path: Path, ground: _BuildContext, wanted: Mapping[str, Any]) -> None:
     """Refuse a file that stands in the place of a model that was to be made, and is another one."""
     way_out = "remove it, and the audit makes it anew"
     try:
@@ -214,7 +214,7 @@ def _check_methods(config: AuditConfig) -> None:
         raise ConfigError("config", problems)
 
 
-def _ground(request: Resolved, folder: Path) -> _Ground:
+def _ground(request: Resolved, folder: Path) -> _BuildContext:
     """Load what the models are made of."""
     config = request.config
     if not config.forget:
@@ -222,16 +222,16 @@ def _ground(request: Resolved, folder: Path) -> _Ground:
     if not config.data and not config.checkpoint:
         raise UsageError("[[train]] and [[apply]] need data; name it in the config, or with --data")
     checkpoints = tuple(read_entry(config, entry) for entry in config.checkpoint)
-    dataset = settle_data(config, dict(request.origins), checkpoints, [])
+    dataset = resolve_data(config, dict(request.origins), checkpoints, [])
     forget = read_training_indices(config.forget, dataset)
-    return _Ground(config, request.origins, normalised_as_asked(dataset, config), forget, folder, checkpoints)
+    return _BuildContext(config, request.origins, normalised_as_asked(dataset, config), forget, folder, checkpoints)
 
 
 def _entry_of(entries: list[CheckpointEntry], label: str) -> CheckpointEntry:
     return next(entry for entry, own in zip(entries, unique_labels(entries), strict=True) if own == label)
 
 
-def _named(ground: _Ground, label: str, depends: Mapping[str, Any]) -> Path:
+def _named(ground: _BuildContext, label: str, depends: Mapping[str, Any]) -> Path:
     """Return the file of a model that depends on these things."""
     config = ground.config
     common: dict[str, Any] = {
@@ -239,7 +239,7 @@ def _named(ground: _Ground, label: str, depends: Mapping[str, Any]) -> Path:
         "data": ground.dataset.sha256,
         "forget": ground.forget.sha256,
         "precision": config.precision,
-        "device": prepare(config.device, config.precision).device.type,
+        "device": setup_device(config.device, config.precision).device.type,
     }
     asked = {"mean": config.mean, "std": config.std, "retain": config.retain}
     common |= {key: value for key, value in asked.items() if value is not None}
@@ -247,24 +247,24 @@ def _named(ground: _Ground, label: str, depends: Mapping[str, Any]) -> Path:
     return ground.folder / FOLDER / f"{label}-{digest}.safetensors"
 
 
-def _spec(ground: _Ground, entry: TrainEntry) -> str:
+def _spec(ground: _BuildContext, entry: TrainEntry) -> str:
     spec = entry.model or ground.config.model
     if not spec:
         raise UsageError(f"train {entry.label}: no model named; add `model` to the config or to this entry")
     return spec
 
 
-def _path_of_trained(ground: _Ground, entry: TrainEntry) -> Path:
+def _path_of_trained(ground: _BuildContext, entry: TrainEntry) -> Path:
     spec = _spec(ground, entry)
     recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs).settings()
     depends = {"model": spec, "recipe": recipe, "seed": entry.seed, "without": entry.without}
     return _named(ground, entry.label, depends)
 
 
-def _train(ground: _Ground, entry: TrainEntry, path: Path, progress: Progress) -> None:
+def _train(ground: _BuildContext, entry: TrainEntry, path: Path, progress: Progress) -> None:
     """Train a model, keeping what it goes on with after a kill."""
     spec, config = _spec(ground, entry), ground.config
-    keeper = StateFile(state_path(path), {"model": path.name}, resume=True, every=SAVE_EVERY, memory={})
+    resumable = StateFile(state_path(path), {"model": path.name}, resume=True, every=SAVE_EVERY, memory={})
     try:
         train_checkpoint(
             path,
@@ -273,20 +273,20 @@ def _train(ground: _Ground, entry: TrainEntry, path: Path, progress: Progress) -
             pick_recipe(entry.recipe, spec, epochs=entry.epochs),
             without=ground.forget if entry.without else None,
             seed=entry.seed,
-            compute=prepare(config.device, config.precision),
+            compute=setup_device(config.device, config.precision),
             allow_code=code_is_allowed(ground.origins.get("train", "default")),
             clock=None,
-            keeper=keeper,
+            resumable=resumable,
             progress=progress,
             task=f"training {entry.label}",
         )
     except KeyboardInterrupt:
-        keeper.write()
+        resumable.write()
         raise
-    keeper.remove()
+    resumable.remove()
 
 
-def _path_of_applied(ground: _Ground, entry: ApplyEntry, parent: CheckpointEntry, parent_sha256: str) -> Path:
+def _path_of_applied(ground: _BuildContext, entry: ApplyEntry, parent: CheckpointEntry, parent_sha256: str) -> Path:
     asked = entry.model_dump(mode="json", exclude={"label", "to"} if entry.recipe else {"label", "to", "recipe"})
     own = parent.model_dump(mode="json", include={"model", "mean", "std", "recipe", "epochs"}, exclude_none=True)
     key = parent.weights or ground.config.weights
@@ -294,7 +294,7 @@ def _path_of_applied(ground: _Ground, entry: ApplyEntry, parent: CheckpointEntry
     return _named(ground, entry.label, {"parent": parent_sha256, "apply": asked} | more)
 
 
-def _apply(ground: _Ground, entry: ApplyEntry, parent: CheckpointEntry, path: Path, progress: Progress) -> None:
+def _apply(ground: _BuildContext, entry: ApplyEntry, parent: CheckpointEntry, path: Path, progress: Progress) -> None:
     """Unlearn from a parent, going on with the state of a killed run."""
     config = ground.config.model_copy(update={"checkpoint": (parent,), "seed": entry.seed, "sample": None})
     apply_method(

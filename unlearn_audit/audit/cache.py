@@ -21,7 +21,7 @@ from unlearn_audit.files import atomic_write, make_subfolder, sha256_of_bytes
 from unlearn_audit.relearning import Curve
 from unlearn_audit.report import Measurement
 
-__all__ = ["FOLDER", "NO_PARTS", "VERSION", "Parts"]
+__all__ = ["FOLDER", "NO_PARTS", "VERSION", "ResultCache"]
 
 FOLDER = "parts"
 VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
@@ -29,7 +29,7 @@ Measured = tuple[Measurement, ...]
 _Kept = TypeAdapter(tuple[Measured, tuple[str, ...]])
 
 
-class Parts:
+class ResultCache:
     """Finds what was measured before, and keeps what is measured now.
 
     Args:
@@ -115,7 +115,7 @@ class Parts:
             path.unlink(missing_ok=True)
 
 
-NO_PARTS = Parts(None)
+NO_PARTS = ResultCache(None)
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> bytes:

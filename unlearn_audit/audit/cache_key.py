@@ -8,22 +8,22 @@ import torch
 from numpy.typing import NDArray
 
 from unlearn_audit import data, models
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.common_step import RELEARNING
 from unlearn_audit.files import sha256_of_bytes
 
 __all__ = ["depends_on"]
 
 
-def depends_on(bench: Bench, section: str) -> dict[str, Any] | None:
+def depends_on(context: AuditContext, section: str) -> dict[str, Any] | None:
     """Return everything that a section's numbers depend on, as JSON; None where code of the user's has a part in it.
 
     Args:
-        bench: the models, the sets and the settings.
+        context: the models, the sets and the settings.
         section: its name in the configuration.
     """
-    config, splits, compute = bench.config, bench.splits, bench.compute
-    if _is_code(bench, section):
+    config, splits, compute = context.config, context.splits, context.compute
+    if _is_code(context, section):
         return None
     asked = {name: getattr(config, name) for name in _sections_read(section)}
     return {
@@ -32,7 +32,7 @@ def depends_on(bench: Bench, section: str) -> dict[str, Any] | None:
         "given": {name: sorted(part.model_fields_set) for name, part in asked.items() if part is not None},
         "subjects": [
             [one.label, one.role, one.sha256, one.weights, one.spec, one.transform.mean, one.transform.std]
-            for one in bench.subjects
+            for one in context.subjects
         ],
         "data": splits.dataset.sha256,
         "sets": [
@@ -42,9 +42,9 @@ def depends_on(bench: Bench, section: str) -> dict[str, Any] | None:
         ],
         "labels": _digest(splits.unseen.examples.labels.numpy()),
         "seed": config.seed,
-        "start": bench.start if section in RELEARNING else None,
+        "start": context.start if section in RELEARNING else None,
         "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
-        "shadows": _fleet(bench) if section == "mia" else None,
+        "shadows": _fleet(context) if section == "mia" else None,
     }  # fmt: skip
 
 
@@ -52,19 +52,19 @@ def _sections_read(section: str) -> tuple[str, ...]:
     return (section, "rcd") if section == "truncation" else (section,)
 
 
-def _is_code(bench: Bench, section: str) -> bool:
+def _is_code(context: AuditContext, section: str) -> bool:
     """Whether a model, the data or an attack is a callable of the user's: nobody knows when its code changes."""
-    attacks = bench.config.mia.attacks if section == "mia" and bench.config.mia else ()
+    attacks = context.config.mia.attacks if section == "mia" and context.config.mia else ()
     return (
-        any(models.is_code(one.spec) for one in bench.subjects)
-        or data.is_code(bench.splits.dataset.spec)
+        any(models.is_code(one.spec) for one in context.subjects)
+        or data.is_code(context.splits.dataset.spec)
         or any(":" in name for name in attacks)
     )
 
 
-def _fleet(bench: Bench) -> list[list[Any]] | None:
+def _fleet(context: AuditContext) -> list[list[Any]] | None:
     """Return which models of a fleet have spoken, by file, size and time."""
-    folder = bench.config.mia.shadows if bench.config.mia else None
+    folder = context.config.mia.shadows if context.config.mia else None
     if folder is None:
         return None
     files = sorted((Path(folder) / "signals").glob("*.npz"))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.context import Bench, Split
+from unlearn_audit.audit.context import AuditContext, Split
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Interval, Measurement
 
@@ -20,25 +20,25 @@ Floats = NDArray[np.float64]
 NO_ORIGINAL = "no original model to compare with was given"
 
 
-def measure_changes(bench: Bench) -> Iterator[Measurement]:
+def measure_changes(context: AuditContext) -> Iterator[Measurement]:
     """Yield `change.retain` and `change.test` of every subject; the latter on classes that are not forgotten."""
-    rows = {"retain": np.arange(len(bench.splits.retain)), "test": bench.splits.lasting_test}
+    rows = {"retain": np.arange(len(context.splits.retain)), "test": context.splits.lasting_test}
     splits: tuple[Split, ...] = ("retain", "test")
-    for candidate in bench.subjects:
+    for candidate in context.subjects:
         for split in splits:
-            yield _change(bench, candidate, split, rows[split])
+            yield _change(context, candidate, split, rows[split])
 
 
-def _change(bench: Bench, candidate: Candidate, split: Split, rows: NDArray[np.int64]) -> Measurement:
-    originals = bench.with_role("original")
+def _change(context: AuditContext, candidate: Candidate, split: Split, rows: NDArray[np.int64]) -> Measurement:
+    originals = context.with_role("original")
     reason = _why_none(candidate, len(originals), len(rows), split)
     value, interval, details = None, None, {}
     if reason is None:
-        levels = [_right(bench, one, split)[rows] for one in originals]
-        ours, level = _right(bench, candidate, split)[rows], np.mean(levels, axis=0)
+        levels = [_right(context, one, split)[rows] for one in originals]
+        ours, level = _right(context, candidate, split)[rows], np.mean(levels, axis=0)
         value, interval = float((ours - level).mean()), _interval(ours - level)
         details = {"accuracy": float(ours.mean()), "accuracy_of_the_original": float(level.mean())}
-    left_out = len(bench.splits.test_examples) - len(rows) if split == "test" else 0
+    left_out = len(context.splits.test_examples) - len(rows) if split == "test" else 0
     return Measurement(
         name=f"change.{split}",
         subject=candidate.label,
@@ -65,9 +65,9 @@ def _why_none(candidate: Candidate, originals: int, n: int, split: str) -> str |
     return None
 
 
-def _right(bench: Bench, candidate: Candidate, split: Split) -> Floats:
+def _right(context: AuditContext, candidate: Candidate, split: Split) -> Floats:
     """Return 1.0 where a candidate is right."""
-    signals = bench.signals(candidate, split)
+    signals = context.signals(candidate, split)
     return np.asarray(signals.logits.argmax(axis=1) == signals.labels, dtype=np.float64)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from unlearn_audit import catalogue, models
 from unlearn_audit.attacks import Attack
 from unlearn_audit.config.layers import FILE_SOURCES
-from unlearn_audit.config.toml_source import Place, Problem, dotted
+from unlearn_audit.config.toml_source import ConfigIssue, Place, dotted
 from unlearn_audit.data import parse_spec
 from unlearn_audit.errors import ConfigError, DataError, UsageError
 from unlearn_audit.files import expanded
@@ -20,7 +20,7 @@ from unlearn_audit.training import pick_recipe
 __all__ = ["attack_problems", "method_problems", "problems_of"]
 
 
-def problems_of(values: Mapping[str, Any]) -> Iterator[Problem]:
+def problems_of(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     """Yield what is wrong with the values of a config file beside keys and types; nothing is loaded or run.
 
     Args:
@@ -40,7 +40,7 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[Problem]:
     yield from attack_problems(values)
 
 
-def attack_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+def attack_problems(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     """Yield which attacks are asked for by name and need shadow models that are not named."""
     mia = values.get("mia")
     if not isinstance(mia, Mapping) or mia.get("shadows") is not None:
@@ -50,12 +50,12 @@ def attack_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
         if isinstance(name, str) and name in catalogue.ATTACKS:
             attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
             if attack.needs_shadows:
-                yield Problem(
+                yield ConfigIssue(
                     ("mia", "attacks"), f"mia.attacks: {name} needs shadow models; name their folder: mia.shadows"
                 )
 
 
-def method_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+def method_problems(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     """Yield what methods and transforms do not take of what `[[apply]]` gives them."""
     for index, entry in _tables(values, "apply"):
         name = entry.get("method")
@@ -69,7 +69,7 @@ def method_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
             yield from _problem_of(("apply", index, "settings"), attempt)
         place: Place = ("apply", index, "transforms")
         if transforms and not method.composes:
-            yield Problem(place, f"{dotted(place)}: {method.name} takes none: it is no loop of steps")
+            yield ConfigIssue(place, f"{dotted(place)}: {method.name} takes none: it is no loop of steps")
             continue
         for text in transforms if isinstance(transforms, list | tuple) else ():
             if isinstance(text, str):
@@ -84,14 +84,14 @@ def _tables(values: Mapping[str, Any], key: str) -> Iterator[tuple[int, Mapping[
             yield index, entry
 
 
-def _problem_of(place: Place, attempt: Callable[[], object]) -> Iterator[Problem]:
+def _problem_of(place: Place, attempt: Callable[[], object]) -> Iterator[ConfigIssue]:
     """Yield what an attempt is refused with."""
     try:
         attempt()
     except ConfigError as refusal:
-        yield from (Problem(place, f"{dotted(place)}: {text}") for text in refusal.problems)
+        yield from (ConfigIssue(place, f"{dotted(place)}: {text}") for text in refusal.problems)
     except UsageError as refusal:
-        yield Problem(place, f"{dotted(place)}: {refusal}")
+        yield ConfigIssue(place, f"{dotted(place)}: {refusal}")
 
 
 def _check_data(spec: str) -> None:
@@ -102,7 +102,7 @@ def _check_data(spec: str) -> None:
         raise UsageError(f"labels: no such file: {found.options.labels}")
 
 
-def _model_problems(table: Place, values: Mapping[str, Any]) -> Iterator[Problem]:
+def _model_problems(table: Place, values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     """Yield that a model is not known; the user's own code is not run to find out."""
     spec = values.get("model")
     if isinstance(spec, str) and not models.is_code(spec):

@@ -1,4 +1,4 @@
-"""The bench that measurements stand on: which models, on which data, with which transform, and who said so."""
+"""The context that measurements stand on: which models, on which data, with which transform, and who said so."""
 
 import platform
 import subprocess
@@ -16,37 +16,37 @@ from unlearn_audit.audit.identities import identity_doubts, other_parents
 from unlearn_audit.checkpoints import Metadata, check_finite
 from unlearn_audit.config import AuditConfig
 from unlearn_audit.data import Dataset, Examples, Splits, make_splits, old_forget_set, old_subsets, rows_digest
-from unlearn_audit.engine import Compute, predict, prepare
+from unlearn_audit.engine import Device, predict, setup_device
 from unlearn_audit.errors import MeasurementError, UsageError
-from unlearn_audit.inputs import Candidate, build_candidate, read_entry, settle_data, unique_labels
+from unlearn_audit.inputs import Candidate, build_candidate, read_entry, resolve_data, unique_labels
 from unlearn_audit.normalisation import read_otherwise
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.relearning import Remember, Start, take_anew
+from unlearn_audit.relearning import CurveCache, Start, no_cache
 from unlearn_audit.report import Subject
 
-__all__ = ["Bench", "Split", "environment", "open_bench"]
+__all__ = ["AuditContext", "Split", "environment", "open_context"]
 
 FEW = 10  # forget examples, below which numbers over them say little
 Split = Literal["retain", "forget", "test", "unseen"]
 
 
 @dataclass
-class Bench:
+class AuditContext:
     """Everything that measurements share; predictions are made once and kept.
 
-    `arrays` is where measurements leave what is too long for a report: per-example scores, long curves. `remember` is
-    asked for a curve before it is taken. `start` is where a search for a step size begins, once there was one.
+    `arrays` is where measurements leave what is too long for a report: per-example scores, long curves. `curve_cache`
+    is asked for a curve before it is taken. `start` is where a search for a step size begins, once there was one.
     """
 
     config: AuditConfig
     origins: dict[str, str]
-    compute: Compute
+    compute: Device
     splits: Splits
     subjects: tuple[Candidate, ...]
     limitations: list[str]
     progress: Progress = silent
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
-    remember: Remember = take_anew
+    curve_cache: CurveCache = no_cache
     start: Start | None = None
     doubts: dict[str, list[str]] = field(default_factory=dict)
     _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Bench:
         )
 
 
-def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progress = silent) -> Bench:
+def open_context(config: AuditConfig, origins: Mapping[str, str], progress: Progress = silent) -> AuditContext:
     """Read the checkpoints, settle what they do not say, load the data, and check the instrument.
 
     Args:
@@ -124,7 +124,7 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
     """
     if not config.checkpoint:
         raise UsageError("no checkpoint given; name at least one file")
-    compute = prepare(config.device, config.precision, config.batch_size)
+    compute = setup_device(config.device, config.precision, config.batch_size)
     checkpoints = []
     for index, entry in enumerate(config.checkpoint):
         checkpoints.append(read_entry(config, entry))
@@ -132,7 +132,7 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
         progress("reading checkpoints", index + 1, len(config.checkpoint), entry.path)
     settled = dict(origins)
     limitations: list[str] = []
-    dataset = settle_data(config, settled, checkpoints, [])  # what is wrong with it is told with the doubts below
+    dataset = resolve_data(config, settled, checkpoints, [])  # what is wrong with it is told with the doubts below
     splits = _splits(config, dataset)
     limitations += [*splits.limitations, *_too_few(len(splits.measured))]
     labels = unique_labels(config.checkpoint)
@@ -140,22 +140,24 @@ def open_bench(config: AuditConfig, origins: Mapping[str, str], progress: Progre
         build_candidate(config, settled, entry, checkpoint, label, dataset, compute, checkpoints)
         for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True)
     )
-    bench = Bench(config, settled, compute, splits, candidates, limitations, progress)
+    context = AuditContext(config, settled, compute, splits, candidates, limitations, progress)
     read_wrongly, assumed = read_otherwise(candidates)
     for candidate in candidates:
         for text in (*_doubts(candidate, splits), *read_wrongly[candidate.label]):
-            bench.doubt(candidate.label, text)
+            context.doubt(candidate.label, text)
         for text in splits.doubts:
-            bench.doubt(candidate.label, text)
+            context.doubt(candidate.label, text)
     for label, text in identity_doubts(candidates):
-        bench.doubt(label, text)
-    bench.limitations += assumed
-    bench.limitations += [text for one in candidates if not bench.doubts.get(one.label) for text in _other_role(one)]
-    bench.limitations += other_parents(candidates)
-    bench.limitations += [f"{candidate.label}: {text}" for candidate in candidates for text in candidate.types]
+        context.doubt(label, text)
+    context.limitations += assumed
+    context.limitations += [
+        text for one in candidates if not context.doubts.get(one.label) for text in _other_role(one)
+    ]
+    context.limitations += other_parents(candidates)
+    context.limitations += [f"{candidate.label}: {text}" for candidate in candidates for text in candidate.types]
     for candidate in candidates:
-        _check_instrument(bench, candidate)
-    return bench
+        _check_instrument(context, candidate)
+    return context
 
 
 def _splits(config: AuditConfig, dataset: Dataset) -> Splits:
@@ -232,17 +234,17 @@ def _other_role(candidate: Candidate) -> list[str]:
     )
 
 
-def _check_instrument(bench: Bench, candidate: Candidate) -> None:
+def _check_instrument(context: AuditContext, candidate: Candidate) -> None:
     """Check that two passes agree."""
-    first = bench.signals(candidate, "forget").logits
-    again = predict(candidate.model, bench.examples("forget").images, candidate.transform, compute=bench.compute)
+    first = context.signals(candidate, "forget").logits
+    again = predict(candidate.model, context.examples("forget").images, candidate.transform, compute=context.compute)
     if not np.array_equal(first, again):
         raise MeasurementError(
             f"{candidate.label}: two passes over the same images disagree; the model is not deterministic"
         )
 
 
-def environment(compute: Compute, seed: int) -> dict[str, Any]:
+def environment(compute: Device, seed: int) -> dict[str, Any]:
     """Return what the numbers were computed with and on."""
     return {
         "python": platform.python_version(),

@@ -14,10 +14,10 @@ from unlearn_audit.audit.build_models import Made, models_to_make
 from unlearn_audit.audit.cache import FOLDER as PARTS
 from unlearn_audit.config import ApplyEntry, AuditConfig, RcdSettings, Resolved, TrainEntry, code_is_allowed
 from unlearn_audit.data import Dataset, Splits, make_splits
-from unlearn_audit.engine import Compute, prepare
+from unlearn_audit.engine import Device, setup_device
 from unlearn_audit.errors import UsageError
-from unlearn_audit.inputs import build_candidate, read_entry, settle_data, unique_labels
-from unlearn_audit.methods import Method, Problem
+from unlearn_audit.inputs import build_candidate, read_entry, resolve_data, unique_labels
+from unlearn_audit.methods import Method, UnlearningContext
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.models import flops_per_image
@@ -64,7 +64,7 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str]) -> I
     if not config.checkpoint and not config.train:
         raise UsageError("no checkpoint given; name at least one file")
     made = list(models_to_make(request, folder)) if config.train or config.apply else []
-    compute = prepare(config.device, config.precision)
+    compute = setup_device(config.device, config.precision)
     ground = _survey(request, compute)
     for one in made:
         spec = _spec_of(one, ground.specs, config)
@@ -86,7 +86,7 @@ class _Price(NamedTuple):
     seconds: float
 
 
-class _Ground(NamedTuple):
+class _CostInputs(NamedTuple):
     """The sets, architecture and recipe of each model by its label, networks and their prices by architecture."""
 
     splits: Splits
@@ -95,19 +95,19 @@ class _Ground(NamedTuple):
     networks: dict[str, nn.Module]
     prices: dict[str, _Price]
 
-    def price(self, spec: str, compute: Compute) -> _Price:
+    def price(self, spec: str, compute: Device) -> _Price:
         if spec not in self.prices:
             self.prices[spec] = _price(self.networks[spec], self.splits.dataset, compute)
         return self.prices[spec]
 
 
-def _survey(request: Resolved, compute: Compute) -> _Ground:
+def _survey(request: Resolved, compute: Device) -> _CostInputs:
     """Read the checkpoints that there are, and the data that they or the request name."""
     config, origins = request.config, dict(request.origins)
     if not config.forget:
         raise UsageError("no forget set given; name it in the config, or with --forget")
     checkpoints = [read_entry(config, entry) for entry in config.checkpoint]
-    dataset = settle_data(config, origins, checkpoints, [])
+    dataset = resolve_data(config, origins, checkpoints, [])
     splits = make_splits(
         dataset, config.forget, unseen=config.unseen, retain=config.retain, sample=config.sample, seed=config.seed
     )
@@ -119,7 +119,7 @@ def _survey(request: Resolved, compute: Compute) -> _Ground:
         candidate = build_candidate(config, origins, entry, checkpoint, label, dataset, compute, checkpoints)
         specs[label], recipes[label] = candidate.spec, candidate.recipe
         networks.setdefault(candidate.spec, candidate.model)
-    return _Ground(splits, specs, recipes, networks, {})
+    return _CostInputs(splits, specs, recipes, networks, {})
 
 
 def _spec_of(made: Made, specs: Mapping[str, str], config: AuditConfig) -> str:
@@ -131,7 +131,7 @@ def _spec_of(made: Made, specs: Mapping[str, str], config: AuditConfig) -> str:
     return spec
 
 
-def _price(model: nn.Module, dataset: Dataset, compute: Compute) -> _Price:
+def _price(model: nn.Module, dataset: Dataset, compute: Device) -> _Price:
     """Take the best of some steps of SGD: what else the machine does, and its first step, do not count."""
     images = dataset.transform(dataset.train.images[:PROBE].to(compute.device))
     flop = 3 * flops_per_image(model, images[:1])
@@ -151,7 +151,7 @@ def _seconds(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor)
     return time.perf_counter() - began
 
 
-def _model_step(made: Made, spec: str, ground: _Ground, compute: Compute) -> Step:
+def _model_step(made: Made, spec: str, ground: _CostInputs, compute: Device) -> Step:
     entry, splits = made.entry, ground.splits
     if isinstance(entry, TrainEntry):
         size = len(splits.dataset.train) - (len(splits.forget.indices) if entry.without else 0)
@@ -159,7 +159,7 @@ def _model_step(made: Made, spec: str, ground: _Ground, compute: Compute) -> Ste
         ground.recipes[entry.label] = recipe.settings()
         return _priced(f"train {entry.label}", made.is_there, size * recipe.epochs, [ground.price(spec, compute)])
     method: Method = catalogue.load("method", catalogue.METHODS, entry.method)
-    problem = Problem(
+    problem = UnlearningContext(
         ground.networks[spec],
         splits.dataset.transform,
         splits,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.context import Bench, Split
+from unlearn_audit.audit.context import AuditContext, Split
 from unlearn_audit.engine import predict
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Measurement
@@ -46,52 +46,52 @@ class _View(NamedTuple):
     right: Mapping[str, Floats]
 
 
-def examine_subjects(bench: Bench) -> None:
-    """Hold all subjects against chance, and the retrained ones against the original; doubts go to the bench."""
-    retain = _view(bench, "retain", np.arange(len(bench.splits.retain)))
-    test = _view(bench, "test", bench.splits.lasting_test)
-    for candidate in bench.subjects:
-        for text in _at_chance(bench, candidate, retain):
-            bench.doubt(candidate.label, text)
-    retrained = bench.with_role("retrained")
-    if retrained and not bench.with_role("original"):
-        bench.limitations.append(NO_ORIGINAL)
+def examine_subjects(context: AuditContext) -> None:
+    """Hold all subjects against chance, and the retrained ones against the original; doubts go to the context."""
+    retain = _view(context, "retain", np.arange(len(context.splits.retain)))
+    test = _view(context, "test", context.splits.lasting_test)
+    for candidate in context.subjects:
+        for text in _at_chance(context, candidate, retain):
+            context.doubt(candidate.label, text)
+    retrained = context.with_role("retrained")
+    if retrained and not context.with_role("original"):
+        context.limitations.append(NO_ORIGINAL)
     for candidate in retrained:
         found = (
-            *_worse(bench, candidate, retain, "retain"),
-            *_worse(bench, candidate, test, "test"),
-            *_knows_a_forgotten_class(bench, candidate),
-            *_tells_apart(bench, candidate),
+            *_worse(context, candidate, retain, "retain"),
+            *_worse(context, candidate, test, "test"),
+            *_knows_a_forgotten_class(context, candidate),
+            *_tells_apart(context, candidate),
         )
         for text in found:
-            bench.doubt(candidate.label, text)
-    for candidate in bench.with_role("original"):
+            context.doubt(candidate.label, text)
+    for candidate in context.with_role("original"):
         for text in _original_worse(candidate, [one.label for one in retrained], retain):
-            bench.doubt(candidate.label, text)
-    for labels, text in _other_recipes(bench.subjects):
-        bench.doubt(labels, text)
+            context.doubt(candidate.label, text)
+    for labels, text in _other_recipes(context.subjects):
+        context.doubt(labels, text)
 
 
-def _view(bench: Bench, split: Split, rows: NDArray[np.int64]) -> _View:
+def _view(context: AuditContext, split: Split, rows: NDArray[np.int64]) -> _View:
     """Return all subjects' answers on an evenly spread sample of some examples of a split."""
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64))]
-    examples = bench.examples(split).subset(chosen)
+    examples = context.examples(split).subset(chosen)
     labels = examples.labels.numpy()
     right = {
         one.label: (
-            predict(one.model, examples.images, one.transform, compute=bench.compute).argmax(axis=1) == labels
+            predict(one.model, examples.images, one.transform, compute=context.compute).argmax(axis=1) == labels
         ).astype(np.float64)
-        for one in (bench.subjects if len(labels) else ())
+        for one in (context.subjects if len(labels) else ())
     }
     return _View(labels, right)
 
 
-def _at_chance(bench: Bench, candidate: Candidate, retain: _View) -> Iterator[str]:
+def _at_chance(context: AuditContext, candidate: Candidate, retain: _View) -> Iterator[str]:
     """Yield that a model does hardly better than guessing on examples that it was trained on."""
     if not len(retain.labels):
         return
     right = float(retain.right[candidate.label].mean())
-    guess = max(1 / bench.splits.dataset.classes, float(np.bincount(retain.labels).max()) / len(retain.labels))
+    guess = max(1 / context.splits.dataset.classes, float(np.bincount(retain.labels).max()) / len(retain.labels))
     if right > guess + LIFT * (1 - guess):
         return
     why = (
@@ -110,13 +110,13 @@ def _at_chance(bench: Bench, candidate: Candidate, retain: _View) -> Iterator[st
 # ----- as good as the original
 
 
-def _worse(bench: Bench, candidate: Candidate, view: _View, split: str) -> Iterator[str]:
+def _worse(context: AuditContext, candidate: Candidate, view: _View, split: str) -> Iterator[str]:
     """Yield that a retrained model is worse than the original by more than its smaller training set explains."""
-    anchor = _anchor(bench, candidate, view)
+    anchor = _anchor(context, candidate, view)
     if anchor is None:
         return
     name, level = anchor
-    ours, margin = view.right[candidate.label], _margin(bench, MARGIN)
+    ours, margin = view.right[candidate.label], _margin(context, MARGIN)
     gap = _paired(ours - level)
     if gap is not None and gap.high < -margin:
         yield (
@@ -125,27 +125,27 @@ def _worse(bench: Bench, candidate: Candidate, view: _View, split: str) -> Itera
             "its training failed, or its file is not what it is named as"
         )
     elif split == "retain":
-        yield from _worse_on_a_class(bench, candidate, view, name, level)
+        yield from _worse_on_a_class(context, candidate, view, name, level)
 
 
-def _anchor(bench: Bench, candidate: Candidate, view: _View) -> tuple[str, Floats] | None:
+def _anchor(context: AuditContext, candidate: Candidate, view: _View) -> tuple[str, Floats] | None:
     """Return what a retrained model is to be as good as: the originals' mean, else the best other retrained one."""
     if not len(view.labels):
         return None
-    originals = bench.with_role("original")
+    originals = context.with_role("original")
     if originals:
         return ", ".join(one.label for one in originals), np.mean([view.right[one.label] for one in originals], axis=0)
-    others = bench.references(candidate)
+    others = context.references(candidate)
     if not others:
         return None
     best = max(others, key=lambda one: float(view.right[one.label].mean()))
     return best.label, view.right[best.label]
 
 
-def _margin(bench: Bench, margin: float) -> float:
+def _margin(context: AuditContext, margin: float) -> float:
     """Return how much accuracy may be missing, more for a model that was left with a small part of the data."""
-    total = len(bench.splits.dataset.train)
-    kept = 1 - len(bench.splits.forget.indices) / total if total else 0.0
+    total = len(context.splits.dataset.train)
+    kept = 1 - len(context.splits.forget.indices) / total if total else 0.0
     return min(margin / max(kept, margin), 1.0)
 
 
@@ -158,9 +158,11 @@ def _paired(gaps: Floats) -> metrics.Bounds | None:
     return metrics.student_interval(float(gaps.mean()), variance**0.5, n - 1)
 
 
-def _worse_on_a_class(bench: Bench, candidate: Candidate, view: _View, name: str, level: Floats) -> Iterator[str]:
+def _worse_on_a_class(
+    context: AuditContext, candidate: Candidate, view: _View, name: str, level: Floats
+) -> Iterator[str]:
     """Yield the classes of the retain set that a retrained model does not know: it was trained without other data."""
-    margin, lost = _margin(bench, CLASS_MARGIN), []
+    margin, lost = _margin(context, CLASS_MARGIN), []
     for number in np.unique(view.labels):
         rows = view.labels == number
         gap = _paired((view.right[candidate.label] - level)[rows]) if rows.sum() >= CLASS_EXAMPLES else None
@@ -205,12 +207,12 @@ def _other_recipes(candidates: Sequence[Candidate]) -> Iterator[tuple[str, str]]
 # ----- without the forget set
 
 
-def _knows_a_forgotten_class(bench: Bench, candidate: Candidate) -> Iterator[str]:
+def _knows_a_forgotten_class(context: AuditContext, candidate: Candidate) -> Iterator[str]:
     """Yield that a model answers with a class that it has never seen an example of, if it was trained without it."""
-    splits = bench.splits
+    splits = context.splits
     labels = splits.dataset.train.labels.numpy()
     kept = np.bincount(np.delete(labels, splits.forget.indices), minlength=splits.dataset.classes)
-    signals = bench.signals(candidate, "forget")
+    signals = context.signals(candidate, "forget")
     answers = signals.logits.argmax(axis=1)
     for number in np.unique(signals.labels[kept[signals.labels] == 0]):
         rows = signals.labels == number
@@ -223,9 +225,9 @@ def _knows_a_forgotten_class(bench: Bench, candidate: Candidate) -> Iterator[str
             )
 
 
-def _tells_apart(bench: Bench, candidate: Candidate) -> Iterator[str]:
+def _tells_apart(context: AuditContext, candidate: Candidate) -> Iterator[str]:
     """Yield that a model's own losses tell forget from unseen examples, which they cannot if it saw neither."""
-    forget, unseen = bench.paired_forget(candidate), bench.signals(candidate, "unseen")
+    forget, unseen = context.paired_forget(candidate), context.signals(candidate, "unseen")
     members, others = (
         -metrics.cross_entropy(found.logits.astype(np.float64), found.labels) for found in (forget, unseen)
     )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.controls import random_control
 from unlearn_audit.audit.reference import reference_of
 from unlearn_audit.config import SpectrumSettings
@@ -39,14 +39,14 @@ class Value(NamedTuple):
     interval: Interval | None = None
 
 
-def measure_spectrum(bench: Bench, settings: SpectrumSettings) -> Iterator[Measurement]:
+def measure_spectrum(context: AuditContext, settings: SpectrumSettings) -> Iterator[Measurement]:
     """Yield `spectrum.*` of every subject and of a random initialisation."""
-    candidates = (*bench.subjects, random_control(bench)) if settings.controls else bench.subjects
-    found = {candidate.label: _spectrum(bench, settings, candidate) for candidate in candidates}
+    candidates = (*context.subjects, random_control(context)) if settings.controls else context.subjects
+    found = {candidate.label: _spectrum(context, settings, candidate) for candidate in candidates}
     values = {label: _values(one, settings) for label, one in found.items()}
     for candidate in candidates:
         for name, value in values[candidate.label].items():
-            others = [values[other.label][name].value for other in bench.references(candidate)]
+            others = [values[other.label][name].value for other in context.references(candidate)]
             yield Measurement(
                 name=f"spectrum.{name}",
                 subject=candidate.label,
@@ -55,7 +55,7 @@ def measure_spectrum(bench: Bench, settings: SpectrumSettings) -> Iterator[Measu
                 reason=value.reason,
                 unit=value.unit,
                 direction="compare to retrained",
-                n=len(bench.examples("forget")),
+                n=len(context.examples("forget")),
                 interval=value.interval,
                 reference=reference_of([level for level in others if level is not None]),
                 method=_method(settings),
@@ -63,14 +63,14 @@ def measure_spectrum(bench: Bench, settings: SpectrumSettings) -> Iterator[Measu
             )
 
 
-def _spectrum(bench: Bench, settings: SpectrumSettings, candidate: Candidate) -> Spectrum:
+def _spectrum(context: AuditContext, settings: SpectrumSettings, candidate: Candidate) -> Spectrum:
     """Measure one candidate."""
-    run = Run(candidate.model, bench.examples("forget"), candidate.transform)
-    run = scoped(run, settings.scope, compute=bench.compute, weight_decay=settings.weight_decay)
-    model, batch = run.prepared(bench.compute)
+    run = Run(candidate.model, context.examples("forget"), candidate.transform)
+    run = scoped(run, settings.scope, compute=context.compute, weight_decay=settings.weight_decay)
+    model, batch = run.prepared(context.compute)
     # One vector added to the weights of every class changes no softmax: a convex head's lowest curvature lies there.
     size = sum(parameter.numel() for parameter in model.parameters())
-    flat = torch.ones(size, dtype=torch.float64, device=bench.compute.device) if settings.scope == "head" else None
+    flat = torch.ones(size, dtype=torch.float64, device=context.compute.device) if settings.scope == "head" else None
     return spectrum(
         model,
         batch,
@@ -79,8 +79,8 @@ def _spectrum(bench: Bench, settings: SpectrumSettings, candidate: Candidate) ->
         tolerance=settings.tolerance,
         weight_decay=settings.weight_decay,
         flat=flat,
-        seed=derive_seed(bench.config.seed, "spectrum"),
-        progress=bench.progress,
+        seed=derive_seed(context.config.seed, "spectrum"),
+        progress=context.progress,
         task=f"curvature of {candidate.label}",
     )
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from unlearn_audit.errors import CheckpointError
 
-__all__ = ["ENTRY", "SCHEMA", "STATE_ENTRY", "Entry", "Metadata", "decode_entry", "encode_entry"]
+__all__ = ["ENTRY", "SCHEMA", "STATE_ENTRY", "MetadataEntry", "Metadata", "decode_entry", "encode_entry"]
 
 ENTRY = "unlearn_audit"
 STATE_ENTRY = "unlearn_audit_state"  # of what a killed run goes on with, which is no checkpoint
@@ -97,7 +97,7 @@ class Metadata(BaseModel):
         return self
 
 
-class Entry(NamedTuple):
+class MetadataEntry(NamedTuple):
     """A decoded entry: the metadata, which names share a tensor with which stored one, and what was passed over."""
 
     metadata: Metadata
@@ -127,7 +127,7 @@ def encode_entry(path: Path, metadata: Metadata, tied: Mapping[str, str]) -> str
     return text
 
 
-def decode_entry(path: Path, text: str) -> Entry:
+def decode_entry(path: Path, text: str) -> MetadataEntry:
     """Return what `encode_entry` wrote, checked.
 
     Args:
@@ -151,7 +151,7 @@ def decode_entry(path: Path, text: str) -> Entry:
     except ValueError as problem:  # 1e999 is JSON, and infinite
         raise _malformed(path, str(problem)) from problem
     unknown = sorted(set(content) - set(Metadata.model_fields))
-    return Entry(
+    return MetadataEntry(
         metadata, tied, tuple(f"metadata key {key!r:.60} is not known here and was ignored" for key in unknown)
     )
 

@@ -23,7 +23,7 @@ from unlearn_audit.checkpoints.entries import WeightSet, is_average, others, wei
 from unlearn_audit.checkpoints.metadata import ENTRY, STATE_ENTRY, Metadata, decode_entry
 from unlearn_audit.checkpoints.recognition import Kind, one_line, recognise
 from unlearn_audit.checkpoints.refusals import check_harmless, listed, no_weights, pickle_refusal
-from unlearn_audit.checkpoints.safetensors_files import Loaded, load_safetensors
+from unlearn_audit.checkpoints.safetensors_files import LoadedFile, load_safetensors
 from unlearn_audit.checkpoints.shards import load_sharded
 from unlearn_audit.checkpoints.states import nonfinite, strip_prefixes, vet
 from unlearn_audit.checkpoints.torch_files import TorchFile, open_torch
@@ -150,7 +150,7 @@ def check_finite(checkpoint: Checkpoint) -> None:
         )
 
 
-def _from_safetensors(path: Path, loaded: Loaded, weights: str | None) -> Checkpoint:
+def _from_safetensors(path: Path, loaded: LoadedFile, weights: str | None) -> Checkpoint:
     """Make a checkpoint of named tensors and the entries beside them."""
     entries, tensors = dict(loaded.entries), dict(loaded.tensors)
     if STATE_ENTRY in entries:

@@ -15,7 +15,7 @@ from unlearn_audit.checkpoints.recognition import one_line
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.files import sha256_of_file
 
-__all__ = ["DTYPES", "MOST_TENSORS", "Loaded", "json_object", "load_safetensors"]
+__all__ = ["DTYPES", "MOST_TENSORS", "LoadedFile", "json_object", "load_safetensors"]
 
 MOST_TENSORS = 100_000  # the largest models that there are have fewer
 
@@ -43,7 +43,7 @@ _LARGEST_SIZE = 2**63 - 1
 _AGAIN = "the file is damaged or not complete; copy or download it again"
 
 
-class Loaded(NamedTuple):
+class LoadedFile(NamedTuple):
     """What one or several files hold: SHA-256, layout in words, tensors by name, metadata entries as they stand."""
 
     sha256: str
@@ -52,7 +52,7 @@ class Loaded(NamedTuple):
     entries: dict[str, str]
 
 
-def load_safetensors(path: Path) -> Loaded:
+def load_safetensors(path: Path) -> LoadedFile:
     """Read one file; tensors are mapped from disk, writing to them leaves the file alone.
 
     Args:
@@ -68,7 +68,7 @@ def load_safetensors(path: Path) -> Loaded:
             entries = dict(stored.metadata() or {})
     except Exception as problem:  # the library has errors of its own for what the check above lets pass
         raise CheckpointError(f"cannot read {path} (safetensors): {one_line(str(problem))}; {_AGAIN}") from problem
-    return Loaded(sha256_of_file(path), "safetensors", tensors, entries)
+    return LoadedFile(sha256_of_file(path), "safetensors", tensors, entries)
 
 
 def _check_header(path: Path) -> None:

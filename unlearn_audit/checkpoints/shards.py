@@ -11,7 +11,7 @@ from unlearn_audit.checkpoints.entries import weight_sets
 from unlearn_audit.checkpoints.metadata import ENTRY
 from unlearn_audit.checkpoints.recognition import Kind, recognise
 from unlearn_audit.checkpoints.refusals import check_harmless
-from unlearn_audit.checkpoints.safetensors_files import Loaded, json_object, load_safetensors
+from unlearn_audit.checkpoints.safetensors_files import LoadedFile, json_object, load_safetensors
 from unlearn_audit.checkpoints.torch_files import open_torch
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.files import check_input, sha256_of_bytes, sha256_of_file
@@ -21,7 +21,7 @@ __all__ = ["load_sharded"]
 _LONGEST_INDEX = 30_000_000  # bytes
 
 
-def load_sharded(path: Path) -> Loaded:
+def load_sharded(path: Path) -> LoadedFile:
     """Read the shards that a JSON index names, all from the index's own folder.
 
     Args:
@@ -44,7 +44,7 @@ def load_sharded(path: Path) -> Loaded:
         tensors |= shard.tensors
         digests.append(shard.sha256)
     sha256 = sha256_of_bytes(*(digest.encode() for digest in digests))
-    return Loaded(sha256, f"{shard.format}, {len(names)} shard{'s' * (len(names) != 1)}", tensors, entries)
+    return LoadedFile(sha256, f"{shard.format}, {len(names)} shard{'s' * (len(names) != 1)}", tensors, entries)
 
 
 def _read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -62,7 +62,7 @@ def _read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
     return weight_map, entries
 
 
-def _load_shard(index: Path, name: str) -> Loaded:
+def _load_shard(index: Path, name: str) -> LoadedFile:
     """Read a shard: a safetensors file, or a state dict that torch.save wrote."""
     path = _shard(index, name)
     kind = recognise(path)
@@ -73,7 +73,7 @@ def _load_shard(index: Path, name: str) -> Loaded:
         check_harmless(file)
         sets = weight_sets(file.content)
         if len(sets) == 1 and not sets[0].key:
-            return Loaded(sha256_of_file(path), kind.value, read_set(file, sets[0]), {})
+            return LoadedFile(sha256_of_file(path), kind.value, read_set(file, sets[0]), {})
     raise CheckpointError(
         f"{path}, named by {index}, is not a safetensors file, nor a state dict that torch.save wrote"
     )

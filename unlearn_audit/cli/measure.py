@@ -104,10 +104,10 @@ def _audit_and_emit(
     """Run the audit and write its report; `as_there` where another one wrote its own meanwhile: it must be the same."""
     from unlearn_audit.audit import run_audit
     from unlearn_audit.audit.build_models import make_models
-    from unlearn_audit.audit.cache import FOLDER, NO_PARTS, Parts
+    from unlearn_audit.audit.cache import FOLDER, NO_PARTS, ResultCache
 
     arrays: dict[str, Any] = {}
-    parts = Parts(folder / FOLDER) if folder else NO_PARTS
+    parts = ResultCache(folder / FOLDER) if folder else NO_PARTS
     with progress_bars(quiet=shared.quiet) as progress:
         if folder:
             request = make_models(request, folder, progress)

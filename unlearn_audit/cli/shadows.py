@@ -15,7 +15,7 @@ from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Quiet, Shared, config_layers, flag_values, measuring
 
 if TYPE_CHECKING:
-    from unlearn_audit.shadows import Outcome, Workshop
+    from unlearn_audit.shadows import FleetContext, FleetRun
 
 __all__ = ["register"]
 
@@ -58,17 +58,17 @@ def _plan(
 
       unlearn-audit shadows plan shadows/ u.safetensors --forget idx.npy --count 32
     """
-    shop = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
-    for line in _cost(shop):
+    context = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
+    for line in _cost(context):
         sys.stdout.write(line + "\n")
 
 
 def _planned(
     folder: Path, checkpoints: list[str] | None, shared: Shared, *settings: Any, allow_code: bool
-) -> "Workshop":
+) -> "FleetContext":
     """Plan the fleet, or take the plan that is there, and say what of it is done already."""
     from unlearn_audit.config import resolve
-    from unlearn_audit.shadows import open_workshop, plan_fleet
+    from unlearn_audit.shadows import open_fleet_context, plan_fleet
 
     count, queries, recipe, epochs = settings
     given = bool(checkpoints or shared.original or shared.unlearned)
@@ -80,60 +80,60 @@ def _planned(
     ])
     planned = plan_fleet(folder, request, count=count, queries=queries, recipe=recipe, epochs=epochs)
     # What a request names it may run; a plan that merely lies there is a file, and must not choose code.
-    shop = open_workshop(folder, allow_code=allow_code or bool(request.config.checkpoint))
-    for line in (*planned.said, *_reused(shop)):
+    context = open_fleet_context(folder, allow_code=allow_code or bool(request.config.checkpoint))
+    for line in (*planned.said, *_reused(context)):
         message(line, quiet=shared.quiet)
-    return shop
+    return context
 
 
-def _reused(shop: "Workshop") -> list[str]:
+def _reused(context: "FleetContext") -> list[str]:
     """Say which models are there already, and which are not."""
     told = []
-    for kind in dict.fromkeys(task.kind for task in shop.tasks):
-        own = [task for task in shop.tasks if task.kind == kind]
-        there = sum(shop.folder.finished(task) for task in own)
+    for kind in dict.fromkeys(job.kind for job in context.jobs):
+        own = [job for job in context.jobs if job.kind == kind]
+        there = sum(context.folder.finished(job) for job in own)
         told.append(f"{kind}: {there} of {len(own)} models are there and are reused, {len(own) - there} are to be made")
-    return told if any(shop.folder.finished(task) for task in shop.tasks) else []
+    return told if any(context.folder.finished(job) for job in context.jobs) else []
 
 
-def _attacked(shop: "Workshop") -> str:
+def _attacked(context: "FleetContext") -> str:
     """Return how many forget examples are attacked, and of how many, where it is not all of them."""
-    attacked, whole = len(shop.pool.forget), len(shop.splits.forget)
+    attacked, whole = len(context.pool.forget), len(context.splits.forget)
     return str(attacked) if attacked == whole else f"{attacked} of {whole}"
 
 
 SECTIONS = ("gaps", "rcd", "truncation", "spectrum", "mia")
 
 
-def _cost(shop: "Workshop") -> list[str]:
+def _cost(context: "FleetContext") -> list[str]:
     """Say how many models there will be and what making them takes."""
     from unlearn_audit import data, models
     from unlearn_audit.shadows import expected_gradients
     from unlearn_audit.training import new_model
 
-    plan, half = shop.plan, len(shop.pool.examples) // 2
+    plan, half = context.plan, len(context.pool.examples) // 2
     recipe = plan.training_recipe()
-    model = new_model(plan.model, shop.pooled, 0, allow_code=shop.allow_code, compute=shop.compute)
-    image = shop.pooled.transform(shop.pool.examples.images[:1].to(shop.compute.device))
+    model = new_model(plan.model, context.pooled, 0, allow_code=context.allow_code, compute=context.compute)
+    image = context.pooled.transform(context.pool.examples.images[:1].to(context.compute.device))
     price = 3 * models.flops_per_image(model, image)
     told = [
         f"{plan.count} x {plan.model}, {recipe.name} recipe, {recipe.epochs} epochs, {half} examples each",
-        f"attacked: {_attacked(shop)} forget examples and their twin; {plan.queries} view(s) of each",
+        f"attacked: {_attacked(context)} forget examples and their twin; {plan.queries} view(s) of each",
         "then unlearned by: " + (", ".join(each.method for each in plan.treatments) or "nothing (no ulira)"),
     ]
-    for kind in dict.fromkeys(task.kind for task in shop.tasks):
-        left = [task for task in shop.tasks if task.kind == kind and not shop.folder.model(task).exists()]
-        gradients = len(left) * expected_gradients(shop, left[0]) if left else 0
+    for kind in dict.fromkeys(job.kind for job in context.jobs):
+        left = [job for job in context.jobs if job.kind == kind and not context.folder.model(job).exists()]
+        gradients = len(left) * expected_gradients(context, left[0]) if left else 0
         told.append(
             f"to do, {kind}: {len(left)} models, about {gradients:,} gradients of single examples, "
             f"{price * gradients:.2g} FLOP"
         )
-    done = sum(shop.folder.finished(task) for task in shop.tasks)
+    done = sum(context.folder.finished(job) for job in context.jobs)
     runs_code = data.is_code(plan.data) or models.is_code(plan.model)
     return [
         *told,
-        f"{done} of {len(shop.tasks)} models are there",
-        "next: " + command_line("shadows", "run", str(shop.folder.path), allow_code=runs_code),
+        f"{done} of {len(context.jobs)} models are there",
+        "next: " + command_line("shadows", "run", str(context.folder.path), allow_code=runs_code),
     ]
 
 
@@ -166,26 +166,26 @@ def _run(
     """
     from unlearn_audit.shadows import run_on_ray, run_workers
 
-    shop = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
+    context = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
     start = run_on_ray if backend == "ray" else run_workers
     with progress_bars(quiet=shared.quiet) as progress:
-        outcome = start(shop, workers=workers, progress=progress)
-    _tell(shop, outcome, quiet=shared.quiet)
+        outcome = start(context, workers=workers, progress=progress)
+    _tell(context, outcome, quiet=shared.quiet)
 
 
-def _tell(shop: "Workshop", outcome: "Outcome", *, quiet: bool) -> None:
+def _tell(context: "FleetContext", outcome: "FleetRun", *, quiet: bool) -> None:
     """Say what became of the tasks, and exit."""
     from unlearn_audit.render.table import brief
 
-    total = len(shop.tasks)
+    total = len(context.jobs)
     message(
         f"{outcome.done + outcome.reused} of {total} models are there: {outcome.reused} from before, "
         f"{outcome.done} made now in {outcome.seconds:.0f} s",
         quiet=quiet,
     )
-    for task, why in outcome.failed:
-        record = shop.folder.failure(task)
-        message(brief(f"shadow {task.number + 1}, {task.kind}: {why}; to have it tried again, remove {record}"))
+    for job, why in outcome.failed:
+        record = context.folder.failure(job)
+        message(brief(f"shadow {job.number + 1}, {job.kind}: {why}; to have it tried again, remove {record}"))
     if outcome.waiting:
         message(f"{outcome.waiting} models wait for one of these")
     raise typer.Exit(0 if outcome.done + outcome.reused == total else 3)
@@ -213,12 +213,12 @@ def _worker(
     if crew:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     from unlearn_audit.engine import one_thread
-    from unlearn_audit.shadows import open_workshop, work_until_done
+    from unlearn_audit.shadows import open_fleet_context, work_until_done
 
-    shop = open_workshop(folder, allow_code=allow_code)
+    context = open_fleet_context(folder, allow_code=allow_code)
     threads = nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread()  # as all the fleet's workers
     with threads, progress_bars(quiet=quiet) as progress:
-        done = work_until_done(shop, progress)
+        done = work_until_done(context, progress)
     message(f"{done} models made here", quiet=quiet)
 
 
@@ -234,10 +234,10 @@ def _status(
       unlearn-audit shadows status shadows/
     """
     from unlearn_audit.render.table import brief
-    from unlearn_audit.shadows import open_workshop
+    from unlearn_audit.shadows import open_fleet_context
 
-    shop = open_workshop(folder, allow_code=allow_code)
-    found = [_state_of(shop, task) for task in shop.tasks]
+    context = open_fleet_context(folder, allow_code=allow_code)
+    found = [_state_of(context, job) for job in context.jobs]
     if format == "json":
         sys.stdout.write(json.dumps({"tasks": found}, indent=1) + "\n")
         return
@@ -251,11 +251,11 @@ def _status(
             sys.stdout.write(brief(told) + "\n")
 
 
-def _state_of(shop: Any, task: Any) -> dict[str, Any]:
-    """Return where one task stands."""
-    entry = {"id": task.id, "number": task.number, "kind": task.kind, "state": "waiting", "note": ""}
-    failure, holder = shop.folder.failed(task), shop.folder.working_on(task)
-    if shop.folder.finished(task):
+def _state_of(context: Any, job: Any) -> dict[str, Any]:
+    """Return where one job stands."""
+    entry = {"id": job.id, "number": job.number, "kind": job.kind, "state": "waiting", "note": ""}
+    failure, holder = context.folder.failed(job), context.folder.working_on(job)
+    if context.folder.finished(job):
         entry["state"] = "done"
     elif failure is not None:
         entry |= {"state": "failed", "note": failure.message}
@@ -279,16 +279,16 @@ def _verify(
       unlearn-audit shadows verify shadows/ --remove
     """
     from unlearn_audit.render.table import brief
-    from unlearn_audit.shadows import open_workshop, remove_damaged, verify
+    from unlearn_audit.shadows import open_fleet_context, remove_damaged, verify
 
-    shop = open_workshop(folder, allow_code=allow_code)
+    context = open_fleet_context(folder, allow_code=allow_code)
     with progress_bars(quiet=quiet) as progress:
-        wrong = verify(shop, progress)
+        wrong = verify(context, progress)
     for damage in wrong:
         sys.stdout.write(brief(damage.told) + "\n")
     removed = remove_damaged(wrong) if remove else 0
-    done = sum(shop.folder.finished(task) for task in shop.tasks)
-    message(f"{done} of {len(shop.tasks)} models are there, {len(wrong)} problems", quiet=quiet)
+    done = sum(context.folder.finished(job) for job in context.jobs)
+    message(f"{done} of {len(context.jobs)} models are there, {len(wrong)} problems", quiet=quiet)
     if any(damage.files for damage in wrong):
         first = (
             f"{removed} files removed" if remove else f"`shadows verify {folder} --remove` removes the damaged files"

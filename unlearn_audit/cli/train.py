@@ -44,7 +44,7 @@ def _train(
     check_checkpoint_output(out, force=force)
     from unlearn_audit.config import Layer, resolve
     from unlearn_audit.data import load_data, read_training_indices
-    from unlearn_audit.engine import prepare
+    from unlearn_audit.engine import setup_device
     from unlearn_audit.files import only_process
     from unlearn_audit.normalisation import normalised_as_asked
     from unlearn_audit.training import pick_recipe, train_checkpoint
@@ -56,7 +56,7 @@ def _train(
     dataset = normalised_as_asked(load_data(data, allow_code=True, download=download), config)
     left_out = read_training_indices(without, dataset) if without is not None else None
     chosen = pick_recipe(recipe, model, epochs=epochs)
-    compute = prepare(config.device, config.precision)
+    compute = setup_device(config.device, config.precision)
     with only_process(out), progress_bars(quiet=quiet) as progress:
         train_checkpoint(
             out,

@@ -10,7 +10,7 @@ from unlearn_audit.cli.console import message
 from unlearn_audit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from unlearn_audit.config.toml_source import Problem
+    from unlearn_audit.config.toml_source import ConfigIssue
 
 __all__ = ["register"]
 
@@ -56,7 +56,7 @@ def _check(path: Path) -> str:
     return "config"
 
 
-def _problems(values: Mapping[str, Any]) -> Iterator["Problem"]:
+def _problems(values: Mapping[str, Any]) -> Iterator["ConfigIssue"]:
     """Yield what only methods, models and data sources can tell; torch is loaded where one of them is named."""
     entries = values.get("checkpoint")
     named = (

@@ -17,7 +17,7 @@ from unlearn_audit.config.layers import (
     is_index_words,
 )
 from unlearn_audit.config.settings import SECTIONS, AuditConfig
-from unlearn_audit.config.toml_source import Place, Problem, dotted, explain, key_lines, nearest_line
+from unlearn_audit.config.toml_source import ConfigIssue, Place, dotted, explain, key_lines, nearest_line
 from unlearn_audit.errors import ConfigError
 
 __all__ = ["Resolved", "check_config", "resolve"]
@@ -53,7 +53,9 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     return Resolved(config, {dotted(place): layer.origin for place, layer in givers.items()})
 
 
-def check_config(path: Path, *, also: Callable[[Mapping[str, Any]], Iterator[Problem]] | None = None) -> AuditConfig:
+def check_config(
+    path: Path, *, also: Callable[[Mapping[str, Any]], Iterator[ConfigIssue]] | None = None
+) -> AuditConfig:
     """Check a config file without running it, and return what it asks for.
 
     Args:
@@ -108,7 +110,7 @@ def _nested(flat: Mapping[Place, Any]) -> dict[str, Any]:
     return found
 
 
-def _explained(problem: ValidationError, values: Mapping[str, Any], givers: Givers) -> list[Problem]:
+def _explained(problem: ValidationError, values: Mapping[str, Any], givers: Givers) -> list[ConfigIssue]:
     return explain(problem, values, AuditConfig, lambda place: _shown(place, _giver(place, givers)))
 
 
@@ -126,7 +128,7 @@ def _shown(place: Place, layer: Layer | None) -> str:
     return "--" + name.replace("_", "-") if flag else dotted(place)
 
 
-def _refusal(problems: Sequence[Problem], givers: Givers, source: str = "") -> ConfigError:
+def _refusal(problems: Sequence[ConfigIssue], givers: Givers, source: str = "") -> ConfigError:
     """Return the error: problems in the order of their lines, where they have one, and the sources of the keys."""
     layers = [_giver(problem.place, givers) for problem in problems]
     sources = {layer.source or layer.origin for layer in layers if layer}
@@ -141,24 +143,24 @@ def _refusal(problems: Sequence[Problem], givers: Givers, source: str = "") -> C
     return ConfigError(source or ", ".join(sorted(sources)) or "configuration", texts)
 
 
-def _missing(values: Mapping[str, Any]) -> Iterator[Problem]:
+def _missing(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     """Yield the files that a config names and that are not there, and what it forgets to ask for."""
     entries = values.get("checkpoint", [])
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         path = entry.get("path") if isinstance(entry, dict) else None
         if isinstance(path, str) and path and not os.path.isfile(path):
-            yield Problem(("checkpoint", index, "path"), f"checkpoint.{index}.path: no such file: {path}")
+            yield ConfigIssue(("checkpoint", index, "path"), f"checkpoint.{index}.path: no such file: {path}")
     if "forget" not in values:
-        yield Problem((), 'forget: not given; say what is to be forgotten, such as forget = "forget.npy"')
+        yield ConfigIssue((), 'forget: not given; say what is to be forgotten, such as forget = "forget.npy"')
     for key in ("forget", "retain", "unseen"):
         spec = values.get(key)
         if isinstance(spec, str) and spec and not is_index_words(spec) and not os.path.isfile(spec):
-            yield Problem((key,), f"{key}: no such file: {spec}")
+            yield ConfigIssue((key,), f"{key}: no such file: {spec}")
     shadows = values["mia"].get("shadows") if isinstance(values.get("mia"), Mapping) else None
     if isinstance(shadows, str) and shadows and not os.path.isdir(shadows):
-        yield Problem(("mia", "shadows"), f"mia.shadows: no such folder: {shadows}")
+        yield ConfigIssue(("mia", "shadows"), f"mia.shadows: no such folder: {shadows}")
     if not entries and not values.get("train"):
-        yield Problem((), "checkpoint: none given; add [[checkpoint]] with a path, or [[train]] with a label")
+        yield ConfigIssue((), "checkpoint: none given; add [[checkpoint]] with a path, or [[train]] with a label")
     measuring = [name for name in SECTIONS if name != "checkpoint"]
     if not any(name in values for name in measuring):
-        yield Problem((), f"nothing to measure: add a section of {', '.join(f'[{name}]' for name in measuring)}")
+        yield ConfigIssue((), f"nothing to measure: add a section of {', '.join(f'[{name}]' for name in measuring)}")

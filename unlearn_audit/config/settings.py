@@ -19,7 +19,7 @@ __all__ = [
     "CheckpointEntry",
     "GapSettings",
     "MiaSettings",
-    "Part",
+    "FrozenModel",
     "RcdSettings",
     "SpectrumSettings",
     "TrainEntry",
@@ -36,7 +36,7 @@ Positive = Annotated[int, Field(gt=0, strict=True)]
 Step = Annotated[Number, Field(gt=0, le=1e30)]
 
 
-class Part(BaseModel):
+class FrozenModel(BaseModel):
     """A part of a configuration: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -52,7 +52,7 @@ Mean = Channels | None
 Std = Annotated[Channels | None, AfterValidator(_positive)]
 
 
-class CheckpointEntry(Part):
+class CheckpointEntry(FrozenModel):
     """One checkpoint: where it is and what it is; a role not given comes from its metadata, else it is `subject`.
 
     What it has of its own (`model`, `mean`, `std`) counts for it, and not what the whole configuration says. `weights`
@@ -83,7 +83,7 @@ Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
-class TrainEntry(Part):
+class TrainEntry(FrozenModel):
     """A model that `audit` trains first: an original, or, without the forget set, a retrained one."""
 
     label: Label
@@ -94,7 +94,7 @@ class TrainEntry(Part):
     seed: Seed = 0
 
 
-class ApplyEntry(Part):
+class ApplyEntry(FrozenModel):
     """A model that `audit` makes by unlearning, from the model labelled `to`; settings are those of the method.
 
     `recipe = "published"` follows the method's source where `settings` say nothing.
@@ -118,11 +118,11 @@ class ApplyEntry(Part):
         return name
 
 
-class GapSettings(Part):
+class GapSettings(FrozenModel):
     """Accuracy and loss on every split, and the gaps to retrained models."""
 
 
-class RcdSettings(Part):
+class RcdSettings(FrozenModel):
     """The relearning convergence delay: how to relearn, what to sum, what to compare it with; see `relearning`."""
 
     optimizer: Literal["gd", "sgd", "adam"] = "gd"
@@ -144,7 +144,7 @@ class RcdSettings(Part):
     resamples: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 2000
 
 
-class TruncationSettings(Part):
+class TruncationSettings(FrozenModel):
     """Whether the truncation error of RCD_K is exponential in K; how to relearn is said in `rcd`.
 
     The step size is RCD's, unless one is named here.
@@ -155,7 +155,7 @@ class TruncationSettings(Part):
     floor: Literal["zero", "best", "fit"] | Number = "fit"
 
 
-class SpectrumSettings(Part):
+class SpectrumSettings(FrozenModel):
     """The curvature of the loss on the forget set."""
 
     eigenvalues: Annotated[int, Field(ge=1, le=100, strict=True)] = 10
@@ -166,7 +166,7 @@ class SpectrumSettings(Part):
     controls: Flag = True
 
 
-class MiaSettings(Part):
+class MiaSettings(FrozenModel):
     """Membership inference: which attacks, with which shadow models; "population" and "all" name several."""
 
     attacks: Annotated[tuple[str, ...], Field(min_length=1)] = ("loss",)
@@ -189,7 +189,7 @@ class MiaSettings(Part):
         return names
 
 
-class AuditConfig(Part):
+class AuditConfig(FrozenModel):
     """Everything an audit needs to know; a measurement runs when its section is there."""
 
     schema_version: VersionOne = 1
@@ -247,7 +247,7 @@ class AuditConfig(Part):
 
 
 # The tables that a config may have besides its own keys.
-SECTIONS: Mapping[str, type[Part]] = {
+SECTIONS: Mapping[str, type[FrozenModel]] = {
     "checkpoint": CheckpointEntry,
     "gaps": GapSettings,
     "rcd": RcdSettings,

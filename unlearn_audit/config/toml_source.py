@@ -17,7 +17,7 @@ __all__ = [
     "Flag",
     "Number",
     "Place",
-    "Problem",
+    "ConfigIssue",
     "Said",
     "VersionOne",
     "dotted",
@@ -65,7 +65,7 @@ class Document(NamedTuple):
     text: str
 
 
-class Problem(NamedTuple):
+class ConfigIssue(NamedTuple):
     """What is wrong, in one line that names its key, and where that key would stand."""
 
     place: Place
@@ -123,7 +123,7 @@ def explain(
     values: Mapping[str, Any],
     model: type[BaseModel],
     name: Callable[[Place], str] = dotted,
-) -> list[Problem]:
+) -> list[ConfigIssue]:
     """Turn what pydantic says into one line per key, however many types the key could have had.
 
     Args:
@@ -137,7 +137,7 @@ def explain(
         by_place.setdefault(_place(error, values), []).append(error)
     inside = {place[:length] for place in by_place for length in range(len(place))}
     return [
-        Problem(place, _line(place, errors, model, name))
+        ConfigIssue(place, _line(place, errors, model, name))
         for place, errors in by_place.items()
         # Items that are wrong are not counted, so that a list with one of them also seems to be too short.
         if not (place in inside and errors[0]["type"] == "too_short")

@@ -12,7 +12,7 @@ from unlearn_audit.data.arrays import first_where, label_array
 from unlearn_audit.data.examples import MEASURED, Dataset, Examples, channel_moments, content_digest
 from unlearn_audit.data.formats.array_files import read_npy
 from unlearn_audit.data.old_draws import VERSION, old_subset
-from unlearn_audit.data.sources import Context, Loaded, Source
+from unlearn_audit.data.sources import Context, DataSource, LoadedArrays
 from unlearn_audit.data.spec import DataSpec, Options, absolute, parse_spec
 from unlearn_audit.data.user_data import call_for_data
 from unlearn_audit.errors import DataError
@@ -73,7 +73,7 @@ def old_subsets(spec: str, sha256: str, *, allow_code: bool = False) -> str:
     return f"version {VERSION} drew other examples for train= and test=; to have those, write the data as '{before}'"
 
 
-def _load(spec: str, parsed: DataSpec, context: Context, allow_code: bool) -> Loaded:
+def _load(spec: str, parsed: DataSpec, context: Context, allow_code: bool) -> LoadedArrays:
     """Ask the source, and hold its answer to what every data set must be."""
     if parsed.code and not allow_code:
         raise DataError(
@@ -83,13 +83,13 @@ def _load(spec: str, parsed: DataSpec, context: Context, allow_code: bool) -> Lo
     if parsed.code:
         loaded = call_for_data(parsed.source, parsed.target, parsed.options)
     else:
-        source: Source = catalogue.load("data source", catalogue.DATA_SOURCES, parsed.source)
+        source: DataSource = catalogue.load("data source", catalogue.DATA_SOURCES, parsed.source)
         loaded = source(parsed.target, context)
     _check_images(spec, loaded)
     return loaded
 
 
-def _check_images(spec: str, loaded: Loaded) -> None:
+def _check_images(spec: str, loaded: LoadedArrays) -> None:
     """Refuse an empty split, images without pixels, splits that differ in shape or type, and non-finite pixels."""
     for name, part in (("training", loaded.train), ("test", loaded.test)):
         if len(part) == 0:
@@ -105,7 +105,7 @@ def _check_images(spec: str, loaded: Loaded) -> None:
         raise DataError(f"data '{spec}': training and test images differ in size or type: {shapes}")
 
 
-def _check_classes(spec: str, loaded: Loaded, options: Options) -> int:
+def _check_classes(spec: str, loaded: LoadedArrays, options: Options) -> int:
     """Return the number of classes; refuse labels outside of them, and numbers that may mean something else."""
     train = loaded.train.true_labels
     classes = loaded.classes if loaded.classes is not None else int(train.max()) + 1
@@ -123,7 +123,7 @@ def _check_classes(spec: str, loaded: Loaded, options: Options) -> int:
     return classes
 
 
-def _check_numbering(spec: str, loaded: Loaded) -> None:
+def _check_numbering(spec: str, loaded: LoadedArrays) -> None:
     """Refuse labels that do not begin at 0, or leave most numbers out: they may be counted in another way."""
     seen = np.union1d(loaded.train.true_labels.numpy(), loaded.test.true_labels.numpy())
     least, most = int(seen[0]), int(seen[-1])
@@ -147,7 +147,9 @@ def _check_range(where: str, labels: NDArray[np.int64], classes: int) -> None:
         raise DataError(f"{where} {labels[bad]} (entry {bad}) is out of range; training labels are 0-{classes - 1}")
 
 
-def _take_subsets(spec: str, loaded: Loaded, options: Options) -> tuple[Examples, Examples, tuple[str, ...] | None]:
+def _take_subsets(
+    spec: str, loaded: LoadedArrays, options: Options
+) -> tuple[Examples, Examples, tuple[str, ...] | None]:
     """Return both splits after `train=` and `test=`, and the training files that are left."""
     train = _subset_rows(spec, "train", options.train, len(loaded.train), options)
     test = _subset_rows(spec, "test", options.test, len(loaded.test), options)

@@ -22,7 +22,17 @@ from unlearn_audit.data.spec import Options, absolute
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import check_input
 
-__all__ = ["Context", "Customary", "Loaded", "Source", "digits", "folder", "idx", "npz", "torchvision_dataset"]
+__all__ = [
+    "Context",
+    "Customary",
+    "LoadedArrays",
+    "DataSource",
+    "digits",
+    "folder",
+    "idx",
+    "npz",
+    "torchvision_dataset",
+]
 
 DATA_FOLDER = "UNLEARN_AUDIT_DATA_FOLDER"
 
@@ -43,7 +53,7 @@ class Context:
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class LoadedArrays:
     """What a source returns, before subsets and label changes.
 
     Attributes:
@@ -67,14 +77,14 @@ class Loaded:
     class_names: tuple[str, ...] = ()
 
 
-class Source(Protocol):
+class DataSource(Protocol):
     """The signature of every data source."""
 
-    def __call__(self, target: str, context: Context) -> Loaded:
+    def __call__(self, target: str, context: Context) -> LoadedArrays:
         """Return what `target` (the part of the spec after `:`) names."""
 
 
-def digits(target: str, context: Context) -> Loaded:
+def digits(target: str, context: Context) -> LoadedArrays:
     """Return scikit-learn's embedded digits: float32 [N, 1, 8, 8] in [0, 1], 1437 for training and 360 held out.
 
     The split depends on no seed and no library version: in the order of class and position, every fifth is held out.
@@ -92,10 +102,10 @@ def digits(target: str, context: Context) -> Loaded:
     everything = Examples(images, labels, labels)
     held_out = np.sort(np.argsort(numbers, kind="stable")[::5])
     kept = np.setdiff1d(np.arange(len(numbers)), held_out)
-    return Loaded("", everything.subset(kept), everything.subset(held_out), classes=10)
+    return LoadedArrays("", everything.subset(kept), everything.subset(held_out), classes=10)
 
 
-def idx(target: str, context: Context) -> Loaded:
+def idx(target: str, context: Context) -> LoadedArrays:
     """Return MNIST-format files: {train,t10k}-images-idx3-ubyte and -labels-idx1-ubyte, each plain or .gz.
 
     Raises:
@@ -109,10 +119,10 @@ def idx(target: str, context: Context) -> Loaded:
         splits[split] = images, labels
     (x_train, y_train), (x_test, y_test) = splits["train"], splits["t10k"]
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    return Loaded(str(where), *examples_from_arrays(f"idx:{target}", arrays, context.options))
+    return LoadedArrays(str(where), *examples_from_arrays(f"idx:{target}", arrays, context.options))
 
 
-def npz(target: str, context: Context) -> Loaded:
+def npz(target: str, context: Context) -> LoadedArrays:
     """Return the arrays x_train, y_train, x_test and y_test of one .npz file; pickled objects are refused.
 
     Raises:
@@ -121,10 +131,10 @@ def npz(target: str, context: Context) -> Loaded:
     if not target:
         raise DataError("npz needs a file: npz:FILE")
     path = check_input(absolute(target, context.base), "npz", DataError)
-    return Loaded(str(path), *examples_from_arrays(f"npz:{target}", read_npz(path, ARRAY_NAMES), context.options))
+    return LoadedArrays(str(path), *examples_from_arrays(f"npz:{target}", read_npz(path, ARRAY_NAMES), context.options))
 
 
-def folder(target: str, context: Context) -> Loaded:
+def folder(target: str, context: Context) -> LoadedArrays:
     """Return the images of DIR/train/CLASS/ and DIR/test/CLASS/ as RGB uint8; labels number the sorted class names.
 
     Raises:
@@ -133,7 +143,7 @@ def folder(target: str, context: Context) -> Loaded:
     where = _needed_folder("folder", target, context)
     classes = class_names(where / "train")
     train, test = read_split(where / "train", classes), read_split(where / "test", classes)
-    return Loaded(
+    return LoadedArrays(
         str(where), train.examples, test.examples, classes=len(classes), origin=train.paths, class_names=classes
     )
 
@@ -169,7 +179,7 @@ TORCHVISION: Mapping[str, Customary] = {
 }
 
 
-def torchvision_dataset(target: str, context: Context) -> Loaded:
+def torchvision_dataset(target: str, context: Context) -> LoadedArrays:
     """Return one of torchvision's image classification sets that fit in memory, as uint8.
 
     The files lie in `root=DIR`, else in the folder that UNLEARN_AUDIT_DATA_FOLDER names, else in
@@ -197,7 +207,7 @@ def torchvision_dataset(target: str, context: Context) -> Loaded:
             "the download failed" if context.download else "add --download to fetch it, or name its folder: ?root=DIR"
         )
         raise DataError(f"cannot load {where}: {problem}; {remedy}") from problem
-    return Loaded(name, train, test, mean=TORCHVISION[name].mean, std=TORCHVISION[name].std, class_names=named)
+    return LoadedArrays(name, train, test, mean=TORCHVISION[name].mean, std=TORCHVISION[name].std, class_names=named)
 
 
 def _read_cifar(name: str, root: Path, train: bool, download: bool) -> tuple[Examples, tuple[str, ...]]:

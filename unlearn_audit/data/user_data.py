@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from unlearn_audit.data.arrays import AS_THEY_STAND, examples_from_arrays
 from unlearn_audit.data.examples import Dataset, Examples
-from unlearn_audit.data.sources import Loaded
+from unlearn_audit.data.sources import LoadedArrays
 from unlearn_audit.data.spec import Options
 from unlearn_audit.errors import AuditError, DataError
 from unlearn_audit.user_code import current_folder_importable, import_user_code
@@ -14,7 +14,7 @@ from unlearn_audit.user_code import current_folder_importable, import_user_code
 __all__ = ["call_for_data"]
 
 
-def call_for_data(module: str, name: str, options: Options = AS_THEY_STAND) -> Loaded:
+def call_for_data(module: str, name: str, options: Options = AS_THEY_STAND) -> LoadedArrays:
     """Import `module`, call `name` without arguments and return the data.
 
     The current folder is importable meanwhile; what the code prints goes to stderr.
@@ -37,7 +37,7 @@ def call_for_data(module: str, name: str, options: Options = AS_THEY_STAND) -> L
         raise DataError(f"data from {where} failed: {type(problem).__name__}: {problem}") from problem
 
 
-def _as_loaded(where: str, name: str, result: object, options: Options) -> Loaded:
+def _as_loaded(where: str, name: str, result: object, options: Options) -> LoadedArrays:
     """Turn what the callable returned into splits."""
     if isinstance(result, Dataset):
         _no_readings(where, options)
@@ -45,11 +45,11 @@ def _as_loaded(where: str, name: str, result: object, options: Options) -> Loade
             Examples(part.images.cpu(), part.labels.cpu(), part.true_labels.cpu())
             for part in (result.train, result.test)
         )
-        return Loaded(
+        return LoadedArrays(
             name, train, test, result.classes, result.mean, result.std, result.origin, tuple(result.class_names)
         )
     if isinstance(result, Mapping):
-        return Loaded(name, *examples_from_arrays(where, result, options))
+        return LoadedArrays(name, *examples_from_arrays(where, result, options))
     kind = type(result).__name__
     raise DataError(f"{where} returned {kind}; a Dataset, or a mapping with x_train, y_train, x_test, y_test is needed")
 

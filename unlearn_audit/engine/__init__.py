@@ -6,28 +6,28 @@ function of its arguments and seeds: the batch of a step depends on (seed, name,
 
 from unlearn_audit.engine.batches import Augment, Batches
 from unlearn_audit.engine.device import (
-    Compute,
+    Device,
     chunks,
     full_float32,
     one_thread,
-    prepare,
+    setup_device,
     trainable,
     upload,
 )
-from unlearn_audit.engine.loop import Descent, Hooks, Keeper, Parts, StepHook, Stop, Term, Terms, descend
+from unlearn_audit.engine.loop import Descent, Hooks, Resumable, StepHook, Stop, Term, TermGradients, Terms, descend
 from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, predict
 from unlearn_audit.streams import derive_seed
 
 __all__ = [
     "Augment",
     "Batches",
-    "Compute",
+    "Device",
     "Descent",
     "FullBatch",
     "Hooks",
     "Inputs",
-    "Keeper",
-    "Parts",
+    "Resumable",
+    "TermGradients",
     "Pass",
     "StepHook",
     "Stop",
@@ -39,7 +39,7 @@ __all__ = [
     "full_float32",
     "one_thread",
     "predict",
-    "prepare",
+    "setup_device",
     "trainable",
     "upload",
 ]

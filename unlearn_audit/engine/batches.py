@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine.device import Compute, packed, upload
+from unlearn_audit.engine.device import Device, packed, upload
 from unlearn_audit.engine.passes import Inputs
 from unlearn_audit.streams import derive_seed
 
@@ -29,7 +29,7 @@ class Batches:
     batch_size: int
     seed: int
     name: str
-    compute: Compute
+    compute: Device
     augment: Augment | None = None
     _order: tuple[int, Tensor] = field(default=(-1, torch.empty(0)), repr=False)
 

@@ -13,12 +13,12 @@ from unlearn_audit.errors import UsageError
 from unlearn_audit.models import layout_of
 
 __all__ = [
-    "Compute",
+    "Device",
     "chunks",
     "full_float32",
     "one_thread",
     "packed",
-    "prepare",
+    "setup_device",
     "trainable",
     "upload",
 ]
@@ -27,7 +27,7 @@ CPU_CHUNK, GPU_CHUNK = 128, 2048  # measured: 64 to 256 serve a CPU's caches ali
 
 
 @dataclass(frozen=True)
-class Compute:
+class Device:
     """Where and how precisely to compute; `chunk` is the largest number of images in one forward pass."""
 
     device: torch.device
@@ -40,7 +40,7 @@ class Compute:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def to_device(self, model: nn.Module) -> nn.Module:
         """Move a model to the device in channels-last layout, the faster one for convolutions, and return it.
 
         A model that cannot take that layout (`models.adapt`) stays contiguous.
@@ -48,7 +48,7 @@ class Compute:
         return model.to(self.device).to(memory_format=layout_of(model))
 
 
-def prepare(device: str = "auto", precision: str = "fp32", chunk: int | None = None) -> Compute:
+def setup_device(device: str = "auto", precision: str = "fp32", chunk: int | None = None) -> Device:
     """Choose the device and set torch up for repeatable numbers: TF32 off unless asked, deterministic kernels.
 
     Args:
@@ -70,7 +70,7 @@ def prepare(device: str = "auto", precision: str = "fp32", chunk: int | None = N
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("--device mps: no Apple GPU is available here; use --device cpu")
     _allow_tf32(matmul=precision == "tf32", cudnn=precision == "tf32")
-    return Compute(chosen, precision, chunk or (CPU_CHUNK if chosen.type == "cpu" else GPU_CHUNK))
+    return Device(chosen, precision, chunk or (CPU_CHUNK if chosen.type == "cpu" else GPU_CHUNK))
 
 
 def _allow_tf32(matmul: bool, cudnn: bool) -> None:
@@ -129,7 +129,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Multiply in full float32 within the block, whatever `prepare` allowed.
+    """Multiply in full float32 within the block, whatever `setup_device` allowed.
 
     Yields:
         Nothing; what was allowed is allowed again at the end.

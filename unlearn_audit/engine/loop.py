@@ -16,7 +16,18 @@ from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.streams import derive_seed
 
-__all__ = ["CHECK_EVERY", "Descent", "Hooks", "Keeper", "Parts", "StepHook", "Stop", "Term", "Terms", "descend"]
+__all__ = [
+    "CHECK_EVERY",
+    "Descent",
+    "Hooks",
+    "Resumable",
+    "TermGradients",
+    "StepHook",
+    "Stop",
+    "Term",
+    "Terms",
+    "descend",
+]
 
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 
@@ -29,7 +40,7 @@ class Term(NamedTuple):
 
 
 Terms = Mapping[str, Term]
-Parts = Mapping[str, Sequence[Tensor]]  # term -> gradient of weight x loss, one tensor a trainable parameter
+TermGradients = Mapping[str, Sequence[Tensor]]  # term -> gradient of weight x loss, one tensor a trainable parameter
 StepHook = Callable[[int], None]
 Stop = Callable[[Mapping[str, float]], str | None]  # mean loss of each term since the last look -> why to stop
 
@@ -51,7 +62,7 @@ class Hooks:
     """
 
     terms: Callable[[int], Terms] | None = None
-    gradient: Callable[[int, Parts], None] | None = None
+    gradient: Callable[[int, TermGradients], None] | None = None
     mix: StepHook | None = None
     hold: StepHook | None = None
     after: StepHook | None = None
@@ -61,7 +72,7 @@ class Hooks:
     notes: tuple[str, ...] = ()
 
 
-class Keeper(Protocol):
+class Resumable(Protocol):
     """Keeps a run's state, so that it can go on where it was killed."""
 
     def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -88,7 +99,7 @@ def descend(
     schedule: Callable[[int], float] | None = None,
     hooks: Sequence[Hooks] = (),
     stop: Stop | None = None,
-    keeper: Keeper | None = None,
+    resumable: Resumable | None = None,
     progress: Progress = silent,
     task: str = "training",
 ) -> Descent:
@@ -104,7 +115,7 @@ def descend(
         schedule: step -> factor on the optimiser's initial learning rate.
         hooks: what else a step does; each kind runs in the order given.
         stop: asked at every look.
-        keeper: restores a state at the beginning and is given one at every look.
+        resumable: restores a state at the beginning and is given one at every look.
         progress: told at every look, with the losses.
         task: its name in the progress.
 
@@ -117,7 +128,7 @@ def descend(
     watched = [*parameters, *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
     rates = [group["lr"] for group in optimizer.param_groups]
     sources = [terms, *(hook.terms for hook in hooks if hook.terms)]
-    first = keeper.start(model, optimizer) if keeper else 0
+    first = resumable.start(model, optimizer) if resumable else 0
     seen: list[dict[str, Tensor]] = []
     for step in range(first, steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -136,8 +147,8 @@ def descend(
             if why:
                 progress(task, steps, steps, why)
                 return Descent(step + 1, why)
-            if keeper:  # not before the stop is asked: who goes on from here would pass it by
-                keeper.keep(step + 1)
+            if resumable:  # not before the stop is asked: who goes on from here would pass it by
+                resumable.keep(step + 1)
     return Descent(steps, None)
 
 
@@ -164,7 +175,7 @@ def _free(name: str, taken: Container[str]) -> str:
     return next(each for each in chain([name], (f"{name} {n}" for n in count(2))) if each not in taken)
 
 
-def _backward(found: Terms, parameters: Sequence[nn.Parameter], *, apart: bool) -> Parts:
+def _backward(found: Terms, parameters: Sequence[nn.Parameter], *, apart: bool) -> TermGradients:
     """Leave the gradient of the sum in `.grad`; return each term's own one where that is wanted."""
     weighted = {name: term.loss if term.weight == 1 else term.weight * term.loss for name, term in found.items()}
     if not apart:
@@ -179,7 +190,7 @@ def _backward(found: Terms, parameters: Sequence[nn.Parameter], *, apart: bool) 
     return parts
 
 
-def _step(optimizer: torch.optim.Optimizer, hooks: Sequence[Hooks], step: int, parts: Parts) -> None:
+def _step(optimizer: torch.optim.Optimizer, hooks: Sequence[Hooks], step: int, parts: TermGradients) -> None:
     """Edit the gradient, edit the weights, take the optimiser's step, edit the weights again."""
     with torch.no_grad():
         for hook in hooks:

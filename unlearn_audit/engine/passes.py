@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine.device import Compute, chunks, full_float32, packed
+from unlearn_audit.engine.device import Device, chunks, full_float32, packed
 from unlearn_audit.engine.task import CLASSIFICATION, Task
 from unlearn_audit.models import models_own
 
@@ -20,7 +20,7 @@ ROWS_CHUNK = 65_536  # of inputs that are no images but rows of features, which 
 Inputs = Callable[[Tensor], Tensor]  # images as stored -> what the model takes
 
 
-def predict(model: nn.Module, images: Tensor, transform: Inputs, *, compute: Compute) -> NDArray[np.float32]:
+def predict(model: nn.Module, images: Tensor, transform: Inputs, *, compute: Device) -> NDArray[np.float32]:
     """Return the logits of every image, in evaluation mode, in order, none dropped.
 
     Args:
@@ -62,7 +62,7 @@ class FullBatch:
         task: whose losses and errors are taken.
     """
 
-    def __init__(self, examples: Examples, transform: Inputs, *, compute: Compute, task: Task = CLASSIFICATION) -> None:
+    def __init__(self, examples: Examples, transform: Inputs, *, compute: Device, task: Task = CLASSIFICATION) -> None:
         self.compute, self.task = compute, task
         images = packed(transform(examples.images.to(compute.device)))
         labels = examples.labels.to(compute.device)

@@ -3,8 +3,8 @@
 from unlearn_audit.gate.evaluate import (
     Decision,
     Gated,
+    ReportSource,
     ReviewedWaiver,
-    Source,
     apply_policy,
     exit_code,
     gate_files,
@@ -21,7 +21,7 @@ __all__ = [
     "Policy",
     "ReviewedWaiver",
     "Rule",
-    "Source",
+    "ReportSource",
     "Verdict",
     "Waiver",
     "apply_policy",

@@ -19,7 +19,7 @@ __all__ = [
     "Decision",
     "Gated",
     "ReviewedWaiver",
-    "Source",
+    "ReportSource",
     "apply_policy",
     "exit_code",
     "gate_files",
@@ -48,7 +48,7 @@ class ReviewedWaiver(NamedTuple):
     why: str
 
 
-class Source(NamedTuple):
+class ReportSource(NamedTuple):
     """A file that was read, and its digest; None where it could not be read."""
 
     path: str
@@ -60,9 +60,9 @@ class Gated(NamedTuple):
 
     decisions: tuple[Decision, ...]
     waivers: tuple[ReviewedWaiver, ...]
-    report: Source
-    policy: Source
-    baseline: Source | None
+    report: ReportSource
+    policy: ReportSource
+    baseline: ReportSource | None
     today: date
     problem: ReportError | None = None
     limitations: tuple[str, ...] = ()  # of the report
@@ -138,7 +138,7 @@ def gate_files(
         raise UsageError("--subject and --checkpoint both say whom to gate; give one of them")
     moment = now or datetime.now(UTC)
     rules, day = read_policy(policy), today or moment.date()
-    told = Source(str(policy), sha256_of_file(policy_file(policy)))
+    told = ReportSource(str(policy), sha256_of_file(policy_file(policy)))
     source, found = _opened(report)
     earlier_source, old = (None, None) if baseline is None else _opened(baseline)
     problem = next((each for each in (found, old) if isinstance(each, ReportError)), None)
@@ -152,15 +152,15 @@ def gate_files(
     return Gated(decisions, waivers, source, told, earlier_source, day, None, found.limitations, found.subjects, moment)
 
 
-def _opened(path: Path) -> tuple[Source, AuditReport | ReportError]:
+def _opened(path: Path) -> tuple[ReportSource, AuditReport | ReportError]:
     """Return a report, or why it cannot be read, with the digest of the very bytes that were read."""
     digest = None
     try:
         content = read_input(path, "report", ReportError, most=MAX_REPORT_BYTES)
         digest = sha256_of_bytes(content)
-        return Source(str(path), digest), parse_report(path, content)
+        return ReportSource(str(path), digest), parse_report(path, content)
     except ReportError as problem:
-        return Source(str(path), digest), problem
+        return ReportSource(str(path), digest), problem
 
 
 def apply_policy(

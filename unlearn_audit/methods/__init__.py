@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from unlearn_audit.data import Splits, Transform
-from unlearn_audit.engine import Compute, Hooks, Keeper
+from unlearn_audit.engine import Device, Hooks, Resumable
 from unlearn_audit.progress import Progress, silent
 
-__all__ = ["Course", "Extra", "Method", "Problem", "Settings", "StepTransform", "Unlearned"]
+__all__ = ["Course", "Extra", "Method", "UnlearningContext", "Settings", "StepTransform", "Unlearned"]
 
 
 class Settings(BaseModel):
@@ -52,14 +52,14 @@ class StepTransform:
         name: as the catalogue has it.
         source: where it comes from.
         settings: its settings with their defaults; a `variant` among them is what may stand right after the colon.
-        make: (problem, settings, course) -> what to do in each step.
+        make: (context, settings, course) -> what to do in each step.
         deviations: how it differs from its source in what is no setting, in words.
     """
 
     name: str
     source: str
     settings: type[Settings]
-    make: Callable[["Problem", Any, Course], Hooks]
+    make: Callable[["UnlearningContext", Any, Course], Hooks]
     deviations: tuple[str, ...] = ()
 
 
@@ -72,7 +72,7 @@ class Extra:
 
 
 @dataclass(frozen=True)
-class Problem:
+class UnlearningContext:
     """What a method is given.
 
     Attributes:
@@ -86,8 +86,8 @@ class Problem:
         recipe: how the original was trained, as its metadata has it; {} where nobody knows.
         original_seed: of the original's training, where its metadata has it.
         extras: transforms that were asked for with `--with`, in order.
-        keeper: lets a killed run go on.
-        memory: what the method must remember beside weights and optimiser; the keeper keeps it, too. Tensors in it are
+        resumable: lets a killed run go on.
+        memory: what the method must remember beside weights and optimiser; it is saved with them. Tensors in it are
             replaced, never changed.
         count_only: only tell what a run would take; the model stays as it is.
     """
@@ -95,14 +95,14 @@ class Problem:
     model: nn.Module
     transform: Transform
     splits: Splits
-    compute: Compute
+    compute: Device
     seed: int
     progress: Progress = silent
     spec: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     original_seed: int | None = None
     extras: tuple[Extra, ...] = ()
-    keeper: Keeper | None = None
+    resumable: Resumable | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
     count_only: bool = False
 
@@ -136,7 +136,7 @@ class Method:
         name: as the catalogue has it.
         source: where it comes from.
         settings: its settings with their defaults.
-        run: (problem, settings) -> what was done.
+        run: (context, settings) -> what was done.
         composes: whether it is a loop that takes `--with`.
         role: of the model that it makes.
         deviations: how it differs from its source in what is no setting, in words.
@@ -145,7 +145,7 @@ class Method:
     name: str
     source: str
     settings: type[Settings]
-    run: Callable[[Problem, Any], Unlearned]
+    run: Callable[[UnlearningContext, Any], Unlearned]
     composes: bool = True
     role: Literal["unlearned", "retrained"] = "unlearned"
     deviations: tuple[str, ...] = ()

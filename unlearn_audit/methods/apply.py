@@ -20,11 +20,11 @@ from unlearn_audit.checkpoints import (
 )
 from unlearn_audit.config import AuditConfig, Resolved
 from unlearn_audit.data import Splits, make_splits, rows_digest
-from unlearn_audit.engine import Compute, prepare
+from unlearn_audit.engine import Device, setup_device
 from unlearn_audit.errors import AuditError, MeasurementError, UsageError
 from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
-from unlearn_audit.inputs import Candidate, build_candidate, read_entry, settle_data
-from unlearn_audit.methods import Extra, Method, Problem, Settings, Unlearned
+from unlearn_audit.inputs import Candidate, build_candidate, read_entry, resolve_data
+from unlearn_audit.methods import Extra, Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.methods.extras import checked, parse_extras
 from unlearn_audit.methods.published import deviations, with_published
 from unlearn_audit.methods.resume import StateFile, state_path
@@ -124,12 +124,12 @@ def apply_method(
     check_finite(parent)
     if out.exists() and out.samefile(parent.path):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
-    compute = prepare(config.device, config.precision, config.batch_size)
+    compute = setup_device(config.device, config.precision, config.batch_size)
     candidate, splits, limitations = _settle(request, parent, compute, others)
     metadata = _metadata(parent, candidate, splits, method, config).model_copy(
         update={"settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
     )
-    problem = Problem(
+    problem = UnlearningContext(
         copy.deepcopy(candidate.model),
         candidate.transform,
         splits,
@@ -141,7 +141,7 @@ def apply_method(
         original_seed=parent.metadata.seed if parent.metadata and parent.metadata.role == "original" else None,
         extras=added,
     )
-    keeper = StateFile(
+    resumable = StateFile(
         state_path(out),
         _identity(metadata, splits, compute),
         resume=resume,
@@ -150,9 +150,9 @@ def apply_method(
         clock=clock or time.monotonic,
     )
     if not resume:
-        keeper.remove()  # asked for with --force, else there is none
-    done = _run(method, replace(problem, keeper=keeper), settings, keeper, metadata, out, force=force)
-    seconds = keeper.seconds
+        resumable.remove()  # asked for with --force, else there is none
+    done = _run(method, replace(problem, resumable=resumable), settings, resumable, metadata, out, force=force)
+    seconds = resumable.seconds
     # A model that is trained anew is trained with this normalisation, so that its own record assumes nothing.
     inherited = assumptions(candidate.notes) if method.role == "unlearned" else ()
     notes = (*_of_parent(parent, splits), *_notes(method, done, settings, added), *inherited)
@@ -167,15 +167,15 @@ def apply_method(
         }
     )
     written = write_checkpoint(out, problem.model.state_dict(), metadata, force=force)
-    keeper.remove()
-    return Applied(written, done, seconds, keeper.resumed_at, tuple(dict.fromkeys((*limitations, *notes))))
+    resumable.remove()
+    return Applied(written, done, seconds, resumable.resumed_at, tuple(dict.fromkeys((*limitations, *notes))))
 
 
 def _run(
     method: Method,
-    problem: Problem,
+    problem: UnlearningContext,
     settings: Settings,
-    keeper: StateFile,
+    resumable: StateFile,
     metadata: Metadata,
     out: Path,
     *,
@@ -190,31 +190,31 @@ def _run(
                 f"{method.name} diverged: {next(iter(broken))} is not finite; use a smaller step size"
             )
     except MeasurementError as problem_:
-        kept = _keep_last_good(keeper, metadata, str(problem_), out, force=force)
+        kept = _keep_last_good(resumable, metadata, str(problem_), out, force=force)
         raise type(problem_)(f"{problem_}{kept}") from problem_
     except KeyboardInterrupt:
-        keeper.write()
+        resumable.write()
         raise
     return done
 
 
-def _keep_last_good(keeper: StateFile, metadata: Metadata, why: str, out: Path, *, force: bool) -> str:
+def _keep_last_good(resumable: StateFile, metadata: Metadata, why: str, out: Path, *, force: bool) -> str:
     """Write the last good weights as a checkpoint and return what the message says of it.
 
     The state is of no more use then: whoever goes on with it comes to the same end.
     """
-    if keeper.last is None:
+    if resumable.last is None:
         return ""
     stem = without_ending(out)
-    path = out.with_name(f"{stem}.step-{keeper.last.done}{out.name[len(stem) :]}")
+    path = out.with_name(f"{stem}.step-{resumable.last.done}{out.name[len(stem) :]}")
     notes = (f"stopped early: {why}",)
-    told = metadata.model_copy(update={"steps": keeper.last.done, "notes": notes})
+    told = metadata.model_copy(update={"steps": resumable.last.done, "notes": notes})
     try:
-        write_checkpoint(path, keeper.weights(), told, force=force)
+        write_checkpoint(path, resumable.weights(), told, force=force)
     except AuditError as problem:
-        return f"; the weights of step {keeper.last.done} could not be kept: {problem}"
-    keeper.remove()
-    return f"; the weights after {keeper.last.done} steps are kept in {path}"
+        return f"; the weights of step {resumable.last.done} could not be kept: {problem}"
+    resumable.remove()
+    return f"; the weights after {resumable.last.done} steps are kept in {path}"
 
 
 def _check_state(out: Path, *, force: bool, resume: bool) -> None:
@@ -225,14 +225,14 @@ def _check_state(out: Path, *, force: bool, resume: bool) -> None:
 
 
 def _settle(
-    request: Resolved, parent: Checkpoint, compute: Compute, others: Sequence[Checkpoint]
+    request: Resolved, parent: Checkpoint, compute: Device, others: Sequence[Checkpoint]
 ) -> tuple[Candidate, Splits, tuple[str, ...]]:
     """Return the model, the splits and what the person should hear about them."""
     config, origins = request.config, dict(request.origins)
     if not config.forget:
         raise UsageError("no forget set given; name it with --forget (an index file, class:3, random:0.1:SEED, …)")
     limitations: list[str] = []
-    dataset = settle_data(config, origins, [parent], limitations)
+    dataset = resolve_data(config, origins, [parent], limitations)
     splits = make_splits(dataset, config.forget, retain=config.retain, seed=config.seed)
     candidate = build_candidate(config, origins, config.checkpoint[0], parent, "model", dataset, compute, others)
     return candidate, splits, (*limitations, *candidate.notes)
@@ -259,7 +259,7 @@ def _metadata(
     )
 
 
-def _identity(metadata: Metadata, splits: Splits, compute: Compute) -> dict[str, Any]:
+def _identity(metadata: Metadata, splits: Splits, compute: Device) -> dict[str, Any]:
     """Return everything that the result depends on."""
     keys = ("method", "settings", "transforms", "seed", "parent_sha256", "parent_weights", "data_sha256",
             "forget_sha256", "model", "mean", "std")  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
-from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Schedule,
@@ -55,24 +55,24 @@ class FtWdSettings(FtSettings):
     weight_decay: float = Field(default=0.0, ge=0, description="of the optimiser, on every parameter, beside alpha")
 
 
-def run_ft(problem: Problem, settings: FtSettings) -> Unlearned:
+def run_ft(context: UnlearningContext, settings: FtSettings) -> Unlearned:
     """Fine-tune on the retain set; the forget set is never looked at."""
-    return _fine_tune(problem, settings, alpha=1.0, task="FT")
+    return _fine_tune(context, settings, alpha=1.0, task="FT")
 
 
-def run_ft_wd(problem: Problem, settings: FtWdSettings) -> Unlearned:
+def run_ft_wd(context: UnlearningContext, settings: FtWdSettings) -> Unlearned:
     """Fine-tune on the retain set while the weights shrink by alpha in each step, decoupled from the gradient."""
-    return _fine_tune(problem, settings, alpha=settings.alpha, task="FT-WD")
+    return _fine_tune(context, settings, alpha=settings.alpha, task="FT-WD")
 
 
-def _fine_tune(problem: Problem, settings: LoopSettings, *, alpha: float, task: str) -> Unlearned:
-    retain = minibatches(problem, "retain", settings)
+def _fine_tune(context: UnlearningContext, settings: LoopSettings, *, alpha: float, task: str) -> Unlearned:
+    retain = minibatches(context, "retain", settings)
 
     def terms(step: int) -> Terms:
-        return {"retain": Term(mean_loss(problem, retain, step))}
+        return {"retain": Term(mean_loss(context, retain, step))}
 
     shrinking = [(REINIT, ReinitSettings(alpha=alpha, scale="none"))] if alpha < 1 else []
-    return run_composition(problem, paired(retain, None, terms), settings, own=shrinking, task=task)
+    return run_composition(context, paired(retain, None, terms), settings, own=shrinking, task=task)
 
 
 FT = Method("ft", "Warnecke et al. 2021; values of the Unlearn-Saliency code", FtSettings, run_ft)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
-from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Step,
@@ -31,18 +31,18 @@ class GaSettings(LoopSettings):
     loss_clip: Step | None = Field(default=None, description="clip an example's loss at this; a deviation, recorded")
 
 
-def run_ga(problem: Problem, settings: GaSettings) -> Unlearned:
+def run_ga(context: UnlearningContext, settings: GaSettings) -> Unlearned:
     """Ascend the forget set's loss; the retain set is never looked at.
 
     At the published step size little happens, at larger ones the network collapses: --stop-forget-loss ends it.
     """
-    forget = minibatches(problem, "forget", settings)
+    forget = minibatches(context, "forget", settings)
 
     def terms(step: int) -> Terms:
-        return {"forget": Term(mean_loss(problem, forget, step, clip=settings.loss_clip), -1.0)}
+        return {"forget": Term(mean_loss(context, forget, step, clip=settings.loss_clip), -1.0)}
 
     objective = paired(None, forget, terms)
-    return run_composition(problem, objective, settings, task="GA")
+    return run_composition(context, objective, settings, task="GA")
 
 
 GA = Method("ga", "Thudi et al. 2022; values of the Unlearn-Saliency code", GaSettings, run_ga)

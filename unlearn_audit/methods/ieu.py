@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from unlearn_audit.engine import Term, Terms
-from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Schedule,
@@ -97,28 +97,28 @@ class IeuSettings(LoopSettings):
         return {(0, 0): "FT", (0, 1): "GA", (1, 0): "Noisy", (1, 1): "GA+Noisy"}[int(noisy), int(ascends)]
 
 
-def run_ieu(problem: Problem, settings: IeuSettings) -> Unlearned:
+def run_ieu(context: UnlearningContext, settings: IeuSettings) -> Unlearned:
     """Unlearn by Algorithm 1 with minibatches and train-mode BatchNorm.
 
     Retain and forget batches pass through the network one after the other, so that their BatchNorm statistics do not
     mix; with c = 0 no forget batch passes at all.
     """
-    retain = None if settings.retain_free else minibatches(problem, "retain", settings)
-    forget = minibatches(problem, "forget", settings) if settings.c > 0 else None
+    retain = None if settings.retain_free else minibatches(context, "retain", settings)
+    forget = minibatches(context, "forget", settings) if settings.c > 0 else None
 
     def terms(step: int) -> Terms:
         found = {}
         if retain:
-            found["retain"] = Term(mean_loss(problem, retain, step))
+            found["retain"] = Term(mean_loss(context, retain, step))
         if forget:
-            found["forget"] = Term(mean_loss(problem, forget, step, clip=settings.clip), -settings.c)
+            found["forget"] = Term(mean_loss(context, forget, step, clip=settings.clip), -settings.c)
         return found
 
     noise = ReinitSettings(
         alpha=settings.alpha, scale=settings.scale, draw=settings.draw, include_1d=settings.include_1d
     )
     return run_composition(
-        problem,
+        context,
         paired(retain, forget, terms),
         settings,
         own=[(REINIT, noise)],

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
-from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.ft import FtSettings
 from unlearn_audit.methods.loop import mean_loss, minibatches, paired, run_composition
 from unlearn_audit.methods.transforms.l1 import L1, L1Settings
@@ -25,15 +25,15 @@ class L1SparseSettings(FtSettings):
     free_epochs: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs at the end without the penalty")
 
 
-def run_l1_sparse(problem: Problem, settings: L1SparseSettings) -> Unlearned:
+def run_l1_sparse(context: UnlearningContext, settings: L1SparseSettings) -> Unlearned:
     """Descend CE(retain) + alpha_t·|weights|_1, alpha_t = alpha·(1 - epoch/epochs)."""
-    retain = minibatches(problem, "retain", settings)
+    retain = minibatches(context, "retain", settings)
 
     def terms(step: int) -> Terms:
-        return {"retain": Term(mean_loss(problem, retain, step))}
+        return {"retain": Term(mean_loss(context, retain, step))}
 
     penalty = L1Settings(alpha=settings.alpha, decay=settings.decay, free_epochs=settings.free_epochs)
-    return run_composition(problem, paired(retain, None, terms), settings, own=[(L1, penalty)], task="l1-sparse")
+    return run_composition(context, paired(retain, None, terms), settings, own=[(L1, penalty)], task="l1-sparse")
 
 
 L1_SPARSE = Method(

@@ -13,7 +13,7 @@ from torch import Tensor
 from unlearn_audit.engine import Batches, Hooks, Stop, Terms, descend, trainable
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import ConfigError, UsageError
-from unlearn_audit.methods import Course, Extra, Problem, Settings, StepTransform, Unlearned
+from unlearn_audit.methods import Course, Extra, Settings, StepTransform, Unlearned, UnlearningContext
 from unlearn_audit.methods.published import BUDGET
 from unlearn_audit.training import crop_and_flip
 
@@ -116,7 +116,7 @@ class Objective:
 
 
 def run_composition(
-    problem: Problem,
+    context: UnlearningContext,
     objective: Objective,
     settings: LoopSettings,
     *,
@@ -127,7 +127,7 @@ def run_composition(
     """Run the loop: gradient of the objective, its transforms, mixing of weights, the optimiser's step.
 
     Args:
-        problem: the model, edited in place.
+        context: the model, edited in place.
         objective: what is descended.
         settings: budget, optimiser, schedule, stops.
         own: the method's own transforms; those of `--with` follow them.
@@ -143,21 +143,21 @@ def run_composition(
     """
     stop = _stop(settings, objective)
     course = Course(_budget(settings, objective), objective.epoch_of)
-    extras = [*(Extra(transform, chosen) for transform, chosen in own), *problem.extras]
-    hooks = [*(extra.transform.make(problem, extra.settings, course) for extra in extras), *hooks]
+    extras = [*(Extra(transform, chosen) for transform, chosen in own), *context.extras]
+    hooks = [*(extra.transform.make(context, extra.settings, course) for extra in extras), *hooks]
     steps, stopped = course.steps, None
-    if not problem.count_only:
+    if not context.count_only:
         steps, stopped = descend(
-            problem.model,
+            context.model,
             objective.terms,
-            _optimizer(problem, settings),
+            _optimizer(context, settings),
             steps=course.steps,
-            seed=problem.seed,
+            seed=context.seed,
             schedule=schedule_of(settings.schedule, course),
             hooks=hooks,
             stop=stop,
-            keeper=problem.keeper,
-            progress=problem.progress,
+            resumable=context.resumable,
+            progress=context.progress,
             task=task,
         )
     taken = [hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks]
@@ -174,9 +174,9 @@ def _budget(settings: LoopSettings, objective: Objective) -> int:
     return objective.length(settings.epochs)
 
 
-def _optimizer(problem: Problem, settings: LoopSettings) -> torch.optim.Optimizer:
-    parameters = list(trainable(problem.model).values())
-    fused = problem.compute.device.type == "cuda"
+def _optimizer(context: UnlearningContext, settings: LoopSettings) -> torch.optim.Optimizer:
+    parameters = list(trainable(context.model).values())
+    fused = context.compute.device.type == "cuda"
     if settings.optimizer == "adam":
         return torch.optim.Adam(
             parameters, lr=settings.step_size, weight_decay=settings.weight_decay, fused=fused or None
@@ -228,48 +228,51 @@ def _stop(settings: LoopSettings, objective: Objective) -> Stop | None:
 
 
 def minibatches(
-    problem: Problem, which: Literal["retain", "forget"], settings: LoopSettings, batch_size: Size | None = None
+    context: UnlearningContext,
+    which: Literal["retain", "forget"],
+    settings: LoopSettings,
+    batch_size: Size | None = None,
 ) -> Batches:
     """Return the shuffled minibatches of the retain or of the forget set; each has its own stream of the seed.
 
     Raises:
         UsageError: the retain set is empty.
     """
-    splits = problem.splits
+    splits = context.splits
     examples = splits.forget_examples if which == "forget" else splits.retain_examples
     if not len(examples):
         raise UsageError("the retain set is empty; this method needs something to keep")
     size = settings.batch_size if batch_size is None else batch_size
-    as_trained = settings.augment == "recipe" and bool(problem.recipe.get("augment"))
+    as_trained = settings.augment == "recipe" and bool(context.recipe.get("augment"))
     return Batches(
         examples,
-        problem.transform,
+        context.transform,
         len(examples) if size == "full" else size,
-        problem.seed,
+        context.seed,
         which,
-        problem.compute,
+        context.compute,
         crop_and_flip if settings.augment == "yes" or as_trained else None,
     )
 
 
-def logits_of(problem: Problem, images: Tensor) -> Tensor:
+def logits_of(context: UnlearningContext, images: Tensor) -> Tensor:
     """Return the model's logits [B, classes], in the precision asked for, with their graph."""
-    with problem.compute.autocast():
-        logits: Tensor = problem.model(images)
+    with context.compute.autocast():
+        logits: Tensor = context.model(images)
     return logits
 
 
-def mean_loss(problem: Problem, batches: Batches, step: int, *, clip: float | None = None) -> Tensor:
+def mean_loss(context: UnlearningContext, batches: Batches, step: int, *, clip: float | None = None) -> Tensor:
     """Return the mean cross-entropy of the minibatch of a step, a scalar with its graph.
 
     Args:
-        problem: the model.
+        context: the model.
         batches: which set.
         step: counted from 0.
         clip: the largest loss of one example that counts; above it there is no gradient.
     """
     images, labels = batches.at(step)
-    losses = example_losses(logits_of(problem, images), labels)
+    losses = example_losses(logits_of(context, images), labels)
     return (losses if clip is None else losses.clamp(max=clip)).mean()
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
-from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Share,
@@ -34,24 +34,24 @@ class NegGradPlusSettings(LoopSettings):
     )
 
 
-def run_neggrad_plus(problem: Problem, settings: NegGradPlusSettings) -> Unlearned:
+def run_neggrad_plus(context: UnlearningContext, settings: NegGradPlusSettings) -> Unlearned:
     """Descend alpha·CE(retain batch) - (1 - alpha)·CE(forget batch), one retain batch a step.
 
     The forget set is shuffled anew each time it is through, so that its batches do not repeat.
     """
-    retain = minibatches(problem, "retain", settings) if settings.alpha > 0 else None
-    forget = minibatches(problem, "forget", settings) if settings.alpha < 1 else None
+    retain = minibatches(context, "retain", settings) if settings.alpha > 0 else None
+    forget = minibatches(context, "forget", settings) if settings.alpha < 1 else None
 
     def terms(step: int) -> Terms:
         found = {}
         if retain:
-            found["retain"] = Term(mean_loss(problem, retain, step), settings.alpha)
+            found["retain"] = Term(mean_loss(context, retain, step), settings.alpha)
         if forget:
-            found["forget"] = Term(mean_loss(problem, forget, step, clip=settings.loss_clip), settings.alpha - 1)
+            found["forget"] = Term(mean_loss(context, forget, step, clip=settings.loss_clip), settings.alpha - 1)
         return found
 
     objective = paired(retain, forget, terms)
-    return run_composition(problem, objective, settings, task="NegGrad+")
+    return run_composition(context, objective, settings, task="NegGrad+")
 
 
 NEGGRAD_PLUS = Method(

@@ -15,7 +15,7 @@ from torch import Tensor
 from unlearn_audit.engine import Term, derive_seed, upload
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import UsageError
-from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Objective,
@@ -92,33 +92,33 @@ class RandomLabels:
         return torch.randint(0, self.classes, self.labels.shape, generator=generator)
 
 
-def run_rl(problem: Problem, settings: RlSettings) -> Unlearned:
+def run_rl(context: UnlearningContext, settings: RlSettings) -> Unlearned:
     """Fine-tune on the forget set under random labels, then on the retain set, in each epoch.
 
     With the retain pass last (the published order) retain accuracy is higher than with alternating batches.
     """
-    return run_composition(problem, relabelled(problem, settings), settings, task="RL")
+    return run_composition(context, relabelled(context, settings), settings, task="RL")
 
 
-def relabelled(problem: Problem, settings: RlSettings) -> Objective:
+def relabelled(context: UnlearningContext, settings: RlSettings) -> Objective:
     """Return RL's objective: CE on the forget set under random labels, CE on the retain set."""
-    forget = minibatches(problem, "forget", settings)
-    retain = None if settings.retain_free else minibatches(problem, "retain", settings)
+    forget = minibatches(context, "forget", settings)
+    retain = None if settings.retain_free else minibatches(context, "retain", settings)
     labels = RandomLabels(
         forget.examples.labels,
-        problem.splits.dataset.classes,
-        seed=problem.seed,
+        context.splits.dataset.classes,
+        seed=context.seed,
         exclude_true=settings.exclude_true,
         redraw=settings.redraw,
     )
 
     def on_forget(batch: int) -> dict[str, Term]:
         images, _ = forget.at(batch)
-        wrong = labels.on(problem.compute.device, batch // forget.per_epoch)[forget.rows(batch)]
-        return {"random labels": Term(example_losses(logits_of(problem, images), wrong).mean())}
+        wrong = labels.on(context.compute.device, batch // forget.per_epoch)[forget.rows(batch)]
+        return {"random labels": Term(example_losses(logits_of(context, images), wrong).mean())}
 
     def on_retain(batch: int) -> dict[str, Term]:
-        return {"retain": Term(mean_loss(problem, retain, batch))} if retain else {}
+        return {"retain": Term(mean_loss(context, retain, batch))} if retain else {}
 
     if retain is None or settings.order == "alternate":
         return paired(retain, forget, lambda step: on_forget(step) | on_retain(step), losses=("retain",))

@@ -15,7 +15,7 @@ from unlearn_audit.checkpoints import STATE_ENTRY
 from unlearn_audit.errors import CheckpointError, OutputError, UsageError
 from unlearn_audit.files import atomic_write, check_input
 
-__all__ = ["Kept", "StateFile", "state_path"]
+__all__ = ["SavedState", "StateFile", "state_path"]
 
 SCHEMA = 1
 
@@ -25,7 +25,7 @@ def state_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.resume")
 
 
-class Kept(NamedTuple):
+class SavedState(NamedTuple):
     """A state between two steps, on the device: steps done, and tensors "weights/…", "optimizer/…", "memory/…"."""
 
     done: int
@@ -33,7 +33,7 @@ class Kept(NamedTuple):
 
 
 class StateFile:
-    """The keeper of `apply`: the last good state in memory, and in a file every so many seconds.
+    """The resumable of `apply`: the last good state in memory, and in a file every so many seconds.
 
     Args:
         path: the file.
@@ -56,7 +56,7 @@ class StateFile:
     ) -> None:
         self.path, self.identity, self.resume, self.every = path, json.loads(json.dumps(identity)), resume, every
         self.memory, self.clock = memory, clock
-        self.last: Kept | None = None
+        self.last: SavedState | None = None
         self.resumed_at = 0
         self._model: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
@@ -83,8 +83,8 @@ class StateFile:
         return self.resumed_at
 
     def keep(self, done: int) -> None:
-        """Remember the state after `done` steps, and write it when it is time."""
-        self.last = Kept(done, self._state())
+        """CurveCache the state after `done` steps, and write it when it is time."""
+        self.last = SavedState(done, self._state())
         if self.clock() - self._written >= self.every:
             self.write()
 
@@ -127,7 +127,7 @@ class StateFile:
                 }
         return found
 
-    def _read(self) -> Kept:
+    def _read(self) -> SavedState:
         try:
             check_input(self.path, "state file", CheckpointError)
             with safe_open(self.path, framework="pt") as stream:
@@ -147,9 +147,9 @@ class StateFile:
                 "--force without --resume to begin anew"
             )
         self._before = seconds
-        return Kept(done, tensors)
+        return SavedState(done, tensors)
 
-    def _restore(self, kept: Kept) -> None:
+    def _restore(self, kept: SavedState) -> None:
         """Put a state into the model, the optimiser and the memory."""
         if self._model is None or self._optimizer is None:
             return
@@ -182,7 +182,7 @@ class StateFile:
         return CheckpointError(f"cannot go on with {self.path}: {why}; use --force without --resume to begin anew")
 
 
-def _weights(kept: Kept) -> dict[str, Tensor]:
+def _weights(kept: SavedState) -> dict[str, Tensor]:
     """Return the state dict that a state holds."""
     return {name.removeprefix("weights/"): each for name, each in kept.tensors.items() if name.startswith("weights/")}
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from unlearn_audit.errors import ConfigError, UsageError
-from unlearn_audit.methods import Method, Problem, Settings, Unlearned
+from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import Step
 from unlearn_audit.training import Recipe, pick_recipe, train
 
@@ -32,44 +32,44 @@ class _Recorded(Settings):
     augment: bool
 
 
-def run_retrain(problem: Problem, settings: RetrainSettings) -> Unlearned:
+def run_retrain(context: UnlearningContext, settings: RetrainSettings) -> Unlearned:
     """Train a new network without the forget set, as the original was trained; nothing of the checkpoint is used."""
-    recipe, notes = _recipe(problem, settings)
-    assumed = not problem.recipe and settings.recipe is None
-    splits = problem.splits
+    recipe, notes = _recipe(context, settings)
+    assumed = not context.recipe and settings.recipe is None
+    splits = context.splits
     if not len(splits.retain):
         raise UsageError("the retain set is empty; there is nothing to train on")
-    if problem.seed == problem.original_seed:
+    if context.seed == context.original_seed:
         notes += (
-            f"the original was trained with seed {problem.seed}, too: both began with the same weights; a reference of "
+            f"the original was trained with seed {context.seed}, too: both began with the same weights; a reference of "
             "its own wants another --seed",
         )
     steps = recipe.epochs * -(-len(splits.retain) // recipe.batch_size)
     done = Unlearned(
         steps, recipe.epochs * len(splits.retain), notes=notes, recipe=recipe.settings(), recipe_assumed=assumed
     )
-    if problem.count_only:
+    if context.count_only:
         return done
-    mean, std = problem.transform.mean, problem.transform.std  # as the original is read, and as the file will say
+    mean, std = context.transform.mean, context.transform.std  # as the original is read, and as the file will say
     model = train(
-        problem.spec,
+        context.spec,
         replace(splits.dataset, mean=mean, std=std),
         splits.retain,
         recipe,
-        seed=problem.seed,
-        compute=problem.compute,
+        seed=context.seed,
+        compute=context.compute,
         allow_code=True,  # the checkpoint's own network was built from this spec, so whoever asked has allowed it
-        keeper=problem.keeper,
-        progress=problem.progress,
+        resumable=context.resumable,
+        progress=context.progress,
         task="retraining",
     )
-    problem.model.load_state_dict(model.state_dict())
+    context.model.load_state_dict(model.state_dict())
     return done
 
 
-def _recipe(problem: Problem, settings: RetrainSettings) -> tuple[Recipe, tuple[str, ...]]:
+def _recipe(context: UnlearningContext, settings: RetrainSettings) -> tuple[Recipe, tuple[str, ...]]:
     """Return the recipe, and what is to be said when it is not the original's."""
-    known = problem.recipe
+    known = context.recipe
     if settings.recipe is None and known:
         try:
             own = Recipe(**_Recorded.model_validate(dict(known)).model_dump())
@@ -82,7 +82,7 @@ def _recipe(problem: Problem, settings: RetrainSettings) -> tuple[Recipe, tuple[
             if (settings.epochs and settings.epochs != own.epochs)
             else (own, ())
         )
-    chosen = pick_recipe(settings.recipe, problem.spec, epochs=settings.epochs)
+    chosen = pick_recipe(settings.recipe, context.spec, epochs=settings.epochs)
     if known:
         return chosen, (f"recipe {chosen.name}, while the original's is {known.get('name', 'not known')}",)
     if settings.recipe is None:

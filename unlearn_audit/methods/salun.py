@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import Share, Step, run_composition
 from unlearn_audit.methods.random_labels import RlSettings, relabelled
 from unlearn_audit.methods.transforms.mask import MASK, MaskSettings
@@ -18,10 +18,10 @@ class SalunSettings(RlSettings):
     strict: bool = Field(default=True, description="masked weights do not move by momentum or weight decay either")
 
 
-def run_salun(problem: Problem, settings: SalunSettings) -> Unlearned:
+def run_salun(context: UnlearningContext, settings: SalunSettings) -> Unlearned:
     """Random labels under a mask of the most salient weights, ranked over all parameters together."""
     mask = MaskSettings(density=settings.density, strict=settings.strict)
-    return run_composition(problem, relabelled(problem, settings), settings, own=[(MASK, mask)], task="SalUn")
+    return run_composition(context, relabelled(context, settings), settings, own=[(MASK, mask)], task="SalUn")
 
 
 SALUN = Method(

@@ -20,7 +20,7 @@ from torch.nn import functional
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import Hooks, Term, predict
 from unlearn_audit.engine.task import losses as example_losses
-from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Schedule,
@@ -79,19 +79,19 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     )
 
 
-def run_scrub(problem: Problem, settings: ScrubSettings) -> Unlearned:
+def run_scrub(context: UnlearningContext, settings: ScrubSettings) -> Unlearned:
     """Ascend the divergence from the original on forget, then descend CE and the divergence on retain, in each epoch.
 
     The student is in training mode and the teacher in evaluation mode, as in the published code.
     """
-    teacher = copy.deepcopy(problem.model).eval().requires_grad_(False)
-    forget = minibatches(problem, "forget", settings, settings.forget_batch_size)
-    retain = minibatches(problem, "retain", settings)
+    teacher = copy.deepcopy(context.model).eval().requires_grad_(False)
+    forget = minibatches(context, "forget", settings, settings.forget_batch_size)
+    retain = minibatches(context, "retain", settings)
 
     def both(images: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad(), problem.compute.autocast():
+        with torch.no_grad(), context.compute.autocast():
             wanted: Tensor = teacher(images)
-        return wanted, logits_of(problem, images)
+        return wanted, logits_of(context, images)
 
     def on_forget(batch: int) -> dict[str, Term]:
         images, _ = forget.at(batch)
@@ -106,15 +106,15 @@ def run_scrub(problem: Problem, settings: ScrubSettings) -> Unlearned:
         }
 
     turns = Turns(forget, retain, until=settings.forget_epochs)
-    rewind = _Rewind(problem, turns) if settings.rewind else None
+    rewind = _Rewind(context, turns) if settings.rewind else None
     done = run_composition(
-        problem,
+        context,
         turns.objective(on_forget, on_retain),
         settings,
         hooks=[Hooks(after=rewind.after)] if rewind else [],
         task="SCRUB",
     )
-    return replace(done, notes=(*done.notes, rewind.choose())) if rewind and not problem.count_only else done
+    return replace(done, notes=(*done.notes, rewind.choose())) if rewind and not context.count_only else done
 
 
 class _Rewind:
@@ -123,37 +123,37 @@ class _Rewind:
     "Enough" is the final model's error on the unseen twin: held-out examples of the same classes and labels.
     """
 
-    def __init__(self, problem: Problem, turns: Turns) -> None:
-        self.problem, self.turns = problem, turns
-        self.twin = problem.splits.unseen.examples
+    def __init__(self, context: UnlearningContext, turns: Turns) -> None:
+        self.context, self.turns = context, turns
+        self.twin = context.splits.unseen.examples
 
     def after(self, step: int) -> None:
         """Keep the weights and the forget error at the end of an epoch."""
         turn = self.turns.at(step)
         if self.turns.at(step + 1).epoch == turn.epoch:
             return
-        memory, model = self.problem.memory, self.problem.model
-        memory[f"{turn.epoch}/error"] = torch.tensor(self._error(self.problem.splits.forget_examples))
+        memory, model = self.context.memory, self.context.model
+        memory[f"{turn.epoch}/error"] = torch.tensor(self._error(self.context.splits.forget_examples))
         memory.update({f"{turn.epoch}/weights/{name}": each.clone() for name, each in model.state_dict().items()})
         model.train()
 
     def choose(self) -> str:
         """Load the chosen epoch's weights and say which one it is."""
-        memory = self.problem.memory
+        memory = self.context.memory
         errors = {int(key.partition("/")[0]): float(each) for key, each in memory.items() if key.endswith("/error")}
         if not errors:
             return "rewind: no epoch was finished, so there was nothing to choose from"
         wanted = self._error(self.twin)
         epoch = min(errors, key=lambda epoch: (abs(errors[epoch] - wanted), -epoch))
         start = f"{epoch}/weights/"
-        self.problem.model.load_state_dict({
+        self.context.model.load_state_dict({
             key.removeprefix(start): each for key, each in memory.items() if key.startswith(start)
         })
         return f"rewound to epoch {epoch + 1} of {len(errors)}: forget error {errors[epoch]:.3f}, twin {wanted:.3f}"
 
     def _error(self, examples: Examples) -> float:
-        problem = self.problem
-        logits = predict(problem.model, examples.images, problem.transform, compute=problem.compute)
+        context = self.context
+        logits = predict(context.model, examples.images, context.transform, compute=context.compute)
         return float(np.mean(logits.argmax(axis=1) != examples.labels.numpy()))
 
 

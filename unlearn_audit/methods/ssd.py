@@ -14,7 +14,7 @@ from torch import Tensor
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import chunks, trainable
 from unlearn_audit.engine.task import losses as example_losses
-from unlearn_audit.methods import Method, Problem, Settings, Unlearned
+from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import Step, logits_of
 
 __all__ = ["SSD", "SsdSettings", "importance", "run_ssd"]
@@ -30,40 +30,40 @@ class SsdSettings(Settings):
     batch_size: Annotated[int, Field(gt=0)] = Field(default=128, description="examples whose mean gradient is squared")
 
 
-def importance(problem: Problem, examples: Examples, batch_size: int, task: str) -> list[Tensor]:
+def importance(context: UnlearningContext, examples: Examples, batch_size: int, task: str) -> list[Tensor]:
     """Return, for each trainable parameter, the mean over batches of the squared mean gradient, in evaluation mode.
 
     Batches are as equal as can be and in order, so that the result depends on the set and the batch size alone.
     """
-    model, parameters = problem.model.eval(), list(trainable(problem.model).values())
+    model, parameters = context.model.eval(), list(trainable(context.model).values())
     sums = [torch.zeros_like(parameter) for parameter in parameters]
     parts = list(chunks(len(examples), batch_size))
     for done, part in enumerate(parts):
-        images = problem.transform(examples.images[part].to(problem.compute.device))
+        images = context.transform(examples.images[part].to(context.compute.device))
         images = images.contiguous(memory_format=torch.channels_last)
-        losses = example_losses(logits_of(problem, images), examples.labels[part].to(problem.compute.device))
+        losses = example_losses(logits_of(context, images), examples.labels[part].to(context.compute.device))
         gradients = torch.autograd.grad(losses.mean(), parameters, allow_unused=True, materialize_grads=True)
         for total, gradient in zip(sums, gradients, strict=True):
             total.addcmul_(gradient, gradient)
-        problem.progress(task, done + 1, len(parts))
+        context.progress(task, done + 1, len(parts))
     model.zero_grad(set_to_none=True)
     return [total / len(parts) for total in sums]
 
 
-def run_ssd(problem: Problem, settings: SsdSettings) -> Unlearned:
+def run_ssd(context: UnlearningContext, settings: SsdSettings) -> Unlearned:
     """Dampen in one edit: two passes over the data, no step. No weight grows, those with I_f <= alpha·I_D stay.
 
     With a large or random forget set I_f comes close to I_D: at the default alpha nothing happens, far below it the
     network is wiped.
     """
-    splits = problem.splits
+    splits = context.splits
     done = Unlearned(0, len(splits.dataset.train) + len(splits.forget))
-    if problem.count_only:
+    if context.count_only:
         return done
-    whole = importance(problem, splits.dataset.train, settings.batch_size, "SSD: importance to all data")
-    forget = importance(problem, splits.forget_examples, settings.batch_size, "SSD: importance to the forget set")
+    whole = importance(context, splits.dataset.train, settings.batch_size, "SSD: importance to all data")
+    forget = importance(context, splits.forget_examples, settings.batch_size, "SSD: importance to the forget set")
     with torch.no_grad():
-        for parameter, on_all, on_forget in zip(trainable(problem.model).values(), whole, forget, strict=True):
+        for parameter, on_all, on_forget in zip(trainable(context.model).values(), whole, forget, strict=True):
             factor = (settings.dampening * on_all / on_forget).clamp(max=1)
             parameter.copy_(torch.where(on_forget > settings.alpha * on_all, parameter * factor, parameter))
     return done

@@ -16,7 +16,7 @@ from unlearn_audit.catalogue import MODELS
 from unlearn_audit.errors import UsageError
 from unlearn_audit.files import atomic_write
 from unlearn_audit.models.building import TIMM, TORCHVISION, Shapes, library_names, skeleton
-from unlearn_audit.models.recognition import Entry, Pattern, fingerprint, lines_of, preference, sketch
+from unlearn_audit.models.recognition import KnownModel, Pattern, fingerprint, lines_of, preference, sketch
 
 __all__ = ["describe", "main", "table", "text_of"]
 
@@ -88,7 +88,7 @@ def table(specs: Sequence[str]) -> dict[str, Any]:
 def _entry(group: tuple[int, str], specs: list[str], lines: list[str]) -> dict[str, Any]:
     """Return one line of the table."""
     names = sketch(line.partition(" ")[0] for line in lines)
-    return Entry(group[1], tuple(specs), group[0], len(lines), names, sketch(lines))._asdict()
+    return KnownModel(group[1], tuple(specs), group[0], len(lines), names, sketch(lines))._asdict()
 
 
 def text_of(content: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from unlearn_audit.models.naming import Reading, read_names
 
 __all__ = [
     "TABLE",
-    "Entry",
+    "KnownModel",
     "Identified",
     "Pattern",
     "Table",
@@ -97,7 +97,7 @@ def _common_size(shapes: Shapes, free: Mapping[str, int]) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-class Entry(NamedTuple):
+class KnownModel(NamedTuple):
     """One line of the table: the models that share names and shapes."""
 
     sha256: str
@@ -112,7 +112,7 @@ class Table(NamedTuple):
     """The shipped table."""
 
     patterns: tuple[Pattern, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[KnownModel, ...]
 
 
 def lines_of(shapes: Shapes, free: Mapping[str, int]) -> list[str]:
@@ -161,7 +161,7 @@ def _table() -> Table:
     """Read the shipped table once."""
     content = json.loads(resources.files("unlearn_audit.models").joinpath(TABLE).read_text("utf-8"))
     patterns = tuple(Pattern(p["classes"], p["channels"]) for p in content["patterns"])
-    entries = tuple(Entry(**{**entry, "specs": tuple(entry["specs"])}) for entry in content["entries"])
+    entries = tuple(KnownModel(**{**entry, "specs": tuple(entry["specs"])}) for entry in content["entries"])
     return Table(patterns, entries)
 
 
@@ -264,7 +264,7 @@ def _no_match(found: Shapes, renamed: Shapes) -> str:
     return f"{opening}; nearest: {names}" + (f". Against {nearest.specs[0]}: {words}" if words else "")
 
 
-def _ranked(shapes: Shapes) -> tuple[float, list[Entry]]:
+def _ranked(shapes: Shapes) -> tuple[float, list[KnownModel]]:
     """Return a shortlist of the table by likeness of names, names with shapes, then size; and the best likeness."""
     table = _table()
     names = sketch(name for name in shapes if not is_counter(name))
@@ -278,7 +278,7 @@ def _ranked(shapes: Shapes) -> tuple[float, list[Entry]]:
     return scored[0][0], [entry for score, entry in scored[:SHORTLIST] if score > 0]
 
 
-def _compared(entry: Entry, shapes: Shapes) -> tuple[float, str, Entry]:
+def _compared(entry: KnownModel, shapes: Shapes) -> tuple[float, str, KnownModel]:
     """Count and name what differs from a model; infinitely much from one that cannot be built here (without timm)."""
     pattern = _table().patterns[entry.pattern]
     classes, channels = pattern.read(shapes) or (10, RGB)

@@ -14,13 +14,13 @@ from unlearn_audit.relearning.scope import head_run, scoped, smoothness_of_softm
 from unlearn_audit.relearning.search import (
     HALVINGS,
     HARDLY_MOVED,
-    Relearned,
-    Remember,
+    CurveCache,
+    CurveSet,
     Start,
     StepSearch,
     hardly_moved,
+    no_cache,
     relearn_all,
-    take_anew,
 )
 from unlearn_audit.relearning.truncation import Precision, Truncation, Verdict, steps_for, truncation, unsettled
 
@@ -33,8 +33,8 @@ __all__ = [
     "Curve",
     "Floor",
     "Precision",
-    "Relearned",
-    "Remember",
+    "CurveSet",
+    "CurveCache",
     "Run",
     "Start",
     "StepSearch",
@@ -53,7 +53,7 @@ __all__ = [
     "smoothness_of_softmax",
     "status",
     "steps_for",
-    "take_anew",
+    "no_cache",
     "truncation",
     "unsettled",
 ]

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearn_audit.curvature import lambda_max
 from unlearn_audit.data import Examples
-from unlearn_audit.engine import Augment, Batches, Compute, FullBatch, Pass, derive_seed, trainable
+from unlearn_audit.engine import Augment, Batches, Device, FullBatch, Pass, derive_seed, trainable
 from unlearn_audit.engine.task import CLASSIFICATION, Task
 from unlearn_audit.errors import UsageError
 from unlearn_audit.models import models_own
@@ -125,11 +125,11 @@ class Run(NamedTuple):
     measured: Examples | None = None
     smoothness: float | None = None
 
-    def prepared(self, compute: Compute) -> tuple[nn.Module, FullBatch]:
+    def prepared(self, compute: Device) -> tuple[nn.Module, FullBatch]:
         """Return a copy of the model in evaluation mode, and the relearned set, both on the device."""
-        return compute.place(copy.deepcopy(self.model)).eval(), self.batch(self.examples, compute)
+        return compute.to_device(copy.deepcopy(self.model)).eval(), self.batch(self.examples, compute)
 
-    def batch(self, examples: Examples, compute: Compute) -> FullBatch:
+    def batch(self, examples: Examples, compute: Device) -> FullBatch:
         """Return examples as this run's model takes them, on the device."""
         return FullBatch(examples, self.transform, compute=compute, task=self.task)
 
@@ -137,7 +137,7 @@ class Run(NamedTuple):
 class _Gradients:
     """Where a step's gradient comes from, and where its loss is measured."""
 
-    def __init__(self, run: Run, algorithm: Algorithm, compute: Compute) -> None:
+    def __init__(self, run: Run, algorithm: Algorithm, compute: Device) -> None:
         self.model, self.batch = run.prepared(compute)
         self.measured = self.batch if run.measured is None else run.batch(run.measured, compute)
         self.algorithm, self.compute, self.task = algorithm, compute, run.task
@@ -195,7 +195,7 @@ def relearn(
     *,
     steps: int,
     step_size: StepSize,
-    compute: Compute,
+    compute: Device,
     algorithm: Algorithm = GD,
     stop_when_rising: bool = False,
     stop: Callable[[Sequence[float]], bool] | None = None,

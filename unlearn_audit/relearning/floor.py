@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import nn
 
-from unlearn_audit.engine import Compute, trainable
+from unlearn_audit.engine import Device, trainable
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning.curve import Run
 
@@ -30,7 +30,7 @@ class Floor(NamedTuple):
 def fit_floor(
     run: Run,
     *,
-    compute: Compute,
+    compute: Device,
     weight_decay: float = 0.0,
     tolerance: float = 1e-7,
     iterations: int = 2000,

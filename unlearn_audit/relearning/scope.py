@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlearn_audit.engine import Compute, Inputs, chunks, trainable
+from unlearn_audit.engine import Device, Inputs, chunks, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.relearning.curve import Run
 
@@ -24,7 +24,7 @@ class Features:
     body: nn.Module
     classifier: nn.Linear
     transform: Inputs
-    compute: Compute
+    compute: Device
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features of the images, computed in float32 chunk by chunk and widened."""
@@ -51,7 +51,7 @@ def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def scoped(run: Run, scope: str, *, compute: Compute, weight_decay: float = 0.0) -> Run:
+def scoped(run: Run, scope: str, *, compute: Device, weight_decay: float = 0.0) -> Run:
     """Return the run with the parameters that take part in relearning.
 
     Args:
@@ -80,7 +80,7 @@ def scoped(run: Run, scope: str, *, compute: Compute, weight_decay: float = 0.0)
     return run._replace(model=model)
 
 
-def head_run(run: Run, *, compute: Compute, weight_decay: float = 0.0) -> Run:
+def head_run(run: Run, *, compute: Device, weight_decay: float = 0.0) -> Run:
     """Return the run of the model's last linear layer alone, on features of the fixed body, in float64.
 
     The objective is then multinomial logistic regression: convex, strongly convex with weight decay, and its Hessian
@@ -90,7 +90,7 @@ def head_run(run: Run, *, compute: Compute, weight_decay: float = 0.0) -> Run:
     Raises:
         MeasurementError: the model does not end in a linear layer.
     """
-    model = compute.place(copy.deepcopy(run.model)).eval()
+    model = compute.to_device(copy.deepcopy(run.model)).eval()
     classifier = _last_linear(model, run, compute)
     features = Features(model, classifier, run.transform, compute)
     head = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None).double()
@@ -99,7 +99,7 @@ def head_run(run: Run, *, compute: Compute, weight_decay: float = 0.0) -> Run:
     return run._replace(model=head.requires_grad_(True), transform=features, smoothness=bound)
 
 
-def _last_linear(model: nn.Module, run: Run, compute: Compute) -> nn.Linear:
+def _last_linear(model: nn.Module, run: Run, compute: Device) -> nn.Linear:
     """Return the linear layer whose output is the model's."""
     images = run.transform(run.examples.images[:2].to(compute.device))
     outputs: dict[nn.Linear, Tensor] = {}

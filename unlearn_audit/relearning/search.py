@@ -5,24 +5,24 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from unlearn_audit.curvature import lambda_max
-from unlearn_audit.engine import Compute
+from unlearn_audit.engine import Device
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, relearn
 
 __all__ = [
     "HALVINGS",
     "HARDLY_MOVED",
-    "Relearned",
-    "Remember",
+    "CurveSet",
+    "CurveCache",
     "Start",
     "StepSearch",
     "hardly_moved",
     "relearn_all",
-    "take_anew",
+    "no_cache",
 ]
 
 Stop = Callable[[Sequence[float]], bool]
-Remember = Callable[[int, object, Callable[[], Curve]], Curve]
+CurveCache = Callable[[int, object, Callable[[], Curve]], Curve]
 
 ADAM_STEP = 1e-3  # Kingma & Ba 2015, section 2
 LARGEST_AUTO_STEP = 1.0  # ours: where the loss is flat, 1 / lambda_max has no meaning
@@ -31,8 +31,8 @@ HARDLY_MOVED = 0.05  # a loss that fell by less leaves RCD at (K + 1) x initial 
 FITTED = 1e-3  # nats: a loss that begins below has next to nothing to lose
 
 
-def take_anew(index: int, step: object, take: Callable[[], Curve]) -> Curve:
-    """Remember nothing: take the curve."""
+def no_cache(index: int, step: object, take: Callable[[], Curve]) -> Curve:
+    """CurveCache nothing: take the curve."""
     return take()
 
 
@@ -62,7 +62,7 @@ class Start(NamedTuple):
     left_behind: tuple[str, ...] = ()
 
 
-class Relearned(NamedTuple):
+class CurveSet(NamedTuple):
     """The curves of all runs at one common step size ("lambda" where each follows its own curvature)."""
 
     curves: tuple[Curve, ...]
@@ -75,15 +75,15 @@ def relearn_all(
     *,
     steps: int,
     step_size: StepSize | Literal["auto"],
-    compute: Compute,
+    compute: Device,
     start: Start | None = None,
     owners: Sequence[str | None] = (),
     algorithm: Algorithm = GD,
     keep_ends: bool = False,
     stops: Sequence[Stop] | None = None,
-    remember: Remember = take_anew,
+    curve_cache: CurveCache = no_cache,
     progress: Progress = silent,
-) -> Relearned:
+) -> CurveSet:
     """Let every run relearn at one common step size, chosen safely when it is "auto".
 
     For gradient descent "auto" starts at 1 / (4·L), L the largest lambda_max at the start of any run, since sharpness
@@ -107,8 +107,8 @@ def relearn_all(
         algorithm: how to descend.
         keep_ends: keep the relearned models.
         stops: one for each run, told what it has summed so far; True ends its curve, so that lengths may differ.
-        remember: given which run it is, what decides its step and how to take its curve, returns the curve, taken now
-            or at another time; not asked where a curve carries its model or ends by its own stop.
+        curve_cache: given which run it is, what decides its step and how to take its curve, returns the curve, taken
+            now or at another time; not asked where a curve carries its model or ends by its own stop.
         progress: told after every step of every run.
 
     Returns:
@@ -134,7 +134,7 @@ def relearn_all(
                 progress=progress,
                 task=f"relearning, curve {index + 1} of {len(runs)}",
             )
-            curve = take() if keep_ends or stops else remember(index, (chosen, heard), take)
+            curve = take() if keep_ends or stops else curve_cache(index, (chosen, heard), take)
             curves.append(curve)
             if heard and _unsafe(curve, algorithm):
                 break
@@ -143,7 +143,7 @@ def relearn_all(
             search = search._replace(forwards=search.forwards + products, backwards=search.backwards + 2 * products)
             alone = _moves_nobody_else(owners, decided, curves, search) if step_size == "auto" and not start else None
             if alone is None:
-                return Relearned(tuple(curves), chosen, search)
+                return CurveSet(tuple(curves), chosen, search)
             search = _spent(search, curves)._replace(halvings=0, left_behind=(*search.left_behind, alone))
             heard_now = [index for index in range(len(runs)) if _owner(owners, index) not in search.left_behind]
             chosen, decided = _first_step(runs, sharpness, step_size, None, algorithm, heard_now)
@@ -195,7 +195,7 @@ def _measured(
     step_size: StepSize | Literal["auto"],
     start: Start | None,
     algorithm: Algorithm,
-    compute: Compute,
+    compute: Device,
     progress: Progress,
 ) -> tuple[Sequence[float], StepSearch]:
     """Return how sharp each run is at its start, where the step size is to be chosen by that, and what it cost.

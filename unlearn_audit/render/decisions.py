@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from unlearn_audit.gate import Decision, Gated, ReviewedWaiver, Source, Verdict
+from unlearn_audit.gate import Decision, Gated, ReportSource, ReviewedWaiver, Verdict
 from unlearn_audit.render.gfm import bullets, kept_short, pipe_table
 from unlearn_audit.render.table import brief
 from unlearn_audit.report import Subject
@@ -180,5 +180,5 @@ def _read(gated: Gated) -> Iterator[str]:
     yield f"waivers as of {gated.today}"
 
 
-def _digest(source: Source) -> str:
+def _digest(source: ReportSource) -> str:
     return f"sha256 {source.sha256}" if source.sha256 else "not readable"

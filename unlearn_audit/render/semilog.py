@@ -10,7 +10,7 @@ from unlearn_audit.render.details import TruncationDetails, details_of
 from unlearn_audit.render.table import printable
 from unlearn_audit.report import AuditReport
 
-__all__ = ["CAPTION", "TITLE", "Series", "alternative", "chart", "series_of", "svg", "text"]
+__all__ = ["CAPTION", "TITLE", "SemilogSeries", "alternative", "chart", "series_of", "svg", "text"]
 
 TITLE = "Is the truncation error exponential?"
 CAPTION = "excess of the loss over its floor, nats (log scale), by relearning steps"
@@ -19,7 +19,7 @@ MARGIN = 9  # columns of the value labels
 LEAST_ROWS = 7
 
 
-class Series(NamedTuple):
+class SemilogSeries(NamedTuple):
     """One model's curve: positive values at increasing steps, and what was found of it in a few words."""
 
     label: str
@@ -40,7 +40,7 @@ class _Frame(NamedTuple):
         return (math.log10(value) - self.low) / (self.high - self.low)
 
 
-def series_of(report: AuditReport) -> tuple[Series, ...]:
+def series_of(report: AuditReport) -> tuple[SemilogSeries, ...]:
     """Return the curves that a report's truncation verdicts carry, in the order of the subjects."""
     found = []
     for measurement in report.measurements:
@@ -50,15 +50,15 @@ def series_of(report: AuditReport) -> tuple[Series, ...]:
             pairs = [(k, v) for k, v in zip(curve.steps, curve.values, strict=True) if v > 0]
             note = str(measurement.value or "no verdict")
             label = printable(measurement.subject)
-            found.append(Series(label, [k for k, _ in pairs], [v for _, v in pairs], printable(note)))
+            found.append(SemilogSeries(label, [k for k, _ in pairs], [v for _, v in pairs], printable(note)))
     return tuple(found)
 
 
-def _drawn(series: Sequence[Series]) -> list[Series]:
+def _drawn(series: Sequence[SemilogSeries]) -> list[SemilogSeries]:
     return [one for one in series if len(one.values)]
 
 
-def _frame(series: Sequence[Series]) -> _Frame | None:
+def _frame(series: Sequence[SemilogSeries]) -> _Frame | None:
     """Return the frame around all curves; None where there is nothing to draw."""
     logs = [math.log10(value) for one in series for value in one.values]
     if not logs:
@@ -84,7 +84,7 @@ def _labels(frame: _Frame, most: int) -> list[tuple[float, str]]:
     return [(10**end, f"{10**end:.2e}") for end in (frame.low, frame.high)]
 
 
-def text(series: Sequence[Series], *, width: int = 80, height: int = 20) -> str:
+def text(series: Sequence[SemilogSeries], *, width: int = 80, height: int = 20) -> str:
     """Draw the curves with characters, one symbol per model; where two meet, their symbols take turns.
 
     Args:
@@ -112,7 +112,7 @@ def text(series: Sequence[Series], *, width: int = 80, height: int = 20) -> str:
     return "".join(line.rstrip() + "\n" for line in [*lines, *legend])
 
 
-def _points(series: Sequence[Series], frame: _Frame, rows: int, columns: int) -> Iterator[tuple[int, int, str]]:
+def _points(series: Sequence[SemilogSeries], frame: _Frame, rows: int, columns: int) -> Iterator[tuple[int, int, str]]:
     """Yield row, column and symbol of every cell that a curve passes."""
     cells: dict[tuple[int, int], list[str]] = {}
     for index, one in enumerate(series):
@@ -128,7 +128,7 @@ def _symbol(index: int) -> str:
     return SYMBOLS[index % len(SYMBOLS)]
 
 
-def _height_at(one: Series, frame: _Frame, step: float) -> float | None:
+def _height_at(one: SemilogSeries, frame: _Frame, step: float) -> float | None:
     """Return a curve's height in the frame at a step, straight between its points; None beyond its ends."""
     if not one.steps or not one.steps[0] <= step <= one.steps[-1]:
         return None
@@ -151,7 +151,7 @@ def _axis(frame: _Frame, columns: int) -> list[str]:
     return [" " * MARGIN + "└" + "".join(line), " " * (MARGIN + 1) + "".join(labels)]
 
 
-def _legend(series: Sequence[Series], width: int, most: int) -> list[str]:
+def _legend(series: Sequence[SemilogSeries], width: int, most: int) -> list[str]:
     """Return the legend in at most so many lines: without the notes where they do not fit, cut short at the end."""
     for notes in (True, False):
         room = width // 2 - 4
@@ -162,7 +162,7 @@ def _legend(series: Sequence[Series], width: int, most: int) -> list[str]:
     return [*lines[: most - 1], f"  … {len(series)} models in all; fewer at a time are easier to read"]
 
 
-def _entry(one: Series, room: int, *, notes: bool) -> str:
+def _entry(one: SemilogSeries, room: int, *, notes: bool) -> str:
     note = f": {one.note}" if notes and one.note else ""
     left = max(8, room - len(note))
     label = one.label if len(one.label) <= left else one.label[: left - 1] + "…"
@@ -188,7 +188,7 @@ def chart(drawn: Sequence[charts.Series], *, title: str, described: str) -> Char
     return Chart(title, f"{CAPTION}; exponential = straight", x, y, tuple(drawn), described=described)
 
 
-def svg(series: Sequence[Series], *, title: str = TITLE) -> str:
+def svg(series: Sequence[SemilogSeries], *, title: str = TITLE) -> str:
     """Draw the curves as one self-contained SVG document with a title and a text alternative.
 
     Args:
@@ -206,7 +206,7 @@ def svg(series: Sequence[Series], *, title: str = TITLE) -> str:
     return charts.document(chart(drawn, title=title, described=alternative(series)))
 
 
-def alternative(series: Sequence[Series]) -> str:
+def alternative(series: Sequence[SemilogSeries]) -> str:
     """Describe the picture in words."""
     said = [
         f"{one.label}: {one.note or 'no verdict'}, from {one.values[0]:.3g} nats at step {one.steps[0]} to "

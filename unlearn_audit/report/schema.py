@@ -29,7 +29,7 @@ __all__ = [
     "Data",
     "Interval",
     "Measurement",
-    "Part",
+    "FrozenModel",
     "Reference",
     "SetSummary",
     "Subject",
@@ -53,7 +53,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Direction = Literal["higher is better", "lower is better", "compare to retrained", "zero is best", "none"]
 
 
-class Part(BaseModel):
+class FrozenModel(BaseModel):
     """A part of the contract: frozen, unknown fields refused."""
 
     # NaN in free-form details stays NaN, so that writing fails; by default it would silently become null.
@@ -66,7 +66,7 @@ class Part(BaseModel):
     )
 
 
-class Interval(Part):
+class Interval(FrozenModel):
     """Where the value may lie: both ends, the level, and how the interval was made."""
 
     low: Number
@@ -81,7 +81,7 @@ class Interval(Part):
         return self
 
 
-class Reference(Part):
+class Reference(FrozenModel):
     """What a value is to be read against; `spread` is the standard deviation over `n` models, null for fewer than 2."""
 
     role: str
@@ -90,7 +90,7 @@ class Reference(Part):
     n: Count = 1
 
 
-class Measurement(Part):
+class Measurement(FrozenModel):
     """One number about one subject with everything needed to read it; `value` null comes with a `reason`.
 
     `doubts` say why this number may not answer the question, where the subject itself is beyond doubt: its relearning
@@ -118,7 +118,7 @@ class Measurement(Part):
         return self
 
 
-class Subject(Part):
+class Subject(FrozenModel):
     """One checkpoint under audit; `flop_per_image` counts one forward pass (2 per multiply-add).
 
     `doubts` say why numbers about it may not answer the question that was asked: it was retrained without another
@@ -136,7 +136,7 @@ class Subject(Part):
     doubts: tuple[str, ...] = ()
 
 
-class SetSummary(Part):
+class SetSummary(FrozenModel):
     """A set of examples: how it was named, the digest of its resolved indices, how many.
 
     Of a forget set `measured` says how many of its n examples are measured, and `measured_sha256` which; `class_names`
@@ -167,7 +167,7 @@ class SetSummary(Part):
         return f"{self.spec} = {', '.join(self.class_names)}" if self.class_names else self.spec
 
 
-class Data(Part):
+class Data(FrozenModel):
     """The data that everything was measured on; `class_names` number the classes, where they have names."""
 
     source: str
@@ -179,7 +179,7 @@ class Data(Part):
     unseen: SetSummary | None = None
 
 
-class Tool(Part):
+class Tool(FrozenModel):
     """What wrote the report."""
 
     name: str = "unlearn-audit"
@@ -192,7 +192,7 @@ def _refuse_repeated(what: str, items: Sequence[Hashable]) -> None:
         raise ValueError(f"{what} appears twice: {twice[0]}")
 
 
-class AuditReport(Part):
+class AuditReport(FrozenModel):
     """One audit. `body_sha256` covers every other field in canonical JSON."""
 
     schema_version: Literal[1] = 1

@@ -1,14 +1,14 @@
 """Shadow models: a fleet of networks trained as the target was, on halves of what it may have seen.
 
 A fleet is a folder: the plan, and what finished work has left. Any number of workers, on any machine that sees the
-folder, take tasks from it; a killed one costs no finished model.
+folder, take jobs from it; a killed one costs no finished model.
 """
 
 from unlearn_audit.shadows.folder import FleetFolder
-from unlearn_audit.shadows.jobs import Workshop, expected_gradients, open_workshop, work, work_until_done
-from unlearn_audit.shadows.plan import FleetPlan, Task, Treatment, members, read_plan, tasks
-from unlearn_audit.shadows.planner import Planned, plan_fleet
-from unlearn_audit.shadows.pool import Outcome, default_workers, run_on_ray, run_workers
+from unlearn_audit.shadows.jobs import FleetContext, expected_gradients, open_fleet_context, work, work_until_done
+from unlearn_audit.shadows.plan import FleetPlan, Job, Treatment, jobs, members, read_plan
+from unlearn_audit.shadows.planner import PlannedFleet, plan_fleet
+from unlearn_audit.shadows.pool import FleetRun, default_workers, run_on_ray, run_workers
 from unlearn_audit.shadows.store import Fleet, FleetSignals, open_fleet
 from unlearn_audit.shadows.verifying import Damage, remove_damaged, verify
 
@@ -18,22 +18,22 @@ __all__ = [
     "FleetFolder",
     "FleetPlan",
     "FleetSignals",
-    "Outcome",
-    "Planned",
-    "Task",
+    "FleetRun",
+    "PlannedFleet",
+    "Job",
     "Treatment",
-    "Workshop",
+    "FleetContext",
     "default_workers",
     "expected_gradients",
     "members",
     "open_fleet",
-    "open_workshop",
+    "open_fleet_context",
     "plan_fleet",
     "read_plan",
     "remove_damaged",
     "run_on_ray",
     "run_workers",
-    "tasks",
+    "jobs",
     "verify",
     "work",
     "work_until_done",

@@ -1,6 +1,6 @@
 """The folder of a fleet, its only source of truth: who works on what, what is finished, what failed.
 
-A worker claims a task by making a file that nobody else can make, keeps touching it while it works, and publishes the
+A worker claims a job by making a file that nobody else can make, keeps touching it while it works, and publishes the
 result under its final name in one step. A claim that nobody touches any more is taken over.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from unlearn_audit.errors import AuditError, OutputError
 from unlearn_audit.files import atomic_write, make_subfolder
-from unlearn_audit.shadows.plan import Task
+from unlearn_audit.shadows.plan import Job
 
 __all__ = ["LEASE", "Failure", "FleetFolder"]
 
@@ -29,7 +29,7 @@ FORGOTTEN = 10  # leases after which a draft is no longer being written
 
 
 class Failure(NamedTuple):
-    """Why a task could not be done, and how often it was begun."""
+    """Why a job could not be done, and how often it was begun."""
 
     message: str
     attempts: int
@@ -46,30 +46,30 @@ class FleetFolder:
     def __init__(self, path: Path, *, lease: float = LEASE) -> None:
         self.path, self.lease = path, lease
 
-    def model(self, task: Task | str) -> Path:
-        """Return where the task's checkpoint is published."""
-        return self.path / "models" / f"{_id(task)}.safetensors"
+    def model(self, job: Job | str) -> Path:
+        """Return where the job's checkpoint is published."""
+        return self.path / "models" / f"{_id(job)}.safetensors"
 
-    def signals(self, task: Task | str) -> Path:
-        """Return where what the task's model says is published."""
-        return self.path / "signals" / f"{_id(task)}.npz"
+    def signals(self, job: Job | str) -> Path:
+        """Return where what the job's model says is published."""
+        return self.path / "signals" / f"{_id(job)}.npz"
 
-    def state(self, task: Task | str) -> Path:
+    def state(self, job: Job | str) -> Path:
         """Return where an unfinished training keeps what it goes on with."""
-        return self.path / "state" / f"{_id(task)}.resume"
+        return self.path / "state" / f"{_id(job)}.resume"
 
-    def failure(self, task: Task | str) -> Path:
-        """Return where it is said why a task could not be done."""
-        return self.path / "failed" / f"{_id(task)}.json"
+    def failure(self, job: Job | str) -> Path:
+        """Return where it is said why a job could not be done."""
+        return self.path / "failed" / f"{_id(job)}.json"
 
     @property
     def scores(self) -> Path:
         """Where attacks keep what they made of the signals."""
         return self.path / "scores"
 
-    def claim_of(self, task: Task | str) -> Path:
+    def claim_of(self, job: Job | str) -> Path:
         """Return the claim's file."""
-        return self.path / "claims" / f"{_id(task)}.json"
+        return self.path / "claims" / f"{_id(job)}.json"
 
     def make(self) -> None:
         """Make the folder and what belongs into it.
@@ -80,33 +80,33 @@ class FleetFolder:
         for name in ("models", "signals", "state", "failed", "claims", "scores"):
             make_subfolder(self.path, name)
 
-    def finished(self, task: Task) -> bool:
+    def finished(self, job: Job) -> bool:
         """Whether the model and what it says are there; what is in the files is `verify`'s question."""
-        return self.model(task).exists() and self.signals(task).exists()
+        return self.model(job).exists() and self.signals(job).exists()
 
-    def failed(self, task: Task | str) -> Failure | None:
-        """Return why a task is given up; None where it is not."""
+    def failed(self, job: Job | str) -> Failure | None:
+        """Return why a job is given up; None where it is not."""
         try:
-            about = json.loads(self.failure(task).read_text())
+            about = json.loads(self.failure(job).read_text())
             found = Failure(str(about["message"]), int(about["attempts"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if about.get("final") or found.attempts >= MOST_ATTEMPTS else None
 
-    def tried(self, task: Task) -> int:
-        """Return how often the task was begun and neither finished nor let go."""
+    def tried(self, job: Job) -> int:
+        """Return how often the job was begun and neither finished nor let go."""
         try:
-            return int(json.loads(self.failure(task).read_text())["attempts"])
+            return int(json.loads(self.failure(job).read_text())["attempts"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
-    def record(self, task: Task, problem: BaseException | str, *, final: bool) -> None:
-        """Say why a task was not done; `final` where it would come out the same way again."""
+    def record(self, job: Job, problem: BaseException | str, *, final: bool) -> None:
+        """Say why a job was not done; `final` where it would come out the same way again."""
         plain = isinstance(problem, str | AuditError)
         told = str(problem) if plain else f"{type(problem).__name__}: {problem}"
         trace = [] if isinstance(problem, str) else traceback.format_exception(problem)
-        about = {"message": told, "attempts": self.tried(task) + 1, "final": final, "traceback": trace}
-        atomic_write(self.failure(task), json.dumps(about, indent=1).encode())
+        about = {"message": told, "attempts": self.tried(job) + 1, "final": final, "traceback": trace}
+        atomic_write(self.failure(job), json.dumps(about, indent=1).encode())
 
     def sweep(self) -> None:
         """Remove what killed workers left half-written: drafts that nobody has written to for ten leases."""
@@ -115,29 +115,29 @@ class FleetFolder:
                 if time.time() - path.stat().st_mtime > FORGOTTEN * self.lease:
                     path.unlink()
 
-    def forgive(self) -> None:
-        """Begin to count anew how often workers died: a run that was killed is no fault of its tasks."""
+    def reset_attempts(self) -> None:
+        """Begin to count anew how often workers died: a run that was killed is no fault of its jobs."""
         for path in (self.path / "failed").glob("*.json"):
             if not (_read(path) or {}).get("final"):
                 path.unlink(missing_ok=True)
 
-    def working_on(self, task: Task) -> dict[str, Any] | None:
-        """Return who has claimed a task and is alive, else None."""
-        seen = _read(self.claim_of(task))
-        return None if seen is None or self._stale(self.claim_of(task), seen) else seen
+    def working_on(self, job: Job) -> dict[str, Any] | None:
+        """Return who has claimed a job and is alive, else None."""
+        seen = _read(self.claim_of(job))
+        return None if seen is None or self._stale(self.claim_of(job), seen) else seen
 
     @contextmanager
-    def claimed(self, task: Task) -> Iterator[bool]:
-        """Claim a task for the block, touching the claim all the while.
+    def claimed(self, job: Job) -> Iterator[bool]:
+        """Claim a job for the block, touching the claim all the while.
 
         Yields:
             Whether it is ours; if not, somebody else is at work on it.
         """
-        path, nonce, stop = self.claim_of(task), secrets.token_hex(8), threading.Event()
+        path, nonce, stop = self.claim_of(job), secrets.token_hex(8), threading.Event()
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "nonce": nonce, "since": time.time()}
         beat = threading.Thread(target=_touch, args=(path, stop, self.lease / 4), daemon=True)
         try:
-            ours = self._take(path, mine, task)
+            ours = self._take(path, mine, job)
             if ours:
                 beat.start()
             yield ours
@@ -148,7 +148,7 @@ class FleetFolder:
             if (_read(path) or {}).get("nonce") == nonce:
                 path.unlink(missing_ok=True)
 
-    def _take(self, path: Path, mine: dict[str, Any], task: Task) -> bool:
+    def _take(self, path: Path, mine: dict[str, Any], job: Job) -> bool:
         """Make the claim's file, or put ours in the place of a stale one; False where another one holds it."""
         seen = _read(path)
         if seen is None:
@@ -161,7 +161,7 @@ class FleetFolder:
         try:
             if _read(path) != seen:  # somebody had made the mark before, taken over, and removed it again
                 return False
-            self.record(task, f"its worker ({seen.get('host')}, process {seen.get('pid')}) died", final=False)
+            self.record(job, f"its worker ({seen.get('host')}, process {seen.get('pid')}) died", final=False)
             atomic_write(path, json.dumps(mine).encode())
         finally:
             mark.unlink(missing_ok=True)
@@ -194,8 +194,8 @@ class FleetFolder:
         return seen.get("host") == socket.gethostname() and not _alive(seen.get("pid"))
 
 
-def _id(task: Task | str) -> str:
-    return task if isinstance(task, str) else task.id
+def _id(job: Job | str) -> str:
+    return job if isinstance(job, str) else job.id
 
 
 def _make(path: Path, about: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Doing one task of a fleet: train a shadow model or put it through a treatment, then ask it about everything."""
+"""Doing one job of a fleet: train a shadow model or put it through a treatment, then ask it about everything."""
 
 import io
 import os
@@ -24,25 +24,25 @@ from unlearn_audit.checkpoints import (
     write_checkpoint,
 )
 from unlearn_audit.data import Dataset, Pool, Splits, Transform, load_data, make_pool, make_splits, old_subsets, query
-from unlearn_audit.engine import Compute, derive_seed, predict, prepare
+from unlearn_audit.engine import Device, derive_seed, predict, setup_device
 from unlearn_audit.errors import AuditError, CheckpointError, DataError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import atomic_write
-from unlearn_audit.methods import Method, Problem, Unlearned
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.resume import StateFile
 from unlearn_audit.models import load_state
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.shadows.folder import FleetFolder
-from unlearn_audit.shadows.plan import PLAN_NAME, FleetPlan, Task, Treatment, members, read_plan, tasks
+from unlearn_audit.shadows.plan import PLAN_NAME, FleetPlan, Job, Treatment, jobs, members, read_plan
 from unlearn_audit.training import describe, new_model, train
 
 __all__ = [
     "SAVE_EVERY",
-    "Workshop",
+    "FleetContext",
     "expected_gradients",
     "expected_metadata",
-    "open_workshop",
+    "open_fleet_context",
     "read_model",
     "signals_key",
     "undone",
@@ -54,8 +54,8 @@ SAVE_EVERY = 60.0  # seconds between two writes of what an unfinished training g
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
-    """Everything that the tasks of a fleet share, loaded once a worker.
+class FleetContext:
+    """Everything that the jobs of a fleet share, loaded once a worker.
 
     Attributes:
         folder: of the fleet.
@@ -72,7 +72,7 @@ class Workshop:
     dataset: Dataset
     splits: Splits
     pool: Pool
-    compute: Compute
+    compute: Device
     allow_code: bool = False
 
     @property
@@ -81,12 +81,12 @@ class Workshop:
         return replace(self.dataset, train=self.pool.examples, mean=self.plan.mean, std=self.plan.std)
 
     @cached_property
-    def tasks(self) -> list[Task]:
+    def jobs(self) -> list[Job]:
         """All work, done or not."""
-        return tasks(self.plan, len(self.pool.examples))
+        return jobs(self.plan, len(self.pool.examples))
 
 
-def open_workshop(path: Path, *, allow_code: bool = False, lease: float | None = None) -> Workshop:
+def open_fleet_context(path: Path, *, allow_code: bool = False, lease: float | None = None) -> FleetContext:
     """Load a fleet's data and check that it is still what was planned.
 
     Args:
@@ -116,89 +116,89 @@ def open_workshop(path: Path, *, allow_code: bool = False, lease: float | None =
             f"{path}: forget.npy or unseen.npy has changed since the fleet was planned{sample}; "
             "plan a new one elsewhere"
         )
-    return Workshop(folder, plan, dataset, splits, pool, prepare(plan.device, plan.precision), allow_code)
+    return FleetContext(folder, plan, dataset, splits, pool, setup_device(plan.device, plan.precision), allow_code)
 
 
-def work(shop: Workshop, progress: Progress = silent) -> int:
-    """Do what is left to do and nobody else is at work on; return how many tasks were done here.
+def work(context: FleetContext, progress: Progress = silent) -> int:
+    """Do what is left to do and nobody else is at work on; return how many jobs were done here.
 
-    A task that fails is recorded in the folder, and the others go on.
+    A job that fails is recorded in the folder, and the others go on.
 
     Raises:
-        OutputError: no space or no permission, which is no fault of a task.
+        OutputError: no space or no permission, which is no fault of a job.
     """
-    shop.folder.make()  # a folder that was handed over may hold links to elsewhere, or lack what was empty
+    context.folder.make()  # a folder that was handed over may hold links to elsewhere, or lack what was empty
     done = 0
-    for task in shop.tasks:
-        if shop.folder.finished(task) or shop.folder.failed(task):
+    for job in context.jobs:
+        if context.folder.finished(job) or context.folder.failed(job):
             continue
-        if task.parent is not None and not shop.folder.model(task.parent).exists():
+        if job.parent is not None and not context.folder.model(job.parent).exists():
             continue
-        with shop.folder.claimed(task) as ours:
-            if ours and not shop.folder.finished(task) and not shop.folder.failed(task):
-                done += _attempt(shop, task, progress)
+        with context.folder.claimed(job) as ours:
+            if ours and not context.folder.finished(job) and not context.folder.failed(job):
+                done += _attempt(context, job, progress)
     return done
 
 
-def work_until_done(shop: Workshop, progress: Progress = silent, *, wait: float = 1.0) -> int:
-    """Work until every task is finished or given up; wait while only others are at work.
+def work_until_done(context: FleetContext, progress: Progress = silent, *, wait: float = 1.0) -> int:
+    """Work until every job is finished or given up; wait while only others are at work.
 
     Args:
-        shop: the fleet.
+        context: the fleet.
         progress: told of training steps.
         wait: seconds between two looks.
 
     Returns:
-        How many tasks were done here.
+        How many jobs were done here.
     """
     done = 0
     while True:
-        found = work(shop, progress)
+        found = work(context, progress)
         done += found
-        if not undone(shop):
+        if not undone(context):
             return done
         if not found:
             time.sleep(wait)
 
 
-def undone(shop: Workshop) -> list[Task]:
-    """Return the tasks that are still to be done and can be: neither they nor what they start from are given up."""
-    folder = shop.folder
+def undone(context: FleetContext) -> list[Job]:
+    """Return the jobs that are still to be done and can be: neither they nor what they start from are given up."""
+    folder = context.folder
     return [
-        task
-        for task in shop.tasks
-        if not folder.finished(task)
-        and folder.failed(task) is None
-        and (task.parent is None or folder.model(task.parent).exists() or folder.failed(task.parent) is None)
+        job
+        for job in context.jobs
+        if not folder.finished(job)
+        and folder.failed(job) is None
+        and (job.parent is None or folder.model(job.parent).exists() or folder.failed(job.parent) is None)
     ]
 
 
-def _attempt(shop: Workshop, task: Task, progress: Progress) -> int:
-    """Do one task; what went wrong is recorded: for good where it would go wrong again, whoever tried."""
-    folder = shop.folder
+def _attempt(context: FleetContext, job: Job, progress: Progress) -> int:
+    """Do one job; what went wrong is recorded: for good where it would go wrong again, whoever tried."""
+    folder = context.folder
     try:
-        if not folder.model(task).exists():
-            _make_model(shop, task, progress)
-        folder.state(task).unlink(missing_ok=True)
-        _ask(shop, task)
+        if not folder.model(job).exists():
+            _make_model(context, job, progress)
+        folder.state(job).unlink(missing_ok=True)
+        _ask(context, job)
     except OutputError:
         raise
     except AuditError as problem:  # a damaged file can be removed, and then all is well
-        folder.record(task, problem, final=not isinstance(problem, CheckpointError))
+        folder.record(job, problem, final=not isinstance(problem, CheckpointError))
         return 0
     except Exception as problem:  # the machine's fault, or the user's code's: this worker is not to be trusted further
-        folder.record(task, problem, final=False)
+        folder.record(job, problem, final=False)
         raise
-    folder.failure(task).unlink(missing_ok=True)
+    folder.failure(job).unlink(missing_ok=True)
     return 1
 
 
-def _make_model(shop: Workshop, task: Task, progress: Progress) -> None:
+def _make_model(context: FleetContext, job: Job, progress: Progress) -> None:
     """Train or unlearn, and publish the checkpoint; a file that another worker published meanwhile stays."""
-    model, metadata = _trained(shop, task, progress) if task.treatment is None else _treated(shop, task, progress)
+    model, metadata = _trained(context, job, progress) if job.treatment is None else _treated(context, job, progress)
     if nonfinite(model.state_dict()):
-        raise MeasurementError(f"shadow {task.number + 1} has weights that are not finite after {task.kind}")
-    target = shop.folder.model(task)
+        raise MeasurementError(f"shadow {job.number + 1} has weights that are not finite after {job.kind}")
+    target = context.folder.model(job)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         write_checkpoint(draft, model.state_dict(), metadata, force=True)
@@ -220,118 +220,124 @@ def _publish(draft: Path, target: Path) -> None:
         raise OutputError(f"cannot write {target}: {problem.strerror or problem}") from problem
 
 
-def _inside(shop: Workshop, task: Task) -> NDArray[np.int64]:
-    return members(shop.plan, task.number, len(shop.pool.examples))
+def _inside(context: FleetContext, job: Job) -> NDArray[np.int64]:
+    return members(context.plan, job.number, len(context.pool.examples))
 
 
-def _trained(shop: Workshop, task: Task, progress: Progress) -> tuple[nn.Module, Metadata]:
+def _trained(context: FleetContext, job: Job, progress: Progress) -> tuple[nn.Module, Metadata]:
     """Train a shadow model, from where a killed worker left it; a state that nobody can go on from is put away."""
-    keeper = StateFile(shop.folder.state(task), {"task": task.id}, resume=True, every=SAVE_EVERY, memory={})
+    resumable = StateFile(context.folder.state(job), {"task": job.id}, resume=True, every=SAVE_EVERY, memory={})
     try:
-        model = _train(shop, task, keeper, progress)
+        model = _train(context, job, resumable, progress)
     except (CheckpointError, UsageError):
-        if keeper.last is not None or not keeper.path.exists():
+        if resumable.last is not None or not resumable.path.exists():
             raise
-        keeper.remove()
-        model = _train(shop, task, keeper, progress)
+        resumable.remove()
+        model = _train(context, job, resumable, progress)
     except KeyboardInterrupt:
-        keeper.write()
+        resumable.write()
         raise
-    return model, expected_metadata(shop, task)
+    return model, expected_metadata(context, job)
 
 
-def _train(shop: Workshop, task: Task, keeper: StateFile, progress: Progress) -> nn.Module:
+def _train(context: FleetContext, job: Job, resumable: StateFile, progress: Progress) -> nn.Module:
     return train(
-        shop.plan.model,
-        shop.pooled,
-        _inside(shop, task),
-        shop.plan.training_recipe(),
-        seed=_seed(shop.plan, task),
-        compute=shop.compute,
-        allow_code=shop.allow_code,
-        keeper=keeper,
+        context.plan.model,
+        context.pooled,
+        _inside(context, job),
+        context.plan.training_recipe(),
+        seed=_seed(context.plan, job),
+        compute=context.compute,
+        allow_code=context.allow_code,
+        resumable=resumable,
         progress=progress,
-        task=f"shadow {task.number + 1}",
+        task=f"shadow {job.number + 1}",
     )
 
 
-def _seed(plan: FleetPlan, task: Task) -> int:
-    """Return the seed of a task, which nothing else shares."""
-    if task.treatment is None:
-        return derive_seed(plan.seed, "shadow", task.number)
-    return derive_seed(plan.seed, "treatment", task.treatment.key, task.number)
+def _seed(plan: FleetPlan, job: Job) -> int:
+    """Return the seed of a job, which nothing else shares."""
+    if job.treatment is None:
+        return derive_seed(plan.seed, "shadow", job.number)
+    return derive_seed(plan.seed, "treatment", job.treatment.key, job.number)
 
 
-def _treated(shop: Workshop, task: Task, progress: Progress) -> tuple[nn.Module, Metadata]:
+def _treated(context: FleetContext, job: Job, progress: Progress) -> tuple[nn.Module, Metadata]:
     """Unlearn those of a shadow model's own examples that are attacked."""
-    treatment = task.treatment
-    if treatment is None or task.parent is None:
-        raise MeasurementError(f"task {task.id} has nothing to unlearn")
-    parent = read_model(shop.folder.model(task.parent))
-    model = _built(shop, parent.state, str(parent.path))
-    _unlearn(shop, task, treatment, model, progress=progress)
-    return model, expected_metadata(shop, task).model_copy(update={"parent_sha256": parent.sha256})
+    treatment = job.treatment
+    if treatment is None or job.parent is None:
+        raise MeasurementError(f"job {job.id} has nothing to unlearn")
+    parent = read_model(context.folder.model(job.parent))
+    model = _built(context, parent.state, str(parent.path))
+    _unlearn(context, job, treatment, model, progress=progress)
+    return model, expected_metadata(context, job).model_copy(update={"parent_sha256": parent.sha256})
 
 
 def _unlearn(
-    shop: Workshop, task: Task, treatment: Treatment, model: nn.Module, *, progress: Progress, count_only: bool = False
+    context: FleetContext,
+    job: Job,
+    treatment: Treatment,
+    model: nn.Module,
+    *,
+    progress: Progress,
+    count_only: bool = False,
 ) -> Unlearned:
     """Put a model through a treatment, or only tell what that takes."""
     method: Method = catalogue.load("method", catalogue.METHODS, treatment.method)
-    problem = Problem(
+    problem = UnlearningContext(
         model,
-        Transform(shop.plan.mean, shop.plan.std),
-        _forgetting(shop, task),
-        shop.compute,
-        _seed(shop.plan, task),
+        Transform(context.plan.mean, context.plan.std),
+        _forgetting(context, job),
+        context.compute,
+        _seed(context.plan, job),
         progress,
-        spec=shop.plan.model,
-        recipe=shop.plan.recipe,
+        spec=context.plan.model,
+        recipe=context.plan.recipe,
         extras=tuple(parse_extras(treatment.transforms)),
         count_only=count_only,
     )
     return method.run(problem, parse_settings(method, treatment.settings))
 
 
-def expected_gradients(shop: Workshop, task: Task) -> int:
-    """Return how many gradients of single examples a task takes."""
-    if task.treatment is None:
-        return len(_inside(shop, task)) * shop.plan.training_recipe().epochs
-    model = new_model(shop.plan.model, shop.pooled, 0, allow_code=shop.allow_code, compute=shop.compute)
-    return _unlearn(shop, task, task.treatment, model, progress=silent, count_only=True).gradient_evaluations
+def expected_gradients(context: FleetContext, job: Job) -> int:
+    """Return how many gradients of single examples a job takes."""
+    if job.treatment is None:
+        return len(_inside(context, job)) * context.plan.training_recipe().epochs
+    model = new_model(context.plan.model, context.pooled, 0, allow_code=context.allow_code, compute=context.compute)
+    return _unlearn(context, job, job.treatment, model, progress=silent, count_only=True).gradient_evaluations
 
 
-def _forgetting(shop: Workshop, task: Task) -> Splits:
+def _forgetting(context: FleetContext, job: Job) -> Splits:
     """Return the sets of a treatment: forget the attacked examples that the model has seen, retain its others."""
-    inside, targets = _inside(shop, task), shop.pool.targets
+    inside, targets = _inside(context, job), context.pool.targets
     forget = np.intersect1d(inside, targets)
     if len(forget) == 0 or len(forget) == len(inside):
-        raise MeasurementError(f"shadow model {task.number + 1} has nothing to forget, or nothing to retain")
-    whole = replace(shop.splits.forget, indices=forget)
+        raise MeasurementError(f"shadow model {job.number + 1} has nothing to forget, or nothing to retain")
+    whole = replace(context.splits.forget, indices=forget)
     return replace(
-        shop.splits, dataset=shop.pooled, forget=whole, measured=forget, retain=np.setdiff1d(inside, targets)
+        context.splits, dataset=context.pooled, forget=whole, measured=forget, retain=np.setdiff1d(inside, targets)
     )
 
 
-def _built(shop: Workshop, state: object, where: str) -> nn.Module:
-    model = new_model(shop.plan.model, shop.pooled, 0, allow_code=shop.allow_code, compute=shop.compute)
+def _built(context: FleetContext, state: object, where: str) -> nn.Module:
+    model = new_model(context.plan.model, context.pooled, 0, allow_code=context.allow_code, compute=context.compute)
     load_state(model, state, where=where)  # type: ignore[arg-type]
     return model.eval()
 
 
-def expected_metadata(shop: Workshop, task: Task) -> Metadata:
-    """Return what the checkpoint of a task says; its training set is the fleet's business, and named by the task."""
-    treatment = task.treatment
+def expected_metadata(context: FleetContext, job: Job) -> Metadata:
+    """Return what the checkpoint of a job says; its training set is the fleet's business, and named by the job."""
+    treatment = job.treatment
     made: dict[str, Any] = {
         "role": "shadow-unlearned" if treatment else "shadow",
-        "recipe": dict(shop.plan.recipe),
-        "seed": _seed(shop.plan, task),
-        "notes": (f"shadow model {task.number + 1} of a fleet, task {task.id}",),
+        "recipe": dict(context.plan.recipe),
+        "seed": _seed(context.plan, job),
+        "notes": (f"shadow model {job.number + 1} of a fleet, task {job.id}",),
         "tool_version": __version__,
     }
     if treatment:
         made |= {"method": treatment.method, "settings": treatment.settings, "transforms": treatment.transforms}
-    return describe(shop.plan.model, shop.pooled).model_copy(update=made)
+    return describe(context.plan.model, context.pooled).model_copy(update=made)
 
 
 def read_model(path: Path) -> Checkpoint:
@@ -355,24 +361,26 @@ def signals_key(plan: FleetPlan, model_sha256: str) -> str:
     return f"{model_sha256} {plan.pool_sha256} {plan.mean} {plan.std} {plan.queries} fp32"
 
 
-def _ask(shop: Workshop, task: Task) -> None:
+def _ask(context: FleetContext, job: Job) -> None:
     """Publish what the model says of the pool, of the population and of all views of the attacked examples."""
-    checkpoint = read_model(shop.folder.model(task))
-    model = _built(shop, checkpoint.state, str(checkpoint.path))
-    transform, pool = Transform(shop.plan.mean, shop.plan.std), shop.pool
-    plain = [predict(model, part.images, transform, compute=shop.compute) for part in (pool.examples, pool.population)]
+    checkpoint = read_model(context.folder.model(job))
+    model = _built(context, checkpoint.state, str(checkpoint.path))
+    transform, pool = Transform(context.plan.mean, context.plan.std), context.pool
+    plain = [
+        predict(model, part.images, transform, compute=context.compute) for part in (pool.examples, pool.population)
+    ]
     plain_all = np.concatenate([part for part in plain if len(part)])
     if not np.isfinite(plain_all).all():
         raise MeasurementError(f"{checkpoint.path}: the model's outputs are not finite")
     images = pool.examples.images[torch.from_numpy(pool.targets)]
     views = [plain_all[pool.targets]] + [
-        predict(model, images, _Query(transform, number), compute=shop.compute)
-        for number in range(1, shop.plan.queries)
+        predict(model, images, _Query(transform, number), compute=context.compute)
+        for number in range(1, context.plan.queries)
     ]
     stream = io.BytesIO()
-    key = np.frombuffer(signals_key(shop.plan, checkpoint.sha256).encode(), dtype=np.uint8)
+    key = np.frombuffer(signals_key(context.plan, checkpoint.sha256).encode(), dtype=np.uint8)
     np.savez(stream, plain=plain_all, queried=np.stack(views, axis=1), key=key)
-    atomic_write(shop.folder.signals(task), stream.getvalue())
+    atomic_write(context.folder.signals(job), stream.getvalue())
 
 
 class _Query:

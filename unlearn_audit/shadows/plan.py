@@ -21,14 +21,14 @@ __all__ = [
     "OTHER_EXAMPLES",
     "PLAN_NAME",
     "FleetPlan",
-    "Task",
+    "Job",
     "Treatment",
     "as_recipe",
     "differences",
     "make_plan",
     "members",
     "read_plan",
-    "tasks",
+    "jobs",
     "write_plan",
 ]
 
@@ -144,7 +144,7 @@ def _no_recipe(why: str) -> ConfigError:
     return ConfigError("recipe of the shadow models", [f"{why}; name one with --recipe"])
 
 
-class Task(NamedTuple):
+class Job(NamedTuple):
     """One piece of work: train shadow model `number`, or put it through a treatment; `id` is what determines it.
 
     Attributes:
@@ -182,16 +182,16 @@ def members(plan: FleetPlan, number: int, size: int) -> NDArray[np.int64]:
     return np.sort(order[half:] if number % 2 else order[:half]).astype(np.int64)
 
 
-def tasks(plan: FleetPlan, size: int) -> list[Task]:
+def jobs(plan: FleetPlan, size: int) -> list[Job]:
     """Return all work of a plan: every training, then every treatment.
 
     Args:
         plan: of the fleet.
         size: of the pool.
     """
-    trainings = [Task(_training_id(plan, number, size), number) for number in range(plan.count)]
+    trainings = [Job(_training_id(plan, number, size), number) for number in range(plan.count)]
     treated = [
-        Task(_digest([CODE, training.id, treatment.key, plan.precision]), training.number, treatment, training.id)
+        Job(_digest([CODE, training.id, treatment.key, plan.precision]), training.number, treatment, training.id)
         for treatment in plan.treatments
         for training in trainings
     ]

@@ -11,10 +11,10 @@ from unlearn_audit import catalogue
 from unlearn_audit.checkpoints import Checkpoint
 from unlearn_audit.config import Resolved
 from unlearn_audit.data import make_pool, make_splits
-from unlearn_audit.engine import prepare
+from unlearn_audit.engine import setup_device
 from unlearn_audit.errors import UsageError
 from unlearn_audit.files import atomic_write
-from unlearn_audit.inputs import Candidate, build_candidate, read_entry, settle_data, unique_labels
+from unlearn_audit.inputs import Candidate, build_candidate, read_entry, resolve_data, unique_labels
 from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.plan import (
     OTHER_EXAMPLES,
@@ -30,10 +30,10 @@ from unlearn_audit.shadows.plan import (
 from unlearn_audit.shadows.store import treatment_in
 from unlearn_audit.training import Recipe, pick_recipe
 
-__all__ = ["Planned", "plan_fleet"]
+__all__ = ["PlannedFleet", "plan_fleet"]
 
 
-class Planned(NamedTuple):
+class PlannedFleet(NamedTuple):
     """A plan that was written, and what the person should hear of it."""
 
     plan: FleetPlan
@@ -48,7 +48,7 @@ def plan_fleet(
     queries: int | None = None,
     recipe: str | None = None,
     epochs: int | None = None,
-) -> Planned:
+) -> PlannedFleet:
     """Write the plan of a fleet, or extend the one that is there.
 
     Args:
@@ -98,7 +98,7 @@ def _grown(plan: FleetPlan, count: int | None, request: Resolved) -> FleetPlan:
     return make_plan(plan.model_dump() | {"count": plan.count if count is None else count, "device": device})
 
 
-def _written(folder: Path, plan: FleetPlan, there: FleetPlan | None, sets: Mapping[str, Any]) -> Planned:
+def _written(folder: Path, plan: FleetPlan, there: FleetPlan | None, sets: Mapping[str, Any]) -> PlannedFleet:
     """Write plan and index files; refuse to turn a fleet into another one."""
     if there is not None:
         changed = differences(there, plan)
@@ -117,7 +117,7 @@ def _written(folder: Path, plan: FleetPlan, there: FleetPlan | None, sets: Mappi
             atomic_write(folder / name, content)
     if plan != there:
         write_plan(plan, folder)
-    return Planned(plan, tuple(_told(plan, there)))
+    return PlannedFleet(plan, tuple(_told(plan, there)))
 
 
 def _is_recipe(changed: list[str]) -> bool:
@@ -151,11 +151,11 @@ def _plan(
     """Return the plan and the index sets that go with it."""
     config, origins = request.config, dict(request.origins)
     checkpoints = [read_entry(config, entry) for entry in config.checkpoint]
-    dataset = settle_data(config, origins, checkpoints, [])
+    dataset = resolve_data(config, origins, checkpoints, [])
     if not config.forget:
         raise UsageError("no forget set given; name it with --forget (an index file, class:3, random:0.1:SEED, …)")
     splits = make_splits(dataset, config.forget, unseen=config.unseen, sample=config.sample, seed=config.seed)
-    compute = prepare(config.device, config.precision, config.batch_size)
+    compute = setup_device(config.device, config.precision, config.batch_size)
     labels = unique_labels(config.checkpoint)
     target = _target(checkpoints, recipe)
     candidate = build_candidate(

@@ -15,15 +15,15 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
-from unlearn_audit.engine import Compute
+from unlearn_audit.engine import Device
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.shadows.jobs import Workshop, undone
-from unlearn_audit.shadows.plan import Task
+from unlearn_audit.shadows.jobs import FleetContext, undone
+from unlearn_audit.shadows.plan import Job
 
-__all__ = ["Outcome", "default_workers", "run_on_ray", "run_workers"]
+__all__ = ["FleetRun", "default_workers", "run_on_ray", "run_workers"]
 
-MOST_DEATHS = 3  # of workers without a task finished in between
+MOST_DEATHS = 3  # of workers without a job finished in between
 TICK = 0.2
 PATIENCE = 10.0  # seconds that a worker has to write down what it has
 # A worker imports this very package, wherever it lies, and nothing from the folder that it is started in: -P keeps that
@@ -43,25 +43,25 @@ PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of the tasks.
+class FleetRun:
+    """What became of the jobs.
 
     Attributes:
         done: finished in this run.
         reused: finished before.
-        failed: tasks that are given up, and why.
+        failed: jobs that are given up, and why.
         waiting: neither, because what they need failed or another machine is at work on them.
         seconds: of wall time.
     """
 
     done: int
     reused: int
-    failed: tuple[tuple[Task, str], ...]
+    failed: tuple[tuple[Job, str], ...]
     waiting: int
     seconds: float
 
 
-def default_workers(compute: Compute) -> int:
+def default_workers(compute: Device) -> int:
     """Return how many workers suit this machine: one a GPU, else one a CPU core that this process may use.
 
     Args:
@@ -73,15 +73,15 @@ def default_workers(compute: Compute) -> int:
 
 
 def run_workers(
-    shop: Workshop, *, workers: int | None = None, progress: Progress = silent, clock: Any = time.monotonic
-) -> Outcome:
+    context: FleetContext, *, workers: int | None = None, progress: Progress = silent, clock: Any = time.monotonic
+) -> FleetRun:
     """Start workers, one a device or core, and wait until nothing is left to do; a worker that dies is replaced.
 
     On a CPU each worker computes on one thread, unless OMP_NUM_THREADS says otherwise: with another number sums come
     out otherwise in the last bits, and a fleet would depend on how many workers it had.
 
     Args:
-        shop: the fleet.
+        context: the fleet.
         workers: how many processes; default: `default_workers`, and never more than there is work.
         progress: told of finished models.
         clock: tells seconds.
@@ -90,33 +90,33 @@ def run_workers(
         UsageError: less than one worker.
         MeasurementError: workers die, one after the other, without finishing anything.
     """
-    began, before = clock(), _finished(shop)
-    shop.folder.forgive()
-    shop.folder.sweep()
-    left = len(undone(shop))
-    size = _size(shop, workers, left)
+    began, before = clock(), _finished(context)
+    context.folder.reset_attempts()
+    context.folder.sweep()
+    left = len(undone(context))
+    size = _size(context, workers, left)
     if left:
-        with _crew(shop, size) as crew:
-            _watch(shop, crew, progress)
-    return _outcome(shop, before, clock() - began)
+        with _worker_pool(context, size) as pool:
+            _watch(context, pool, progress)
+    return _outcome(context, before, clock() - began)
 
 
-def _size(shop: Workshop, workers: int | None, left: int) -> int:
+def _size(context: FleetContext, workers: int | None, left: int) -> int:
     """Return how many workers to start."""
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers cannot do anything; --workers needs at least 1")
-    return min(default_workers(shop.compute) if workers is None else workers, max(1, left))
+    return min(default_workers(context.compute) if workers is None else workers, max(1, left))
 
 
-def _finished(shop: Workshop) -> int:
-    return sum(shop.folder.finished(task) for task in shop.tasks)
+def _finished(context: FleetContext) -> int:
+    return sum(context.folder.finished(job) for job in context.jobs)
 
 
-def _outcome(shop: Workshop, before: int, seconds: float) -> Outcome:
-    unfinished = [task for task in shop.tasks if not shop.folder.finished(task)]
-    failed = tuple((task, why.message) for task in unfinished if (why := shop.folder.failed(task)))
-    done = len(shop.tasks) - len(unfinished)
-    return Outcome(done - before, before, failed, len(shop.tasks) - done - len(failed), seconds)
+def _outcome(context: FleetContext, before: int, seconds: float) -> FleetRun:
+    unfinished = [job for job in context.jobs if not context.folder.finished(job)]
+    failed = tuple((job, why.message) for job in unfinished if (why := context.folder.failed(job)))
+    done = len(context.jobs) - len(unfinished)
+    return FleetRun(done - before, before, failed, len(context.jobs) - done - len(failed), seconds)
 
 
 class _Worker(NamedTuple):
@@ -125,7 +125,7 @@ class _Worker(NamedTuple):
     process: subprocess.Popen[bytes]
     said: IO[bytes]
 
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """Return the last line that the process wrote, or how it ended."""
         self.said.seek(0)
         lines = self.said.read().decode(errors="replace").strip().splitlines()
@@ -139,11 +139,11 @@ class _Worker(NamedTuple):
             self.process.stdin.close()
 
 
-class _Crew:
+class _WorkerPool:
     """Worker processes, each with its share of the machine; they end when this process does, however it ends."""
 
-    def __init__(self, shop: Workshop, size: int) -> None:
-        self.shop, self.size = shop, size
+    def __init__(self, context: FleetContext, size: int) -> None:
+        self.context, self.size = context, size
         self.workers: dict[int, _Worker] = {}
 
     def start(self) -> None:
@@ -153,8 +153,8 @@ class _Crew:
 
     def _start(self, slot: int) -> _Worker:
         """Start a worker; it notices by the end of its stdin that this process is gone."""
-        code = ["--allow-code"] if self.shop.allow_code else []
-        arguments = ["shadows", "worker", str(self.shop.folder.path), "--quiet", "--crew", *code]
+        code = ["--allow-code"] if self.context.allow_code else []
+        arguments = ["shadows", "worker", str(self.context.folder.path), "--quiet", "--pool", *code]
         said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", START, PACKAGE, *arguments],
@@ -170,7 +170,7 @@ class _Crew:
         threads = os.environ.get("OMP_NUM_THREADS", "1")
         share = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         share["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        if str(self.shop.compute.device) == "cuda":  # any of them, and not one that is named by its number
+        if str(self.context.compute.device) == "cuda":  # any of them, and not one that is named by its number
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             names = visible if visible != [""] else [str(n) for n in range(torch.cuda.device_count())]
             share["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
@@ -181,7 +181,7 @@ class _Crew:
         told = []
         for slot, worker in self.workers.items():
             if worker.process.poll() not in (None, 0):
-                told.append(worker.last_words())
+                told.append(worker.last_error())
                 worker.close()
                 self.workers[slot] = self._start(slot)
         return told
@@ -191,7 +191,7 @@ class _Crew:
         """Whether any worker has not ended of its own accord."""
         return any(worker.process.poll() != 0 for worker in self.workers.values())
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Ask all to end, then make them."""
         for worker in self.workers.values():
             if worker.process.poll() is None:
@@ -211,38 +211,38 @@ def _cores() -> int:
 
 
 @contextmanager
-def _crew(shop: Workshop, size: int) -> Iterator[_Crew]:
-    crew = _Crew(shop, size)
+def _worker_pool(context: FleetContext, size: int) -> Iterator[_WorkerPool]:
+    pool = _WorkerPool(context, size)
     try:
-        crew.start()
-        yield crew
+        pool.start()
+        yield pool
     finally:
-        crew.dismiss()
+        pool.stop()
 
 
-def _watch(shop: Workshop, crew: _Crew, progress: Progress) -> None:
+def _watch(context: FleetContext, pool: _WorkerPool, progress: Progress) -> None:
     """Tell how far the folder is until every worker has ended; give up where they only die."""
-    total, deaths, known = len(shop.tasks), 0, -1
-    while crew.at_work:
-        done = _finished(shop)
+    total, deaths, known = len(context.jobs), 0, -1
+    while pool.at_work:
+        done = _finished(context)
         if done != known:
             deaths, known = 0, done
-            progress("shadow models", done, total, f"{crew.size} workers")
-        told = crew.replace_dead()
+            progress("shadow models", done, total, f"{pool.size} workers")
+        told = pool.replace_dead()
         deaths += len(told)
-        if deaths > MOST_DEATHS * crew.size:
-            raise MeasurementError(f"the workers of {shop.folder.path} die without finishing anything: {told[-1]}")
+        if deaths > MOST_DEATHS * pool.size:
+            raise MeasurementError(f"the workers of {context.folder.path} die without finishing anything: {told[-1]}")
         time.sleep(TICK)
-    progress("shadow models", _finished(shop), total)
+    progress("shadow models", _finished(context), total)
 
 
 def run_on_ray(
-    shop: Workshop, *, workers: int | None = None, address: str | None = None, progress: Progress = silent
-) -> Outcome:
-    """Let a Ray cluster do the work: each of its tasks is a worker on the folder, which all nodes must see.
+    context: FleetContext, *, workers: int | None = None, address: str | None = None, progress: Progress = silent
+) -> FleetRun:
+    """Let a Ray cluster do the work: each of its jobs is a worker on the folder, which all nodes must see.
 
     Args:
-        shop: the fleet.
+        context: the fleet.
         workers: how many at once; default: one a GPU, else one a CPU core of the cluster.
         address: of the cluster; None starts one on this machine.
         progress: told of finished models.
@@ -255,44 +255,44 @@ def run_on_ray(
         ray = import_module("ray")
     except ModuleNotFoundError as missing:
         raise UsageError("--backend ray needs Ray: pip install 'unlearn-audit[ray]'") from missing
-    began, before = time.monotonic(), _finished(shop)
-    shop.folder.forgive()
-    shop.folder.sweep()
-    left = len(undone(shop))
+    began, before = time.monotonic(), _finished(context)
+    context.folder.reset_attempts()
+    context.folder.sweep()
+    left = len(undone(context))
     if not left:
-        return _outcome(shop, before, time.monotonic() - began)
-    gpus = 1 if shop.compute.device.type == "cuda" else 0
+        return _outcome(context, before, time.monotonic() - began)
+    gpus = 1 if context.compute.device.type == "cuda" else 0
     ray.init(address=address, include_dashboard=False, log_to_driver=False)
     try:
         slots = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))) if workers is None else workers
         worker = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MOST_DEATHS)(_ray_worker)
-        _watch_ray(ray, worker, _size(shop, slots, left), shop, progress)
+        _watch_ray(ray, worker, _size(context, slots, left), context, progress)
     finally:
         ray.shutdown()
-    return _outcome(shop, before, time.monotonic() - began)
+    return _outcome(context, before, time.monotonic() - began)
 
 
-def _watch_ray(ray: Any, worker: Any, size: int, shop: Workshop, progress: Progress) -> None:
+def _watch_ray(ray: Any, worker: Any, size: int, context: FleetContext, progress: Progress) -> None:
     """Tell how far the folder is until every worker has ended; one that breaks down is replaced, but not for ever."""
-    given, told = (str(shop.folder.path.resolve()), shop.allow_code), list[str]()
+    given, told = (str(context.folder.path.resolve()), context.allow_code), list[str]()
     waiting = [worker.remote(*given) for _ in range(size)]
     while waiting:
         ended, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=TICK * 5)
         for each in ended:
             try:
                 ray.get(each)
-            except Exception as problem:  # whatever a worker could not record for a task
+            except Exception as problem:  # whatever a worker could not record for a job
                 told.append(str(problem).strip().splitlines()[-1])
                 waiting.append(worker.remote(*given))
         if len(told) > MOST_DEATHS * size:
-            raise MeasurementError(f"the workers of {shop.folder.path} die: {told[-1]}")
-        progress("shadow models", _finished(shop), len(shop.tasks), f"{len(waiting)} workers")
+            raise MeasurementError(f"the workers of {context.folder.path} die: {told[-1]}")
+        progress("shadow models", _finished(context), len(context.jobs), f"{len(waiting)} workers")
 
 
 def _ray_worker(path: str, allow_code: bool) -> int:
     """Work on a fleet's folder on one node of a cluster."""
     from unlearn_audit.engine import one_thread
-    from unlearn_audit.shadows.jobs import open_workshop, work_until_done
+    from unlearn_audit.shadows.jobs import open_fleet_context, work_until_done
 
     with one_thread():
-        return work_until_done(open_workshop(Path(path), allow_code=allow_code))
+        return work_until_done(open_fleet_context(Path(path), allow_code=allow_code))

@@ -12,7 +12,7 @@ from unlearn_audit.errors import MeasurementError
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.jobs import signals_key
-from unlearn_audit.shadows.plan import FleetPlan, Task, Treatment, members, read_plan, tasks
+from unlearn_audit.shadows.plan import FleetPlan, Job, Treatment, jobs, members, read_plan
 
 __all__ = ["Answers", "Fleet", "FleetSignals", "load_signals", "open_fleet", "read_signals", "treatment_in"]
 
@@ -25,7 +25,7 @@ class FleetSignals(NamedTuple):
         queried: [M, 2 n, Q, C] float32, on all views of the attacked ones.
         inside: [M, P] whether the model was trained on the example.
         forgotten: [M, P] whether it then unlearned it; all False without a treatment.
-        models: [M] task ids.
+        models: [M] job ids.
         sha256s: [M] digests of the checkpoints.
     """
 
@@ -55,7 +55,7 @@ class Fleet:
 
     def missing(self, pool: Pool) -> int:
         """Return how many planned models are not finished."""
-        return sum(not self.folder.finished(task) for task in tasks(self.plan, len(pool.examples)))
+        return sum(not self.folder.finished(job) for job in jobs(self.plan, len(pool.examples)))
 
     def evidence(self, treatment: Treatment | None, pool: Pool) -> FleetSignals:
         """Return what the finished models say.
@@ -69,21 +69,21 @@ class Fleet:
         """
         key = treatment.key if treatment else None
         wanted = [
-            task
-            for task in tasks(self.plan, len(pool.examples))
-            if (task.treatment.key if task.treatment else None) == key and self.folder.finished(task)
+            job
+            for job in jobs(self.plan, len(pool.examples))
+            if (job.treatment.key if job.treatment else None) == key and self.folder.finished(job)
         ]
         if not wanted:
             kind = f"was put through {treatment.method}" if treatment else "is trained"
             raise MeasurementError(
                 f"no shadow model in {self.folder.path} {kind} yet; `unlearn-audit shadows run` goes on"
             )
-        digests = tuple(sha256_of_file(self.folder.model(task)) for task in wanted)
+        digests = tuple(sha256_of_file(self.folder.model(job)) for job in wanted)
         said = [
-            read_signals(self.folder.signals(task), self.plan, digest)
-            for task, digest in zip(wanted, digests, strict=True)
+            read_signals(self.folder.signals(job), self.plan, digest)
+            for job, digest in zip(wanted, digests, strict=True)
         ]
-        inside = np.stack([_mask(self.plan, task, len(pool.examples)) for task in wanted])
+        inside = np.stack([_mask(self.plan, job, len(pool.examples)) for job in wanted])
         attacked = np.zeros(len(pool.examples), dtype=bool)
         attacked[pool.targets] = treatment is not None
         return FleetSignals(
@@ -91,14 +91,14 @@ class Fleet:
             np.stack([each.queried for each in said]),
             inside,
             inside & attacked,
-            tuple(task.id for task in wanted),
+            tuple(job.id for job in wanted),
             digests,
         )
 
 
-def _mask(plan: FleetPlan, task: Task, size: int) -> NDArray[np.bool_]:
+def _mask(plan: FleetPlan, job: Job, size: int) -> NDArray[np.bool_]:
     mask = np.zeros(size, dtype=bool)
-    mask[members(plan, task.number, size)] = True
+    mask[members(plan, job.number, size)] = True
     return mask
 
 

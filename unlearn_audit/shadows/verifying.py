@@ -10,8 +10,8 @@ from unlearn_audit.checkpoints import Checkpoint
 from unlearn_audit.errors import AuditError, OutputError
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.shadows.jobs import Workshop, expected_metadata, read_model
-from unlearn_audit.shadows.plan import Task, members
+from unlearn_audit.shadows.jobs import FleetContext, expected_metadata, read_model
+from unlearn_audit.shadows.plan import Job, members
 from unlearn_audit.shadows.store import load_signals, read_signals
 
 __all__ = ["Damage", "remove_damaged", "verify"]
@@ -27,18 +27,18 @@ class Damage(NamedTuple):
     files: tuple[Path, ...] = ()
 
 
-def verify(shop: Workshop, progress: Progress = silent) -> list[Damage]:
+def verify(context: FleetContext, progress: Progress = silent) -> list[Damage]:
     """Return what is wrong with the finished files; empty where all of them are right.
 
-    Checked are the balance of the assignment; that each checkpoint can be read, is finite, was made by this task and,
+    Checked are the balance of the assignment; that each checkpoint can be read, is finite, was made by this job and,
     after a treatment, from the model that is there; that its signals belong to it, have the right shapes and are
-    finite. A file that no task has made is named, and never one to be removed.
+    finite. A file that no job has made is named, and never one to be removed.
     """
-    found = list(_unbalanced(shop))
-    for index, task in enumerate(shop.tasks):
-        found += _damaged(shop, task, {path for damage in found for path in damage.files})
-        progress("verifying", index + 1, len(shop.tasks))
-    return found + list(_strays(shop))
+    found = list(_unbalanced(context))
+    for index, job in enumerate(context.jobs):
+        found += _damaged(context, job, {path for damage in found for path in damage.files})
+        progress("verifying", index + 1, len(context.jobs))
+    return found + list(_strays(context))
 
 
 def remove_damaged(found: list[Damage]) -> int:
@@ -59,29 +59,29 @@ def remove_damaged(found: list[Damage]) -> int:
     return len(files)
 
 
-def _unbalanced(shop: Workshop) -> Iterator[Damage]:
-    size = len(shop.pool.examples)
+def _unbalanced(context: FleetContext) -> Iterator[Damage]:
+    size = len(context.pool.examples)
     times = np.zeros(size, dtype=np.int64)
-    for number in range(shop.plan.count):
-        times[members(shop.plan, number, size)] += 1
-    if not (times == shop.plan.count // 2).all():
-        yield Damage(f"{int((times != shop.plan.count // 2).sum())} examples are not in exactly half of the models")
+    for number in range(context.plan.count):
+        times[members(context.plan, number, size)] += 1
+    if not (times == context.plan.count // 2).all():
+        yield Damage(f"{int((times != context.plan.count // 2).sum())} examples are not in exactly half of the models")
 
 
-def _strays(shop: Workshop) -> Iterator[Damage]:
-    known = {task.id for task in shop.tasks}
+def _strays(context: FleetContext) -> Iterator[Damage]:
+    known = {job.id for job in context.jobs}
     for pattern in ("models/*.safetensors", "signals/*.npz"):
-        for path in sorted(shop.folder.path.glob(pattern)):
+        for path in sorted(context.folder.path.glob(pattern)):
             if path.stem not in known:
-                yield Damage(f"{path} belongs to no task of the plan: made under another one")
+                yield Damage(f"{path} belongs to no job of the plan: made under another one")
 
 
-def _damaged(shop: Workshop, task: Task, known: Container[Path]) -> Iterator[Damage]:
-    """Yield what is wrong with the files of one task; files that are not there yet are not wrong.
+def _damaged(context: FleetContext, job: Job, known: Container[Path]) -> Iterator[Damage]:
+    """Yield what is wrong with the files of one job; files that are not there yet are not wrong.
 
     A treated model is not measured by a parent that is known to be damaged: made anew, that one will be what it was.
     """
-    model, signals = shop.folder.model(task), shop.folder.signals(task)
+    model, signals = context.folder.model(job), context.folder.signals(job)
     if not model.exists():
         if signals.exists():
             yield Damage(f"{signals} is there without its model", (signals,))
@@ -91,41 +91,44 @@ def _damaged(shop: Workshop, task: Task, known: Container[Path]) -> Iterator[Dam
     except AuditError as problem:
         yield Damage(str(problem), (model, signals))
         return
-    foreign = _foreign(shop, task, checkpoint, known)
+    foreign = _foreign(context, job, checkpoint, known)
     if foreign:
-        yield Damage(f"{model} is not what task {task.id} makes: {foreign}", (model, signals))
+        yield Damage(f"{model} is not what job {job.id} makes: {foreign}", (model, signals))
     elif signals.exists():
-        yield from _misheard(shop, task, checkpoint)
+        yield from _misheard(context, job, checkpoint)
 
 
-def _foreign(shop: Workshop, task: Task, checkpoint: Checkpoint, known: Container[Path]) -> str | None:
-    """Return what a checkpoint says of itself that one of this task would not; None where it is this task's own."""
-    expected, said = expected_metadata(shop, task), checkpoint.metadata
+def _foreign(context: FleetContext, job: Job, checkpoint: Checkpoint, known: Container[Path]) -> str | None:
+    """Return what a checkpoint says of itself that one of this job would not; None where it is this job's own."""
+    expected, said = expected_metadata(context, job), checkpoint.metadata
     if said is None:
         return "it does not say how it was made"
     wanted, found = (each.model_dump(mode="json", exclude=FREE | UNSAID) for each in (expected, said))
     other = [key for key in wanted if wanted[key] != found[key]]
     if said.notes and said.notes != expected.notes:
         other.append("task")
-    if said.parent_sha256 is not None and task.parent is not None:
-        parent = shop.folder.model(task.parent)
+    if said.parent_sha256 is not None and job.parent is not None:
+        parent = context.folder.model(job.parent)
         if parent not in known and parent.exists() and sha256_of_file(parent) != said.parent_sha256:
             return f"it was made from another {parent.name}"
     return f"another {', another '.join(other)}" if other else None
 
 
-def _misheard(shop: Workshop, task: Task, checkpoint: Checkpoint) -> Iterator[Damage]:
+def _misheard(context: FleetContext, job: Job, checkpoint: Checkpoint) -> Iterator[Damage]:
     """Yield what is wrong with a model's answers; of two files that do not fit together either may be wrong."""
-    path, files = shop.folder.signals(task), list[Path]()
+    path, files = context.folder.signals(job), list[Path]()
     try:
         load_signals(path)
         files.append(checkpoint.path)
-        plain, queried, _ = read_signals(path, shop.plan, checkpoint.sha256)
+        plain, queried, _ = read_signals(path, context.plan, checkpoint.sha256)
     except AuditError as problem:
         yield Damage(str(problem), (path, *files))
         return
-    rows = len(shop.pool.examples) + len(shop.pool.population)
-    wanted = ((rows, shop.dataset.classes), (len(shop.pool.targets), shop.plan.queries, shop.dataset.classes))
+    rows = len(context.pool.examples) + len(context.pool.population)
+    wanted = (
+        (rows, context.dataset.classes),
+        (len(context.pool.targets), context.plan.queries, context.dataset.classes),
+    )
     if (plain.shape, queried.shape) != wanted:
         told = f"shapes {plain.shape} and {queried.shape}, not {wanted[0]} and {wanted[1]}"
         yield Damage(f"{path}: {told}", (path,))

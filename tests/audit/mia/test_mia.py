@@ -18,7 +18,7 @@ from unlearn_audit.data import load_data, make_pool, make_splits
 from unlearn_audit.errors import DataError, UsageError
 from unlearn_audit.report import AuditReport, Measurement
 from unlearn_audit.shadows import jobs as work
-from unlearn_audit.shadows import open_workshop, plan_fleet
+from unlearn_audit.shadows import open_fleet_context, plan_fleet
 
 Cli = Callable[..., Any]
 RETRAINED = ("retrained-1", "retrained-2", "retrained-3")
@@ -32,7 +32,7 @@ def make_fleet(where: Path, of: Path, count: int) -> Path:
     entries = [{"path": str(of / f"{name}.safetensors")} for name in ("original", "unlearned")]
     asked = {"checkpoint": entries, "forget": str(of / "forget.npy"), "device": "cpu"}
     plan_fleet(where, resolve([Layer("flag", asked, "test")]), count=count)
-    assert work(open_workshop(where)) == 2 * count
+    assert work(open_fleet_context(where)) == 2 * count
     return where
 
 
@@ -203,7 +203,7 @@ def copied(tiny_fleet: Path, tmp_path: Path) -> Path:
 
 def trainings(fleet: Path) -> list[str]:
     """Ids of the tasks that only train."""
-    return [task.id for task in open_workshop(fleet).tasks if task.treatment is None]
+    return [job.id for job in open_fleet_context(fleet).jobs if job.treatment is None]
 
 
 def test_an_unfinished_fleet_serves_with_what_it_has_and_says_so(tiny: Path, copied: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_fleet_that_was_trained_otherwise_than_a_target_says_so(tiny: Path, tm
     entries = [{"path": str(tiny / "original.safetensors")}]
     asked = {"checkpoint": entries, "forget": str(tiny / "forget.npy"), "device": "cpu"}
     plan_fleet(tmp_path / "shadows", resolve([Layer("flag", asked)]), count=2, epochs=1)
-    work(open_workshop(tmp_path / "shadows"))
+    work(open_fleet_context(tmp_path / "shadows"))
     report = audited(tiny, ("original", "unlearned"), attacks=["shokri"], shadows=str(tmp_path / "shadows"))
     assert report.limitations[0].startswith("the shadow models were not trained as original, unlearned (epochs 1, not")
     recipe = of(report, "mia.shokri.auc", "original").details["shadow_recipe"]

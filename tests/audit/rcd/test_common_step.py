@@ -68,22 +68,22 @@ class Sections:
 
     def __init__(self, make: Make, bears: dict[str, float], **sections: Any) -> None:
         self.make, self.bears, self.asked = make, bears, []  # type: tuple[Make, dict[str, float], list[str]]
-        self.bench: Any = SimpleNamespace(
+        self.context: Any = SimpleNamespace(
             start=None, limitations=["before"], arrays={"before": 0}, config=AuditConfig(**sections)
         )
 
     def measure(self, name: str) -> tuple[Measurement, ...]:
         self.asked.append(name)
-        step, halvings, *_ = self.bench.start or (1.0, 0)
+        step, halvings, *_ = self.context.start or (1.0, 0)
         while step > self.bears[name] and halvings < 8:
             step, halvings = step / 2, halvings + 1
-        self.bench.limitations.append(f"{name} at {step}")
-        self.bench.arrays[f"{name}/{step}"] = step
+        self.context.limitations.append(f"{name} at {step}")
+        self.context.arrays[f"{name}/{step}"] = step
         details = {"step_size": step, "step_size_search": {"halvings": halvings}}
         return (self.make(RELEARNING[name], details=details),)
 
     def ends(self) -> list[float]:
-        found = with_common_step(self.bench, tuple(self.bears), self.measure)
+        found = with_common_step(self.context, tuple(self.bears), self.measure)
         return [one.details["step_size"] for one in found]
 
 
@@ -97,14 +97,14 @@ def test_where_a_longer_trajectory_needs_a_smaller_step_all_are_measured_at_it(m
     sections = Sections(make_measurement, {"rcd": 1.0, "truncation": 0.3})
     assert sections.ends() == [0.25, 0.25]
     assert sections.asked == ["rcd", "truncation"] * 2
-    assert sections.bench.limitations == ["before", "rcd at 0.25", "truncation at 0.25"]
-    assert set(sections.bench.arrays) == {"before", "rcd/0.25", "truncation/0.25"}
+    assert sections.context.limitations == ["before", "rcd at 0.25", "truncation at 0.25"]
+    assert set(sections.context.arrays) == {"before", "rcd/0.25", "truncation/0.25"}
 
 
 def test_what_no_step_size_helps_ends_all_the_same(make_measurement: Make) -> None:
     sections = Sections(make_measurement, {"rcd": 1.0, "truncation": 0.0})
     assert sections.ends() == [2.0**-8, 2.0**-8]
-    assert sections.bench.start == Start(2.0**-8, 8)
+    assert sections.context.start == Start(2.0**-8, 8)
 
 
 def test_a_section_with_a_step_of_its_own_moves_no_other(make_measurement: Make) -> None:
@@ -115,7 +115,9 @@ def test_a_section_with_a_step_of_its_own_moves_no_other(make_measurement: Make)
 
 
 def test_without_a_step_size_nothing_is_agreed_on(make_measurement: Make) -> None:
-    bench: Any = SimpleNamespace(start=None, limitations=[], arrays={}, config=AuditConfig())
-    found = with_common_step(bench, ("rcd",), lambda _: (make_measurement("rcd.raw", details={"step_size": "lambda"}),))
+    context: Any = SimpleNamespace(start=None, limitations=[], arrays={}, config=AuditConfig())
+    found = with_common_step(
+        context, ("rcd",), lambda _: (make_measurement("rcd.raw", details={"step_size": "lambda"}),)
+    )
     assert len(found) == 1
-    assert bench.start is None
+    assert context.start is None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearn_audit.audit import run_audit
-from unlearn_audit.audit.context import Bench, open_bench
+from unlearn_audit.audit.context import AuditContext, open_context
 from unlearn_audit.audit.rcd.matched_twin import closest_partners, matched_twin
 from unlearn_audit.audit.rcd.numbers import headline_accuracy, steps_to_accuracy
 from unlearn_audit.audit.rcd.rankings import agreement, looked_at, order_changes, ranks
@@ -24,7 +24,7 @@ from unlearn_audit.audit.rcd.runs import matched_twins, plan
 from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.config import AuditConfig, RcdSettings
 from unlearn_audit.data import Examples, Transform
-from unlearn_audit.engine import Compute
+from unlearn_audit.engine import Device
 from unlearn_audit.engine.task import Task
 from unlearn_audit.errors import MeasurementError, ReportError, UsageError
 from unlearn_audit.models import build
@@ -67,8 +67,8 @@ def measured(tiny: Path) -> Measure:
 
 
 @pytest.fixture(scope="module")
-def bench(tiny: Path) -> Bench:
-    return open_bench(config_of(tiny, *ROLES), {"checkpoint": "flag", "forget": "flag"})
+def context(tiny: Path) -> AuditContext:
+    return open_context(config_of(tiny, *ROLES), {"checkpoint": "flag", "forget": "flag"})
 
 
 def of(report: AuditReport, name: str, subject: str = "original") -> Measurement:
@@ -323,7 +323,7 @@ def test_lambda_steps_on_a_quadratic_are_one_over_its_largest_curvature(noise: C
     slopes, start = torch.tensor([5.0, 5.0, 5.0, 1.0], dtype=torch.float64), [1.0, -2.0, 3.0, 4.0]
     task = Task(lambda place, labels: place.square() @ slopes / 2, lambda place, labels: torch.zeros(len(place)))
     run = Run(Point(start), noise(2), Transform((0.5,), (0.25,)), task)
-    curve = relearn(run, steps=3, step_size="lambda", compute=Compute(torch.device("cpu")))
+    curve = relearn(run, steps=3, step_size="lambda", compute=Device(torch.device("cpu")))
     np.testing.assert_allclose(curve.step_sizes, 1 / 5, rtol=0.01)
     # Newton's step where curvature is the largest: gone at once; elsewhere the factor 1 - 1/5 of every step.
     np.testing.assert_allclose(curve.loss[1:], [0.5 * 16 * 0.8 ** (2 * t) for t in (1, 2, 3)], rtol=2e-2)
@@ -341,9 +341,11 @@ def features_of(folder: Path, label: str, images: Tensor) -> tuple[Floats, Float
     return tuple(np.asarray(found.detach().double().numpy()) for found in (seen[0], layer.weight, layer.bias))  # type: ignore[return-value]
 
 
-def test_the_head_with_weight_decay_is_softmax_regression_by_hand(tiny: Path, bench: Bench, measured: Measure) -> None:
-    examples, step, decay = bench.examples("forget"), 0.02, 0.3
-    inputs, weight, bias = features_of(tiny, "original", bench.subjects[0].transform(examples.images))
+def test_the_head_with_weight_decay_is_softmax_regression_by_hand(
+    tiny: Path, context: AuditContext, measured: Measure
+) -> None:
+    examples, step, decay = context.examples("forget"), 0.02, 0.3
+    inputs, weight, bias = features_of(tiny, "original", context.subjects[0].transform(examples.images))
     labels = np.eye(10)[examples.labels.numpy()]
     expected, plain = [], []
     for _ in range(8):
@@ -397,18 +399,18 @@ def test_momentum_and_batch_statistics_are_taken_and_said(measured: Measure) -> 
     assert of(trained, "raw").details["loss"][0] != of(plain, "raw").details["loss"][0]
 
 
-def test_relearning_a_fraction_measures_the_rest(tiny: Path, bench: Bench, measured: Measure) -> None:
+def test_relearning_a_fraction_measures_the_rest(tiny: Path, context: AuditContext, measured: Measure) -> None:
     asked = RcdSettings(relearn=0.25)
-    planned = plan(bench, asked, bench.subjects[:1], {})
+    planned = plan(context, asked, context.subjects[:1], {})
     forget, unseen = (next(one for one in planned if one.kind == kind) for kind in ("forget", "unseen"))
-    whole = bench.splits.measured
+    whole = context.splits.measured
     assert (len(forget.run.examples), len(forget.indices)) == (36, 108)
     relearned = np.setdiff1d(whole, forget.indices)
-    train = bench.splits.dataset.train
+    train = context.splits.dataset.train
     assert torch.equal(forget.run.examples.images, train.subset(relearned).images)
     assert forget.run.measured is not None
     assert torch.equal(forget.run.measured.images, train.subset(forget.indices).images)
-    partners = dict(zip(bench.splits.unseen.forget.tolist(), bench.splits.unseen.unseen.tolist(), strict=True))
+    partners = dict(zip(context.splits.unseen.forget.tolist(), context.splits.unseen.unseen.tolist(), strict=True))
     assert unseen.indices.tolist() == [partners[index] for index in forget.indices.tolist()]
     assert torch.equal(forget.run.measured.labels, unseen.run.measured.labels)  # type: ignore[union-attr]
     report = measured("original", relearn=0.25)
@@ -510,21 +512,22 @@ def test_partners_are_the_closest_of_all_assignments(count: int, more: int, seed
     assert cost[np.arange(count), found].sum() == pytest.approx(best)
 
 
-def test_the_matched_twin_is_nearer_than_the_random_one_and_as_fair(bench: Bench) -> None:
-    random = bench.splits.unseen
-    found = matched_twin(bench, bench.with_role("retrained"))
+def test_the_matched_twin_is_nearer_than_the_random_one_and_as_fair(context: AuditContext) -> None:
+    random = context.splits.unseen
+    found = matched_twin(context, context.with_role("retrained"))
     assert found.distance < 0.7 * found.random_distance
     assert len(set(found.twin.unseen.tolist())) == len(random) == len(found.twin)
-    assert np.isin(found.twin.unseen, bench.splits.pool).all()
+    assert np.isin(found.twin.unseen, context.splits.pool).all()
     assert torch.equal(found.twin.examples.labels, random.examples.labels)
     assert torch.equal(found.twin.examples.true_labels, random.examples.true_labels)
     means = []
     for twin in (found.twin, random):
         gaps = []
-        for judge in bench.with_role("retrained"):
+        for judge in context.with_role("retrained"):
             with torch.no_grad():
                 both = [
-                    judge.model(judge.transform(part.images)) for part in (bench.splits.paired_examples, twin.examples)
+                    judge.model(judge.transform(part.images))
+                    for part in (context.splits.paired_examples, twin.examples)
                 ]
             losses = [nn.functional.cross_entropy(logits, twin.examples.labels, reduction="none") for logits in both]
             gaps.append(losses[0] - losses[1])
@@ -532,9 +535,9 @@ def test_the_matched_twin_is_nearer_than_the_random_one_and_as_fair(bench: Bench
     assert means == [pytest.approx(found.distance, rel=1e-4), pytest.approx(found.random_distance, rel=1e-4)]
 
 
-def test_a_retrained_model_is_matched_under_the_others(bench: Bench, measured: Measure) -> None:
-    twins = matched_twins(bench, bench.subjects)
-    assert {label: found.judges for label, found in twins.items()} == {
+def test_a_retrained_model_is_matched_under_the_others(context: AuditContext, measured: Measure) -> None:
+    twins = matched_twins(context, context.subjects)
+    assert {label: found.reference_models for label, found in twins.items()} == {
         "original": ("retrained-1", "retrained-2"),
         "unlearned": ("retrained-1", "retrained-2"),
         "retrained-1": ("retrained-2",),
@@ -551,9 +554,9 @@ def test_a_retrained_model_is_matched_under_the_others(bench: Bench, measured: M
     assert any("matched under itself" in text for text in lone.limitations)
 
 
-def test_matching_says_where_it_has_no_choice(tmp_path: Path, bench: Bench, measured: Measure) -> None:
+def test_matching_says_where_it_has_no_choice(tmp_path: Path, context: AuditContext, measured: Measure) -> None:
     path = tmp_path / "unseen.npy"
-    np.save(path, bench.splits.unseen.unseen)
+    np.save(path, context.splits.unseen.unseen)
     report = measured("original", "retrained-1", more={"unseen": str(path)}, match_difficulty=True, steps=1)
     assert any("--match-difficulty had no choice" in text for text in report.limitations)
 

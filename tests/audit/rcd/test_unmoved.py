@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from unlearn_audit.audit.rcd.curves import Field
+from unlearn_audit.audit.rcd.curves import RcdCurves
 from unlearn_audit.audit.rcd.unmoved import relearning_doubts
 from unlearn_audit.relearning import Curve
 
@@ -17,7 +17,7 @@ def drawn(first: float, last: float) -> Curve:
     return Curve(losses, losses, points, one, points, one, one, one, None, None, 0, 0)
 
 
-def field(steps: int = 1, left_behind: tuple[str, ...] = (), **ends: tuple[str, float, float]) -> Field:
+def curves(steps: int = 1, left_behind: tuple[str, ...] = (), **ends: tuple[str, float, float]) -> RcdCurves:
     taken = [
         SimpleNamespace(candidate=SimpleNamespace(label=label, role=role), forget=drawn(first, last), diverged=False)
         for label, (role, first, last) in ends.items()
@@ -25,7 +25,7 @@ def field(steps: int = 1, left_behind: tuple[str, ...] = (), **ends: tuple[str, 
     made: Any = SimpleNamespace(
         taken=taken, steps=steps, step_size=1e-7, search=SimpleNamespace(left_behind=left_behind)
     )
-    return cast("Field", made)
+    return cast("RcdCurves", made)
 
 
 MOVES, STILL, FITTED = (1.0, 0.5), (1.0, 0.99), (1e-4, 1e-4)
@@ -42,25 +42,25 @@ MOVES, STILL, FITTED = (1.0, 0.5), (1.0, 0.99), (1e-4, 1e-4)
 )
 def test_who_is_in_doubt(original: tuple[float, float], unlearned: tuple[float, float], doubted: set[str]) -> None:
     found = relearning_doubts(
-        field(original=("original", *original), unlearned=("unlearned", *unlearned), random=("control", *STILL))
+        curves(original=("original", *original), unlearned=("unlearned", *unlearned), random=("control", *STILL))
     )
     assert set(found) == doubted
 
 
 def test_a_subject_that_does_not_move_beside_two_that_do_is_in_doubt_alone() -> None:
-    found = relearning_doubts(field(a=("original", *MOVES), b=("unlearned", *STILL), c=("retrained", *MOVES)))
+    found = relearning_doubts(curves(a=("original", *MOVES), b=("unlearned", *STILL), c=("retrained", *MOVES)))
     assert list(found) == ["b"]
     assert "at step size 1e-07 and K = 1" in found["b"][0]
 
 
 def test_no_step_is_said_elsewhere_and_one_subject_is_compared_with_nobody() -> None:
-    assert relearning_doubts(field(steps=0, a=("original", *STILL))) == {}
-    assert relearning_doubts(field(a=("subject", *MOVES))) == {}
+    assert relearning_doubts(curves(steps=0, a=("original", *STILL))) == {}
+    assert relearning_doubts(curves(a=("subject", *MOVES))) == {}
 
 
 def test_who_had_no_say_and_whose_loss_rises_is_in_doubt() -> None:
     found = relearning_doubts(
-        field(left_behind=("b",), a=("original", *MOVES), b=("unlearned", 1.0, 9.0), c=("retrained", 1.0, 2.0))
+        curves(left_behind=("b",), a=("original", *MOVES), b=("unlearned", 1.0, 9.0), c=("retrained", 1.0, 2.0))
     )
     assert set(found) == {"b", "c"}
     assert "chosen without it" in found["b"][0]

@@ -13,8 +13,8 @@ from small_problems import (
     HALF,
     changed,
     difference,
+    make_context,
     make_net,
-    make_problem,
     parameters_of,
     same,
 )
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearn_audit.data import Splits
-from unlearn_audit.engine import Compute, trainable
-from unlearn_audit.methods import Problem
+from unlearn_audit.engine import Device, trainable
+from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.ft import FtSettings, run_ft
 from unlearn_audit.methods.random_labels import RlSettings, run_rl
@@ -65,7 +65,7 @@ def test_the_share_is_exact_over_all_parameters_together(splits: Splits, density
     model = seasoned()
     n = sum(parameter.numel() for parameter in model.parameters())
     wanted = int(Fraction(density) * n)
-    masks = top_share(saliency(make_problem(model, splits)), float(density))
+    masks = top_share(saliency(make_context(model, splits)), float(density))
     assert [mask.shape for mask in masks] == [parameter.shape for parameter in model.parameters()]
     assert sum(int(mask.sum()) for mask in masks) == wanted
     assert sum(int(mask.sum()) for mask in random_mask(model, float(density), 0)) == wanted
@@ -79,8 +79,8 @@ def test_the_share_is_exact_over_all_parameters_together(splits: Splits, density
 def test_saliency_is_the_absolute_value_of_the_sum_over_batches_in_evaluation_mode(splits: Splits, chunk: int) -> None:
     model = seasoned()
     buffers = {name: each.clone() for name, each in model.named_buffers()}
-    compute = Compute(torch.device("cpu"), "fp32", chunk)
-    found = saliency(replace(make_problem(model, splits), compute=compute))
+    compute = Device(torch.device("cpu"), "fp32", chunk)
+    found = saliency(replace(make_context(model, splits), compute=compute))
     examples, parameters = splits.forget_examples, list(model.parameters())
     signed = [torch.zeros_like(parameter) for parameter in parameters]
     unsigned = [torch.zeros_like(parameter) for parameter in parameters]
@@ -107,7 +107,7 @@ def test_a_part_without_gradient_has_no_saliency(splits: Splits) -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.used(images.flatten(1))  # type: ignore[no-any-return]
 
-    found = saliency(make_problem(Idle(), splits))
+    found = saliency(make_context(Idle(), splits))
     assert [score.abs().sum().item() > 0 for score in found] == [True, True, False, False]
 
 
@@ -119,8 +119,8 @@ def run_masked(splits: Splits, **settings: Any) -> tuple[nn.Module, dict[str, Te
     model = seasoned()
     before = parameters_of(model)
     values = SHORT | {"density": 0.5} | settings
-    masks = top_share(saliency(make_problem(seasoned(), splits)), values["density"])
-    run_salun(make_problem(model, splits), SalunSettings(**values))
+    masks = top_share(saliency(make_context(seasoned(), splits)), values["density"])
+    run_salun(make_context(model, splits), SalunSettings(**values))
     return model, before, dict(zip(trainable(model), masks, strict=True))
 
 
@@ -169,7 +169,7 @@ def test_free_weights_take_the_steps_that_rl_takes_with_masked_gradients(splits:
     """One step from the same weights: what moves, moves as it does without the mask."""
     masked, before, masks = run_masked(splits, steps=1, momentum=0.9, weight_decay=0.01)
     free = seasoned()
-    run_rl(make_problem(free, splits), RlSettings(**SHORT | {"steps": 1, "momentum": 0.9, "weight_decay": 0.01}))
+    run_rl(make_context(free, splits), RlSettings(**SHORT | {"steps": 1, "momentum": 0.9, "weight_decay": 0.01}))
     for (name, one), two in zip(masked.named_parameters(), free.parameters(), strict=True):
         assert torch.equal(one, torch.where(masks[name], two, before[name])), name
 
@@ -177,10 +177,10 @@ def test_free_weights_take_the_steps_that_rl_takes_with_masked_gradients(splits:
 def test_all_weights_free_is_rl_and_none_free_moves_nothing(splits: Splits) -> None:
     settings = SHORT | {"momentum": 0.9, "weight_decay": 5e-4}
     rl = seasoned()
-    done = run_rl(make_problem(rl, splits), RlSettings(**settings))
+    done = run_rl(make_context(rl, splits), RlSettings(**settings))
     for strict in (True, False):
         salun = seasoned()
-        masked = run_salun(make_problem(salun, splits), SalunSettings(density=1, strict=strict, **settings))
+        masked = run_salun(make_context(salun, splits), SalunSettings(density=1, strict=strict, **settings))
         assert same(salun, rl)
         assert masked == replace(done, gradient_evaluations=done.gradient_evaluations + 10)
     model, before, _ = run_masked(splits, density=0, **settings)
@@ -194,9 +194,9 @@ def test_all_weights_free_is_rl_and_none_free_moves_nothing(splits: Splits) -> N
 def test_salun_is_rl_with_a_mask(splits: Splits) -> None:
     one, two = seasoned(), seasoned()
     settings = SHORT | {"momentum": 0.9, "weight_decay": 0.01}
-    done = run_salun(make_problem(one, splits), SalunSettings(density=0.3, **settings))
+    done = run_salun(make_context(one, splits), SalunSettings(density=0.3, **settings))
     extras = parse_extras(["mask:saliency,density=0.3"])
-    assert run_rl(make_problem(two, splits, extras=extras), RlSettings(**settings)) == done
+    assert run_rl(make_context(two, splits, extras=extras), RlSettings(**settings)) == done
     assert same(one, two)
 
 
@@ -206,32 +206,34 @@ def test_a_mask_holds_against_the_optimiser_alone_and_mixing_reaches_every_weigh
 ) -> None:
     model, extras = seasoned(), parse_extras(order)
     before = parameters_of(model)
-    masks = dict(zip(before, top_share(saliency(make_problem(seasoned(), splits)), 0.5), strict=True))
+    masks = dict(zip(before, top_share(saliency(make_context(seasoned(), splits)), 0.5), strict=True))
     settings = SalunSettings(**SHORT | {"steps": 4, "weight_decay": 0.1})
-    run_salun(make_problem(model, splits, extras=extras), settings)
+    run_salun(make_context(model, splits, extras=extras), settings)
     for name, parameter in model.named_parameters():
         factor = 0.5**4 if parameter.dim() >= 2 else 1.0
         assert torch.equal(parameter[~masks[name]], factor * before[name][~masks[name]]), name
         assert not torch.equal(parameter, factor * before[name]) or not masks[name].any(), name
 
 
-def make_random(splits: Splits, make: Callable[[], nn.Module], seed: int, strict: str = "yes") -> tuple[Any, Problem]:
+def make_random(
+    splits: Splits, make: Callable[[], nn.Module], seed: int, strict: str = "yes"
+) -> tuple[Any, UnlearningContext]:
     extras = parse_extras([f"mask:random,density=0.25,strict={strict}"])
-    problem = make_problem(make(), splits, seed, extras=extras)
-    return run_ft(problem, FtSettings(**SHORT)), problem
+    context = make_context(make(), splits, seed, extras=extras)
+    return run_ft(context, FtSettings(**SHORT)), context
 
 
 def test_a_random_mask_is_drawn_from_the_seed_and_looks_at_no_data(splits: Splits) -> None:
     moved = []
     for seed in (0, 0, 1):
         before = parameters_of(seasoned())
-        done, problem = make_random(splits, seasoned, seed)
+        done, context = make_random(splits, seasoned, seed)
         assert done.gradient_evaluations == 90  # of the six steps, none to prepare
-        moved.append(torch.cat([each.flatten() for each in changed(before, problem.model).values()]))
+        moved.append(torch.cat([each.flatten() for each in changed(before, context.model).values()]))
         expected = torch.cat([mask.flatten() for mask in random_mask(seasoned(), 0.25, seed)])
         assert not (moved[-1] & ~expected).any()
         assert moved[-1].sum() > 0.95 * expected.sum()
     assert torch.equal(moved[0], moved[1])
     assert not torch.equal(moved[0], moved[2])
-    salient = top_share(saliency(make_problem(seasoned(), splits)), 0.25)
+    salient = top_share(saliency(make_context(seasoned(), splits)), 0.25)
     assert not torch.equal(torch.cat([mask.flatten() for mask in salient]), expected)

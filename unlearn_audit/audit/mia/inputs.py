@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unlearn_audit.attacks import Attack, Evidence, Population, Shadows, Signals
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.data import Pool, make_pool, old_forget_set, query, read_training_indices
 from unlearn_audit.engine import predict
 from unlearn_audit.errors import DataError, MeasurementError
@@ -16,10 +16,10 @@ from unlearn_audit.inputs import Candidate
 from unlearn_audit.shadows import Fleet, FleetSignals, Treatment, open_fleet
 from unlearn_audit.training import by_difference
 
-__all__ = ["Witnesses", "call_witnesses"]
+__all__ = ["AttackInputs", "attack_inputs"]
 
 
-class Witnesses:
+class AttackInputs:
     """Gathers evidence on the pairs of forget examples and partners; what a model said once is kept.
 
     Attributes:
@@ -28,8 +28,8 @@ class Witnesses:
         queries: views of an image that a model is asked about.
     """
 
-    def __init__(self, bench: Bench, pool: Pool, fleet: Fleet | None) -> None:
-        self.bench, self.pool, self.fleet = bench, pool, fleet
+    def __init__(self, context: AuditContext, pool: Pool, fleet: Fleet | None) -> None:
+        self.context, self.pool, self.fleet = context, pool, fleet
         self.queries = fleet.plan.queries if fleet else 1
         self._asked: dict[str, NDArray[np.float32]] = {}
         self._population: dict[str, Population] = {}
@@ -62,9 +62,9 @@ class Witnesses:
             shadows=self.shadows(None) if "shadows" in needs else None,
             unlearned=self.shadows(treatment) if "unlearned" in needs else None,
             population=self._held_out(candidate) if "population" in needs else None,
-            retain=self.bench.signals(candidate, "retain") if splits else None,
-            test=self.bench.signals(candidate, "test") if splits else None,
-            seed=self.bench.config.seed,
+            retain=self.context.signals(candidate, "retain") if splits else None,
+            test=self.context.signals(candidate, "test") if splits else None,
+            seed=self.context.config.seed,
         )
 
     def signals(self, treatment: Treatment | None) -> FleetSignals:
@@ -120,7 +120,7 @@ class Witnesses:
         def seen(batch: Tensor) -> Tensor:
             return query(candidate.transform(batch), number)
 
-        return self._finite(candidate, predict(candidate.model, images, seen, compute=self.bench.compute))
+        return self._finite(candidate, predict(candidate.model, images, seen, compute=self.context.compute))
 
     def _finite(self, candidate: Candidate, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(logits).all():
@@ -130,7 +130,7 @@ class Witnesses:
     def _held_out(self, candidate: Candidate) -> Population:
         if candidate.label not in self._population:
             examples = self.pool.population
-            logits = predict(candidate.model, examples.images, candidate.transform, compute=self.bench.compute)
+            logits = predict(candidate.model, examples.images, candidate.transform, compute=self.context.compute)
             signals = Signals(self._finite(candidate, logits), examples.labels.numpy())
             self._population[candidate.label] = Population(signals, _rows(candidate, examples.images))
         return self._population[candidate.label]
@@ -142,46 +142,46 @@ def _rows(candidate: Candidate, images: Tensor) -> NDArray[np.float32]:
     return rows
 
 
-def call_witnesses(bench: Bench, folder: str | None) -> Witnesses:
-    """Return the witnesses of an audit, with the fleet of a folder where one is named.
+def attack_inputs(context: AuditContext, folder: str | None) -> AttackInputs:
+    """Return the inputs of an audit, with the fleet of a folder where one is named.
 
     Raises:
         DataError: the fleet was made for other examples.
         AuditError: the folder is no fleet.
     """
-    pool = make_pool(bench.splits, seed=bench.config.seed)
+    pool = make_pool(context.splits, seed=context.config.seed)
     fleet = open_fleet(Path(folder)) if folder else None
     if fleet is not None and fleet.pool_sha256 != pool.sha256:
-        raise DataError(_other_examples(bench, str(folder)))
+        raise DataError(_other_examples(context, str(folder)))
     missing = fleet.missing(pool) if fleet else 0
     if missing:
-        bench.limitations.append(
+        context.limitations.append(
             f"{missing} models of the fleet in {folder} are not finished: membership inference used the others; "
             "`unlearn-audit shadows run` goes on"
         )
     if fleet is not None:
-        bench.limitations += _not_alike(bench, fleet)
-    return Witnesses(bench, pool, fleet)
+        context.limitations += _not_alike(context, fleet)
+    return AttackInputs(context, pool, fleet)
 
 
-def _other_examples(bench: Bench, folder: str) -> str:
+def _other_examples(context: AuditContext, folder: str) -> str:
     """Say that a fleet was made for other examples, and where its forget set is one that is drawn otherwise now."""
     message = (
         f"the shadow models in {folder} were made for other examples than those measured here: data, forget set, "
         "unseen twin, sample and seed must be those of `shadows plan`; plan them anew in another folder"
     )
     try:
-        own = read_training_indices(str(Path(folder, "forget.npy").absolute()), bench.splits.dataset)
+        own = read_training_indices(str(Path(folder, "forget.npy").absolute()), context.splits.dataset)
     except DataError:
         return message
-    old = old_forget_set(bench.config.forget, own.sha256, len(bench.splits.dataset.train))
+    old = old_forget_set(context.config.forget, own.sha256, len(context.splits.dataset.train))
     return f"{message}; {old}" if old else message
 
 
-def _not_alike(bench: Bench, fleet: Fleet) -> list[str]:
+def _not_alike(context: AuditContext, fleet: Fleet) -> list[str]:
     """Say which subjects the shadow models do not stand for, since they were trained in another way."""
     own = fleet.plan.recipe | {"model": fleet.plan.model}
-    subjects = ((each.label, own, each.training) for each in bench.subjects if each.recipe)
+    subjects = ((each.label, own, each.training) for each in context.subjects if each.recipe)
     return [
         f"the shadow models were not trained as {', '.join(labels)} ({told}): what they say of an example is not what "
         "such a model would say, and an attack may see less, or more, than there is"

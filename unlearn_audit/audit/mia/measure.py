@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from unlearn_audit import catalogue
 from unlearn_audit.attacks import Attack, Evidence, lira, rmia, svc
-from unlearn_audit.audit.context import Bench, Split
-from unlearn_audit.audit.mia.inputs import Witnesses, call_witnesses
+from unlearn_audit.audit.context import AuditContext, Split
+from unlearn_audit.audit.mia.inputs import AttackInputs, attack_inputs
 from unlearn_audit.audit.mia.numbers import Scores, mia_numbers, why_no_value, worst
 from unlearn_audit.audit.mia.score_cache import KeptScores
 from unlearn_audit.audit.mia.user_attack import attack_from_code
@@ -26,39 +26,39 @@ __all__ = ["measure_mia"]
 Floats = NDArray[np.float64]
 
 
-def measure_mia(bench: Bench, settings: MiaSettings) -> Iterator[Measurement]:
+def measure_mia(context: AuditContext, settings: MiaSettings) -> Iterator[Measurement]:
     """Yield what every attack finds on every subject, read against the retrained models' own values."""
-    witnesses = call_witnesses(bench, settings.shadows)
-    attacks = _attacks(bench, settings, witnesses)
-    bench.limitations += _other_questions(bench, attacks)
+    inputs = attack_inputs(context, settings.shadows)
+    attacks = _attacks(context, settings, inputs)
+    context.limitations += _other_questions(context, attacks)
     for index, attack in enumerate(attacks):
-        bench.progress("membership inference", index, len(attacks), attack.name)
-        yield from _against_all(bench, witnesses, attack, settings)
-    bench.progress("membership inference", len(attacks), len(attacks))
+        context.progress("membership inference", index, len(attacks), attack.name)
+        yield from _against_all(context, inputs, attack, settings)
+    context.progress("membership inference", len(attacks), len(attacks))
 
 
-def _attacks(bench: Bench, settings: MiaSettings, witnesses: Witnesses) -> list[Attack]:
+def _attacks(context: AuditContext, settings: MiaSettings, inputs: AttackInputs) -> list[Attack]:
     """Return the attacks asked for, each once; those that a group names and that cannot run are left out and named."""
     found: dict[str, Attack] = {}
     left_out: dict[str, list[str]] = {}
     for asked in settings.attacks:
         for name in catalogue.ATTACK_GROUPS.get(asked, (asked,)):
-            attack = _attack(bench, name, settings)
-            lacks = _lacks(attack, witnesses)
+            attack = _attack(context, name, settings)
+            lacks = _lacks(attack, inputs)
             if lacks is None:
                 found[attack.name] = attack
             elif asked in catalogue.ATTACK_GROUPS:
                 left_out.setdefault(lacks, []).append(attack.name)
             else:
                 raise UsageError(f"mia {attack.name}: {lacks}")
-    bench.limitations += [f"attacks not run: {', '.join(names)}; {lacks}" for lacks, names in left_out.items()]
+    context.limitations += [f"attacks not run: {', '.join(names)}; {lacks}" for lacks, names in left_out.items()]
     return list(found.values())
 
 
-def _attack(bench: Bench, name: str, settings: MiaSettings) -> Attack:
+def _attack(context: AuditContext, name: str, settings: MiaSettings) -> Attack:
     """Return an attack of the catalogue with its settings, or one of the user's own."""
     if ":" in name:
-        if not code_is_allowed(bench.origins.get("mia.attacks", "default")):
+        if not code_is_allowed(context.origins.get("mia.attacks", "default")):
             raise UsageError(
                 f"attack '{name}' is code to run, and a config that was merely found may not choose it; name it "
                 "yourself: `mia module:callable`, or --config FILE"
@@ -85,21 +85,21 @@ NO_TREATMENT = (
 )
 
 
-def _lacks(attack: Attack, witnesses: Witnesses) -> str | None:
+def _lacks(attack: Attack, inputs: AttackInputs) -> str | None:
     """Return what an attack lacks, or None."""
-    if witnesses.fleet is None and attack.needs_shadows:
+    if inputs.fleet is None and attack.needs_shadows:
         return NO_FLEET
-    if witnesses.fleet is not None and "unlearned" in attack.needs and not witnesses.fleet.plan.treatments:
+    if inputs.fleet is not None and "unlearned" in attack.needs and not inputs.fleet.plan.treatments:
         return NO_TREATMENT
     return None
 
 
-def _other_questions(bench: Bench, attacks: Sequence[Attack]) -> list[str]:
+def _other_questions(context: AuditContext, attacks: Sequence[Attack]) -> list[str]:
     """Return what to say of attacks whose shadow models are not like a subject."""
     told = []
     for role, need, why in (("unlearned", "shadows", WRONG_HYPOTHESIS), ("original", "unlearned", NEVER_UNLEARNED)):
         names = [attack.name for attack in attacks if need in attack.needs]
-        labels = [candidate.label for candidate in bench.with_role(role)]
+        labels = [candidate.label for candidate in context.with_role(role)]
         told += [f"{', '.join(names)} of {', '.join(labels)}: {why}"] if names and labels else []
     return told
 
@@ -114,52 +114,56 @@ NEVER_UNLEARNED = (
 )
 
 
-def _against_all(bench: Bench, witnesses: Witnesses, attack: Attack, settings: MiaSettings) -> Iterator[Measurement]:
+def _against_all(
+    context: AuditContext, inputs: AttackInputs, attack: Attack, settings: MiaSettings
+) -> Iterator[Measurement]:
     """Yield one attack's measurements on every subject."""
     known: dict[tuple[str, str], Scores | str] = {}
-    kept = KeptScores(witnesses.fleet.folder.scores if witnesses.fleet else None)
+    kept = KeptScores(inputs.fleet.folder.scores if inputs.fleet else None)
     signal = rmia.Signal(settings.signal, settings.temperature)
     asked = f"variance {settings.variance} a {settings.a}" + ("" if signal == rmia.PLAIN else f" {tuple(signal)}")
 
     def scores_of(candidate: Candidate, treatment: Treatment | None) -> Scores | str:
         key = candidate.label, treatment.key if treatment else ""
         if key not in known:
-            known[key] = _scores(witnesses, candidate, treatment, attack, partial(kept.of, attack, asked))
+            known[key] = _scores(inputs, candidate, treatment, attack, partial(kept.of, attack, asked))
         return known[key]
 
-    for candidate in bench.subjects:
-        treatment, lacks = _treatment(witnesses, attack, candidate)
+    for candidate in context.subjects:
+        treatment, lacks = _treatment(inputs, attack, candidate)
         scores = lacks or scores_of(candidate, treatment)
-        others = [scores_of(other, treatment) for other in bench.references(candidate)]
+        others = [scores_of(other, treatment) for other in context.references(candidate)]
         comparable = [other for other in others if isinstance(other, Scores)]
-        shown = _kept(bench, witnesses, f"mia.{attack.name}/{candidate.label}", scores, settings.worst)
-        details = _details(witnesses, attack, candidate, treatment)
+        shown = _kept(context, inputs, f"mia.{attack.name}/{candidate.label}", scores, settings.worst)
+        details = _details(inputs, attack, candidate, treatment)
         yield from mia_numbers(attack, candidate, scores, comparable, details, shown)
     if attack.name == "svc":
-        yield from _efficacies(bench)
+        yield from _efficacies(context)
 
 
-def _kept(bench: Bench, witnesses: Witnesses, key: str, scores: Scores | str, count: int) -> list[dict[str, Any]]:
+def _kept(
+    context: AuditContext, inputs: AttackInputs, key: str, scores: Scores | str, count: int
+) -> list[dict[str, Any]]:
     """Keep the scores of every example; return the most exposed ones."""
     if isinstance(scores, str):
         return []
-    bench.arrays |= {f"{key}/members": scores.members, f"{key}/non_members": scores.non_members}
-    forget = witnesses.pool.forget
-    return [] if why_no_value(scores) else worst(scores, forget, witnesses.pool.examples.labels.numpy()[forget], count)
+    context.arrays |= {f"{key}/members": scores.members, f"{key}/non_members": scores.non_members}
+    forget = inputs.pool.forget
+    return [] if why_no_value(scores) else worst(scores, forget, inputs.pool.examples.labels.numpy()[forget], count)
 
 
-def _treatment(witnesses: Witnesses, attack: Attack, candidate: Candidate) -> tuple[Treatment | None, str | None]:
+def _treatment(inputs: AttackInputs, attack: Attack, candidate: Candidate) -> tuple[Treatment | None, str | None]:
     """Return what the shadow models should have gone through for this target, or why there are none such."""
-    if "unlearned" not in attack.needs or witnesses.fleet is None:
+    if "unlearned" not in attack.needs or inputs.fleet is None:
         return None, None
-    own = witnesses.treatment_of(candidate)
+    own = inputs.treatment_of(candidate)
     if candidate.role == "unlearned" and own is None:
         return None, f"no shadow model was unlearned as {candidate.label} was; {NO_TREATMENT}"
-    return own or witnesses.fleet.plan.treatments[0], None
+    return own or inputs.fleet.plan.treatments[0], None
 
 
 def _scores(
-    witnesses: Witnesses,
+    inputs: AttackInputs,
     candidate: Candidate,
     treatment: Treatment | None,
     attack: Attack,
@@ -167,20 +171,20 @@ def _scores(
 ) -> Scores | str:
     """Return an attack's scores, or why it cannot give any."""
     try:
-        found = score(witnesses.evidence(candidate, attack, treatment))
+        found = score(inputs.evidence(candidate, attack, treatment))
     except MeasurementError as problem:
         return str(problem)
-    half = len(witnesses.pool.forget)
+    half = len(inputs.pool.forget)
     return Scores(found[:half], found[half:])
 
 
-def _details(witnesses: Witnesses, attack: Attack, candidate: Candidate, treatment: Treatment | None) -> dict[str, Any]:
+def _details(inputs: AttackInputs, attack: Attack, candidate: Candidate, treatment: Treatment | None) -> dict[str, Any]:
     """Say which hypothesis the scores test, and with how many models."""
-    found: dict[str, Any] = {"queries": witnesses.queries}
+    found: dict[str, Any] = {"queries": inputs.queries}
     if attack.needs_shadows:
-        found["shadow_models"] = witnesses.count(treatment)
+        found["shadow_models"] = inputs.count(treatment)
         found["shadows_were"] = "trained, then unlearned" if "unlearned" in attack.needs else "trained"
-        found |= witnesses.training
+        found |= inputs.training
     if treatment is not None:
         found["unlearned_by"] = treatment.method
     if candidate.role == "unlearned" and "shadows" in attack.needs:
@@ -190,12 +194,12 @@ def _details(witnesses: Witnesses, attack: Attack, candidate: Candidate, treatme
     return found
 
 
-def _efficacies(bench: Bench) -> Iterator[Measurement]:
+def _efficacies(context: AuditContext) -> Iterator[Measurement]:
     """Yield the share of the forget set that the legacy attack takes for non-members, on all features."""
-    shares = {candidate.label: _shares(bench, candidate) for candidate in bench.subjects}
-    for candidate in bench.subjects:
+    shares = {candidate.label: _shares(context, candidate) for candidate in context.subjects}
+    for candidate in context.subjects:
         found = shares[candidate.label]
-        levels = [shares[other.label]["confidence"] for other in bench.references(candidate)]
+        levels = [shares[other.label]["confidence"] for other in context.references(candidate)]
         value = found["confidence"]
         yield Measurement(
             name="mia.svc.efficacy",
@@ -205,7 +209,7 @@ def _efficacies(bench: Bench) -> Iterator[Measurement]:
             reason=None if value is not None else "the retain, test or forget set is empty",
             unit="fraction",
             direction="compare to retrained",
-            n=len(bench.examples("forget")),
+            n=len(context.examples("forget")),
             reference=reference_of([level for level in levels if level is not None]),
             method="1 - share of the forget set that an SVC on confidences, trained on retain against test, calls "
             "member (MIA-efficacy, Fan et al. 2024); higher is not better: the retrained models' value is the target",
@@ -213,6 +217,6 @@ def _efficacies(bench: Bench) -> Iterator[Measurement]:
         )
 
 
-def _shares(bench: Bench, candidate: Candidate) -> dict[str, float | None]:
-    retain, test, forget = (bench.signals(candidate, split) for split in SVC_SPLITS)
+def _shares(context: AuditContext, candidate: Candidate) -> dict[str, float | None]:
+    retain, test, forget = (context.signals(candidate, split) for split in SVC_SPLITS)
     return {feature: svc.efficacy(retain, test, forget, feature) for feature in svc.FEATURES}

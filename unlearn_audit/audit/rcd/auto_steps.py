@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from unlearn_audit.audit.rcd.floors import Floors
-from unlearn_audit.audit.rcd.runs import Planned
-from unlearn_audit.engine import Compute
+from unlearn_audit.audit.rcd.runs import RelearnPlan
+from unlearn_audit.engine import Device
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.progress import Progress
 from unlearn_audit.relearning import (
     Algorithm,
+    CurveSet,
     Precision,
-    Relearned,
     Run,
     Start,
     StepSize,
@@ -77,13 +77,13 @@ class Remainder:
 class Stopped(NamedTuple):
     """Curves of a common length K that the curves themselves decided; `stops` are the steps at which each was ready."""
 
-    relearned: Relearned
+    relearned: CurveSet
     steps: int
     stops: tuple[int, ...]
 
 
 def relearn_until_small(
-    planned: Sequence[Planned],
+    planned: Sequence[RelearnPlan],
     floors: Floors,
     *,
     tolerance: float,
@@ -91,7 +91,7 @@ def relearn_until_small(
     step_size: StepSize | Literal["auto"],
     start: Start | None = None,
     algorithm: Algorithm,
-    compute: Compute,
+    compute: Device,
     progress: Progress,
 ) -> Stopped:
     """Let every run relearn until the upper end of its extrapolated remainder is below a share of its sum.
@@ -132,8 +132,8 @@ def relearn_until_small(
 
 
 def _lengthened(
-    runs: Sequence[Run], first: Relearned, steps: int, algorithm: Algorithm, compute: Compute, progress: Progress
-) -> Relearned:
+    runs: Sequence[Run], first: CurveSet, steps: int, algorithm: Algorithm, compute: Device, progress: Progress
+) -> CurveSet:
     """Take the curves that are shorter than K again; what the short ones cost counts as search."""
     short = [index for index, curve in enumerate(first.curves) if len(curve.loss) <= steps]
     again = relearn_all(
@@ -158,14 +158,14 @@ def _stops(watches: Sequence[Remainder]) -> tuple[int, ...]:
     return tuple(watch.stopped_at for watch in watches if watch.stopped_at is not None)
 
 
-def _precision(one: Planned, compute: Compute) -> Precision:
+def _precision(one: RelearnPlan, compute: Device) -> Precision:
     """Return the precision that a run is computed in: the classifier alone is relearned in float64."""
     if next(iter(one.run.model.parameters())).dtype == torch.float64:
         return "float64"
     return "float32" if compute.precision == "fp32" else "reduced"
 
 
-def _refusal(one: Planned, watch: Remainder, floor: str, max_steps: int, diverged_at: int | None) -> str:
+def _refusal(one: RelearnPlan, watch: Remainder, floor: str, max_steps: int, diverged_at: int | None) -> str:
     """Say whose tail is not exponential, and what to do."""
     name = {"forget": "forget set", "paired": "paired forget set", "unseen": "unseen twin"}[one.kind]
     who = f"{one.candidate.label} relearning its {name}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.relearning import Start, StepSearch, StepSize
 from unlearn_audit.report import Measurement
 
@@ -13,7 +13,7 @@ RELEARNING = {"rcd": "rcd.raw", "truncation": "truncation.verdict"}
 Measured = tuple[Measurement, ...]
 
 
-def with_common_step(bench: Bench, names: Sequence[str], measure: Callable[[str], Measured]) -> Measured:
+def with_common_step(context: AuditContext, names: Sequence[str], measure: Callable[[str], Measured]) -> Measured:
     """Return the measurements of sections that relearn, all at the smallest step size that one of them needs.
 
     The search of one section begins where that of the section before it ended. Where a longer trajectory has to halve
@@ -21,26 +21,26 @@ def with_common_step(bench: Bench, names: Sequence[str], measure: Callable[[str]
     not be read beside each other. A section that has a step size of its own is left alone.
 
     Args:
-        bench: told where the next search begins; what a first measurement said is taken back before a second one.
+        context: told where the next search begins; what a first measurement said is taken back before a second one.
         names: of the sections.
         measure: measures one of them.
     """
-    sharing = [name for name in names if not _has_its_own(bench, name)]
-    said, had = tuple(bench.limitations), dict(bench.arrays)
+    sharing = [name for name in names if not _has_its_own(context, name)]
+    said, had = tuple(context.limitations), dict(context.arrays)
     while True:
-        bench.limitations[:], bench.arrays = list(said), dict(had)
+        context.limitations[:], context.arrays = list(said), dict(had)
         found: dict[str, Measured] = {}
-        before = bench.start
+        before = context.start
         for name in names:
             found[name] = measure(name)
-            bench.start = (_end(name, found[name]) if name in sharing else None) or bench.start
+            context.start = (_end(name, found[name]) if name in sharing else None) or context.start
         ends = [_end(name, found[name]) for name in sharing]
-        if bench.start == before or all(end is None or end == bench.start for end in ends):
+        if context.start == before or all(end is None or end == context.start for end in ends):
             return tuple(one for name in names for one in found[name])
 
 
-def _has_its_own(bench: Bench, name: str) -> bool:
-    truncation = bench.config.truncation
+def _has_its_own(context: AuditContext, name: str) -> bool:
+    truncation = context.config.truncation
     return name == "truncation" and truncation is not None and truncation.step_size is not None
 
 

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import relearning
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.auto_steps import relearn_until_small
 from unlearn_audit.audit.rcd.floors import Floors, chosen_floors, fitted_floors, lowest_reached
 from unlearn_audit.audit.rcd.matched_twin import Matched
 from unlearn_audit.audit.rcd.runs import (
     Kind,
-    Planned,
+    RelearnPlan,
     algorithm_of,
     algorithm_text,
     candidates_of,
@@ -23,15 +23,15 @@ from unlearn_audit.audit.rcd.runs import (
 )
 from unlearn_audit.config import RcdSettings
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.relearning import Curve, Relearned, StepSearch, StepSize
+from unlearn_audit.relearning import Curve, CurveSet, StepSearch, StepSize
 
-__all__ = ["Field", "Relearnt", "relearn_field"]
+__all__ = ["RcdCurves", "ModelCurves", "relearn_models"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Relearnt:
+class ModelCurves:
     """One candidate's curves: on the measured forget set, on its paired part, and on the unseen twin.
 
     Attributes:
@@ -84,11 +84,11 @@ class Relearnt:
 
 
 @dataclass(frozen=True)
-class Field:
+class RcdCurves:
     """All candidates' curves together: what one is compared with.
 
     Attributes:
-        bench: the models and the sets.
+        context: the models and the sets.
         settings: what was asked for.
         taken: one for each candidate, controls last.
         planned: the trajectories that the curves came from.
@@ -99,19 +99,19 @@ class Field:
         stops: with `--steps auto`, the step at which each trajectory was ready; else empty.
     """
 
-    bench: Bench
+    context: AuditContext
     settings: RcdSettings
-    taken: tuple[Relearnt, ...]
-    planned: tuple[Planned, ...]
+    taken: tuple[ModelCurves, ...]
+    planned: tuple[RelearnPlan, ...]
     step_size: StepSize
     search: StepSearch
     floors: Floors
     steps: int
     stops: tuple[int, ...] = ()
 
-    def references(self, one: Relearnt) -> list[Relearnt]:
+    def references(self, one: ModelCurves) -> list[ModelCurves]:
         """Return the retrained models' curves, without the candidate's own."""
-        labels = {candidate.label for candidate in self.bench.references(one.candidate)}
+        labels = {candidate.label for candidate in self.context.references(one.candidate)}
         return [other for other in self.taken if other.candidate.label in labels]
 
     def method(self, floor: str | None = None) -> str:
@@ -136,7 +136,7 @@ class Field:
         return f" (auto: {settings.max_steps - self.steps} fewer than {settings.max_steps})"
 
 
-def relearn_field(bench: Bench, settings: RcdSettings) -> Field:
+def relearn_models(context: AuditContext, settings: RcdSettings) -> RcdCurves:
     """Take all trajectories at one step size and settle their floors; a set that has its whole twin is relearned once.
 
     Of several step sizes the first one is taken.
@@ -146,32 +146,32 @@ def relearn_field(bench: Bench, settings: RcdSettings) -> Field:
         MeasurementError: K was to be chosen by the curves, and a tail is not exponential.
     """
     check_request(settings)
-    candidates = candidates_of(bench, settings)
-    twins = matched_twins(bench, candidates) if settings.match_difficulty else {}
-    planned = plan(bench, settings, candidates, twins)
-    floors = _floors_beforehand(bench, settings, planned)
-    relearned, steps, stops = _relearn(bench, settings, planned, floors)
+    candidates = candidates_of(context, settings)
+    twins = matched_twins(context, candidates) if settings.match_difficulty else {}
+    planned = plan(context, settings, candidates, twins)
+    floors = _floors_beforehand(context, settings, planned)
+    relearned, steps, stops = _relearn(context, settings, planned, floors)
     floors = floors or lowest_reached(planned, relearned.curves)
     taken = tuple(_gathered(one, planned, relearned.curves, floors, twins.get(one.label)) for one in candidates)
-    return Field(bench, settings, taken, planned, relearned.step_size, relearned.search, floors, steps, stops)
+    return RcdCurves(context, settings, taken, planned, relearned.step_size, relearned.search, floors, steps, stops)
 
 
-def _floors_beforehand(bench: Bench, settings: RcdSettings, planned: Sequence[Planned]) -> Floors | None:
+def _floors_beforehand(context: AuditContext, settings: RcdSettings, planned: Sequence[RelearnPlan]) -> Floors | None:
     """Return the floors, unless the curves themselves have to say; K = auto needs the fitted one if none is named."""
     asked = "fit" if settings.steps == "auto" and "floor" not in settings.model_fields_set else settings.floor
     if asked == "best":
         return None
     if asked == "fit":
-        return fitted_floors(bench, planned, weight_decay=settings.weight_decay, own=settings.scope == "head")
+        return fitted_floors(context, planned, weight_decay=settings.weight_decay, own=settings.scope == "head")
     return chosen_floors(0.0 if asked == "zero" else float(asked), planned)
 
 
 def _relearn(
-    bench: Bench, settings: RcdSettings, planned: Sequence[Planned], floors: Floors | None
-) -> tuple[Relearned, int, tuple[int, ...]]:
+    context: AuditContext, settings: RcdSettings, planned: Sequence[RelearnPlan], floors: Floors | None
+) -> tuple[CurveSet, int, tuple[int, ...]]:
     """Return the curves, K, and where each was ready if K was theirs to choose."""
     step_size = settings.step_size[0] if isinstance(settings.step_size, tuple) else settings.step_size
-    algorithm = algorithm_of(bench, settings)
+    algorithm = algorithm_of(context, settings)
     if settings.steps == "auto" and floors is not None:
         return relearn_until_small(
             planned,
@@ -179,10 +179,10 @@ def _relearn(
             tolerance=settings.tolerance,
             max_steps=settings.max_steps,
             step_size=step_size,
-            start=bench.start,
+            start=context.start,
             algorithm=algorithm,
-            compute=bench.compute,
-            progress=bench.progress,
+            compute=context.compute,
+            progress=context.progress,
         )
     steps = settings.steps if isinstance(settings.steps, int) else settings.max_steps
     runs = [one.run for one in planned]
@@ -190,27 +190,31 @@ def _relearn(
         runs,
         steps=steps,
         step_size=step_size,
-        start=bench.start,
+        start=context.start,
         owners=[None if one.candidate.role == "control" else one.candidate.label for one in planned],
         algorithm=algorithm,
-        compute=bench.compute,
-        remember=bench.remember,
-        progress=bench.progress,
+        compute=context.compute,
+        curve_cache=context.curve_cache,
+        progress=context.progress,
     )
     return relearned, steps, ()
 
 
 def _gathered(
-    candidate: Candidate, planned: Sequence[Planned], curves: Sequence[Curve], floors: Floors, matched: Matched | None
-) -> Relearnt:
+    candidate: Candidate,
+    planned: Sequence[RelearnPlan],
+    curves: Sequence[Curve],
+    floors: Floors,
+    matched: Matched | None,
+) -> ModelCurves:
     """Return one candidate's curves with what is summed of them."""
-    own: dict[Kind, tuple[Planned, Curve]] = {
+    own: dict[Kind, tuple[RelearnPlan, Curve]] = {
         one.kind: (one, curve)
         for one, curve in zip(planned, curves, strict=True)
         if one.candidate.label == candidate.label
     }
     forget, unseen = own["forget"], own["unseen"]
-    return Relearnt(
+    return ModelCurves(
         candidate,
         forget[1],
         own.get("paired", forget)[1],

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from unlearn_audit.audit.context import Bench
-from unlearn_audit.audit.rcd.runs import Kind, Planned
+from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.rcd.runs import Kind, RelearnPlan
 from unlearn_audit.relearning import Curve, Floor, fit_floor, lowest_floor
 
 __all__ = ["Floors", "chosen_floors", "fitted_floors", "lowest_reached"]
@@ -28,27 +28,27 @@ class Floors(NamedTuple):
         return self.values[label, kind]
 
 
-def _same(planned: Sequence[Planned], value: float, text: str) -> Floors:
+def _same(planned: Sequence[RelearnPlan], value: float, text: str) -> Floors:
     return Floors(text, {(one.candidate.label, one.kind): value for one in planned}, {})
 
 
-def chosen_floors(asked: float, planned: Sequence[Planned]) -> Floors:
+def chosen_floors(asked: float, planned: Sequence[RelearnPlan]) -> Floors:
     """Return a floor that is a given number, the same for all."""
     return _same(planned, asked, "zero" if asked == 0 else f"{asked:.4g}")
 
 
-def lowest_reached(planned: Sequence[Planned], curves: Sequence[Curve]) -> Floors:
+def lowest_reached(planned: Sequence[RelearnPlan], curves: Sequence[Curve]) -> Floors:
     """Return the lowest objective that any curve reached, the same for all; zero where every curve diverged at once."""
     taken = [(one, curve) for one, curve in zip(planned, curves, strict=True) if len(curve.loss)]
     lowest = min((float(one.summed(curve).min()) for one, curve in taken), default=0.0)
     return _same(planned, lowest, f"best ({lowest:.4g})")
 
 
-def fitted_floors(bench: Bench, planned: Sequence[Planned], *, weight_decay: float, own: bool) -> Floors:
+def fitted_floors(context: AuditContext, planned: Sequence[RelearnPlan], *, weight_decay: float, own: bool) -> Floors:
     """Minimise the objective of each set from every candidate's weights.
 
     Args:
-        bench: where to compute.
+        context: where to compute.
         planned: the trajectories whose floors are wanted.
         weight_decay: of the objective.
         own: whether every candidate keeps its own floor (each classifier has its own features); otherwise the lowest
@@ -58,7 +58,7 @@ def fitted_floors(bench: Bench, planned: Sequence[Planned], *, weight_decay: flo
     for index, one in enumerate(planned):
         task = f"fitting floor {index + 1} of {len(planned)}"
         fits[one.candidate.label, one.kind] = fit_floor(
-            one.run, compute=bench.compute, weight_decay=weight_decay, progress=bench.progress, task=task
+            one.run, compute=context.compute, weight_decay=weight_decay, progress=context.progress, task=task
         )
     if not own:
         kinds = {one.kind for one in planned}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.data import Twin
 from unlearn_audit.inputs import Candidate
 
@@ -27,13 +27,13 @@ class Matched(NamedTuple):
         twin: the same forget examples as the random twin has, with other partners.
         distance: mean absolute difference in loss between partners, in nats.
         random_distance: that of the random twin.
-        judges: labels of the models.
+        reference_models: labels of the models.
     """
 
     twin: Twin
     distance: float
     random_distance: float
-    judges: tuple[str, ...]
+    reference_models: tuple[str, ...]
 
 
 def closest_partners(wanted: Floats, offered: Floats) -> Integers:
@@ -55,21 +55,21 @@ def closest_partners(wanted: Floats, offered: Floats) -> Integers:
     return found
 
 
-def matched_twin(bench: Bench, judges: Sequence[Candidate]) -> Matched:
+def matched_twin(context: AuditContext, reference_models: Sequence[Candidate]) -> Matched:
     """Match every paired forget example with a held-out one of the same true class and observed label, nearest in loss.
 
-    Losses are means over the judges, models that saw neither set; every held-out example is used at most once. The
+    Losses are means over the reference models, which saw neither set; every held-out example is used at most once. The
     forget examples are those of the random twin, so that no hard example loses its partner.
 
     Args:
-        bench: whose splits have the random twin and the pool it came from.
-        judges: at least one retrained model.
+        context: whose splits have the random twin and the pool it came from.
+        reference_models: at least one retrained model.
     """
-    splits, random = bench.splits, bench.splits.unseen
+    splits, random = context.splits, context.splits.unseen
     labels = splits.dataset.train.labels[torch.from_numpy(random.forget)].numpy()
     classes = splits.dataset.train.true_labels[torch.from_numpy(random.forget)].numpy()
     pool_classes = splits.dataset.test.true_labels.numpy()[splits.pool]
-    wanted, offered = _losses(bench, judges, labels)
+    wanted, offered = _losses(context, reference_models, labels)
     partners = np.empty(len(labels), dtype=np.int64)
     for number in np.unique(classes):
         mine, theirs = np.flatnonzero(classes == number), np.flatnonzero(pool_classes == number)
@@ -81,17 +81,17 @@ def matched_twin(bench: Bench, judges: Sequence[Candidate]) -> Matched:
         twin,
         float(np.abs(offered[labels, partners] - wanted).mean()),
         float(np.abs(offered[labels, drawn] - wanted).mean()),
-        tuple(judge.label for judge in judges),
+        tuple(judge.label for judge in reference_models),
     )
 
 
-def _losses(bench: Bench, judges: Sequence[Candidate], labels: Integers) -> tuple[Floats, Floats]:
+def _losses(context: AuditContext, reference_models: Sequence[Candidate], labels: Integers) -> tuple[Floats, Floats]:
     """Return mean losses of the paired forget examples [n], and of the pool under every label [classes, p]."""
     wanted, offered = [], []
-    for judge in judges:
-        forget = bench.paired_forget(judge)
+    for judge in reference_models:
+        forget = context.paired_forget(judge)
         wanted.append(metrics.cross_entropy(forget.logits.astype(np.float64), labels))
-        logits = bench.signals(judge, "test").logits[bench.splits.pool].astype(np.float64)
+        logits = context.signals(judge, "test").logits[context.splits.pool].astype(np.float64)
         each = [metrics.cross_entropy(logits, np.full(len(logits), label)) for label in range(logits.shape[1])]
         offered.append(np.stack(each))
     return np.mean(wanted, axis=0), np.mean(offered, axis=0)

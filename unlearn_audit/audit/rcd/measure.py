@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.controls import RANDOM
 from unlearn_audit.audit.rcd.common_step import left_behind
-from unlearn_audit.audit.rcd.curves import Field, Relearnt, relearn_field
+from unlearn_audit.audit.rcd.curves import ModelCurves, RcdCurves, relearn_models
 from unlearn_audit.audit.rcd.numbers import (
     anamnesis_index,
     area_interval,
@@ -36,28 +36,28 @@ COVERAGE = "simulated: about 90 % of the time at n = 144 and 86 % at n = 36 for 
 Floats = NDArray[np.float64]
 
 
-def measure_rcd(bench: Bench, settings: RcdSettings) -> Iterator[Measurement]:
+def measure_rcd(context: AuditContext, settings: RcdSettings) -> Iterator[Measurement]:
     """Yield `rcd.*` of every subject and of a random initialisation.
 
     Raises:
         UsageError: the request contradicts itself.
         MeasurementError: K was to be chosen by the curves, and a tail is not exponential.
     """
-    field = relearn_field(bench, settings)
-    steps = ablations(field)
-    orders = _Orders(field)
-    doubts = relearning_doubts(field)
-    bench.limitations += [*_limitations(field), *(text for found in doubts.values() for text in found)]
-    _keep_arrays(field)
-    for one in field.taken:
+    curves = relearn_models(context, settings)
+    steps = ablations(curves)
+    orders = _Orders(curves)
+    doubts = relearning_doubts(curves)
+    context.limitations += [*_limitations(curves), *(text for found in doubts.values() for text in found)]
+    _keep_arrays(curves)
+    for one in curves.taken:
         for measurement in (
-            _raw(field, one, steps, orders),
-            _ratio(field, one),
-            scaled(field, one),
-            normalised(field, one),
-            ratio_to_retrained(field, one),
-            steps_to_relearn(field, one),
-            anamnesis_index(field, one),
+            _raw(curves, one, steps, orders),
+            _ratio(curves, one),
+            scaled(curves, one),
+            normalised(curves, one),
+            ratio_to_retrained(curves, one),
+            steps_to_relearn(curves, one),
+            anamnesis_index(curves, one),
         ):
             yield measurement.model_copy(update={"doubts": tuple(doubts.get(one.candidate.label, ()))})
 
@@ -65,15 +65,15 @@ def measure_rcd(bench: Bench, settings: RcdSettings) -> Iterator[Measurement]:
 class _Orders:
     """The models' ranking by RCD_K for every K, all read off one trajectory each."""
 
-    def __init__(self, field: Field) -> None:
-        whole = [one for one in field.taken if one.raw is not None]
+    def __init__(self, curves: RcdCurves) -> None:
+        whole = [one for one in curves.taken if one.raw is not None]
         self.sums = {one.candidate.label: np.cumsum(one.phi - one.floor) for one in whole}
         self.changes = order_changes(self.sums)
         self.by_k = {
-            k: ranks({label: float(sums[k]) for label, sums in self.sums.items()}) for k in looked_at(field.steps)
+            k: ranks({label: float(sums[k]) for label, sums in self.sums.items()}) for k in looked_at(curves.steps)
         }
         plain = ranks({one.candidate.label: float(one.phi.sum()) for one in whole})
-        self.floor_matters = plain != self.by_k[field.steps]
+        self.floor_matters = plain != self.by_k[curves.steps]
 
     def details(self, label: str) -> dict[str, object]:
         """Return one model's rank at each K, and where it changes order with another one."""
@@ -89,30 +89,30 @@ class _Orders:
         return {"with": change.smaller if above else change.larger, "at": change.at, "larger_from_there": above}
 
 
-def _limitations(field: Field) -> list[str]:
+def _limitations(curves: RcdCurves) -> list[str]:
     """Say what the sums may not be taken for."""
-    settings = field.settings
-    found = [text for one in field.taken for text in _not_descents(one)]
-    if field.steps == 0:
+    settings = curves.settings
+    found = [text for one in curves.taken for text in _not_descents(one)]
+    if curves.steps == 0:
         found.append("K = 0: no step is taken, so that RCD is the loss itself and says nothing of relearning")
-    found += left_behind(field.search, field.step_size)
+    found += left_behind(curves.search, curves.step_size)
     if settings.minibatch is not None or settings.augment:
         found.append("minibatches and augmentation are one seeded draw, which RCD's intervals do not cover")
-    found += _few_carry_the_sum(field)
-    unfinished = [key for key, fit in field.floors.fits.items() if not fit.converged]
+    found += _few_carry_the_sum(curves)
+    unfinished = [key for key, fit in curves.floors.fits.items() if not fit.converged]
     if unfinished:
         found.append(
             f"the fitted floor is where L-BFGS gave up, not where the gradient vanished, for {len(unfinished)} of "
-            f"{len(field.floors.fits)} sets (first: {unfinished[0][0]}): the true floor is lower"
+            f"{len(curves.floors.fits)} sets (first: {unfinished[0][0]}): the true floor is lower"
         )
     return found
 
 
-def _few_carry_the_sum(field: Field) -> list[str]:
+def _few_carry_the_sum(curves: RcdCurves) -> list[str]:
     """Say whose sums rest on so few examples that intervals over examples cannot keep their word."""
     shares = {
         one.candidate.label: max(metrics.tail_share(side.areas) or 0.0 for side in (one.forget, one.unseen))
-        for one in field.taken
+        for one in curves.taken
         if one.candidate.role != "control" and not one.diverged
     }
     heavy = {label: share for label, share in shares.items() if share > HEAVY}
@@ -126,7 +126,7 @@ def _few_carry_the_sum(field: Field) -> list[str]:
     ]
 
 
-def _not_descents(one: Relearnt) -> list[str]:
+def _not_descents(one: ModelCurves) -> list[str]:
     """Say which curves are no descents, since their sums are not areas under a relearning curve."""
     return [
         f"{one.candidate.label} relearning its {name}: {status(curve)}"
@@ -145,11 +145,11 @@ def _curves(curve: Curve) -> dict[str, Floats]:
     return found | ({"objective": curve.objective} if not np.array_equal(curve.objective, curve.loss) else {})
 
 
-def _keep_arrays(field: Field) -> None:
+def _keep_arrays(curves: RcdCurves) -> None:
     """Leave per-example areas, with the indices they belong to, and curves too long for a report."""
-    arrays = field.bench.arrays
-    for label, group in groupby(field.planned, lambda planned: planned.candidate.label):
-        one = next(one for one in field.taken if one.candidate.label == label)
+    arrays = curves.context.arrays
+    for label, group in groupby(curves.planned, lambda planned: planned.candidate.label):
+        one = next(one for one in curves.taken if one.candidate.label == label)
         for planned in group:
             curve: Curve = getattr(one, planned.kind)
             at = f"rcd/{label}/{planned.kind}"
@@ -159,9 +159,9 @@ def _keep_arrays(field: Field) -> None:
                 arrays |= {f"{at}/{name}": values for name, values in _curves(curve).items()}
 
 
-def _raw(field: Field, one: Relearnt, steps: Sequence[Ablation], orders: _Orders) -> Measurement:
+def _raw(curves: RcdCurves, one: ModelCurves, steps: Sequence[Ablation], orders: _Orders) -> Measurement:
     """Return RCD_K on the measured forget set (Eq. 4)."""
-    levels = [other.raw for other in field.references(one)]
+    levels = [other.raw for other in curves.references(one)]
     return Measurement(
         name="rcd.raw",
         subject=one.candidate.label,
@@ -171,32 +171,32 @@ def _raw(field: Field, one: Relearnt, steps: Sequence[Ablation], orders: _Orders
         unit="nats x steps",
         direction="compare to retrained",
         n=len(one.forget.areas),
-        interval=area_interval(field, one),
+        interval=area_interval(curves, one),
         reference=reference_of([level for level in levels if level is not None]),
-        method=field.method(),
-        details=_raw_details(field, one, steps, orders),
+        method=curves.method(),
+        details=_raw_details(curves, one, steps, orders),
     )
 
 
-def _raw_details(field: Field, one: Relearnt, steps: Sequence[Ablation], orders: _Orders) -> dict[str, object]:
+def _raw_details(curves: RcdCurves, one: ModelCurves, steps: Sequence[Ablation], orders: _Orders) -> dict[str, object]:
     """Return the curve, what it is, and how the models rank by it."""
     curve, label, share = one.forget, one.candidate.label, moved(one.forget)
     return {
         "status": status(curve),
-        "step_size": field.step_size,
+        "step_size": curves.step_size,
         **_shown_curves(curve, label),
         "error_sum": one.error_sum,
         "tail_share": metrics.tail_share(curve.areas) if not one.diverged else None,
         "loss_sum": None if one.diverged else float(curve.loss.sum()),
         "on_unseen": one.raw_unseen,
         "moved": share,
-        "essentially_initial_loss": essentially_initial(share, field.steps),
-        "floor": _floor_details(field, one),
+        "essentially_initial_loss": essentially_initial(share, curves.steps),
+        "floor": _floor_details(curves, one),
         **orders.details(label),
-        "step_sizes": ablation_details(steps, label, field.steps),
+        "step_sizes": ablation_details(steps, label, curves.steps),
         "passes": {"forward": curve.forwards, "backward": curve.backwards},
-        "step_size_search": field.search._asdict(),
-        "stopped": _stop_details(field, label),
+        "step_size_search": curves.search._asdict(),
+        "stopped": _stop_details(curves, label),
     }
 
 
@@ -207,31 +207,31 @@ def _shown_curves(curve: Curve, label: str) -> dict[str, object]:
     return found if short else found | {"curves_in": f"arrays.npz, rcd/{label}/forget/"}
 
 
-def _floor_details(field: Field, one: Relearnt) -> dict[str, object]:
-    fit = field.floors.fits.get((one.candidate.label, "forget"))
-    found: dict[str, object] = {"value": one.floor, "kind": field.floors.text.split(" ")[0]}
+def _floor_details(curves: RcdCurves, one: ModelCurves) -> dict[str, object]:
+    fit = curves.floors.fits.get((one.candidate.label, "forget"))
+    found: dict[str, object] = {"value": one.floor, "kind": curves.floors.text.split(" ")[0]}
     return found | ({} if fit is None else
                     {"converged": fit.converged, "gradient_norm": fit.gradient_norm, "passes": fit.passes})  # fmt: skip
 
 
-def _stop_details(field: Field, label: str) -> dict[str, object] | None:
+def _stop_details(curves: RcdCurves, label: str) -> dict[str, object] | None:
     """Return when each of a candidate's curves was ready, where K was theirs to choose."""
-    if not field.stops:
+    if not curves.stops:
         return None
     ready = {
         planned.kind: at
-        for planned, at in zip(field.planned, field.stops, strict=True)
+        for planned, at in zip(curves.planned, curves.stops, strict=True)
         if planned.candidate.label == label
     }
-    settings = field.settings
-    return {"tolerance": settings.tolerance, "ready_at": ready, "steps": field.steps, "max_steps": settings.max_steps,
-            "saved": settings.max_steps - field.steps}  # fmt: skip
+    settings = curves.settings
+    return {"tolerance": settings.tolerance, "ready_at": ready, "steps": curves.steps, "max_steps": settings.max_steps,
+            "saved": settings.max_steps - curves.steps}  # fmt: skip
 
 
-def _ratio(field: Field, one: Relearnt) -> Measurement:
+def _ratio(curves: RcdCurves, one: ModelCurves) -> Measurement:
     """Return RCD_K(forget) / RCD_K(unseen twin), same model, same step, plain losses, floor zero."""
     label, value = one.candidate.label, one.ratio
-    levels = {other.candidate.label: other.ratio for other in field.references(one) if other.ratio}
+    levels = {other.candidate.label: other.ratio for other in curves.references(one) if other.ratio}
     twin = "; twin matched on difficulty" if one.matched else ""
     return Measurement(
         name="rcd.ratio_to_unseen",
@@ -242,21 +242,21 @@ def _ratio(field: Field, one: Relearnt) -> Measurement:
         unit="ratio",
         direction="compare to retrained",
         n=len(one.paired.areas),
-        interval=_ratio_interval(field, one),
+        interval=_ratio_interval(curves, one),
         reference=reference_of(list(levels.values())),
-        method=field.method("zero") + twin,
+        method=curves.method("zero") + twin,
         details={
             **_heavy_tails(one),
             "quicker_than_unseen": _quicker(one),
             "error_version": _error_ratio(one),
-            "difference": _ratio_difference(field, one, levels),
+            "difference": _ratio_difference(curves, one, levels),
             "status_unseen": status(one.unseen),
             "matching": _matching_details(one),
         },
     )
 
 
-def _heavy_tails(one: Relearnt) -> dict[str, object]:
+def _heavy_tails(one: ModelCurves) -> dict[str, object]:
     """Say what a few hard examples carry, and what the ratio is without them."""
     whole = one.ratio is not None
     return {
@@ -269,7 +269,7 @@ def _heavy_tails(one: Relearnt) -> dict[str, object]:
 SURE = 0.999  # level at which a retrained model's own relearning puts it in doubt
 
 
-def _quicker(one: Relearnt) -> dict[str, float] | None:
+def _quicker(one: ModelCurves) -> dict[str, float] | None:
     """Return how often a forget example's area is smaller than an unseen one's, 1/2 for one that saw neither.
 
     Ranks do not mind the few hard examples that may carry the sums.
@@ -283,40 +283,40 @@ def _quicker(one: Relearnt) -> dict[str, float] | None:
     return {"value": value, "low": bounds.low, "high": bounds.high, "level": SURE}
 
 
-def _matching_details(one: Relearnt) -> dict[str, object] | None:
+def _matching_details(one: ModelCurves) -> dict[str, object] | None:
     """Return how close partners are in loss, and under which models."""
     found = one.matched
     if found is None:
         return None
-    return {"under": list(found.judges), "mean_loss_distance": found.distance,
+    return {"under": list(found.reference_models), "mean_loss_distance": found.distance,
             "mean_loss_distance_of_random_twin": found.random_distance}  # fmt: skip
 
 
-def _error_ratio(one: Relearnt) -> float | None:
+def _error_ratio(one: ModelCurves) -> float | None:
     """Return the same ratio of sums of errors."""
     if one.ratio is None or not one.unseen.error.sum() > 0:
         return None
     return float(one.paired.error.sum() / one.unseen.error.sum())
 
 
-def _why_no_ratio(one: Relearnt) -> str:
+def _why_no_ratio(one: ModelCurves) -> str:
     for name, curve in (("forget set", one.paired), ("unseen twin", one.unseen)):
         if curve.diverged_at is not None:
             return f"relearning the {name} {status(curve)}"
     return "the area under the unseen twin's curve is zero"
 
 
-def _ratio_interval(field: Field, one: Relearnt) -> Interval | None:
-    bounds = metrics.ratio_interval(one.paired.areas, one.unseen.areas, **resampling(field)) if one.ratio else None
+def _ratio_interval(curves: RcdCurves, one: ModelCurves) -> Interval | None:
+    bounds = metrics.ratio_interval(one.paired.areas, one.unseen.areas, **resampling(curves)) if one.ratio else None
     if bounds is None:
         return None
     method = metrics.skewed_method(len(one.paired.areas), len(one.unseen.areas))
     return Interval(low=bounds.low, high=bounds.high, method=f"{method}, both sets")
 
 
-def _ratio_difference(field: Field, one: Relearnt, levels: Mapping[str, float]) -> dict[str, object] | None:
+def _ratio_difference(curves: RcdCurves, one: ModelCurves, levels: Mapping[str, float]) -> dict[str, object] | None:
     """Compare log ratios with the retrained models': paired over examples, plus the spread of their seeds."""
-    others = [other for other in field.references(one) if other.candidate.label in levels]
+    others = [other for other in curves.references(one) if other.candidate.label in levels]
     if not one.ratio or len(others) < 2 or min(len(one.paired.areas), len(one.unseen.areas)) < 2:
         return None
     # d log(ratio) is the area's share of its set's mean, with the twin's against it.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.rcd.curves import Field, Relearnt
+from unlearn_audit.audit.rcd.curves import ModelCurves, RcdCurves
 from unlearn_audit.audit.reference import NO_RETRAINED, compared, difference_details, reference_of
 from unlearn_audit.engine import derive_seed
 from unlearn_audit.relearning import Curve, status
@@ -37,40 +37,40 @@ class Found(NamedTuple):
     reason: str | None = None
 
 
-def scaled(field: Field, one: Relearnt) -> Measurement:
+def scaled(curves: RcdCurves, one: ModelCurves) -> Measurement:
     """Return `rcd.scaled`: step size x RCD_K, comparable between step sizes at equal step x K.
 
     As the step size goes to 0 at fixed step x K it approaches the area under the curve of gradient flow.
     """
-    step, adam = field.step_size, field.settings.optimizer == "adam"
+    step, adam = curves.step_size, curves.settings.optimizer == "adam"
     why = "Adam's steps have no length in units of the gradient" if adam else "the step size follows the curvature"
     factor = None if adam or step == "lambda" else float(step)
 
-    def value_of(other: Relearnt) -> Found:
+    def value_of(other: ModelCurves) -> Found:
         if other.raw is None:
             return Found(None, status(other.forget))
         return Found(other.raw * factor) if factor is not None else Found(None, why)
 
-    interval = area_interval(field, one, factor=factor) if factor is not None else None
+    interval = area_interval(curves, one, factor=factor) if factor is not None else None
     return _measurement(
-        field, one, "rcd.scaled", value_of, unit="nats x step size x steps", interval=interval,
-        method=f"{field.method()}; times the step size; compare at equal step x K"
-        + (f" = {factor * field.steps:.4g}" if factor is not None else ""),
+        curves, one, "rcd.scaled", value_of, unit="nats x step size x steps", interval=interval,
+        method=f"{curves.method()}; times the step size; compare at equal step x K"
+        + (f" = {factor * curves.steps:.4g}" if factor is not None else ""),
         details={
-            "step_times_steps": None if factor is None else factor * field.steps,
+            "step_times_steps": None if factor is None else factor * curves.steps,
             "error_version": None if factor is None or one.error_sum is None else factor * one.error_sum,
         },
     )  # fmt: skip
 
 
-def area_interval(field: Field, one: Relearnt, *, factor: float = 1.0) -> Interval | None:
+def area_interval(curves: RcdCurves, one: ModelCurves, *, factor: float = 1.0) -> Interval | None:
     """Return the interval of `factor` x RCD_K over examples drawn from the same source as the forget set.
 
     The floor and a decay of the weights are no matter of the examples: they shift the interval of the areas' mean. The
     sum over a floor that no curve goes below cannot be negative, nor can its interval.
     """
     areas = one.forget.areas
-    bounds = metrics.mean_interval(areas, **resampling(field)) if one.raw is not None else None
+    bounds = metrics.mean_interval(areas, **resampling(curves)) if one.raw is not None else None
     if one.raw is None or bounds is None:
         return None
     shift, least = one.raw - float(areas.mean()), 0.0 if one.raw >= 0 and one.floor >= 0 else -math.inf
@@ -78,19 +78,19 @@ def area_interval(field: Field, one: Relearnt, *, factor: float = 1.0) -> Interv
     return Interval(low=low, high=high, method=metrics.skewed_method(len(areas)))
 
 
-def resampling(field: Field) -> dict[str, int]:
+def resampling(curves: RcdCurves) -> dict[str, int]:
     """Return the seed and the number of resamples of every interval over examples."""
-    return {"seed": derive_seed(field.bench.config.seed, "bootstrap"), "resamples": field.settings.resamples}
+    return {"seed": derive_seed(curves.context.config.seed, "bootstrap"), "resamples": curves.settings.resamples}
 
 
-def normalised(field: Field, one: Relearnt) -> Measurement:
+def normalised(curves: RcdCurves, one: ModelCurves) -> Measurement:
     """Return `rcd.normalised`: RCD_K / ((K + 1) x initial excess), 1 for a curve that does not move.
 
     It takes out how high a loss begins and leaves the shape of its fall.
     """
     return _measurement(
-        field, one, "rcd.normalised", _normalised, unit="ratio", interval=_normalised_interval(field, one),
-        method=f"{field.method()}; divided by (K + 1) x initial excess; higher for a model that fits the set already, "
+        curves, one, "rcd.normalised", _normalised, unit="ratio", interval=_normalised_interval(curves, one),
+        method=f"{curves.method()}; divided by (K + 1) x initial excess; higher for a model that fits the set already, "
         "whose small excess has little left to fall",
         details={
             "initial_excess": None if one.diverged else float(one.phi[0] - one.floor),
@@ -99,7 +99,7 @@ def normalised(field: Field, one: Relearnt) -> Measurement:
     )  # fmt: skip
 
 
-def _normalised(one: Relearnt) -> Found:
+def _normalised(one: ModelCurves) -> Found:
     if one.raw is None:
         return Found(None, status(one.forget))
     excess = float(one.phi[0] - one.floor)
@@ -114,25 +114,25 @@ def _normalised_error(curve: Curve) -> float | None:
     return float(curve.error.mean() / curve.error[0])
 
 
-def _normalised_interval(field: Field, one: Relearnt) -> Interval | None:
+def _normalised_interval(curves: RcdCurves, one: ModelCurves) -> Interval | None:
     """Return the interval over examples of the ratio of the mean area and the mean first loss, floors taken off."""
     if _normalised(one).value is None or one.raw is None:
         return None
     areas, first, excess = one.forget.areas, one.forget.first_losses, float(one.phi[0] - one.floor)
     above = areas + (one.raw - float(areas.mean()))
     below = len(one.phi) * (first + (excess - float(first.mean())))
-    bounds = metrics.paired_ratio_interval(above, below, **resampling(field))
+    bounds = metrics.paired_ratio_interval(above, below, **resampling(curves))
     if bounds is None:
         return None
     return Interval(low=bounds.low, high=bounds.high, method=metrics.skewed_method(len(areas)))
 
 
-def ratio_to_retrained(field: Field, one: Relearnt) -> Measurement:
+def ratio_to_retrained(curves: RcdCurves, one: ModelCurves) -> Measurement:
     """Return `rcd.ratio_to_retrained`: RCD_K / geometric mean RCD_K of the retrained models.
 
     The geometric mean is that of the interval, which is one of log ratios: both speak of the same number.
     """
-    others = field.references(one)
+    others = curves.references(one)
     levels = [other.raw for other in others if other.raw is not None]
     mean = _geometric_mean(levels)
     found = _to_retrained(one, others, levels, mean)
@@ -144,9 +144,9 @@ def ratio_to_retrained(field: Field, one: Relearnt) -> Measurement:
         interval = Interval(low=low, high=high, method=method) if math.isfinite(high) else None
     spread = metrics.mean_and_spread([level / mean for level in levels])[1] if mean else None
     return _measurement(
-        field, one, "rcd.ratio_to_retrained", lambda _: found, unit="ratio", interval=interval,
+        curves, one, "rcd.ratio_to_retrained", lambda _: found, unit="ratio", interval=interval,
         reference=Reference(role="retrained", value=1.0, spread=spread, n=len(levels)) if mean else None,
-        method=f"{field.method()}; divided by the retrained models' geometric mean",
+        method=f"{curves.method()}; divided by the retrained models' geometric mean",
         details={
             "retrained": {other.candidate.label: other.raw for other in others},
             "difference": difference_details(difference, "log ratio"),
@@ -160,7 +160,9 @@ def _geometric_mean(levels: Sequence[float]) -> float | None:
     return math.exp(float(np.mean(np.log(levels)))) if levels and min(levels) > 0 else None
 
 
-def _to_retrained(one: Relearnt, others: Sequence[Relearnt], levels: Sequence[float], mean: float | None) -> Found:
+def _to_retrained(
+    one: ModelCurves, others: Sequence[ModelCurves], levels: Sequence[float], mean: float | None
+) -> Found:
     if one.raw is None:
         return Found(None, status(one.forget))
     if not others:
@@ -170,7 +172,7 @@ def _to_retrained(one: Relearnt, others: Sequence[Relearnt], levels: Sequence[fl
     return Found(one.raw / mean) if mean else Found(None, "a retrained model's sum is not above the floor")
 
 
-def _log_difference(one: Relearnt, others: Sequence[Relearnt]) -> metrics.Difference | None:
+def _log_difference(one: ModelCurves, others: Sequence[ModelCurves]) -> metrics.Difference | None:
     """Compare log sums with the retrained models'; None where a sum is not positive or there are too few."""
     sums = [other.raw or 0.0 for other in (one, *others)]
     if min(sums) <= 0 or len(one.forget.areas) < 2:
@@ -182,7 +184,7 @@ def _log_difference(one: Relearnt, others: Sequence[Relearnt]) -> metrics.Differ
     return compared(logs[0], logs[1:], [(shares[0], np.stack(shares[1:]))])  # d log(sum) is the area's share of it
 
 
-def _error_to_retrained(one: Relearnt, others: Sequence[Relearnt]) -> float | None:
+def _error_to_retrained(one: ModelCurves, others: Sequence[ModelCurves]) -> float | None:
     mean = _geometric_mean([other.error_sum for other in others if other.error_sum is not None])
     return None if one.error_sum is None or mean is None else one.error_sum / mean
 
@@ -198,18 +200,18 @@ def headline_accuracy(accuracies: Sequence[float]) -> float:
     return 0.9 if 0.9 in accuracies else max(accuracies)
 
 
-def steps_to_relearn(field: Field, one: Relearnt) -> Measurement:
+def steps_to_relearn(curves: RcdCurves, one: ModelCurves) -> Measurement:
     """Return `rcd.steps_to_relearn`: steps until the measured set's accuracy is back at given levels."""
-    accuracies = sorted(field.settings.accuracies)
+    accuracies = sorted(curves.settings.accuracies)
     chosen = headline_accuracy(accuracies)
 
-    def value_of(other: Relearnt) -> Found:
+    def value_of(other: ModelCurves) -> Found:
         return _steps(other.forget, chosen, f"accuracy {chosen:g}")
 
-    others = field.references(one)
+    others = curves.references(one)
     return _measurement(
-        field, one, "rcd.steps_to_relearn", value_of, unit="steps", whole=True,
-        method=f"{field.method()}; first step at which accuracy on the measured set is at least {chosen:g}",
+        curves, one, "rcd.steps_to_relearn", value_of, unit="steps", whole=True,
+        method=f"{curves.method()}; first step at which accuracy on the measured set is at least {chosen:g}",
         details={
             "accuracy": chosen,
             "accuracy_at_the_end": None if one.diverged else float(1 - one.forget.error[-1]),
@@ -228,22 +230,22 @@ def _steps(curve: Curve, accuracy: float, name: str) -> Found:
     return Found(float(steps))
 
 
-def anamnesis_index(field: Field, one: Relearnt) -> Measurement:
+def anamnesis_index(curves: RcdCurves, one: ModelCurves) -> Measurement:
     """Return `rcd.anamnesis_index`: steps to the original's accuracy / mean steps of the retrained models.
 
     Near 1 is what a retrained model shows, far below 1 says that something is left, far above 1 that the model was
     driven away from the data (Chundawat et al. 2023, arXiv 2201.05629).
     """
-    found, target = _anamnesis(field, one)
-    others = field.references(one)
+    found, target = _anamnesis(curves, one)
+    others = curves.references(one)
     known = [_steps(other.forget, target, "").value for other in others] if target is not None else []
     steps = [step for step in known if step is not None]
     mean = float(np.mean(steps)) if steps else 0.0
     whole = len(steps) == len(others) and mean > 0
     return _measurement(
-        field, one, "rcd.anamnesis_index", lambda _: found, unit="ratio",
+        curves, one, "rcd.anamnesis_index", lambda _: found, unit="ratio",
         reference=reference_of([step / mean for step in steps]) if whole else None,
-        method=f"{field.method()}; steps to within {WITHIN:.0%} of the original's forget accuracy, divided by the "
+        method=f"{curves.method()}; steps to within {WITHIN:.0%} of the original's forget accuracy, divided by the "
         "retrained models' mean",
         details={
             "target_accuracy": target,
@@ -253,13 +255,13 @@ def anamnesis_index(field: Field, one: Relearnt) -> Measurement:
     )  # fmt: skip
 
 
-def _anamnesis(field: Field, one: Relearnt) -> tuple[Found, float | None]:
+def _anamnesis(curves: RcdCurves, one: ModelCurves) -> tuple[Found, float | None]:
     """Return the index, and the accuracy that counts as relearned."""
-    original = next((other for other in field.taken if other.candidate.role == "original"), None)
+    original = next((other for other in curves.taken if other.candidate.role == "original"), None)
     if original is None or not len(original.forget.error):
         return Found(None, "no original model to take the accuracy from was given"), None
     target = float((1 - WITHIN) * (1 - original.forget.error[0]))
-    others = field.references(one)
+    others = curves.references(one)
     if not others:
         return Found(None, NO_RETRAINED), target
     name = f"the original's accuracy (within {WITHIN:.0%}: {target:.3g})"
@@ -278,10 +280,10 @@ def _anamnesis(field: Field, one: Relearnt) -> tuple[Found, float | None]:
 
 
 def _measurement(
-    field: Field,
-    one: Relearnt,
+    curves: RcdCurves,
+    one: ModelCurves,
     name: str,
-    value_of: Callable[[Relearnt], Found],
+    value_of: Callable[[ModelCurves], Found],
     *,
     unit: str,
     method: str,
@@ -296,7 +298,7 @@ def _measurement(
     """
     found = value_of(one)
     if reference is None and name not in ("rcd.ratio_to_retrained", "rcd.anamnesis_index"):
-        levels = [value_of(other).value for other in field.references(one)]
+        levels = [value_of(other).value for other in curves.references(one)]
         known = [level for level in levels if level is not None]
         reference = reference_of(known) if not whole or len(known) == len(levels) else None
     return Measurement(

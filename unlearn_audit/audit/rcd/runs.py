@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.controls import random_control
 from unlearn_audit.audit.rcd.matched_twin import Matched, matched_twin
 from unlearn_audit.config import RcdSettings
@@ -20,8 +20,8 @@ from unlearn_audit.training import crop_and_flip
 
 __all__ = [
     "Kind",
-    "Part",
-    "Planned",
+    "RelearnSplit",
+    "RelearnPlan",
     "algorithm_of",
     "algorithm_text",
     "candidates_of",
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-class Planned(NamedTuple):
+class RelearnPlan(NamedTuple):
     """One trajectory to take: of whom, on what ("paired" is the part of the forget set that has a twin).
 
     `indices` are those of the measured examples, into the training set, or into the test set for the twin.
@@ -51,7 +51,7 @@ class Planned(NamedTuple):
         return curve.objective if self.run.measured is None else curve.loss
 
 
-class Part(NamedTuple):
+class RelearnSplit(NamedTuple):
     """What of a set is relearned, and what is measured: None for the same, with the measured examples' indices."""
 
     relearned: Examples
@@ -86,7 +86,7 @@ def check_request(settings: RcdSettings) -> None:
             raise UsageError(text)
 
 
-def algorithm_of(bench: Bench, settings: RcdSettings) -> Algorithm:
+def algorithm_of(context: AuditContext, settings: RcdSettings) -> Algorithm:
     """Return the relearning algorithm that was asked for."""
     return Algorithm(
         optimizer=settings.optimizer,
@@ -95,7 +95,7 @@ def algorithm_of(bench: Bench, settings: RcdSettings) -> Algorithm:
         minibatch=settings.minibatch,
         bn=settings.bn,
         augment=crop_and_flip if settings.augment else None,
-        seed=derive_seed(bench.config.seed, "relearning"),
+        seed=derive_seed(context.config.seed, "relearning"),
     )
 
 
@@ -113,12 +113,12 @@ def algorithm_text(settings: RcdSettings) -> str:
     return ", ".join(parts)
 
 
-def candidates_of(bench: Bench, settings: RcdSettings) -> tuple[Candidate, ...]:
+def candidates_of(context: AuditContext, settings: RcdSettings) -> tuple[Candidate, ...]:
     """Return the subjects, and the control where it is wanted."""
-    return (*bench.subjects, random_control(bench)) if settings.controls else bench.subjects
+    return (*context.subjects, random_control(context)) if settings.controls else context.subjects
 
 
-def matched_twins(bench: Bench, candidates: Sequence[Candidate]) -> dict[str, Matched]:
+def matched_twins(context: AuditContext, candidates: Sequence[Candidate]) -> dict[str, Matched]:
     """Return each candidate's twin matched on difficulty, by label.
 
     A retrained model is matched under the other ones: under itself the two losses would be equal by construction.
@@ -126,24 +126,24 @@ def matched_twins(bench: Bench, candidates: Sequence[Candidate]) -> dict[str, Ma
     Raises:
         UsageError: there is no retrained model.
     """
-    retrained = bench.with_role("retrained")
+    retrained = context.with_role("retrained")
     if not retrained:
         raise UsageError("--match-difficulty needs a model that saw neither set; add one with --retrained CKPT")
     made: dict[tuple[str, ...], Matched] = {}
     found = {}
     for candidate in candidates:
-        judges = bench.references(candidate) or retrained
-        key = tuple(judge.label for judge in judges)
-        made[key] = made.get(key) or matched_twin(bench, judges)
+        reference_models = context.references(candidate) or retrained
+        key = tuple(judge.label for judge in reference_models)
+        made[key] = made.get(key) or matched_twin(context, reference_models)
         found[candidate.label] = made[key]
-    random = bench.splits.unseen.unseen
+    random = context.splits.unseen.unseen
     if all(np.array_equal(np.sort(one.twin.unseen), np.sort(random)) for one in found.values()):
-        bench.limitations.append(
+        context.limitations.append(
             "--match-difficulty had no choice: every held-out example of the forget set's classes is in the twin "
             "anyway; more held-out examples, or a --sample of the forget set, would give it one"
         )
     if len(retrained) == 1:
-        bench.limitations.append(
+        context.limitations.append(
             f"{retrained[0].label} is the only retrained model: its own twin is matched under itself, which draws its "
             "ratio to 1 by construction"
         )
@@ -151,12 +151,12 @@ def matched_twins(bench: Bench, candidates: Sequence[Candidate]) -> dict[str, Ma
 
 
 def plan(
-    bench: Bench, settings: RcdSettings, candidates: Sequence[Candidate], twins: dict[str, Matched]
-) -> tuple[Planned, ...]:
+    context: AuditContext, settings: RcdSettings, candidates: Sequence[Candidate], twins: dict[str, Matched]
+) -> tuple[RelearnPlan, ...]:
     """Return the trajectories: every candidate's forget set, its paired part where they differ, and its unseen twin.
 
     Args:
-        bench: the models and the sets.
+        context: the models and the sets.
         settings: scope, weight decay and the fraction that is relearned.
         candidates: who relearns.
         twins: those matched on difficulty, by label; a candidate without one takes the random twin.
@@ -164,30 +164,30 @@ def plan(
     Raises:
         UsageError: the fraction relearns nothing or leaves nothing to measure.
     """
-    chosen = _chosen(bench, settings.relearn)
+    chosen = _chosen(context, settings.relearn)
     return tuple(
-        Planned(candidate, kind, _run(bench, settings, candidate, part), part.indices)
+        RelearnPlan(candidate, kind, _run(context, settings, candidate, part), part.indices)
         for candidate in candidates
-        for kind, part in _parts(bench, chosen, twins.get(candidate.label))
+        for kind, part in _parts(context, chosen, twins.get(candidate.label))
     )
 
 
-def _run(bench: Bench, settings: RcdSettings, candidate: Candidate, part: Part) -> Run:
+def _run(context: AuditContext, settings: RcdSettings, candidate: Candidate, part: RelearnSplit) -> Run:
     run = Run(candidate.model, part.relearned, candidate.transform, measured=part.measured)
-    return scoped(run, settings.scope, compute=bench.compute, weight_decay=settings.weight_decay)
+    return scoped(run, settings.scope, compute=context.compute, weight_decay=settings.weight_decay)
 
 
-def _chosen(bench: Bench, fraction: float) -> Integers | None:
+def _chosen(context: AuditContext, fraction: float) -> Integers | None:
     """Return the training indices that are relearned, seeded; None for all of them."""
-    measured = bench.splits.measured
+    measured = context.splits.measured
     if fraction == 1:
         return None
     count = round(fraction * len(measured))
     if not 0 < count < len(measured):
         what = "leaves nothing to measure" if count else "relearns nothing"
         raise UsageError(f"--relearn {fraction:g} of {len(measured)} forget examples {what}; use another fraction")
-    found = np.sort(generator("relearned part", bench.config.seed).choice(measured, count, replace=False))
-    paired = np.isin(bench.splits.unseen.forget, found)
+    found = np.sort(generator("relearned part", context.config.seed).choice(measured, count, replace=False))
+    paired = np.isin(context.splits.unseen.forget, found)
     if paired.all() or not paired.any():
         raise UsageError(
             f"--relearn {fraction:g}: {int(paired.sum())} of {len(paired)} pairs with the twin would be relearned; "
@@ -196,9 +196,11 @@ def _chosen(bench: Bench, fraction: float) -> Integers | None:
     return found
 
 
-def _parts(bench: Bench, chosen: Integers | None, matched: Matched | None) -> Iterator[tuple[Kind, Part]]:
+def _parts(
+    context: AuditContext, chosen: Integers | None, matched: Matched | None
+) -> Iterator[tuple[Kind, RelearnSplit]]:
     """Yield what one candidate relearns; forget examples and their twins are parted in the same way."""
-    splits = bench.splits
+    splits = context.splits
     twin = matched.twin if matched else splits.unseen
     yield "forget", _part(splits.measured_examples, splits.measured, chosen)
     if not splits.unseen.complete:
@@ -206,11 +208,11 @@ def _parts(bench: Bench, chosen: Integers | None, matched: Matched | None) -> It
     yield "unseen", _part(twin.examples, twin.forget, chosen, twin.unseen)
 
 
-def _part(examples: Examples, members: Integers, chosen: Integers | None, own: Integers | None = None) -> Part:
-    """Part a set by its (partners') training indices; `own` are the indices of examples that are held-out ones."""
+def _part(examples: Examples, members: Integers, chosen: Integers | None, own: Integers | None = None) -> RelearnSplit:
+    """Split a set by its (partners') training indices; `own` are the indices of examples that are held-out ones."""
     indices = members if own is None else own
     if chosen is None:
-        return Part(examples, None, indices)
+        return RelearnSplit(examples, None, indices)
     inside = np.isin(members, chosen)
     rest = np.flatnonzero(~inside)
-    return Part(examples.subset(np.flatnonzero(inside)), examples.subset(rest), indices[rest])
+    return RelearnSplit(examples.subset(np.flatnonzero(inside)), examples.subset(rest), indices[rest])

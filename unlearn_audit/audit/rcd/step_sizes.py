@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from unlearn_audit import relearning
-from unlearn_audit.audit.rcd.curves import Field
+from unlearn_audit.audit.rcd.curves import RcdCurves
 from unlearn_audit.audit.rcd.rankings import Agreement, agreement
 from unlearn_audit.audit.rcd.runs import algorithm_of
 from unlearn_audit.relearning import HARDLY_MOVED, Curve, status
@@ -21,46 +21,51 @@ class Ablation(NamedTuple):
     tau: Agreement
 
 
-def ablations(field: Field) -> tuple[Ablation, ...]:
+def ablations(rcd_curves: RcdCurves) -> tuple[Ablation, ...]:
     """Relearn the forget set under every step size that was asked for; empty when there is only one.
 
-    The first one's curves are those of the field. Rankings are of the subjects; controls are left out, since a random
+    The first one's curves are `rcd_curves` themselves. Rankings are of the subjects; controls are left out, since a
+    random
     initialisation stands far from all of them and would make any two rankings agree.
     """
-    asked = field.settings.step_size
+    asked = rcd_curves.settings.step_size
     if not isinstance(asked, tuple):
         return ()
-    subjects = [one.candidate.label for one in field.taken if one.candidate.role != "control"]
-    first: dict[str, float | None] = {one.candidate.label: one.raw for one in field.taken}
+    subjects = [one.candidate.label for one in rcd_curves.taken if one.candidate.role != "control"]
+    first: dict[str, float | None] = {one.candidate.label: one.raw for one in rcd_curves.taken}
     found = []
     for index, step_size in enumerate(asked):
-        curves = {one.candidate.label: one.forget for one in field.taken} if index == 0 else _curves(field, step_size)
-        sums = first if index == 0 else _sums(field, curves)
+        curves = (
+            {one.candidate.label: one.forget for one in rcd_curves.taken}
+            if index == 0
+            else _curves(rcd_curves, step_size)
+        )
+        sums = first if index == 0 else _sums(rcd_curves, curves)
         tau = agreement([first[label] for label in subjects], [sums[label] for label in subjects])
         found.append(Ablation(step_size, sums, curves, tau))
     return tuple(found)
 
 
-def _curves(field: Field, step_size: float) -> dict[str, Curve]:
+def _curves(rcd_curves: RcdCurves, step_size: float) -> dict[str, Curve]:
     """Relearn every candidate's forget set at another step size, with the same K."""
-    planned = [one for one in field.planned if one.kind == "forget"]
+    planned = [one for one in rcd_curves.planned if one.kind == "forget"]
     relearned = relearning.relearn_all(
         [one.run for one in planned],
-        steps=field.steps,
+        steps=rcd_curves.steps,
         step_size=step_size,
-        algorithm=algorithm_of(field.bench, field.settings),
-        compute=field.bench.compute,
-        progress=field.bench.progress,
+        algorithm=algorithm_of(rcd_curves.context, rcd_curves.settings),
+        compute=rcd_curves.context.compute,
+        progress=rcd_curves.context.progress,
     )
     return {one.candidate.label: curve for one, curve in zip(planned, relearned.curves, strict=True)}
 
 
-def _sums(field: Field, curves: Mapping[str, Curve]) -> dict[str, float | None]:
+def _sums(rcd_curves: RcdCurves, curves: Mapping[str, Curve]) -> dict[str, float | None]:
     """Return the sums over the floors of the first step size, so that all of them are over the same ones."""
     found: dict[str, float | None] = {}
-    for one in (planned for planned in field.planned if planned.kind == "forget"):
+    for one in (planned for planned in rcd_curves.planned if planned.kind == "forget"):
         label = one.candidate.label
-        curve, floor = curves[label], field.floors.of(label, "forget")
+        curve, floor = curves[label], rcd_curves.floors.of(label, "forget")
         found[label] = None if curve.diverged_at is not None else float((one.summed(curve) - floor).sum())
     return found
 

@@ -2,30 +2,30 @@
 
 from collections.abc import Mapping
 
-from unlearn_audit.audit.rcd.curves import Field
+from unlearn_audit.audit.rcd.curves import RcdCurves
 from unlearn_audit.relearning import HARDLY_MOVED, hardly_moved
 
 __all__ = ["relearning_doubts"]
 
 
-def relearning_doubts(field: Field) -> Mapping[str, list[str]]:
+def relearning_doubts(curves: RcdCurves) -> Mapping[str, list[str]]:
     """Return why RCD says little of a subject: its own loss hardly falls, or that of no other subject does.
 
     A step size that suits one model alone makes every other one's RCD a multiple of its initial loss, and a comparison
     between them one of losses. A loss that begins near zero has nothing to fall, and is left out.
 
     Args:
-        field: all curves, taken at one step size.
+        curves: all curves, taken at one step size.
 
     Returns:
         Sentences by label; empty where no step was taken, which is said elsewhere.
     """
-    subjects = [one for one in field.taken if one.candidate.role != "control"]
-    if field.steps == 0:
+    subjects = [one for one in curves.taken if one.candidate.role != "control"]
+    if curves.steps == 0:
         return {}
     still = [one.candidate.label for one in subjects if hardly_moved(one.forget)]
-    step = field.step_size if isinstance(field.step_size, str) else f"{field.step_size:.4g}"
-    at = f"at step size {step} and K = {field.steps}"
+    step = curves.step_size if isinstance(curves.step_size, str) else f"{curves.step_size:.4g}"
+    at = f"at step size {step} and K = {curves.steps}"
     found: dict[str, list[str]] = {
         label: [
             f"{label}: {at} its loss on the forget set falls by less than 5 %: its RCD is essentially (K + 1) x "
@@ -38,7 +38,7 @@ def relearning_doubts(field: Field) -> Mapping[str, list[str]]:
         found[moving[0]] = [f"{moving[0]}: {at} it is the only subject whose loss moves: RCD compares it with nobody"]
     for one in subjects:
         label = one.candidate.label
-        if label in field.search.left_behind:
+        if label in curves.search.left_behind:
             found.setdefault(label, []).append(f"{label}: {at}, which was chosen without it, since it is far too sharp")
         elif not one.diverged and one.forget.loss[-1] > (1 + HARDLY_MOVED) * one.forget.loss[0]:
             found.setdefault(label, []).append(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from unlearn_audit import relearning
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.reference import reference_of
 from unlearn_audit.audit.truncation.reference_runs import Judged, LongRuns, of_the_sum, take_long_runs
 from unlearn_audit.config import TruncationSettings
@@ -19,7 +19,7 @@ POINTS = 400  # of the excess, kept for the picture
 BRACKET = "fastest and slowest decay in the last third, less its slowing down; not a sampling interval"
 
 
-def measure_truncation(bench: Bench, settings: TruncationSettings) -> Iterator[Measurement]:
+def measure_truncation(context: AuditContext, settings: TruncationSettings) -> Iterator[Measurement]:
     """Yield verdict, rate, half-life, relative error at K and the K for 1 % of every subject.
 
     How to relearn is said in the section `rcd`; the trajectory goes on to `reference_steps`.
@@ -27,8 +27,8 @@ def measure_truncation(bench: Bench, settings: TruncationSettings) -> Iterator[M
     Raises:
         UsageError: the request contradicts itself.
     """
-    taken = take_long_runs(bench, settings)
-    bench.limitations += taken.warnings()
+    taken = take_long_runs(context, settings)
+    context.limitations += taken.warnings()
     for one in taken.judged:
         yield _verdict(taken, one)
         yield _rate(taken, one)

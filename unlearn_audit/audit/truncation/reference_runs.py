@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from unlearn_audit import relearning
-from unlearn_audit.audit.context import Bench
+from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.common_step import left_behind
 from unlearn_audit.audit.rcd.runs import algorithm_of, algorithm_text, check_request
 from unlearn_audit.config import RcdSettings, TruncationSettings
 from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.relearning import Certificate, Curve, Floor, Precision, Relearned, Run, Truncation
+from unlearn_audit.relearning import Certificate, Curve, CurveSet, Floor, Precision, Run, Truncation
 
 __all__ = ["Judged", "LongRuns", "of_the_sum", "take_long_runs"]
 
@@ -77,9 +77,9 @@ class Judged:
 class LongRuns:
     """All subjects' trajectories: what one is compared with, how they were taken, the K in use, and RCD's step."""
 
-    bench: Bench
+    context: AuditContext
     judged: tuple[Judged, ...]
-    relearned: Relearned
+    relearned: CurveSet
     steps: int | None
     reference_steps: int
     method: str
@@ -107,11 +107,11 @@ class LongRuns:
 
     def references(self, one: Judged) -> list[Judged]:
         """Return the retrained models' trajectories, without the candidate's own."""
-        labels = {candidate.label for candidate in self.bench.references(one.candidate)}
+        labels = {candidate.label for candidate in self.context.references(one.candidate)}
         return [other for other in self.judged if other.candidate.label in labels]
 
 
-def take_long_runs(bench: Bench, settings: TruncationSettings) -> LongRuns:
+def take_long_runs(context: AuditContext, settings: TruncationSettings) -> LongRuns:
     """Take every subject's trajectory at one common step size, settle its floor, and judge it.
 
     How to relearn is said in the section `rcd`.
@@ -119,43 +119,45 @@ def take_long_runs(bench: Bench, settings: TruncationSettings) -> LongRuns:
     Raises:
         UsageError: the request contradicts itself.
     """
-    rcd = bench.config.rcd or RcdSettings()
+    rcd = context.config.rcd or RcdSettings()
     steps, reference_steps = _lengths(rcd, settings)
     _check(rcd, settings)
     own = settings.step_size
-    runs = [_run(bench, rcd, candidate) for candidate in bench.subjects]
+    runs = [_run(context, rcd, candidate) for candidate in context.subjects]
     relearned = relearning.relearn_all(
         runs,
         steps=reference_steps,
         step_size=own or ("auto" if isinstance(rcd.step_size, tuple) else rcd.step_size),
-        start=bench.start if own is None else None,
-        owners=[candidate.label for candidate in bench.subjects],
-        algorithm=algorithm_of(bench, rcd),
-        compute=bench.compute,
+        start=context.start if own is None else None,
+        owners=[candidate.label for candidate in context.subjects],
+        algorithm=algorithm_of(context, rcd),
+        compute=context.compute,
         keep_ends=settings.floor == "fit",
-        remember=bench.remember,
-        progress=bench.progress,
+        curve_cache=context.curve_cache,
+        progress=context.progress,
     )
-    bench.limitations += left_behind(relearned.search, relearned.step_size)
-    floors = _floors(bench, settings, runs, relearned.curves, rcd.weight_decay)
+    context.limitations += left_behind(relearned.search, relearned.step_size)
+    floors = _floors(context, settings, runs, relearned.curves, rcd.weight_decay)
     judged = tuple(
         Judged(
             candidate,
             curve,
             floor,
             fit,
-            _judgement(bench, run, curve, floor, fit, rcd.weight_decay > 0),
+            _judgement(context, run, curve, floor, fit, rcd.weight_decay > 0),
             _proof(rcd, run, relearned, fit),
         )
-        for candidate, run, curve, (floor, fit) in zip(bench.subjects, runs, relearned.curves, floors, strict=True)
+        for candidate, run, curve, (floor, fit) in zip(context.subjects, runs, relearned.curves, floors, strict=True)
     )
     method = _method(rcd, settings, relearned, reference_steps)
-    return LongRuns(bench, judged, relearned, steps, reference_steps, method, bench.start and bench.start.step_size)
+    return LongRuns(
+        context, judged, relearned, steps, reference_steps, method, context.start and context.start.step_size
+    )
 
 
-def _run(bench: Bench, rcd: RcdSettings, candidate: Candidate) -> Run:
-    run = Run(candidate.model, bench.examples("forget"), candidate.transform)
-    return relearning.scoped(run, rcd.scope, compute=bench.compute, weight_decay=rcd.weight_decay)
+def _run(context: AuditContext, rcd: RcdSettings, candidate: Candidate) -> Run:
+    run = Run(candidate.model, context.examples("forget"), candidate.transform)
+    return relearning.scoped(run, rcd.scope, compute=context.compute, weight_decay=rcd.weight_decay)
 
 
 def _lengths(rcd: RcdSettings, settings: TruncationSettings) -> tuple[int | None, int]:
@@ -186,7 +188,11 @@ def _check(rcd: RcdSettings, settings: TruncationSettings) -> None:
 
 
 def _floors(
-    bench: Bench, settings: TruncationSettings, runs: Sequence[Run], curves: Sequence[Curve], weight_decay: float
+    context: AuditContext,
+    settings: TruncationSettings,
+    runs: Sequence[Run],
+    curves: Sequence[Curve],
+    weight_decay: float,
 ) -> list[tuple[float, Floor | None]]:
     """Return each trajectory's floor; a fitted one is its own, minimised from where the trajectory ends.
 
@@ -195,35 +201,39 @@ def _floors(
     asked = settings.floor
     if asked == "fit":
         pairs = enumerate(zip(runs, curves, strict=True))
-        return [_fitted(bench, index, run, curve, weight_decay) for index, (run, curve) in pairs]
+        return [_fitted(context, index, run, curve, weight_decay) for index, (run, curve) in pairs]
     lowest = min((float(curve.objective.min()) for curve in curves if len(curve.objective)), default=0.0)
     value = lowest if asked == "best" else 0.0 if asked == "zero" else float(asked)
     return [(value, None)] * len(curves)
 
 
-def _fitted(bench: Bench, index: int, run: Run, curve: Curve, weight_decay: float) -> tuple[float, Floor | None]:
+def _fitted(
+    context: AuditContext, index: int, run: Run, curve: Curve, weight_decay: float
+) -> tuple[float, Floor | None]:
     if curve.diverged_at is not None or curve.end is None:
         return 0.0, None
     task = f"fitting floor {index + 1}"
     ended = run._replace(model=curve.end)
     fit = relearning.fit_floor(
         ended,
-        compute=bench.compute,
+        compute=context.compute,
         weight_decay=weight_decay,
         iterations=min(MOST_ITERATIONS, max(LEAST_ITERATIONS, len(curve.loss))),
-        progress=bench.progress,
+        progress=context.progress,
         task=task,
     )
     return fit.value, fit
 
 
-def _judgement(bench: Bench, run: Run, curve: Curve, floor: float, fit: Floor | None, regularised: bool) -> Truncation:
+def _judgement(
+    context: AuditContext, run: Run, curve: Curve, floor: float, fit: Floor | None, regularised: bool
+) -> Truncation:
     """Judge a trajectory in the precision of its weights; over a floor that is no minimum nothing is exponential."""
     found = relearning.truncation(
         curve.objective,
         floor,
         diverged=curve.diverged_at is not None,
-        precision=_precision(bench, run),
+        precision=_precision(context, run),
         regularised=regularised,
     )
     if fit is None or fit.converged or found.verdict != "exponential":
@@ -231,14 +241,14 @@ def _judgement(bench: Bench, run: Run, curve: Curve, floor: float, fit: Floor | 
     return relearning.unsettled(curve.objective, floor, "its floor did not converge, so the excess is not known")
 
 
-def _precision(bench: Bench, run: Run) -> Precision:
+def _precision(context: AuditContext, run: Run) -> Precision:
     """Return what a run is computed in: the classifier alone is relearned in float64."""
     if next(run.model.parameters()).dtype == torch.float64:
         return "float64"
-    return "float32" if bench.compute.precision == "fp32" else "reduced"
+    return "float32" if context.compute.precision == "fp32" else "reduced"
 
 
-def _proof(rcd: RcdSettings, run: Run, relearned: Relearned, fit: Floor | None) -> Certificate | None:
+def _proof(rcd: RcdSettings, run: Run, relearned: CurveSet, fit: Floor | None) -> Certificate | None:
     """Return what strong convexity proves: for the classifier alone, by plain descent, over its minimum."""
     plain = rcd.optimizer == "gd" and rcd.minibatch is None and not rcd.augment
     if run.smoothness is None or fit is None or not plain or isinstance(relearned.step_size, str):
@@ -248,7 +258,7 @@ def _proof(rcd: RcdSettings, run: Run, relearned: Relearned, fit: Floor | None) 
     )
 
 
-def _method(rcd: RcdSettings, settings: TruncationSettings, relearned: Relearned, reference_steps: int) -> str:
+def _method(rcd: RcdSettings, settings: TruncationSettings, relearned: CurveSet, reference_steps: int) -> str:
     step = relearned.step_size if isinstance(relearned.step_size, str) else f"{relearned.step_size:.4g}"
     floor = "each model's own minimum" if settings.floor == "fit" else settings.floor
     return f"{algorithm_text(rcd)}, step {step}, reference {reference_steps} steps, floor {floor}"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from unlearn_audit.engine import Hooks, Term, Terms
-from unlearn_audit.methods import Course, Problem, Settings, StepTransform
+from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 from unlearn_audit.methods.loop import LoopSettings, Share, Size, Step, mean_loss, minibatches
 
 __all__ = ["ASCENT", "AscentSettings"]
@@ -30,17 +30,17 @@ class AscentSettings(Settings):
     )
 
 
-def _make(problem: Problem, settings: AscentSettings, course: Course) -> Hooks:
+def _make(context: UnlearningContext, settings: AscentSettings, course: Course) -> Hooks:
     """Add -c·(mean loss of a forget batch) to the objective of each step."""
     if settings.c == 0:
         return Hooks()
-    forget = minibatches(problem, "forget", LoopSettings(steps=0, batch_size=settings.batch_size))
+    forget = minibatches(context, "forget", LoopSettings(steps=0, batch_size=settings.batch_size))
     forget = replace(forget, name="ascent")  # a stream of its own, whatever the method does with the forget set
 
     clip = None if settings.loss_clip == "none" else settings.loss_clip
 
     def terms(step: int) -> Terms:
-        return {"forget ascended": Term(mean_loss(problem, forget, step, clip=clip), -settings.c)}
+        return {"forget ascended": Term(mean_loss(context, forget, step, clip=clip), -settings.c)}
 
     return Hooks(terms=terms, gradients=forget.taken)
 

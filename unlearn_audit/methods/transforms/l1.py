@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from unlearn_audit.engine import Hooks, Parts, trainable
-from unlearn_audit.methods import Course, Problem, Settings, StepTransform
+from unlearn_audit.engine import Hooks, TermGradients, trainable
+from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 
 __all__ = ["L1", "L1Settings"]
 
@@ -22,12 +22,12 @@ class L1Settings(Settings):
     free_epochs: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs at the end without the penalty")
 
 
-def _make(problem: Problem, settings: L1Settings, course: Course) -> Hooks:
+def _make(context: UnlearningContext, settings: L1Settings, course: Course) -> Hooks:
     """Add alpha_t·sign(w) to the gradient of every trainable parameter, as the gradient of the penalty."""
-    parameters = list(trainable(problem.model).values())
+    parameters = list(trainable(context.model).values())
     epochs = course.epoch_of(max(course.steps - 1, 0)) + 1 - settings.free_epochs
 
-    def gradient(step: int, parts: Parts) -> None:
+    def gradient(step: int, parts: TermGradients) -> None:
         epoch = course.epoch_of(step)
         if epoch >= epochs:
             return

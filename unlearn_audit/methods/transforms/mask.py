@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unlearn_audit.engine import FullBatch, Hooks, Parts, derive_seed, trainable
-from unlearn_audit.methods import Course, Problem, Settings, StepTransform
+from unlearn_audit.engine import FullBatch, Hooks, TermGradients, derive_seed, trainable
+from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 from unlearn_audit.methods.loop import Share
 
 __all__ = ["MASK", "MaskSettings", "random_mask", "saliency", "top_share"]
@@ -30,17 +30,17 @@ class MaskSettings(Settings):
     strict: bool = Field(default=True, description="masked weights do not move by momentum or weight decay either")
 
 
-def saliency(problem: Problem) -> list[Tensor]:
+def saliency(context: UnlearningContext) -> list[Tensor]:
     """Return |gradient of the mean loss on the forget set| of each trainable parameter, in evaluation mode.
 
     The absolute value is taken of the sum over the whole set, not of each batch. The model is left in evaluation mode.
     """
-    problem.model.eval()
-    batch = FullBatch(problem.splits.forget_examples, problem.transform, compute=problem.compute)
-    batch.forward_backward(problem.model)
-    parameters = trainable(problem.model).values()
+    context.model.eval()
+    batch = FullBatch(context.splits.forget_examples, context.transform, compute=context.compute)
+    batch.forward_backward(context.model)
+    parameters = trainable(context.model).values()
     found = [torch.zeros_like(each) if each.grad is None else each.grad.detach().abs() for each in parameters]
-    problem.model.zero_grad(set_to_none=True)
+    context.model.zero_grad(set_to_none=True)
     return found
 
 
@@ -67,18 +67,18 @@ def random_mask(model: nn.Module, density: float, seed: int) -> list[Tensor]:
     return top_share(scores, density)
 
 
-def _make(problem: Problem, settings: MaskSettings, course: Course) -> Hooks:
+def _make(context: UnlearningContext, settings: MaskSettings, course: Course) -> Hooks:
     """Mask gradients; where it is strict, put masked weights back after the optimiser's step."""
-    parameters = list(trainable(problem.model).values())
+    parameters = list(trainable(context.model).values())
     salient = settings.variant == "saliency"
     masks = (
-        top_share(saliency(problem), settings.density)
+        top_share(saliency(context), settings.density)
         if salient
-        else random_mask(problem.model, settings.density, problem.seed)
+        else random_mask(context.model, settings.density, context.seed)
     )
     held: list[Tensor] = []
 
-    def gradient(step: int, parts: Parts) -> None:
+    def gradient(step: int, parts: TermGradients) -> None:
         for parameter, mask in zip(parameters, masks, strict=True):
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
@@ -90,7 +90,7 @@ def _make(problem: Problem, settings: MaskSettings, course: Course) -> Hooks:
         for parameter, mask, before in zip(parameters, masks, held, strict=True):
             parameter.copy_(torch.where(mask, parameter, before))
 
-    count = len(problem.splits.forget) if salient else 0
+    count = len(context.splits.forget) if salient else 0
     strict = settings.strict
     return Hooks(
         gradient=gradient,

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unlearn_audit.engine import Hooks, derive_seed, trainable
-from unlearn_audit.methods import Course, Problem, Settings, StepTransform
+from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 from unlearn_audit.methods.loop import Share
 
 __all__ = ["REINIT", "Reinit", "ReinitSettings"]
@@ -93,8 +93,8 @@ def _fan_in(tensor: Tensor) -> int:
     return tensor[0].numel() if tensor.dim() >= 2 else max(tensor.numel(), 1)
 
 
-def _make(problem: Problem, settings: ReinitSettings, course: Course) -> Hooks:
-    return Hooks(mix=Reinit(problem.model, settings, seed=problem.seed, epoch_of=course.epoch_of))
+def _make(context: UnlearningContext, settings: ReinitSettings, course: Course) -> Hooks:
+    return Hooks(mix=Reinit(context.model, settings, seed=context.seed, epoch_of=course.epoch_of))
 
 
 REINIT = StepTransform("reinit", "Tran & Woo 2026, Definition 8", ReinitSettings, _make)
