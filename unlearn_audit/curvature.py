@@ -22,20 +22,6 @@ from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.streams import generator
 
-__all__ = [
-    "Curvature",
-    "Eigenpair",
-    "Ends",
-    "Spectrum",
-    "TopEigenvalue",
-    "Trace",
-    "hessian_vector_product",
-    "hutchinson",
-    "lambda_max",
-    "lanczos",
-    "spectrum",
-]
-
 Floats = NDArray[np.float64]
 Product = Callable[[Tensor], Tensor]
 

@@ -19,8 +19,6 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.report import AuditReport, write_report
 from unlearn_audit.training import SMALL, train_checkpoint
 
-__all__ = ["OWNED", "RETRAINED", "SCENARIOS", "Scenario", "run_demo"]
-
 MODEL = "small-cnn"
 RETRAINED = 3
 OWNED = (

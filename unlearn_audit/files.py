@@ -10,21 +10,6 @@ from pathlib import Path
 
 from unlearn_audit.errors import AuditError, OutputError
 
-__all__ = [
-    "atomic_write",
-    "check_input",
-    "check_output",
-    "check_output_folder",
-    "expanded",
-    "make_output_folder",
-    "make_subfolder",
-    "only_process",
-    "read_input",
-    "sha256_of_bytes",
-    "sha256_of_file",
-    "without_ending",
-]
-
 # Endings of files with weights, longest first: of other formats, too, since such a file may be named by mistake.
 WEIGHTS = (
     ".index.json", ".safetensors", ".msgpack", ".pickle", ".keras", ".ckpt", ".onnx", ".json", ".pth", ".bin", ".pkl",

@@ -32,8 +32,6 @@ from unlearn_audit.normalisation import OF_CHILD, FromFile, assumptions, heir, r
 from unlearn_audit.streams import derive_seed
 from unlearn_audit.training import pick_recipe
 
-__all__ = ["Candidate", "build_candidate", "inspect_checkpoint", "read_entry", "resolve_data", "unique_labels"]
-
 SAMPLE = 4  # images that a model is tried on
 ANY = 10  # classes, where only names count
 

@@ -14,20 +14,6 @@ from typing import Any, TypeGuard
 from unlearn_audit.errors import CheckpointError, MeasurementError
 from unlearn_audit.files import check_input, read_input, sha256_of_bytes, sha256_of_file
 
-__all__ = [
-    "CONFIG",
-    "ModelFolder",
-    "Moments",
-    "check_images",
-    "check_labels",
-    "looks_like_hub_name",
-    "moments_of",
-    "read_config",
-    "read_model_folder",
-    "sha256_of_checkpoint",
-    "sha256_of_folder",
-]
-
 CONFIG = "config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

@@ -16,19 +16,6 @@ from unlearn_audit.config.layers import DEFAULT, FOUND, METADATA
 from unlearn_audit.data import Dataset, Transform
 from unlearn_audit.errors import UsageError
 
-__all__ = [
-    "OF_CHILD",
-    "FromFile",
-    "Normalisation",
-    "Normalised",
-    "as_text",
-    "assumptions",
-    "heir",
-    "normalised_as_asked",
-    "read_otherwise",
-    "resolve_normalisation",
-]
-
 Moments = tuple[float, ...]
 Key = Literal["mean", "std"]
 KEYS: tuple[Key, ...] = ("mean", "std")

@@ -2,8 +2,6 @@
 
 from typing import Protocol
 
-__all__ = ["Progress", "silent"]
-
 
 class Progress(Protocol):
     """Called as `progress(task, done, total, note)`; a task is finished when `done == total`."""

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["NUMBERED", "STREAMS", "derive_seed", "generator"]
-
 STREAMS: Mapping[str, str] = {
     # sets and labels
     "label changes": "mislabel= of a data spec: which labels become wrong, and what they become",

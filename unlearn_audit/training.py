@@ -21,20 +21,6 @@ from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.files import check_output
 from unlearn_audit.progress import Progress, silent
 
-__all__ = [
-    "RESNET",
-    "SMALL",
-    "Recipe",
-    "by_difference",
-    "crop_and_flip",
-    "describe",
-    "differing",
-    "new_model",
-    "pick_recipe",
-    "train",
-    "train_checkpoint",
-]
-
 
 @dataclass(frozen=True)
 class Recipe:

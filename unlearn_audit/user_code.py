@@ -8,8 +8,6 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-__all__ = ["current_folder_importable", "import_user_code"]
-
 
 def import_user_code(spec: str) -> Any:
     """Return what `package.module:name` names; modules are looked for where Python looks, then in the current folder.

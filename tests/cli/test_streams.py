@@ -13,7 +13,7 @@ import pytest
 from conftest import Run
 
 from unlearn_audit.cli.streams import ASCII, in_ascii
-from unlearn_audit.render.table import LONGEST, brief
+from unlearn_audit.render.untrusted import LONGEST, brief
 from unlearn_audit.report import write_report
 
 Make = Callable[..., Any]

@@ -22,7 +22,7 @@ from unlearn_audit.gate import Policy, apply_policy
 from unlearn_audit.render import figures as pictures
 from unlearn_audit.render import html, markdown
 from unlearn_audit.render.arrays import MOST_BYTES, Arrays, read_arrays, score_names
-from unlearn_audit.render.table import printable
+from unlearn_audit.render.untrusted import printable
 from unlearn_audit.report import AuditReport, write_arrays, write_report
 
 Make = Callable[..., Any]

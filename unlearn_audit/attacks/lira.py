@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from unlearn_audit.attacks import Attack, Evidence, Shadows, log_odds
 from unlearn_audit.errors import MeasurementError
 
-__all__ = ["PER_EXAMPLE_FROM", "Variance", "lira", "lira_offline", "log_ratio", "offline", "online"]
-
 Floats = NDArray[np.float64]
 Variance = Literal["auto", "pooled", "per_example"]
 PER_EXAMPLE_FROM = 64  # shadow models; below, one variance for all examples is the better estimate (section VI-B)

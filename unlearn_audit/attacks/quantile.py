@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from unlearn_audit.attacks import Attack, Evidence, Signals
 from unlearn_audit.errors import MeasurementError
 
-__all__ = ["FEWEST", "margins", "quantile"]
-
 Floats = NDArray[np.float64]
 FEWEST, COMPONENTS = 50, 20
 STRENGTHS = tuple(10.0**power for power in range(-2, 5))

@@ -15,19 +15,6 @@ from unlearn_audit.attacks import Attack, Evidence, Shadows
 from unlearn_audit.attacks.threshold import probabilities
 from unlearn_audit.errors import MeasurementError
 
-__all__ = [
-    "PLAIN",
-    "PUBLISHED",
-    "Signal",
-    "dominated_share",
-    "fitted_a",
-    "of_label",
-    "offline",
-    "online",
-    "rmia",
-    "rmia_offline",
-]
-
 Floats = NDArray[np.float64]
 LEAST = 1e-300  # of a probability, before its logarithm
 

@@ -16,8 +16,6 @@ from unlearn_audit.attacks.threshold import probabilities
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.streams import derive_seed, generator
 
-__all__ = ["shokri"]
-
 HIDDEN, ROWS = 64, 5_000  # units of the network (section VI-D); examples of either side a class, at random
 
 

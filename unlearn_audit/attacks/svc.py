@@ -15,8 +15,6 @@ from unlearn_audit.attacks import Attack, Evidence, Signals
 from unlearn_audit.attacks.threshold import entropies, modified_entropies, probabilities
 from unlearn_audit.errors import MeasurementError
 
-__all__ = ["FEATURES", "LEGACY", "efficacy", "svc"]
-
 Floats = NDArray[np.float64]
 MOST = 10_000  # examples of either side: the fit is quadratic in them
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from unlearn_audit.attacks import Attack, Evidence, Signals
 
-__all__ = ["confidence", "entropies", "entropy", "loss", "modified_entropies", "modified_entropy", "probabilities"]
-
 Floats = NDArray[np.float64]
 
 

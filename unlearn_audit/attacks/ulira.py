@@ -10,8 +10,6 @@ from unlearn_audit.attacks import Attack, Evidence
 from unlearn_audit.attacks.lira import log_ratio
 from unlearn_audit.errors import MeasurementError
 
-__all__ = ["ulira"]
-
 
 def _score(evidence: Evidence) -> NDArray[np.float64]:
     """Return log p(phi | unlearned) - log p(phi | never seen), with the variance as in LiRA."""

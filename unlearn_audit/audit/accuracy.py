@@ -13,8 +13,6 @@ from unlearn_audit.engine import derive_seed
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Interval, Measurement
 
-__all__ = ["GAP_SPLITS", "SubjectAccuracy", "measure_gaps"]
-
 Floats = NDArray[np.float64]
 GAP_SPLITS: tuple[Split, ...] = ("retain", "forget", "test")
 

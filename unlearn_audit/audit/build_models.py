@@ -29,8 +29,6 @@ from unlearn_audit.normalisation import normalised_as_asked
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.training import pick_recipe, train_checkpoint
 
-__all__ = ["Made", "assumed_recipes", "discard", "make_models", "models_to_make", "with_retrained"]
-
 FOLDER = "models"
 # What an audit calls the files that it keeps; others in these folders are none of its business.
 OURS = re.compile(

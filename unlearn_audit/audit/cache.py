@@ -21,8 +21,6 @@ from unlearn_audit.files import atomic_write, make_subfolder, sha256_of_bytes
 from unlearn_audit.relearning import Curve
 from unlearn_audit.report import Measurement
 
-__all__ = ["FOLDER", "NO_PARTS", "VERSION", "ResultCache"]
-
 FOLDER = "parts"
 VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
 Measured = tuple[Measurement, ...]

@@ -12,8 +12,6 @@ from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.common_step import RELEARNING
 from unlearn_audit.files import sha256_of_bytes
 
-__all__ = ["depends_on"]
-
 
 def depends_on(context: AuditContext, section: str) -> dict[str, Any] | None:
     """Return everything that a section's numbers depend on, as JSON; None where code of the user's has a part in it.

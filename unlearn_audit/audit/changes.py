@@ -14,8 +14,6 @@ from unlearn_audit.audit.context import AuditContext, Split
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Interval, Measurement
 
-__all__ = ["measure_changes"]
-
 Floats = NDArray[np.float64]
 NO_ORIGINAL = "no original model to compare with was given"
 

@@ -17,8 +17,6 @@ from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extra
 from unlearn_audit.training import pick_recipe
 
-__all__ = ["attack_problems", "method_problems", "problems_of"]
-
 
 def problems_of(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     """Yield what is wrong with the values of a config file beside keys and types; nothing is loaded or run.

@@ -24,8 +24,6 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning import CurveCache, Start, no_cache
 from unlearn_audit.report import Subject
 
-__all__ = ["AuditContext", "Split", "environment", "open_context"]
-
 FEW = 10  # forget examples, below which numbers over them say little
 Split = Literal["retain", "forget", "test", "unseen"]
 

@@ -7,8 +7,6 @@ from unlearn_audit.engine import derive_seed
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.training import new_model
 
-__all__ = ["RANDOM", "random_control"]
-
 RANDOM = "random init"
 
 

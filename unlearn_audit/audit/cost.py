@@ -23,8 +23,6 @@ from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.models import flops_per_image
 from unlearn_audit.training import new_model, pick_recipe
 
-__all__ = ["Step", "planned_steps"]
-
 PROBE, REPEATS = 64, 8  # images of the timed step; how often it is taken
 SEARCH = 64  # gradients of each example that it usually takes to find the step size of relearning
 FORWARD = 1 / 3  # of a gradient

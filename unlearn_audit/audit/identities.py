@@ -15,8 +15,6 @@ from torch import Tensor
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.models.loading import is_counter
 
-__all__ = ["identity_doubts", "other_parents", "weights_digest"]
-
 ROUNDING = 0.01  # relative distance of every tensor that a copy in bfloat16, or one with a little noise, stays within
 
 

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from unlearn_audit import metrics
 from unlearn_audit.report import Reference
 
-__all__ = ["NO_RETRAINED", "compared", "difference_details", "no_reference", "reference_of"]
-
 NO_RETRAINED = "no retrained model to compare with was given"
 
 

@@ -19,8 +19,6 @@ from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Measurement
 from unlearn_audit.training import by_difference
 
-__all__ = ["examine_subjects", "telling_apart"]
-
 SAMPLE = 2000  # examples of retain and test set that are looked at, evenly spread
 LIFT = 0.1  # of what there is to gain over guessing: a model that gains less has learned nothing
 MARGIN = 0.05  # of accuracy that a retrained model may lack; over the share of the training set that it was left with

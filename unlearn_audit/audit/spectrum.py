@@ -23,8 +23,6 @@ from unlearn_audit.inputs import Candidate
 from unlearn_audit.relearning import Run, scoped
 from unlearn_audit.report import Interval, Measurement
 
-__all__ = ["Value", "measure_spectrum"]
-
 TENTH = 10
 LOSS, RATIO = "nats per squared weight", "ratio"
 RESIDUAL = "the value and its residual: some eigenvalue lies there; not a sampling interval"

@@ -15,19 +15,6 @@ from unlearn_audit.checkpoints.stored import StoredTensor
 from unlearn_audit.checkpoints.torch_files import TorchFile
 from unlearn_audit.errors import CheckpointError, unknown_name
 
-__all__ = [
-    "ALL",
-    "OneSetOfWeights",
-    "SeveralWeights",
-    "at_key",
-    "choose",
-    "name_of",
-    "parts_of",
-    "read_set",
-    "sets_within",
-    "told",
-]
-
 ALL = "."  # every tensor of a file whose names fall into several sets
 _LONGEST_KEY = 300
 _MOST_TOLD = 6

@@ -7,22 +7,6 @@ from typing import Any, NamedTuple
 from unlearn_audit.checkpoints.recognition import one_line
 from unlearn_audit.checkpoints.stored import Placeholder, StoredTensor
 
-__all__ = [
-    "WeightSet",
-    "described",
-    "is_average",
-    "is_key_of_weights",
-    "is_module",
-    "is_state",
-    "is_weight",
-    "items_of",
-    "kind_of",
-    "others",
-    "unnamed_averages",
-    "walked",
-    "weight_sets",
-]
-
 DEEPEST = 2  # how many keys stand one in another before a set of weights
 _LONGEST_LIST = 16  # a longer list is a log, no list of models
 _MOST_SHOWN = 30

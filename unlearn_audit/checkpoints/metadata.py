@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from unlearn_audit.errors import CheckpointError
 
-__all__ = ["ENTRY", "SCHEMA", "STATE_ENTRY", "MetadataEntry", "Metadata", "decode_entry", "encode_entry"]
-
 ENTRY = "unlearn_audit"
 STATE_ENTRY = "unlearn_audit_state"  # of what a killed run goes on with, which is no checkpoint
 SCHEMA = 1

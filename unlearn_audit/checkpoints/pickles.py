@@ -3,8 +3,6 @@
 import pickletools
 from itertools import islice
 
-__all__ = ["TORCH_MAGIC", "first_value", "is_old_pickle"]
-
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the number that torch's legacy files begin with
 
 

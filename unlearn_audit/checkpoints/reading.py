@@ -37,8 +37,6 @@ from unlearn_audit.model_folder import (
     sha256_of_folder,
 )
 
-__all__ = ["Checkpoint", "check_finite", "read_checkpoint"]
-
 _MOST_SETS = 64
 _MOST_NAMES = 100
 

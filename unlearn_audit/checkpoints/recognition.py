@@ -12,8 +12,6 @@ from unlearn_audit.checkpoints import ways_out
 from unlearn_audit.checkpoints.pickles import TORCH_MAGIC, first_value, is_old_pickle
 from unlearn_audit.errors import CheckpointError
 
-__all__ = ["Kind", "one_line", "recognise"]
-
 _NEEDED = "a safetensors or torch checkpoint is needed"
 _AGAIN = "it is damaged or was made to look like a checkpoint; copy it again"
 _HEAD = 4096

@@ -24,8 +24,6 @@ from unlearn_audit.checkpoints.torch_files import TorchFile
 from unlearn_audit.checkpoints.unpickling import Unpickler
 from unlearn_audit.errors import CheckpointError
 
-__all__ = ["check_harmless", "listed", "no_weights", "pickle_refusal", "wrong_tensor"]
-
 # What no object that was merely saved refers to. Nothing of it would be run here; a file that asks for it is no honest
 # one, and what else stands in it is not to be believed.
 _HOSTILE = re.compile(

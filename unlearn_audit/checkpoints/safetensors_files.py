@@ -15,8 +15,6 @@ from unlearn_audit.checkpoints.recognition import one_line
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.files import sha256_of_file
 
-__all__ = ["DTYPES", "MOST_TENSORS", "LoadedFile", "json_object", "load_safetensors"]
-
 MOST_TENSORS = 100_000  # the largest models that there are have fewer
 
 DTYPES: Mapping[str, torch.dtype] = {

@@ -16,8 +16,6 @@ from unlearn_audit.checkpoints.torch_files import open_torch
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.files import check_input, sha256_of_bytes, sha256_of_file
 
-__all__ = ["load_sharded"]
-
 _LONGEST_INDEX = 30_000_000  # bytes
 
 

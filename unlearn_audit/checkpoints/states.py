@@ -9,8 +9,6 @@ from torch import Tensor
 
 from unlearn_audit.errors import CheckpointError
 
-__all__ = ["digest_of_state", "nonfinite", "strip_prefixes", "vet"]
-
 _PREFIXES = ("module.", "_orig_mod.")
 
 

@@ -6,19 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = [
-    "DTYPES_BY_NAME",
-    "KNOWN",
-    "STORAGES",
-    "Damaged",
-    "Known",
-    "Placeholder",
-    "Storage",
-    "StoredTensor",
-    "build",
-    "key_of",
-]
-
 MOST_DIMENSIONS = 64  # torch computes with no more
 _LARGEST = 2**62
 _KINDS = {

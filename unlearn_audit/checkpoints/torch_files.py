@@ -16,8 +16,6 @@ from unlearn_audit.checkpoints.stored import Damaged, Storage, StoredTensor
 from unlearn_audit.checkpoints.unpickling import Unpickler
 from unlearn_audit.errors import CheckpointError
 
-__all__ = ["TorchFile", "open_torch"]
-
 _LONGEST_PICKLE = 1 << 28  # bytes of a zip archive's data.pkl
 _LEGACY_HEAD = 3  # pickles before the object: magic number, protocol, system
 _LOCAL_HEADER = struct.Struct("<4s22xHH")

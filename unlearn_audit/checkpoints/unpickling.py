@@ -23,8 +23,6 @@ from unlearn_audit.checkpoints.stored import (
     key_of,
 )
 
-__all__ = ["Readable", "Unpickler"]
-
 _MOST_OPCODES = 3_000_000
 _MOST_PLACES = 1 << 32  # of the memo
 _LONGEST_NUMBER = 1024  # bits

@@ -4,22 +4,6 @@ import json
 import shlex
 from pathlib import Path
 
-__all__ = [
-    "ASK",
-    "archived",
-    "arrays",
-    "compressed",
-    "exported",
-    "filtered",
-    "numpy_arrays",
-    "other_tensors",
-    "pickled",
-    "quantised",
-    "scripted",
-    "unpacked",
-    "whole_model",
-]
-
 ASK = (
     "ask its maker to re-save the weights with safetensors: "
     "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"

@@ -13,8 +13,6 @@ from unlearn_audit.checkpoints.states import vet
 from unlearn_audit.errors import CheckpointError, OutputError
 from unlearn_audit.files import atomic_write, check_output, sha256_of_file, without_ending
 
-__all__ = ["check_checkpoint_output", "write_checkpoint"]
-
 _RESERVED = "__metadata__"  # the format's own name in the header
 
 

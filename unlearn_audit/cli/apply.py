@@ -14,8 +14,6 @@ from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Force, Quiet, Shared, resolved
 from unlearn_audit.errors import UsageError, unknown_name
 
-__all__ = ["register"]
-
 WITH_HELP = "Join a transform, NAME:KEY=VALUE,…; repeatable. " + " ".join(
     f"{name}: {entry.what}." for name, entry in catalogue.TRANSFORMS.items()
 )

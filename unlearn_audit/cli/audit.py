@@ -10,8 +10,6 @@ from unlearn_audit.cli.flags import Shared, config_layers, flag_values, measurin
 from unlearn_audit.cli.measure import audit_and_emit
 from unlearn_audit.errors import UsageError
 
-__all__ = ["register"]
-
 
 @measuring
 def _audit(

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from unlearn_audit.report import AuditReport
 
-__all__ = ["OWNED", "command_line", "draw", "emit", "finish", "message", "progress_bars"]
-
 EVERY = 30.0  # seconds between two lines of progress where nothing can be drawn
 OWNED = ("report.json", "arrays.npz")  # what a measuring verb writes into its --out
 

@@ -9,8 +9,6 @@ import typer
 from unlearn_audit.cli.console import command_line, draw, message, progress_bars
 from unlearn_audit.cli.flags import Force, Quiet
 
-__all__ = ["register"]
-
 
 def _demo(
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),

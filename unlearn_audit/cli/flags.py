@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-__all__ = ["Force", "Quiet", "Shared", "channel_values", "config_layers", "flag_values", "measuring", "resolved"]
-
 DATA, RUN, OUTPUT = "What to measure on", "How to compute", "Output"
 
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.", rich_help_panel=OUTPUT)]

@@ -7,8 +7,6 @@ import typer
 from unlearn_audit.cli.flags import Shared, measuring
 from unlearn_audit.cli.measure import measure
 
-__all__ = ["register"]
-
 
 @measuring
 def _gaps(

@@ -15,8 +15,6 @@ from unlearn_audit.cli.flags import Force, Quiet
 if TYPE_CHECKING:
     from unlearn_audit.gate import Gated
 
-__all__ = ["register"]
-
 
 def _file(what: str) -> Any:
     return typer.Option(help=what, metavar="FILE")

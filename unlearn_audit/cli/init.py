@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from unlearn_audit.checkpoints import Metadata
     from unlearn_audit.cli.init_templates import Start
 
-__all__ = ["register"]
-
 Given = tuple[Path, str | None]  # a checkpoint and the role that its flag gives it
 ROLES = ("original", "retrained", "unlearned")
 
@@ -51,7 +49,8 @@ def _init(
 
       unlearn-audit init o.safetensors --unlearned u.pt --forget idx.npy
     """
-    from unlearn_audit.cli.init_templates import CONFIG_NAME, POLICY_NAME, Start, starting_config, starting_policy
+    from unlearn_audit.cli.init_templates import POLICY_NAME, Start, starting_config, starting_policy
+    from unlearn_audit.config import CONFIG_NAME
     from unlearn_audit.files import atomic_write, check_output_folder, make_output_folder
 
     roles = (None, *ROLES)

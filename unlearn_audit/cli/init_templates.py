@@ -10,11 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from unlearn_audit.catalogue import DATA_SOURCES, MODELS
-from unlearn_audit.config import CONFIG_NAME
 from unlearn_audit.errors import UsageError
 from unlearn_audit.gate import shipped_policy
-
-__all__ = ["CONFIG_NAME", "POLICY_NAME", "Start", "StartingCheckpoint", "starting_config", "starting_policy"]
 
 POLICY_NAME = "policy.toml"
 

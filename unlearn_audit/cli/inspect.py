@@ -10,8 +10,6 @@ import typer
 from unlearn_audit.cli.flags import Shared, resolved
 from unlearn_audit.cli.streams import stdout_kept
 
-__all__ = ["register"]
-
 
 def _inspect(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, whatever its ending.")],
@@ -48,7 +46,7 @@ def _print(found: dict[str, Any]) -> None:
     from rich.text import Text
 
     from unlearn_audit.cli.console import draw
-    from unlearn_audit.render.table import brief
+    from unlearn_audit.render.untrusted import brief
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)

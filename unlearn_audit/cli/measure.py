@@ -12,8 +12,6 @@ from unlearn_audit.cli.flags import Shared, resolved
 from unlearn_audit.errors import OutputError
 from unlearn_audit.files import check_output_folder, make_output_folder, only_process
 
-__all__ = ["audit_and_emit", "count_or_word", "measure", "number_or_word", "numbers"]
-
 BEGAN = time.time()  # when this process did, near enough: before torch is loaded
 REPORT = OWNED[0]
 

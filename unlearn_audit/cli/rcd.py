@@ -7,8 +7,6 @@ import typer
 from unlearn_audit.cli.flags import Shared, measuring
 from unlearn_audit.cli.measure import count_or_word, measure, number_or_word, numbers
 
-__all__ = ["register"]
-
 PANEL = "Relearning"
 
 

@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 import typer
 
-__all__ = ["register"]
-
 
 def _schema(
     what: Annotated[Literal["report", "config", "policy"], typer.Argument(help="Which document.")] = "report",

@@ -17,8 +17,6 @@ from unlearn_audit.cli.flags import Quiet, Shared, config_layers, flag_values, m
 if TYPE_CHECKING:
     from unlearn_audit.shadows import FleetContext, FleetRun
 
-__all__ = ["register"]
-
 PANEL = "Fleet"
 
 
@@ -175,7 +173,7 @@ def _run(
 
 def _tell(context: "FleetContext", outcome: "FleetRun", *, quiet: bool) -> None:
     """Say what became of the tasks, and exit."""
-    from unlearn_audit.render.table import brief
+    from unlearn_audit.render.untrusted import brief
 
     total = len(context.jobs)
     message(
@@ -233,7 +231,7 @@ def _status(
 
       unlearn-audit shadows status shadows/
     """
-    from unlearn_audit.render.table import brief
+    from unlearn_audit.render.untrusted import brief
     from unlearn_audit.shadows import open_fleet_context
 
     context = open_fleet_context(folder, allow_code=allow_code)
@@ -278,7 +276,7 @@ def _verify(
 
       unlearn-audit shadows verify shadows/ --remove
     """
-    from unlearn_audit.render.table import brief
+    from unlearn_audit.render.untrusted import brief
     from unlearn_audit.shadows import open_fleet_context, remove_damaged, verify
 
     context = open_fleet_context(folder, allow_code=allow_code)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from unlearn_audit.gate import Gated
     from unlearn_audit.report import AuditReport
 
-__all__ = ["register"]
-
 
 def _show(
     report: Annotated[Path, typer.Argument(help="report.json of an audit.")],

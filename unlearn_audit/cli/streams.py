@@ -17,8 +17,6 @@ from typing import Any, cast
 
 from unlearn_audit.render.untrusted import brief
 
-__all__ = ["StdoutError", "give_up_stdout", "in_ascii", "is_narrow", "stand", "stdout_kept", "write_error"]
-
 SPELLED = "unlearn-audit"  # the name of our way to write what an encoding lacks
 ASCII = {
     "·": "*", "…": "...", "─": "-", "━": "-", "²": "^2", "‖": "|", "–": "-", "—": "-", "±": "+-", "├": "|", "└": "+",

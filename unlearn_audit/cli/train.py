@@ -8,8 +8,6 @@ import typer
 from unlearn_audit.cli.console import message, progress_bars
 from unlearn_audit.cli.flags import Force, Quiet, channel_values
 
-__all__ = ["register"]
-
 
 def _train(
     data: Annotated[str, typer.Option(help="Data spec, e.g. digits, idx:DIR?train=10000, npz:FILE.")],

@@ -9,8 +9,6 @@ from unlearn_audit.cli.console import message
 from unlearn_audit.cli.flags import Shared, measuring, resolved
 from unlearn_audit.cli.measure import audit_and_emit, number_or_word
 
-__all__ = ["register"]
-
 PANEL = "Relearning"
 
 

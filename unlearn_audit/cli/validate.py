@@ -12,8 +12,6 @@ from unlearn_audit.errors import ConfigError
 if TYPE_CHECKING:
     from unlearn_audit.config.toml_source import ConfigIssue
 
-__all__ = ["register"]
-
 
 def _validate(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Configs and policies, in TOML.")],

@@ -14,8 +14,6 @@ from unlearn_audit.conclusion.words import (
 from unlearn_audit.metrics import Comparison, comparison_of
 from unlearn_audit.report import Measurement
 
-__all__ = ["Reading", "compared_sentence", "powerless", "readings_of"]
-
 
 class Reading(NamedTuple):
     """One measurement's comparison with the retrained models.

@@ -8,8 +8,6 @@ from unlearn_audit.conclusion.words import could_see, instrument_of, listed, nam
 from unlearn_audit.metrics import Bounds, Comparison, comparison_of, difference_of_values
 from unlearn_audit.report import Measurement
 
-__all__ = ["LevelReading", "change_sentence", "level_readings", "level_sentence", "one_reference_sentence"]
-
 NEVER_SEEN_RATIO, TOLD_APART_BY_CHANCE = 1.0, 0.5
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from unlearn_audit.metrics import Comparison
 from unlearn_audit.report import Measurement
 
-__all__ = ["INSTRUMENTS", "RELEARNING", "could_see", "instrument_of", "listed", "named", "number", "with_numbers"]
-
 RELEARNING = "relearning"
 # First part of a metric's name -> what tells models apart in that way; {} is the second part.
 INSTRUMENTS = {

@@ -11,29 +11,6 @@ from unlearn_audit.config.toml_source import MOST_BYTES, Place, dotted, read_tom
 from unlearn_audit.errors import ConfigError
 from unlearn_audit.files import read_input
 
-__all__ = [
-    "COMMAND_LINE",
-    "CONFIG_NAME",
-    "DEFAULT",
-    "ENVIRONMENT",
-    "ENVIRONMENT_PREFIX",
-    "FILE_SOURCES",
-    "FLAG",
-    "FOUND",
-    "METADATA",
-    "NAMED",
-    "IndexWord",
-    "Layer",
-    "anchored_data_spec",
-    "code_is_allowed",
-    "environment_layer",
-    "file_layer",
-    "find_config",
-    "incomplete_words",
-    "is_index_words",
-    "outranks_metadata",
-]
-
 CONFIG_NAME = "unlearn-audit.toml"
 PROJECT_NAME, PROJECT_TABLE = "pyproject.toml", ("tool", "unlearn-audit")
 ENVIRONMENT_PREFIX = "UNLEARN_AUDIT_"

@@ -20,8 +20,6 @@ from unlearn_audit.config.settings import SECTIONS, AuditConfig
 from unlearn_audit.config.toml_source import ConfigIssue, Place, dotted, explain, key_lines, nearest_line
 from unlearn_audit.errors import ConfigError
 
-__all__ = ["Resolved", "check_config", "resolve"]
-
 
 class Resolved(NamedTuple):
     """The merged configuration, and where each dotted key came from."""

@@ -12,20 +12,6 @@ from unlearn_audit.config.toml_source import Flag, Number, Said, VersionOne
 from unlearn_audit.errors import unknown_name
 from unlearn_audit.files import without_ending
 
-__all__ = [
-    "SECTIONS",
-    "ApplyEntry",
-    "AuditConfig",
-    "CheckpointEntry",
-    "GapSettings",
-    "MiaSettings",
-    "FrozenModel",
-    "RcdSettings",
-    "SpectrumSettings",
-    "TrainEntry",
-    "TruncationSettings",
-]
-
 
 def _tuple_of_numbers(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value

@@ -11,23 +11,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from unlearn_audit.errors import ConfigError, nearest, unknown_name
 from unlearn_audit.files import read_input
 
-__all__ = [
-    "MOST_BYTES",
-    "Document",
-    "Flag",
-    "Number",
-    "Place",
-    "ConfigIssue",
-    "Said",
-    "VersionOne",
-    "dotted",
-    "explain",
-    "key_lines",
-    "nearest_line",
-    "read_toml",
-    "says_something",
-]
-
 MOST_BYTES = 16 * 1024 * 1024  # of a file that people write by hand
 DEEPEST = 50  # tables within tables
 

@@ -10,8 +10,6 @@ from unlearn_audit.data.examples import Examples
 from unlearn_audit.data.spec import Options
 from unlearn_audit.errors import DataError
 
-__all__ = ["ARRAY_NAMES", "AS_THEY_STAND", "examples_from_arrays", "first_where", "image_tensor", "label_array"]
-
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
 AS_THEY_STAND = Options()
 MOST_CHANNELS = 4  # of what is surely an image

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from unlearn_audit.data.examples import Dataset, Examples
 
-__all__ = ["Copies", "find_copies"]
-
 
 class Copies(NamedTuple):
     """Index of an image -> index of its first copy elsewhere; images without one are left out.

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from unlearn_audit.errors import DataError
 
-__all__ = ["MEASURED", "Dataset", "Examples", "Transform", "channel_moments", "content_digest", "rows_digest"]
-
 MEASURED = "measured on the whole training split"
 CHUNK = 2**23  # values per step of a running sum: bounds the wide copies
 

@@ -16,8 +16,6 @@ from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.streams import generator
 
-__all__ = ["IndexSet", "Within", "Word", "digest_of", "named_classes", "read_indices"]
-
 
 @dataclass(frozen=True, eq=False)
 class IndexSet:

@@ -19,8 +19,6 @@ from unlearn_audit.errors import DataError
 from unlearn_audit.files import check_input, sha256_of_bytes
 from unlearn_audit.streams import generator
 
-__all__ = ["load_data", "old_subsets"]
-
 # Options that say where data lies, or what the examples show anyway.
 UNDIGESTED = ("labels", "root", "drawn_by", "layout", "scale", "first_label")
 MOST_CLASSES = 100_000  # a larger label is an identifier, not a class

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from unlearn_audit.files import sha256_of_bytes
 
-__all__ = ["VERSION", "old_forget_set", "old_subset"]
-
 VERSION = "0.1"
 RANDOM = re.compile(r"random:(0?\.[0-9]{1,18}|[0-9]{1,18})(?::([0-9]{1,18}))?")
 

@@ -11,8 +11,6 @@ from unlearn_audit.data.examples import Dataset, Examples
 from unlearn_audit.data.splits import Splits
 from unlearn_audit.streams import generator
 
-__all__ = ["Pool", "make_pool"]
-
 
 @dataclass(frozen=True, eq=False)
 class Pool:

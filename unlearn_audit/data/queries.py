@@ -5,8 +5,6 @@ from torch.nn import functional
 
 from unlearn_audit.errors import UsageError
 
-__all__ = ["QUERY_COUNTS", "query"]
-
 QUERY_COUNTS = (1, 2, 18)  # the image; and its mirror image; and both shifted by -s, 0 or s in each direction
 
 

@@ -22,18 +22,6 @@ from unlearn_audit.data.spec import Options, absolute
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import check_input
 
-__all__ = [
-    "Context",
-    "Customary",
-    "LoadedArrays",
-    "DataSource",
-    "digits",
-    "folder",
-    "idx",
-    "npz",
-    "torchvision_dataset",
-]
-
 DATA_FOLDER = "UNLEARN_AUDIT_DATA_FOLDER"
 
 

@@ -13,8 +13,6 @@ from unlearn_audit.data.old_draws import VERSION as OLD_VERSION
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import expanded
 
-__all__ = ["DataSpec", "Options", "absolute", "is_code", "parse_spec"]
-
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 LAYOUTS = ("nhwc", "nchw")
 ESCAPES = {"%3F": "?", "%26": "&", "%25": "%"}  # the characters of a path that a spec gives a meaning

@@ -14,8 +14,6 @@ from unlearn_audit.data.twin import Twin, make_twin
 from unlearn_audit.errors import DataError
 from unlearn_audit.streams import generator
 
-__all__ = ["Splits", "make_splits", "read_training_indices"]
-
 TOLERATED = 0.01  # share of a set that may stand in another one as well
 LASTING = 0.1  # share of a class that is kept, below which it counts as forgotten
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from unlearn_audit.data.examples import Dataset, Examples
 from unlearn_audit.errors import DataError
 
-__all__ = ["Twin", "make_twin"]
-
 
 @dataclass(frozen=True, eq=False)
 class Twin:

@@ -11,8 +11,6 @@ from unlearn_audit.data.spec import Options
 from unlearn_audit.errors import AuditError, DataError
 from unlearn_audit.user_code import current_folder_importable, import_user_code
 
-__all__ = ["call_for_data"]
-
 
 def call_for_data(module: str, name: str, options: Options = AS_THEY_STAND) -> LoadedArrays:
     """Import `module`, call `name` without arguments and return the data.

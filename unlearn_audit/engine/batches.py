@@ -12,8 +12,6 @@ from unlearn_audit.engine.device import Device, packed, upload
 from unlearn_audit.engine.passes import Inputs
 from unlearn_audit.streams import derive_seed
 
-__all__ = ["Augment", "Batches"]
-
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 

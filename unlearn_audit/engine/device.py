@@ -12,17 +12,6 @@ from torch import Tensor, nn
 from unlearn_audit.errors import UsageError
 from unlearn_audit.models import layout_of
 
-__all__ = [
-    "Device",
-    "chunks",
-    "full_float32",
-    "one_thread",
-    "packed",
-    "setup_device",
-    "trainable",
-    "upload",
-]
-
 CPU_CHUNK, GPU_CHUNK = 128, 2048  # measured: 64 to 256 serve a CPU's caches alike
 
 

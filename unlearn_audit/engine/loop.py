@@ -16,19 +16,6 @@ from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.streams import derive_seed
 
-__all__ = [
-    "CHECK_EVERY",
-    "Descent",
-    "Hooks",
-    "Resumable",
-    "TermGradients",
-    "StepHook",
-    "Stop",
-    "Term",
-    "Terms",
-    "descend",
-]
-
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 
 

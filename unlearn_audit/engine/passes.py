@@ -13,8 +13,6 @@ from unlearn_audit.engine.device import Device, chunks, full_float32, packed
 from unlearn_audit.engine.task import CLASSIFICATION, Task
 from unlearn_audit.models import models_own
 
-__all__ = ["FullBatch", "Inputs", "Pass", "predict"]
-
 ROWS_CHUNK = 65_536  # of inputs that are no images but rows of features, which take next to no room
 
 Inputs = Callable[[Tensor], Tensor]  # images as stored -> what the model takes

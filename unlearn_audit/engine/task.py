@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["CLASSIFICATION", "Task", "errors", "losses"]
-
 
 class Task(NamedTuple):
     """What a model is for, as two numbers of each example: its loss, which is descended, and its error.

@@ -5,8 +5,6 @@ import json
 from unlearn_audit.gate.doubting import doubts_about
 from unlearn_audit.report import AuditReport, Data, Measurement, Subject
 
-__all__ = ["earlier"]
-
 
 def earlier(metric: str, entry: Subject, report: AuditReport, baseline: AuditReport) -> Measurement | str:
     """Return the measurement that a subject's is compared with, or why there is none.

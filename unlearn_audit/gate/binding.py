@@ -11,8 +11,6 @@ from unlearn_audit.gate.policy import Policy, Rule
 from unlearn_audit.model_folder import sha256_of_checkpoint
 from unlearn_audit.report import AuditReport, Subject
 
-__all__ = ["bind", "measured_as", "subjects_of"]
-
 ANYBODY = "unlearned"  # the subject of a rule that names none; --subject and --checkpoint take its place
 
 

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 
 from unlearn_audit.report import AuditReport, Subject
 
-__all__ = ["doubts_about", "named_twice"]
-
 AGAINST_ORIGINAL = ("change.retain", "change.test", "rcd.anamnesis_index")  # metrics that an original has a part in
 
 

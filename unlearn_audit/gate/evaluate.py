@@ -15,17 +15,6 @@ from unlearn_audit.gate.policy import Policy, Rule, Waiver, policy_file, read_po
 from unlearn_audit.gate.rules import NO_BASELINE, Judgement, Verdict, judge
 from unlearn_audit.report import MAX_REPORT_BYTES, AuditReport, Measurement, Subject, parse_report
 
-__all__ = [
-    "Decision",
-    "Gated",
-    "ReviewedWaiver",
-    "ReportSource",
-    "apply_policy",
-    "exit_code",
-    "gate_files",
-    "review_waivers",
-]
-
 
 class Decision(NamedTuple):
     """A rule's verdict on one subject, and why."""

@@ -24,8 +24,6 @@ from unlearn_audit.config.toml_source import (
 )
 from unlearn_audit.errors import ConfigError, unknown_name
 
-__all__ = ["SHIPPED", "Policy", "Rule", "Waiver", "policy_file", "read_policy", "shipped_policy"]
-
 SHIPPED = ("default", "strict", "lenient", "without-original")
 WITHIN_ONE_RUN = ("rcd.raw", "rcd.steps_to_relearn")  # the checkpoints of one run share a step size, two runs do not
 

@@ -14,8 +14,6 @@ from unlearn_audit import metrics
 from unlearn_audit.gate.policy import Rule
 from unlearn_audit.report import Interval, Measurement
 
-__all__ = ["NO_BASELINE", "Judgement", "Verdict", "judge", "worst"]
-
 FEWEST_RETRAINED = 3  # for a test of equivalence: a spread over two seeds says nothing
 LEAST_LEVEL = 0.95  # an interval that covers less often has ends that promise less
 NO_BASELINE = "there is nothing to compare it with; name the last release's report with --baseline"

@@ -15,7 +15,7 @@ from unlearn_audit.data import Splits, Transform
 from unlearn_audit.engine import Device, Hooks, Resumable
 from unlearn_audit.progress import Progress, silent
 
-__all__ = ["Course", "Extra", "Method", "UnlearningContext", "Settings", "StepTransform", "Unlearned"]
+__all__ = ["Course", "Extra", "Method", "Settings", "StepTransform", "Unlearned", "UnlearningContext"]
 
 
 class Settings(BaseModel):

@@ -32,8 +32,6 @@ from unlearn_audit.normalisation import assumptions
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.training import describe
 
-__all__ = ["SAVE_EVERY", "Applied", "apply_method", "parse_settings"]
-
 SAVE_EVERY = 30.0  # seconds between two writes of the state that --resume goes on with
 
 

@@ -10,8 +10,6 @@ from unlearn_audit.config.toml_source import explain
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Extra, Settings, StepTransform
 
-__all__ = ["checked", "parse_extra", "parse_extras"]
-
 
 def parse_extras(texts: Sequence[str]) -> tuple[Extra, ...]:
     """Return the transforms asked for, in order.

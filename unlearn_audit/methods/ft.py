@@ -22,8 +22,6 @@ from unlearn_audit.methods.loop import (
 )
 from unlearn_audit.methods.transforms.reinit import REINIT, ReinitSettings
 
-__all__ = ["FT", "FT_WD", "FtSettings", "FtWdSettings", "run_ft", "run_ft_wd"]
-
 
 class FtSettings(LoopSettings):
     """Settings of FT: those of the Unlearn-Saliency code (SGD .01, momentum .9, decay 5e-4, 10 epochs), but batch 64.

@@ -16,8 +16,6 @@ from unlearn_audit.methods.loop import (
     run_composition,
 )
 
-__all__ = ["GA", "GaSettings", "run_ga"]
-
 
 class GaSettings(LoopSettings):
     """Settings of GA: those of the Unlearn-Sparse and Unlearn-Saliency code (1e-4, 5 epochs, batch 256), batch 64."""

@@ -23,8 +23,6 @@ from unlearn_audit.methods.loop import (
 )
 from unlearn_audit.methods.transforms.reinit import REINIT, ReinitSettings
 
-__all__ = ["IEU", "IeuSettings", "run_ieu"]
-
 
 class IeuSettings(LoopSettings):
     """Settings of IEU. The paper's appendix with its values is not public: these defaults are ours.

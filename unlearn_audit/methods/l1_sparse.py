@@ -10,8 +10,6 @@ from unlearn_audit.methods.ft import FtSettings
 from unlearn_audit.methods.loop import mean_loss, minibatches, paired, run_composition
 from unlearn_audit.methods.transforms.l1 import L1, L1Settings
 
-__all__ = ["L1_SPARSE", "L1SparseSettings", "run_l1_sparse"]
-
 
 class L1SparseSettings(FtSettings):
     """Settings of l1-sparse: FT's, and the penalty that comparisons use (the code asks for a value and has none)."""

@@ -17,23 +17,6 @@ from unlearn_audit.methods import Course, Extra, Settings, StepTransform, Unlear
 from unlearn_audit.methods.published import BUDGET
 from unlearn_audit.training import crop_and_flip
 
-__all__ = [
-    "LoopSettings",
-    "Objective",
-    "Schedule",
-    "Share",
-    "Size",
-    "Step",
-    "Turn",
-    "Turns",
-    "logits_of",
-    "mean_loss",
-    "minibatches",
-    "paired",
-    "run_composition",
-    "schedule_of",
-]
-
 Share = Annotated[float, Field(ge=0, le=1)]
 Step = Annotated[float, Field(gt=0, le=1e30)]
 Size = Annotated[int, Field(gt=0)] | Literal["full"]

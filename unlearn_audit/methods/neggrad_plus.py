@@ -17,8 +17,6 @@ from unlearn_audit.methods.loop import (
     run_composition,
 )
 
-__all__ = ["NEGGRAD_PLUS", "NegGradPlusSettings", "run_neggrad_plus"]
-
 
 class NegGradPlusSettings(LoopSettings):
     """Settings of NegGrad+: those of the SCRUB code (alpha .95, SGD .01, 10 epochs, no decay)."""

@@ -10,8 +10,6 @@ from typing import Any
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Settings
 
-__all__ = ["BUDGET", "deviations", "published_value", "with_published"]
-
 BUDGET = ("steps", "epochs")  # two ways to say one thing
 CLIP = "loss_clip"
 

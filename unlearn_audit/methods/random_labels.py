@@ -27,8 +27,6 @@ from unlearn_audit.methods.loop import (
     run_composition,
 )
 
-__all__ = ["RL", "RandomLabels", "RlSettings", "relabelled", "run_rl"]
-
 
 class RlSettings(LoopSettings):
     """Settings of RL: those of the Unlearn-Saliency code (SGD .01, momentum .9, decay 5e-4, 10 epochs); batch 64."""

@@ -15,8 +15,6 @@ from unlearn_audit.checkpoints import STATE_ENTRY
 from unlearn_audit.errors import CheckpointError, OutputError, UsageError
 from unlearn_audit.files import atomic_write, check_input
 
-__all__ = ["SavedState", "StateFile", "state_path"]
-
 SCHEMA = 1
 
 

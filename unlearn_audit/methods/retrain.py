@@ -10,8 +10,6 @@ from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import Step
 from unlearn_audit.training import Recipe, pick_recipe, train
 
-__all__ = ["RETRAIN", "RetrainSettings", "run_retrain"]
-
 
 class RetrainSettings(Settings):
     """Settings of retraining: none is needed where the checkpoint says how it was trained."""

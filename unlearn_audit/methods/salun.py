@@ -7,8 +7,6 @@ from unlearn_audit.methods.loop import Share, Step, run_composition
 from unlearn_audit.methods.random_labels import RlSettings, relabelled
 from unlearn_audit.methods.transforms.mask import MASK, MaskSettings
 
-__all__ = ["SALUN", "SalunSettings", "run_salun"]
-
 
 class SalunSettings(RlSettings):
     """Settings of SalUn: those of the Unlearn-Saliency README (RL, step .013, 10 epochs, density .5), but batch 64."""

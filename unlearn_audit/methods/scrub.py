@@ -32,8 +32,6 @@ from unlearn_audit.methods.loop import (
     run_composition,
 )
 
-__all__ = ["SCRUB", "ScrubSettings", "divergence", "run_scrub"]
-
 Weight = Annotated[float, Field(ge=0, le=1e30)]
 
 

@@ -17,8 +17,6 @@ from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import Step, logits_of
 
-__all__ = ["SSD", "SsdSettings", "importance", "run_ssd"]
-
 
 class SsdSettings(Settings):
     """Settings of SSD: those of the published code."""

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from unlearn_audit.metrics.values import student_interval
 
-__all__ = ["Chance", "Difference", "chance_of_examples", "difference_from_references"]
-
 Floats = NDArray[np.float64]
 
 # Tuned once so that one more retrained model is called different in 4 to 6 % of the cases, whatever part of the seeds'

@@ -9,15 +9,6 @@ from numpy.typing import NDArray
 
 from unlearn_audit.metrics.values import Bounds, wilson_interval
 
-__all__ = [
-    "Accuracy",
-    "OperatingPoint",
-    "balanced_accuracy",
-    "clopper_pearson",
-    "non_members_needed",
-    "tpr_at_fpr",
-]
-
 Floats = NDArray[np.float64]
 
 

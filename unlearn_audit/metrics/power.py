@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 from unlearn_audit.metrics.values import Bounds
 
-__all__ = ["BLIND_ABOVE", "Comparison", "comparison_of", "difference_of_values"]
-
 # The sizes, in one place: a comparison whose interval reaches further than this to either side is called blind, since
 # a difference that matters could hide in it.
 # - Accuracies, rates of attacks: a tenth of the examples. Published methods are told apart by gaps of .01 to .05, and a

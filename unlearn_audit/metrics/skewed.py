@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from unlearn_audit.metrics.values import Bounds, student_interval
 
-__all__ = ["mean_interval", "paired_ratio_interval", "ratio_interval", "skewed_method"]
-
 Floats = NDArray[np.float64]
 
 STUDENTISED = "studentised bootstrap over examples, log scale"

@@ -6,21 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Bounds",
-    "accuracy",
-    "auc",
-    "auc_components",
-    "auc_interval",
-    "auc_variance",
-    "cross_entropy",
-    "mean_and_spread",
-    "ratio_of_medians",
-    "student_interval",
-    "tail_share",
-    "wilson_interval",
-]
-
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 

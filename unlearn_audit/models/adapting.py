@@ -22,8 +22,6 @@ from unlearn_audit.models.blame import raised
 from unlearn_audit.models.building import is_code
 from unlearn_audit.streams import derive_seed
 
-__all__ = ["adapt", "evaluating", "layout_of", "materialise"]
-
 TRIED = 4  # images; one that is cut off tells whether an answer depends on the rest of the batch
 CLOSE = 1e-3  # of the largest output: what rounding may make of another order of sums
 FAR = 0.05  # of the largest output: what even bfloat16 does not make of it

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Logits", "complaint", "what_logits_are"]
-
 CLOSE = 1e-3
 NAME = "logits"
 RETURN_LOGITS = "leave out the last softmax or sigmoid, and return the logits"

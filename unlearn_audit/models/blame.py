@@ -11,8 +11,6 @@ import torch
 
 from unlearn_audit.errors import AuditError, MeasurementError
 
-__all__ = ["models_own", "raised"]
-
 LONGEST = 300
 _OURS = str(Path(__file__).resolve().parents[1])
 _TORCH = str(Path(torch.__path__[0]).resolve())

@@ -18,21 +18,6 @@ from unlearn_audit.models.blame import raised
 from unlearn_audit.models.hugging_face import TRANSFORMERS, check_classifier, classifier
 from unlearn_audit.user_code import current_folder_importable, import_user_code
 
-__all__ = [
-    "RGB",
-    "TIMM",
-    "TORCHVISION",
-    "Shapes",
-    "build",
-    "check_name",
-    "first_line",
-    "is_code",
-    "library_names",
-    "options_of",
-    "shapes_of",
-    "skeleton",
-]
-
 RGB = 3
 TORCHVISION = "torchvision"
 TIMM = "timm"

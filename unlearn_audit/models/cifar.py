@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-__all__ = ["Block", "CifarResNet", "cifar_resnet18", "cifar_resnet50", "resnet20", "resnet32", "resnet44", "resnet56"]
-
 STEM_WIDTH = 16
 
 

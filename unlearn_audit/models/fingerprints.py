@@ -18,8 +18,6 @@ from unlearn_audit.files import atomic_write
 from unlearn_audit.models.building import TIMM, TORCHVISION, Shapes, library_names, skeleton
 from unlearn_audit.models.recognition import KnownModel, Pattern, fingerprint, lines_of, preference, sketch
 
-__all__ = ["describe", "main", "table", "text_of"]
-
 CLASSES = (7, 13)
 CHANNELS = (3, 5)
 

@@ -22,8 +22,6 @@ from unlearn_audit.model_folder import CONFIG, read_config
 from unlearn_audit.models.answers import Logits
 from unlearn_audit.models.blame import raised
 
-__all__ = ["TRANSFORMERS", "check_classifier", "classifier", "renamed", "spec_of_config", "written_out"]
-
 TRANSFORMERS = "transformers"
 CLASSIFIERS = "transformers.models.auto.modeling_auto"
 # What says nothing of the network, or is settled here: classes by the data, attention by what has second derivatives.

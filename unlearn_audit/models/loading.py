@@ -13,8 +13,6 @@ from unlearn_audit.models.adapting import evaluating
 from unlearn_audit.models.blame import raised
 from unlearn_audit.models.building import Shapes, first_line, shapes_of
 
-__all__ = ["differences", "flops_per_image", "is_counter", "load_state", "other_types", "parameter_count"]
-
 SHOWN = 3  # differing keys named per kind; the rest is counted
 
 

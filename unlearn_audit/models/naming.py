@@ -16,8 +16,6 @@ from unlearn_audit.models.building import Shapes, shapes_of
 from unlearn_audit.models.hugging_face import TRANSFORMERS, renamed
 from unlearn_audit.models.loading import is_counter
 
-__all__ = ["Reading", "normalises_itself", "read_for", "read_names", "wanted_by"]
-
 # What DataParallel, torch.compile, Opacus, FSDP, activation checkpointing and DeepSpeed put into names.
 WRAPPERS = (
     "module", "_orig_mod", "_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",

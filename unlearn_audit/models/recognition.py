@@ -18,19 +18,6 @@ from unlearn_audit.models.building import RGB, TIMM, TORCHVISION, Shapes, shapes
 from unlearn_audit.models.loading import differences, is_counter
 from unlearn_audit.models.naming import Reading, read_names
 
-__all__ = [
-    "TABLE",
-    "KnownModel",
-    "Identified",
-    "Pattern",
-    "Table",
-    "fingerprint",
-    "identify",
-    "lines_of",
-    "preference",
-    "sketch",
-]
-
 TABLE = "fingerprints.json"
 SKETCH = 16  # hashes kept of a set; the overlap of two sets is then known to about 1 / sqrt(16)
 DIGITS = 6  # hex digits of a kept hash

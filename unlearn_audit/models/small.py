@@ -3,8 +3,6 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["SmallCNN", "small_cnn"]
-
 WIDTHS = (16, 32, 64)
 
 

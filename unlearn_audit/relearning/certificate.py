@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from unlearn_audit.relearning.floor import Floor
 
-__all__ = ["Certificate", "certificate"]
-
 Floats = NDArray[np.float64]
 
 

@@ -19,8 +19,6 @@ from unlearn_audit.errors import UsageError
 from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
 
-__all__ = ["GD", "RISE", "Algorithm", "Curve", "Run", "StepSize", "rcd", "relearn", "status"]
-
 Floats = NDArray[np.float64]
 StepSize = float | Literal["lambda"]
 

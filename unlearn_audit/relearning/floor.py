@@ -13,8 +13,6 @@ from unlearn_audit.engine import Device, trainable
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning.curve import Run
 
-__all__ = ["Floor", "fit_floor", "lowest_floor"]
-
 Floats = NDArray[np.float64]
 
 

@@ -14,8 +14,6 @@ from unlearn_audit.engine import Device, Inputs, chunks, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.relearning.curve import Run
 
-__all__ = ["Features", "head_run", "scoped", "smoothness_of_softmax"]
-
 
 @dataclass(frozen=True)
 class Features:

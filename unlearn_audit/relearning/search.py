@@ -9,18 +9,6 @@ from unlearn_audit.engine import Device
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, relearn
 
-__all__ = [
-    "HALVINGS",
-    "HARDLY_MOVED",
-    "CurveSet",
-    "CurveCache",
-    "Start",
-    "StepSearch",
-    "hardly_moved",
-    "relearn_all",
-    "no_cache",
-]
-
 Stop = Callable[[Sequence[float]], bool]
 CurveCache = Callable[[int, object, Callable[[], Curve]], Curve]
 

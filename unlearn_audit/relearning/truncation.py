@@ -13,8 +13,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Precision", "Truncation", "Verdict", "steps_for", "truncation", "unsettled"]
-
 Floats = NDArray[np.float64]
 Precision = Literal["float64", "float32", "reduced"]
 Verdict = Literal["exponential", "slower than exponential", "not converged", "diverged"]

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from unlearn_audit.render.details import RcdDetails, details_of
 from unlearn_audit.report import ARRAYS_NAME, AuditReport
 
-__all__ = ["Arrays", "curve_name", "read_arrays", "score_names"]
-
 Floats = NDArray[np.float64]
 MOST_BYTES = 64 * 1024 * 1024  # of one array: eight million numbers
 PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

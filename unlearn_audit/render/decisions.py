@@ -11,22 +11,8 @@ from rich.text import Text
 
 from unlearn_audit.gate import Decision, Gated, ReportSource, ReviewedWaiver, Verdict
 from unlearn_audit.render.gfm import bullets, kept_short, pipe_table
-from unlearn_audit.render.table import brief
+from unlearn_audit.render.untrusted import brief
 from unlearn_audit.report import Subject
-
-__all__ = [
-    "DECIDED",
-    "WAIVED",
-    "as_document",
-    "as_markdown",
-    "as_values",
-    "counted",
-    "told",
-    "decision_rows",
-    "render",
-    "render_gated",
-    "waiver_rows",
-]
 
 STYLES = {
     "passed": "green",

@@ -7,9 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from unlearn_audit.report import AuditReport, Measurement
 
-__all__ = ["Exposed", "MiaDetails", "OrderChange", "RcdDetails", "StepSize", "TruncationDetails", "details_of",
-           "lower_bound", "unreadable"]  # fmt: skip
-
 Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Whole = Annotated[int, Field(strict=True)]
 

@@ -10,18 +10,8 @@ from unlearn_audit.render import semilog
 from unlearn_audit.render.arrays import Arrays, curve_name, score_names
 from unlearn_audit.render.charts import CONTROL, ORIGINAL, RETRAINED, Axis, Chart, Guide, Series, Style, style_of
 from unlearn_audit.render.details import RcdDetails, details_of
-from unlearn_audit.render.table import printable
+from unlearn_audit.render.untrusted import printable
 from unlearn_audit.report import AuditReport, Measurement
-
-__all__ = [
-    "foreign_scores",
-    "gap_against_rcd",
-    "relearning_curves",
-    "roc_curves",
-    "roc_steps",
-    "step_sizes",
-    "truncation",
-]
 
 Floats = NDArray[np.float64]
 RATES = (Guide(1e-3, "0.1 %"), Guide(1e-2, "1 %"))

@@ -3,9 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from unlearn_audit.render.table import brief
-
-__all__ = ["bullets", "escaped", "kept_short", "pipe_table"]
+from unlearn_audit.render.untrusted import brief
 
 SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|`*_[]<>~&$"})
 EMOJI = re.compile(r":(?=[\w+-]+:)")  # GitHub shows a picture in the place of :name:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from xml.etree.ElementTree import Element
 
 from unlearn_audit.gate import Decision, ReviewedWaiver, Verdict, exit_code
 from unlearn_audit.render import charts
@@ -12,13 +13,11 @@ from unlearn_audit.render.charts import Chart
 from unlearn_audit.render.decisions import counted
 from unlearn_audit.render.details import unreadable
 from unlearn_audit.render.figures import foreign_scores
-from unlearn_audit.render.markup import Element, as_html, element
+from unlearn_audit.render.markup import as_html, element
 from unlearn_audit.render.sections import Section, decided, provenance, sections, waived
 from unlearn_audit.render.small_tables import SmallTable
 from unlearn_audit.render.table import Column, Row, columns, footnotes
 from unlearn_audit.report import AuditReport
-
-__all__ = ["render"]
 
 NO_ARRAYS = Arrays({})
 NOTHING_SAID = (

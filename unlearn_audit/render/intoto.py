@@ -6,8 +6,6 @@ from typing import Any
 from unlearn_audit.errors import ReportError
 from unlearn_audit.gate import Gated, Verdict, worst
 
-__all__ = ["as_statement"]
-
 STATEMENT = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 

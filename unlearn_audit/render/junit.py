@@ -1,13 +1,11 @@
 """A gate's decisions as JUnit XML, which every CI system shows: a rule is a test case, a subject its class."""
 
 from collections.abc import Iterator
-from xml.etree.ElementTree import indent
+from xml.etree.ElementTree import Element, indent
 
 from unlearn_audit.gate import Decision, Gated, Verdict
-from unlearn_audit.render.markup import Element, as_xml, element
-from unlearn_audit.render.table import brief
-
-__all__ = ["render"]
+from unlearn_audit.render.markup import as_xml, element
+from unlearn_audit.render.untrusted import brief
 
 SUITE = "unlearn-audit"
 OUTCOMES = {

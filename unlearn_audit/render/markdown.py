@@ -9,8 +9,6 @@ from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import columns, footnotes, rows
 from unlearn_audit.report import AuditReport
 
-__all__ = ["render"]
-
 
 def render(
     report: AuditReport,

@@ -15,8 +15,6 @@ from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import Row, columns, rows
 from unlearn_audit.report import AuditReport
 
-__all__ = ["Section", "decided", "exposed", "provenance", "sections", "waived"]
-
 TITLES = {
     "accuracy": "Accuracy and gaps",
     "rcd": "Relearning",

@@ -7,10 +7,8 @@ from typing import NamedTuple
 from unlearn_audit.render import charts
 from unlearn_audit.render.charts import Axis, Chart, style_of
 from unlearn_audit.render.details import TruncationDetails, details_of
-from unlearn_audit.render.table import printable
+from unlearn_audit.render.untrusted import printable
 from unlearn_audit.report import AuditReport
-
-__all__ = ["CAPTION", "TITLE", "SemilogSeries", "alternative", "chart", "series_of", "svg", "text"]
 
 TITLE = "Is the truncation error exponential?"
 CAPTION = "excess of the loss over its floor, nats (log scale), by relearning steps"

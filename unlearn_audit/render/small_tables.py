@@ -6,8 +6,6 @@ from typing import NamedTuple
 from unlearn_audit.render.details import RcdDetails, StepSize, details_of
 from unlearn_audit.report import AuditReport
 
-__all__ = ["SmallTable", "small_tables"]
-
 MOST_COLUMNS = 4
 MOST_CHANGES = 3  # pairs of models whose change of order is told in words
 

@@ -10,10 +10,8 @@ from unlearn_audit.catalogue import ASSUMED_INPUTS
 from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
 from unlearn_audit.render.details import lower_bound
-from unlearn_audit.render.untrusted import LONGEST, brief, printable
+from unlearn_audit.render.untrusted import printable
 from unlearn_audit.report import AuditReport, Measurement
-
-__all__ = ["LONGEST", "MOST_COLUMNS", "Cell", "Column", "Row", "brief", "columns", "footnotes", "printable", "rows"]
 
 # Name -> how a person calls it, digits after the point, whether a sign is always shown.
 NAMES: dict[str, tuple[str, int, bool]] = {

@@ -11,10 +11,9 @@ from rich.text import Text
 from unlearn_audit.render import semilog
 from unlearn_audit.render.sections import exposed
 from unlearn_audit.render.small_tables import SmallTable, small_tables
-from unlearn_audit.render.table import MOST_COLUMNS, Column, brief, columns, footnotes, rows
+from unlearn_audit.render.table import MOST_COLUMNS, Column, columns, footnotes, rows
+from unlearn_audit.render.untrusted import brief
 from unlearn_audit.report import AuditReport
-
-__all__ = ["render"]
 
 NARROW = 18  # columns, for numbers and short labels
 WIDEST_LABEL = 19  # columns, which leaves room for four numbers with their intervals

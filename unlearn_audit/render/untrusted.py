@@ -1,7 +1,5 @@
 """Text from elsewhere on its way to a person: nothing in it steers a screen, and it does not fill one."""
 
-__all__ = ["LONGEST", "brief", "printable"]
-
 LONGEST = 4000  # characters of one text that a person is shown
 
 

@@ -21,28 +21,6 @@ from unlearn_audit.files import atomic_write, read_input
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "ARRAYS_NAME",
-    "MAX_REPORT_BYTES",
-    "SCHEMA_VERSION",
-    "AuditReport",
-    "Data",
-    "Interval",
-    "Measurement",
-    "FrozenModel",
-    "Reference",
-    "SetSummary",
-    "Subject",
-    "Tool",
-    "canonical_digest",
-    "dump_report",
-    "parse_report",
-    "read_report",
-    "report_schema",
-    "write_arrays",
-    "write_report",
-]
-
 SCHEMA_VERSION = 1
 ARRAYS_NAME = "arrays.npz"
 MAX_REPORT_BYTES = 256 * 1024 * 1024

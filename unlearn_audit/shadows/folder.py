@@ -21,8 +21,6 @@ from unlearn_audit.errors import AuditError, OutputError
 from unlearn_audit.files import atomic_write, make_subfolder
 from unlearn_audit.shadows.plan import Job
 
-__all__ = ["LEASE", "Failure", "FleetFolder"]
-
 LEASE = 60.0  # seconds after which a claim that nobody touched may be taken over
 MOST_ATTEMPTS = 3
 FORGOTTEN = 10  # leases after which a draft is no longer being written

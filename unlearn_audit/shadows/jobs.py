@@ -37,19 +37,6 @@ from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.plan import PLAN_NAME, FleetPlan, Job, Treatment, jobs, members, read_plan
 from unlearn_audit.training import describe, new_model, train
 
-__all__ = [
-    "SAVE_EVERY",
-    "FleetContext",
-    "expected_gradients",
-    "expected_metadata",
-    "open_fleet_context",
-    "read_model",
-    "signals_key",
-    "undone",
-    "work",
-    "work_until_done",
-]
-
 SAVE_EVERY = 60.0  # seconds between two writes of what an unfinished training goes on with
 
 

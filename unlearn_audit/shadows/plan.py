@@ -17,21 +17,6 @@ from unlearn_audit.files import atomic_write, check_input
 from unlearn_audit.streams import generator
 from unlearn_audit.training import Recipe
 
-__all__ = [
-    "OTHER_EXAMPLES",
-    "PLAN_NAME",
-    "FleetPlan",
-    "Job",
-    "Treatment",
-    "as_recipe",
-    "differences",
-    "make_plan",
-    "members",
-    "read_plan",
-    "jobs",
-    "write_plan",
-]
-
 PLAN_NAME = "fleet.json"
 CODE = 1  # counted up when the same plan would give other numbers: the training loop, the assignment, the forget sets
 

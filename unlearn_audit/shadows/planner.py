@@ -30,8 +30,6 @@ from unlearn_audit.shadows.plan import (
 from unlearn_audit.shadows.store import treatment_in
 from unlearn_audit.training import Recipe, pick_recipe
 
-__all__ = ["PlannedFleet", "plan_fleet"]
-
 
 class PlannedFleet(NamedTuple):
     """A plan that was written, and what the person should hear of it."""

@@ -21,8 +21,6 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.shadows.jobs import FleetContext, undone
 from unlearn_audit.shadows.plan import Job
 
-__all__ = ["FleetRun", "default_workers", "run_on_ray", "run_workers"]
-
 MOST_DEATHS = 3  # of workers without a job finished in between
 TICK = 0.2
 PATIENCE = 10.0  # seconds that a worker has to write down what it has

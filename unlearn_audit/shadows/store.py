@@ -14,8 +14,6 @@ from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.jobs import signals_key
 from unlearn_audit.shadows.plan import FleetPlan, Job, Treatment, jobs, members, read_plan
 
-__all__ = ["Answers", "Fleet", "FleetSignals", "load_signals", "open_fleet", "read_signals", "treatment_in"]
-
 
 class FleetSignals(NamedTuple):
     """What M models say of a pool of P examples (2 n of them attacked) and of Z held-out ones.

@@ -14,8 +14,6 @@ from unlearn_audit.shadows.jobs import FleetContext, expected_metadata, read_mod
 from unlearn_audit.shadows.plan import Job, members
 from unlearn_audit.shadows.store import load_signals, read_signals
 
-__all__ = ["Damage", "remove_damaged", "verify"]
-
 FREE = {"tool_version", "torch_version", "data"}  # who made a model, and where the data lay then
 UNSAID = {"notes", "parent_sha256"}  # by models that are older than these
 

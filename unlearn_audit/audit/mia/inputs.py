@@ -16,8 +16,6 @@ from unlearn_audit.inputs import Candidate
 from unlearn_audit.shadows import Fleet, FleetSignals, Treatment, open_fleet
 from unlearn_audit.training import by_difference
 
-__all__ = ["AttackInputs", "attack_inputs"]
-
 
 class AttackInputs:
     """Gathers evidence on the pairs of forget examples and partners; what a model said once is kept.

@@ -21,8 +21,6 @@ from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Measurement
 from unlearn_audit.shadows import Treatment
 
-__all__ = ["measure_mia"]
-
 Floats = NDArray[np.float64]
 
 

@@ -12,8 +12,6 @@ from unlearn_audit.audit.reference import compared, difference_details, referenc
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Interval, Measurement
 
-__all__ = ["RATES", "Scores", "mia_numbers", "why_no_value", "worst"]
-
 Floats = NDArray[np.float64]
 # False positive rate -> how its measurement is called.
 RATES = {0.01: "tpr_at_fpr_1e-2", 0.001: "tpr_at_fpr_1e-3"}

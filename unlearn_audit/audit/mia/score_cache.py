@@ -15,8 +15,6 @@ from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.errors import OutputError
 from unlearn_audit.files import atomic_write
 
-__all__ = ["KeptScores"]
-
 Floats = NDArray[np.float64]
 CODE = 3  # counted up when an attack of the catalogue would give other scores on the same evidence
 

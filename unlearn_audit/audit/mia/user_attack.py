@@ -12,8 +12,6 @@ from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.user_code import current_folder_importable, import_user_code
 
-__all__ = ["attack_from_code"]
-
 
 def attack_from_code(spec: str) -> Attack:
     """Import `package.module:callable`, call it without arguments and return the attack; the current folder counts.

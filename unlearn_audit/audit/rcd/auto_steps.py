@@ -24,8 +24,6 @@ from unlearn_audit.relearning import (
     truncation,
 )
 
-__all__ = ["Remainder", "Stopped", "relearn_until_small"]
-
 LOOK_EVERY = 10  # steps between two judgements of a curve
 
 

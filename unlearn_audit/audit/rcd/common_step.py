@@ -6,8 +6,6 @@ from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.relearning import Start, StepSearch, StepSize
 from unlearn_audit.report import Measurement
 
-__all__ = ["RELEARNING", "left_behind", "with_common_step"]
-
 # Sections that relearn, in the order of the report -> the measurement whose details have the step size.
 RELEARNING = {"rcd": "rcd.raw", "truncation": "truncation.verdict"}
 Measured = tuple[Measurement, ...]

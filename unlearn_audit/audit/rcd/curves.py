@@ -25,8 +25,6 @@ from unlearn_audit.config import RcdSettings
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.relearning import Curve, CurveSet, StepSearch, StepSize
 
-__all__ = ["RcdCurves", "ModelCurves", "relearn_models"]
-
 Floats = NDArray[np.float64]
 
 

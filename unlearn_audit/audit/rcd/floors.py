@@ -7,8 +7,6 @@ from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.runs import Kind, RelearnPlan
 from unlearn_audit.relearning import Curve, Floor, fit_floor, lowest_floor
 
-__all__ = ["Floors", "chosen_floors", "fitted_floors", "lowest_reached"]
-
 
 class Floors(NamedTuple):
     """Floors by candidate and set, with the name that a method text gives them.

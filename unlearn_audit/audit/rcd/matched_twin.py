@@ -14,8 +14,6 @@ from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.data import Twin
 from unlearn_audit.inputs import Candidate
 
-__all__ = ["Matched", "closest_partners", "matched_twin"]
-
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 

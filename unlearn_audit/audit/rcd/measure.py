@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext
-from unlearn_audit.audit.controls import RANDOM
 from unlearn_audit.audit.rcd.common_step import left_behind
 from unlearn_audit.audit.rcd.curves import ModelCurves, RcdCurves, relearn_models
 from unlearn_audit.audit.rcd.numbers import (
@@ -27,8 +26,6 @@ from unlearn_audit.audit.reference import compared, difference_details, referenc
 from unlearn_audit.config import RcdSettings
 from unlearn_audit.relearning import Curve, status
 from unlearn_audit.report import Interval, Measurement
-
-__all__ = ["RANDOM", "measure_rcd"]
 
 LONGEST_CURVE = 2000  # points kept in the details of a measurement; longer ones stand in arrays.npz
 HEAVY = 0.5  # share of the sum in the hardest 5 % from which on intervals over examples fall short of 95 %

@@ -13,19 +13,6 @@ from unlearn_audit.engine import derive_seed
 from unlearn_audit.relearning import Curve, status
 from unlearn_audit.report import Interval, Measurement, Reference
 
-__all__ = [
-    "Found",
-    "anamnesis_index",
-    "area_interval",
-    "headline_accuracy",
-    "normalised",
-    "ratio_to_retrained",
-    "resampling",
-    "scaled",
-    "steps_to_accuracy",
-    "steps_to_relearn",
-]
-
 FLAT = 1e-3  # nats: below this initial excess a share of it is a share of nothing
 WITHIN = 0.05  # relative distance to the original's accuracy that counts as relearned (Chundawat et al. 2023)
 

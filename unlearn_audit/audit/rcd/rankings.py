@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-__all__ = ["FEWEST_RANKED", "Agreement", "OrderChange", "agreement", "looked_at", "order_changes", "ranks"]
-
 Floats = NDArray[np.float64]
 FEWEST_RANKED = 4  # models below which a rank correlation says nothing
 

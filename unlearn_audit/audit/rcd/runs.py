@@ -18,18 +18,6 @@ from unlearn_audit.relearning import Algorithm, Curve, Run, scoped
 from unlearn_audit.streams import generator
 from unlearn_audit.training import crop_and_flip
 
-__all__ = [
-    "Kind",
-    "RelearnSplit",
-    "RelearnPlan",
-    "algorithm_of",
-    "algorithm_text",
-    "candidates_of",
-    "check_request",
-    "matched_twins",
-    "plan",
-]
-
 Kind = Literal["forget", "paired", "unseen"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -9,8 +9,6 @@ from unlearn_audit.audit.rcd.rankings import Agreement, agreement
 from unlearn_audit.audit.rcd.runs import algorithm_of
 from unlearn_audit.relearning import HARDLY_MOVED, Curve, status
 
-__all__ = ["Ablation", "ablation_details", "ablations", "essentially_initial", "moved"]
-
 
 class Ablation(NamedTuple):
     """One step size: every model's sum and curve, by label, and the agreement of its ranking with the first one's."""
@@ -25,8 +23,7 @@ def ablations(rcd_curves: RcdCurves) -> tuple[Ablation, ...]:
     """Relearn the forget set under every step size that was asked for; empty when there is only one.
 
     The first one's curves are `rcd_curves` themselves. Rankings are of the subjects; controls are left out, since a
-    random
-    initialisation stands far from all of them and would make any two rankings agree.
+    random initialisation stands far from all of them and would make any two rankings agree.
     """
     asked = rcd_curves.settings.step_size
     if not isinstance(asked, tuple):

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from unlearn_audit.audit.rcd.curves import RcdCurves
 from unlearn_audit.relearning import HARDLY_MOVED, hardly_moved
 
-__all__ = ["relearning_doubts"]
-
 
 def relearning_doubts(curves: RcdCurves) -> Mapping[str, list[str]]:
     """Return why RCD says little of a subject: its own loss hardly falls, or that of no other subject does.

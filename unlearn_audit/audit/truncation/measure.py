@@ -13,8 +13,6 @@ from unlearn_audit.config import TruncationSettings
 from unlearn_audit.relearning import Truncation
 from unlearn_audit.report import Interval, Measurement
 
-__all__ = ["measure_truncation"]
-
 POINTS = 400  # of the excess, kept for the picture
 BRACKET = "fastest and slowest decay in the last third, less its slowing down; not a sampling interval"
 

@@ -16,8 +16,6 @@ from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.relearning import Certificate, Curve, CurveSet, Floor, Precision, Run, Truncation
 
-__all__ = ["Judged", "LongRuns", "of_the_sum", "take_long_runs"]
-
 Floats = NDArray[np.float64]
 LEAST_ITERATIONS, MOST_ITERATIONS = 500, 2000  # of the floor: it costs about as much as the trajectory
 LEAST_REFERENCE = 100  # steps of the reference where ten times K are fewer

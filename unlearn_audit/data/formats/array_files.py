@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from unlearn_audit.errors import AuditError, DataError
 
-__all__ = ["MOST_INDEX_BYTES", "check_members", "check_memory", "check_unfolded", "read_npy", "read_npz", "reading"]
-
 UNREADABLE = (
     OSError,
     EOFError,

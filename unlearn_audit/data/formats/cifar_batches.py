@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from unlearn_audit.errors import DataError
 
-__all__ = ["ArrayUnpickler", "cifar_class_names", "read_cifar"]
-
 # What a pickled uint8 array is made of; every other name is refused before it is looked up.
 ARRAY_PARTS = frozenset({
     ("numpy", "ndarray"),

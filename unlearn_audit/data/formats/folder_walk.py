@@ -9,8 +9,6 @@ from pathlib import Path
 from unlearn_audit.data.formats.array_files import reading
 from unlearn_audit.errors import DataError
 
-__all__ = ["image_paths", "is_left_over"]
-
 MOST_OTHERS = 100_000  # entries of a split that are no images
 DEEPEST = 50  # folders within a class folder
 # What macOS, Windows, network storages and Python leave in folders, in lower case; a dot in front says so of others.

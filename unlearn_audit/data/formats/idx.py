@@ -14,8 +14,6 @@ from unlearn_audit.data.formats.array_files import check_unfolded, reading
 from unlearn_audit.errors import DataError
 from unlearn_audit.files import check_input
 
-__all__ = ["find_idx", "read_idx"]
-
 UNSIGNED_BYTE = 0x08
 GZIP_MAGIC = b"\x1f\x8b"
 DENSEST = 1100  # deflate packs at most 1032 bytes into one; a header that announces more is damaged

@@ -14,8 +14,6 @@ from unlearn_audit.data.formats.array_files import check_memory, reading
 from unlearn_audit.data.formats.folder_walk import image_paths, is_left_over
 from unlearn_audit.errors import DataError
 
-__all__ = ["ImageSplit", "class_names", "read_split"]
-
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})

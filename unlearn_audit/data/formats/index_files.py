@@ -18,8 +18,6 @@ from unlearn_audit.data.formats.index_tensors import read_tensor
 from unlearn_audit.errors import DataError
 from unlearn_audit.files import check_input, read_input
 
-__all__ = ["FILE_READERS", "Entries", "Reader", "read_entries"]
-
 COLUMN = "unlearn_idx"
 OTHER_THINGS = frozenset({  # headers of a single column that say something else than where examples stand
     "class", "classes", "label", "labels", "target", "targets", "y", "mask", "keep", "kept", "retain", "retained",

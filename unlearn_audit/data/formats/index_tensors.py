@@ -14,8 +14,6 @@ from unlearn_audit.data.formats.array_files import MOST_INDEX_BYTES, check_membe
 from unlearn_audit.errors import DataError
 from unlearn_audit.files import read_input
 
-__all__ = ["read_tensor"]
-
 LARGEST_PICKLE = 1 << 20  # bytes; a tensor's has a few hundred
 MOST_OPCODES = 20_000
 # What makes Python hash an object of the file; a tuple of tuples is hashed for years.

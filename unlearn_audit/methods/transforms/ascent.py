@@ -10,8 +10,6 @@ from unlearn_audit.engine import Hooks, Term, Terms
 from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 from unlearn_audit.methods.loop import LoopSettings, Share, Size, Step, mean_loss, minibatches
 
-__all__ = ["ASCENT", "AscentSettings"]
-
 
 class AscentSettings(Settings):
     """Settings of the ascent; the paper's values are not public, these are ours."""

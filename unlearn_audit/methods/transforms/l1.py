@@ -8,8 +8,6 @@ from pydantic import Field
 from unlearn_audit.engine import Hooks, TermGradients, trainable
 from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 
-__all__ = ["L1", "L1Settings"]
-
 
 class L1Settings(Settings):
     """Settings of the penalty: 5e-4 is what comparisons use, the linear decay is the paper's."""

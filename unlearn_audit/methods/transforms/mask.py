@@ -14,8 +14,6 @@ from unlearn_audit.engine import FullBatch, Hooks, TermGradients, derive_seed, t
 from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 from unlearn_audit.methods.loop import Share
 
-__all__ = ["MASK", "MaskSettings", "random_mask", "saliency", "top_share"]
-
 
 class MaskSettings(Settings):
     """Settings of the mask; density .5 is the paper's median threshold."""

@@ -16,8 +16,6 @@ from unlearn_audit.engine import Hooks, derive_seed, trainable
 from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 from unlearn_audit.methods.loop import Share
 
-__all__ = ["REINIT", "Reinit", "ReinitSettings"]
-
 
 class ReinitSettings(Settings):
     """Settings of the re-initialisation; where the paper is silent the defaults are ours."""

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from xml.etree.ElementTree import Element
 
 from unlearn_audit.render.charts.scales import Scale, scale_of
 from unlearn_audit.render.charts.series import COLOURS, DASHES, MARKS, Chart, Series
-from unlearn_audit.render.markup import Element, as_xml, element
-from unlearn_audit.render.table import printable
-
-__all__ = ["STYLESHEET", "described", "document", "draw"]
+from unlearn_audit.render.markup import as_xml, element
+from unlearn_audit.render.untrusted import printable
 
 GLYPH = 6.6  # pixels of a character of 12 pixels, on average
 TOP, RIGHT, ROW, SWATCH = 28, 14, 19, 36

@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Axis", "Scale", "scale_of"]
-
 LARGEST = 1e300  # beyond it, and below its inverse, a span is no float any more
 MOST_DECADES = 8
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -5,9 +5,6 @@ from typing import NamedTuple
 
 from unlearn_audit.render.charts.scales import Axis
 
-__all__ = ["COLOURS", "CONTROL", "DASHES", "MARKS", "ORIGINAL", "RETRAINED", "Chart", "Guide", "Series", "Style",
-           "style_of"]  # fmt: skip
-
 # Colours on light and on dark paper, after Okabe & Ito, each at least three times as light or dark as the paper;
 # the last two are for what the others are compared with.
 COLOURS = (
