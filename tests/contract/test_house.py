@@ -29,9 +29,9 @@ TORCH_FREE = (
 )  # fmt: skip
 WITH_TORCH = (
     "models", "data", "checkpoints", "engine", "training", "curvature", "relearning", "normalisation", "inputs",
-    "methods", "shadows", "attacks", "audit", "demo",
+    "methods", "shadows", "attacks", "audit", "demo", "in_memory",
 )  # fmt: skip
-ROOMS = (*TORCH_FREE, *WITH_TORCH, "cli")
+ROOMS = (*TORCH_FREE, *WITH_TORCH, "cli", "__main__")
 HEAVY = ("torch", "torchvision", "sklearn", "scipy.stats", "timm", "transformers", "safetensors")
 LONGEST_FILE = 400
 SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "core", "misc", "manager", "handler", "base"}
@@ -79,9 +79,12 @@ def imports(source: Source) -> Iterator[tuple[str, str | None, bool]]:
 
 
 def own_imports(source: Source) -> Iterator[str]:
-    """Yield the modules of this package that a file imports."""
-    for module, name, _ in imports(source):
-        if module.split(".")[0] == NAME:
+    """Yield the modules of this package that a file imports.
+
+    What the package itself offers it loads when it is asked for, and imports for type checkers only.
+    """
+    for module, name, typing_only in imports(source):
+        if module.split(".")[0] == NAME and (source.room or not typing_only):
             yield f"{module}.{name}" if f"{module}.{name}" in MODULES else module
 
 

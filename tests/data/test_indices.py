@@ -8,12 +8,14 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_problems import make_small_splits
 
-from unlearn_audit.data import Examples, IndexSet, load_data, named_classes, read_indices
+from unlearn_audit.data import Examples, IndexSet, load_data, make_splits, named_classes, read_indices
 from unlearn_audit.errors import DataError
 
 SIZE = 40
@@ -361,3 +363,34 @@ def test_classes_that_are_named_by_number_have_their_names_told(
     spec: str, names: tuple[str, ...], told: tuple[str, ...]
 ) -> None:
     assert named_classes(spec, replace(load_data("digits"), class_names=names)) == told
+
+
+# ----- sets that are given by their indices
+
+
+@pytest.mark.parametrize(
+    "forget",
+    [list(range(10)), np.arange(10), torch.arange(10), np.arange(100) < 10],
+    ids=["list", "array", "tensor", "mask"],
+)
+def test_a_forget_set_is_given_by_its_indices_too(forget: Any, noise: Callable[..., Any]) -> None:
+    named = make_small_splits(noise)
+    found = make_splits(named.dataset, forget)
+    assert found.forget.sha256 == named.forget.sha256
+    assert found.forget.spec == "indices in memory"
+    np.testing.assert_array_equal(found.unseen.unseen, named.unseen.unseen)
+
+
+@pytest.mark.parametrize(
+    ("forget", "message"),
+    [
+        ([3, 100], "forget index 100 is out of range .*indices in memory, entry 1"),
+        ([3, 3], "forget index 3 is there twice"),
+        ([0.5], "holds float64, not integers"),
+        (np.zeros(7, dtype=bool), "is a mask of 7 entries, but there are 100 examples"),
+        ([], "is empty"),
+    ],
+)
+def test_indices_that_are_none_are_refused(forget: Any, message: str, noise: Callable[..., Any]) -> None:
+    with pytest.raises(DataError, match=message):
+        make_splits(make_small_splits(noise).dataset, forget)

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from unlearn_audit.data.arrays import first_where
 from unlearn_audit.data.examples import Dataset, Examples
-from unlearn_audit.data.formats.index_files import FILE_READERS, Entries, read_entries
+from unlearn_audit.data.formats.index_files import FILE_READERS, Entries, Reader, read_entries
 from unlearn_audit.data.spec import absolute
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.streams import generator
+
+IN_MEMORY = "indices in memory"  # the spec of a set that no file and no words name
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +27,27 @@ class IndexSet:
         spec: as typed.
         indices: [n] int64, sorted, unique, n >= 1.
         sha256: digest of `indices` as little-endian int64.
+        dataset: the data whose training examples these are; None for a set of other examples.
     """
 
     spec: str
     indices: NDArray[np.int64]
     sha256: str
+    dataset: Dataset | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def examples(self) -> Examples:
+        """The examples themselves, as a copy, with observed labels.
+
+        Raises:
+            DataError: the set does not know its data.
+        """
+        if self.dataset is None:
+            raise DataError(f"the set '{self.spec}' does not know its data; take dataset.train.subset(indices)")
+        return self.dataset.train.subset(self.indices)
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class Within:
 
 
 def read_indices(
-    spec: str,
+    spec: str | ArrayLike,
     *,
     examples: Examples,
     name: str,
@@ -79,7 +94,7 @@ def read_indices(
     `mislabelled` (every changed label).
 
     Args:
-        spec: the file or the words.
+        spec: the file or the words; or the indices themselves, or a boolean mask of the split's length.
         examples: the split that it points into.
         name: the data set's name, for messages.
         base: the folder that a relative file starts at.
@@ -93,6 +108,10 @@ def read_indices(
         DataError: the spec is unknown or malformed, or its indices are out of range, negative, repeated, none or all.
     """
     within = Within(examples, name, role, split, changed)
+    if not isinstance(spec, str):
+        given = np.asarray(spec)  # a tensor on a GPU is refused by torch, which says how to copy it
+        entries = Reader(Path(), IN_MEMORY, len(examples), {}).array(given)
+        return _sorted(IN_MEMORY, _checked(IN_MEMORY, entries, within), within, whole)
     word, colon, rest = spec.partition(":")
     if word in WORDS and bool(colon) == WORDS[word].takes_value:
         indices = WORDS[word].read(spec, rest, within)
@@ -101,11 +120,16 @@ def read_indices(
     else:
         path = _index_file(spec, role, base)
         indices = _checked(spec, read_entries(path, spec, size=len(examples), origin=origin), within)
+    return _sorted(spec, indices, within, whole)
+
+
+def _sorted(spec: str, indices: NDArray[np.int64], within: Within, whole: bool) -> IndexSet:
+    """Return the set of these indices, if they are some and not all."""
     if len(indices) == 0:
-        raise DataError(f"{role} set '{spec}' is empty; it must name at least one of {within.described}")
-    if len(indices) == len(examples) and not whole:
+        raise DataError(f"{within.role} set '{spec}' is empty; it must name at least one of {within.described}")
+    if len(indices) == len(within.examples) and not whole:
         raise DataError(
-            f"{role} set '{spec}' is everything: all of {within.described}; nothing is left to compare with"
+            f"{within.role} set '{spec}' is everything: all of {within.described}; nothing is left to compare with"
         )
     ordered = np.sort(indices).astype(np.int64)
     return IndexSet(spec, ordered, digest_of(ordered))

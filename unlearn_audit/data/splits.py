@@ -1,11 +1,11 @@
 """Forget, retain, test and the unseen twin of one audit, checked against each other."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from unlearn_audit.data.copies import Copies, find_copies
 from unlearn_audit.data.examples import Dataset, Examples
@@ -86,10 +86,10 @@ class Splits:
 
 def make_splits(
     dataset: Dataset,
-    forget: str,
+    forget: str | ArrayLike,
     *,
-    unseen: str | None = None,
-    retain: str | None = None,
+    unseen: str | ArrayLike | None = None,
+    retain: str | ArrayLike | None = None,
     sample: int | None = None,
     seed: int = 0,
     base: Path = Path("."),
@@ -98,9 +98,9 @@ def make_splits(
 
     Args:
         dataset: the data.
-        forget: index spec into the training set.
-        unseen: index spec into the test set that the twin is drawn from; default: the whole test set.
-        retain: index spec into the training set; default: all that is not forgotten.
+        forget: index spec into the training set, or the indices themselves, or a boolean mask.
+        unseen: likewise into the test set that the twin is drawn from; default: the whole test set.
+        retain: likewise into the training set; default: all that is not forgotten.
         sample: measure at most this many forget examples, chosen by `seed`; default: all.
         seed: decides the sample and the twin.
         base: the folder that relative files start at.
@@ -129,11 +129,13 @@ def make_splits(
     return Splits(dataset, chosen, measured, rest, twin, pool, limitations, doubts)
 
 
-def read_training_indices(spec: str, dataset: Dataset, *, base: Path = Path("."), role: str = "forget") -> IndexSet:
+def read_training_indices(
+    spec: str | ArrayLike, dataset: Dataset, *, base: Path = Path("."), role: str = "forget"
+) -> IndexSet:
     """Return the training examples that a spec names; see `read_indices`.
 
     Args:
-        spec: the file or the words.
+        spec: the file or the words, or the indices themselves.
         dataset: the data whose training split is pointed into.
         base: the folder that a relative file starts at.
         role: what the indices are for, for messages.
@@ -141,7 +143,7 @@ def read_training_indices(spec: str, dataset: Dataset, *, base: Path = Path(".")
     Raises:
         DataError: the spec is unfit.
     """
-    return read_indices(
+    found = read_indices(
         spec,
         examples=dataset.train,
         name=dataset.spec,
@@ -150,6 +152,7 @@ def read_training_indices(spec: str, dataset: Dataset, *, base: Path = Path(".")
         origin=dataset.origin,
         role=role,
     )
+    return replace(found, dataset=dataset)
 
 
 def _disjoint(retain: IndexSet, forget: IndexSet) -> NDArray[np.int64]:
@@ -163,7 +166,7 @@ def _disjoint(retain: IndexSet, forget: IndexSet) -> NDArray[np.int64]:
     return retain.indices
 
 
-def _pool(dataset: Dataset, unseen: str | None, base: Path) -> NDArray[np.int64]:
+def _pool(dataset: Dataset, unseen: str | ArrayLike | None, base: Path) -> NDArray[np.int64]:
     """Return the test indices that the twin may be drawn from."""
     if unseen is None:
         return np.arange(len(dataset.test))

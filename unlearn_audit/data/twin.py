@@ -21,12 +21,14 @@ class Twin:
         unseen: [n] test indices, unique: their partners.
         examples: [n] the partners, with their own images and true labels, and the observed labels of `forget`.
         complete: whether every measured forget example has a partner.
+        dataset: the data that both sides are of.
     """
 
     forget: NDArray[np.int64]
     unseen: NDArray[np.int64]
     examples: Examples
     complete: bool
+    dataset: Dataset
 
     def __len__(self) -> int:
         return len(self.forget)
@@ -68,4 +70,4 @@ def make_twin(dataset: Dataset, measured: NDArray[np.int64], pool: NDArray[np.in
 def _paired(dataset: Dataset, forget: NDArray[np.int64], unseen: NDArray[np.int64], *, complete: bool) -> Twin:
     """Give the held-out examples the observed labels of their partners."""
     labels = dataset.train.labels[torch.from_numpy(forget)]
-    return Twin(forget, unseen, replace(dataset.test.subset(unseen), labels=labels), complete)
+    return Twin(forget, unseen, replace(dataset.test.subset(unseen), labels=labels), complete, dataset)

@@ -1,0 +1,75 @@
+"""`import unlearn_audit`: its names, loaded when they are used; `python -m unlearn_audit`; types for checkers."""
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unlearn_audit as ua
+from unlearn_audit import errors
+
+HOUSE = Path(ua.__file__).parent
+NAMES = sorted({*ua.__all__} - {"__version__"})
+
+
+def in_a_process(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, with this checkout on its path."""
+    found = os.environ | {"PYTHONPATH": str(HOUSE.parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=found, timeout=600, check=False)
+
+
+def test_importing_the_package_and_listing_its_names_loads_next_to_nothing() -> None:
+    code = "import sys, unlearn_audit; dir(unlearn_audit); print([m for m in sys.modules if 'unlearn_audit.' in m])"
+    assert in_a_process("-c", code).stdout == "[]\n"
+
+
+def test_a_light_name_loads_no_torch() -> None:
+    done = in_a_process("-c", "import sys, unlearn_audit as ua; print(ua.AuditError.__name__, 'torch' in sys.modules)")
+    assert done.stdout == "AuditError False\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_is_what_its_module_has(name: str) -> None:
+    home = importlib.import_module(ua._HOME[name])
+    assert getattr(ua, name) is getattr(home, name)
+    assert getattr(ua, name).__doc__
+
+
+def test_dir_lists_the_public_names_and_a_star_takes_them() -> None:
+    assert dir(ua) == sorted(ua.__all__)
+    taken: dict[str, object] = {}
+    exec("from unlearn_audit import *", taken)
+    assert {*NAMES} <= {*taken}
+
+
+def test_type_checkers_see_each_name_where_it_is_taken_from() -> None:
+    tree = ast.parse((HOUSE / "__init__.py").read_text())
+    seen = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("unlearn_audit")
+        for alias in node.names
+    }
+    assert seen == dict(ua._HOME)
+    assert sorted(seen) == NAMES
+    assert (HOUSE / "py.typed").read_text() == ""
+
+
+def test_an_unknown_name_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'relearning_curve'"):
+        ua.relearning_curve  # noqa: B018
+
+
+def test_the_errors_are_those_of_the_house() -> None:
+    assert ua.AuditError is errors.AuditError
+
+
+def test_python_m_is_the_command_line() -> None:
+    done = in_a_process("-m", "unlearn_audit", "--version")
+    assert (done.returncode, done.stdout) == (0, f"unlearn-audit {ua.__version__}\n")
+    done = in_a_process("-m", "unlearn_audit", "gate", "no-such.json", "--policy", "default")
+    assert (done.returncode, done.stdout) == (3, "")

@@ -1,0 +1,170 @@
+"""From what a caller holds to what is measured: a copy on the device, in evaluation mode, tried on a few images."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from unlearn_audit import models
+from unlearn_audit.catalogue import ASSUMED_INPUTS
+from unlearn_audit.checkpoints import Metadata, digest_of_state, nonfinite, write_checkpoint
+from unlearn_audit.config import METADATA
+from unlearn_audit.config.layers import DEFAULT, FLAG
+from unlearn_audit.data import Dataset, Transform
+from unlearn_audit.engine import Device, trainable
+from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.inputs import SAMPLE, Candidate
+from unlearn_audit.normalisation import as_text
+
+IN_MEMORY = "in memory"  # where a report has the path of a checkpoint
+Moments = float | Sequence[float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A model with a record of how it was made, as `train` returns it; taken wherever a module is.
+
+    Attributes:
+        model: in evaluation mode.
+        record: recipe, seed, data, mean and std, as they stand in the metadata of a checkpoint.
+    """
+
+    model: nn.Module
+    record: Metadata
+
+    def save(self, path: str | Path, *, force: bool = False) -> str:
+        """Write a checkpoint that describes itself, for the command line or another day; return its SHA-256.
+
+        Args:
+            path: the file, .safetensors.
+            force: replace an existing file.
+
+        Raises:
+            OutputError: the file exists or cannot be written.
+        """
+        return write_checkpoint(Path(path), self.model.state_dict(), self.record, force=force)
+
+
+Model = nn.Module | TrainedModel
+
+
+def module_of(model: Model, label: str = "the model") -> nn.Module:
+    """Return the module itself.
+
+    Args:
+        model: a module, or what `train` or `unlearn` returned.
+        label: how messages call it.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    module = model.model if isinstance(model, TrainedModel) else model
+    if isinstance(module, nn.Module):
+        return module
+    raise UsageError(
+        f"{label} is {type(model).__name__}; a torch.nn.Module is needed, or what train or unlearn returned"
+    )
+
+
+def name_of(thing: object) -> str:
+    """Return how a report calls a module or a function that makes one: `package.module:Name`.
+
+    >>> name_of(nn.Linear(1, 1))
+    'torch.nn.modules.linear:Linear'
+    """
+    named: object = thing if callable(thing) and not isinstance(thing, nn.Module) else type(thing)
+    return f"{named.__module__}:{getattr(named, '__qualname__', type(named).__qualname__)}"
+
+
+def as_candidate(
+    model: Model,
+    dataset: Dataset,
+    compute: Device,
+    *,
+    label: str = "the model",
+    role: str = "subject",
+    mean: Moments = None,
+    std: Moments = None,
+) -> Candidate:
+    """Return a copy of a model as measurements take it; the caller's own is left as it is, mode and device included.
+
+    Args:
+        model: a module, or what `train` or `unlearn` returned.
+        dataset: whose images it takes, and whose classes it tells apart.
+        compute: where the copy goes.
+        label: its unique name.
+        role: original, retrained, unlearned or subject.
+        mean: of inputs in [0, 1] as the model was trained, one number or one per channel; default: what `train` and
+            `unlearn` recorded, none for a model that normalises its images itself, else the data's own, assumed.
+        std: likewise.
+
+    Raises:
+        UsageError: no module, lazy layers without weights, nothing to train, or mean or std of another length.
+        MeasurementError: weights that are not finite, a model that cannot take the images, or that answers with
+            something other than a row of logits for each class of the data.
+    """
+    module = module_of(model, label)
+    record = model.record if isinstance(model, TrainedModel) else None
+    _check_weights(module, label)
+    spec = record.model if record else name_of(module)
+    transform, said_by, notes = _normalised(module, record, dataset, mean, std)
+    own = compute.to_device(_copied(module, label)).eval()
+    sample = transform(dataset.test.images[:SAMPLE]).to(compute.device)
+    # A module of the caller's is tried as thoroughly as any code that somebody wrote.
+    notes += models.adapt(own, sample, spec=spec, classes=dataset.classes)
+    return Candidate(
+        label, role, IN_MEMORY, digest_of_state(module.state_dict()), spec, own, transform, notes, metadata=record,
+        normalised_by=said_by,
+    )  # fmt: skip
+
+
+def _check_weights(module: nn.Module, label: str) -> None:
+    """Refuse weights that are not there yet, or broken, or all fixed."""
+    if any(isinstance(each, UninitializedParameter) for each in (*module.parameters(), *module.buffers())):
+        raise UsageError(f"{label} has lazy layers without weights; pass it a batch of images first")
+    broken = nonfinite(module.state_dict())
+    if broken:
+        raise MeasurementError(
+            f"{label}: {sum(broken.values())} weights are NaN or infinite, the first in '{next(iter(broken))}'; the "
+            "model diverged"
+        )
+    if not trainable(module):
+        raise UsageError(
+            f"{label} has no weights that require a gradient, so that it can neither relearn nor unlearn; call "
+            "model.requires_grad_(True), which trains nothing by itself"
+        )
+
+
+def _copied(module: nn.Module, label: str) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as problem:
+        raise MeasurementError(f"{label} cannot be copied, as measuring needs: {models.raised(problem)}") from problem
+
+
+def _normalised(
+    module: nn.Module, record: Metadata | None, dataset: Dataset, mean: Moments, std: Moments
+) -> tuple[Transform, str, tuple[str, ...]]:
+    """Return the transform of a model's inputs, who said it, and what is to be noted of it."""
+    if (mean is None) != (std is None):
+        raise UsageError("mean and std belong together; give both, or neither")
+    channels = dataset.train.images.shape[1]
+    if mean is not None and std is not None:
+        return Transform(_per_channel("mean", mean, channels), _per_channel("std", std, channels)), FLAG, ()
+    if record is not None and record.mean and record.std:
+        return Transform(record.mean, record.std), METADATA, ()
+    if models.normalises_itself(module.state_dict()):
+        as_they_are = Transform((0.0,) * channels, (1.0,) * channels)
+        return as_they_are, "weights", ("the model normalises its images itself; they reach it as they are",)
+    assumed = f"{ASSUMED_INPUTS} with {as_text(dataset.transform)} ({dataset.moments_from})"
+    return dataset.transform, DEFAULT, (assumed,)
+
+
+def _per_channel(name: str, values: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    found = (float(values),) if isinstance(values, int | float) else tuple(float(value) for value in values)
+    if len(found) not in (1, channels):
+        raise UsageError(f"{name} has {len(found)} numbers, the images have {channels} channels")
+    return found * channels if len(found) == 1 else found
