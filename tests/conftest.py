@@ -139,7 +139,7 @@ def refused(here: Path) -> Refused:
 def run_process() -> Run:
     """Run the command line in a process of its own, in the folder `cwd`."""
 
-    def start(*args: object, cwd: Path | None = None, timeout: float = 120) -> Ran:
+    def start(*args: object, cwd: Path | None = None, timeout: float = 600) -> Ran:
         code = "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(

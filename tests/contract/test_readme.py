@@ -1,4 +1,4 @@
-"""The README says what is so: its help, its configs and policies, its commands, and the way through the demo."""
+"""README and guide say what is so: help, configs and policies, commands, links, and the way through the demo."""
 
 import re
 import shlex
@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,8 +17,11 @@ from unlearn_audit.config import check_config
 from unlearn_audit.gate import read_policy
 
 Cli = Callable[..., Any]
-README = (Path(__file__).parents[2] / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+GUIDE = ROOT / ".github" / "guide"
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / ".github").rglob("*.md")))}
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", "".join(PAGES.values()), re.MULTILINE | re.DOTALL)
 HELP = [text for kind, text in BLOCKS if kind == "text" and text.startswith("$ unlearn-audit")]
 TOML = [text for kind, text in BLOCKS if kind == "toml"]
 COMMANDS = [
@@ -74,6 +78,49 @@ def test_a_toml_block_is_a_config_or_a_policy(text: str, tmp_path: Path) -> None
         assert check_config(path, also=problems_of).forget
 
 
+def anchors(page: str) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_link_leads_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[path]):
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def test_every_page_of_the_guide_is_linked_to_from_the_readme() -> None:
+    for path in GUIDE.glob("*.md"):
+        assert f"(.github/guide/{path.name})" in README
+
+
+def test_the_first_page_has_what_and_how_and_a_picture_and_the_numbers_of_the_demo() -> None:
+    first, _, rest = README.partition("## Where to read on")
+    assert rest
+    assert len(first.splitlines()) < 100, "what a newcomer reads in two minutes"
+    table = first.partition("| | original |")[2].partition("\n\n")[0]
+    numbers = re.findall(r"\b[01]\.\d{3}\b", table)
+    assert len(numbers) == 12
+    demo = (GUIDE / "demo.md").read_text()
+    assert set(numbers) <= set(re.findall(r"\b[01]\.\d{3}\b", demo))
+
+
+def test_the_picture_is_small_and_fetches_nothing() -> None:
+    (name,) = re.findall(r"\]\((\S+\.svg)\)", README)
+    text = (ROOT / name).read_text()
+    assert len(text) < 30_000
+    tree = ElementTree.fromstring(text)
+    assert {element.tag.partition("}")[2] for element in tree.iter()} <= {
+        "svg", "title", "desc", "style", "rect", "line", "path", "polyline", "text",
+    }  # fmt: skip
+    assert "url(" not in text
+    assert "href" not in text
+
+
 def test_every_method_and_attack_is_told_of() -> None:
     for name in (*METHODS, *ATTACKS):
         assert f"`{name}`" in README, name
@@ -90,7 +137,7 @@ def test_three_commands_lead_from_the_demo_to_a_verdict_and_a_page(
     assert done.code == 0, done.stdout
     judged, table, rules = done.stdout.partition("verdict")  # a long path breaks the lines above the table
     assert judged.startswith("judged: unlearned,")
-    assert without_numbers(table + rules) in without_numbers(README)
+    assert without_numbers(table + rules) in without_numbers((GUIDE / "demo.md").read_text())
     assert run_process(*shlex.split(gate)[1:], "--subject", "original", cwd=tmp_path).code == 1
     assert run_process(*shlex.split(gate)[1:], "--subject", "retrained", cwd=tmp_path).code == 4  # two others each
     assert run_process(*shlex.split(show)[1:], cwd=tmp_path).code == 0

@@ -104,7 +104,7 @@ def difference_from_references(
     model being called different for every ratio V / w and R = 2 to 8 (numerical integration); with spread² alone the
     rate is 5 %, but two or three models whose values agree by chance would call anything different. e widens the
     degrees of freedom by 1 + e / V', V' = max(spread² + w/5, w)·(1 + 1/R): one power less than Satterthwaite's, which
-    takes a V that is small by chance for known. Simulated rates stand in the README; they come from
+    takes a V that is small by chance for known. Simulated rates stand in the guide to intervals; they come from
     `tests/benchmarks/interval_coverage.py`.
 
     Args:

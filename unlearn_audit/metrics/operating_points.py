@@ -164,7 +164,7 @@ def _accuracy_bounds(right: Sequence[NDArray[np.bool_]], value: float, best: flo
 
     A threshold that is chosen on few examples is not the best one, so that the value tends to lie below the accuracy
     of the best threshold, while `best`, found on the same examples, lies above it; the distance between the two is
-    added to the upper end, as a square. Simulated coverage of the best threshold's accuracy stands in the README.
+    added to the upper end, as a square. Simulated coverage of the best threshold's accuracy stands in the guide.
     """
     down, up = 0.0, (best - value) ** 2 if best > value else 0.0
     for side in right:

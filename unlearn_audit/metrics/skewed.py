@@ -2,8 +2,8 @@
 
 All intervals are on the log scale, where both ends stay above zero, with Student's t replaced by what resampling
 shows: the studentised bootstrap, whose upper tail is longer, as that of the mean of skewed numbers is. No interval can
-know of a large value that was not drawn. How often the truth is held on such data stands in the README; the share of
-the sum that the largest values carry is told beside it (`tail_share`).
+know of a large value that was not drawn. How often the truth is held on such data stands in the guide to intervals;
+the share of the sum that the largest values carry is told beside it (`tail_share`).
 """
 
 from typing import NamedTuple
