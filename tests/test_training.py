@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from unlearn_audit import training as recipes
 from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.data import Dataset, Examples, IndexSet, load_data, read_training_indices
 from unlearn_audit.engine import Device, predict
-from unlearn_audit.errors import MeasurementError, OutputError, UsageError
+from unlearn_audit.errors import ConfigError, MeasurementError, OutputError, UsageError
 from unlearn_audit.training import (
     RESNET,
     SMALL,
@@ -24,6 +25,7 @@ from unlearn_audit.training import (
     describe,
     new_model,
     pick_recipe,
+    recorded_recipe,
     train,
     train_checkpoint,
 )
@@ -137,6 +139,35 @@ def test_training_is_the_loop_written_by_hand(dataset: Dataset) -> None:
                 parameter -= rate * (decayed + 0.9 * velocity[name])
     for (name, one), two in zip(found.state_dict().items(), model.state_dict().values(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_without_momentum_training_is_plain_gradient_descent(dataset: Dataset) -> None:
+    recipe = recorded_recipe({**QUICK.settings(), "epochs": 1, "batch_size": 70, "momentum": 0, "weight_decay": 0})
+    found = weights(train("small-cnn", dataset, np.arange(70), recipe, seed=5, compute=CPU))
+    model = new_model("small-cnn", dataset, 5).train()
+    images, labels = recipes.Batches(dataset.train, dataset.transform, 70, 5, "train", CPU).at(0)
+    slopes = torch.autograd.grad(nn.functional.cross_entropy(model(images), labels), list(model.parameters()))
+    for (name, parameter), slope in zip(model.named_parameters(), slopes, strict=True):
+        torch.testing.assert_close(found[name], parameter.detach() - recipe.step_size * slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"momentum": 1.0}, "momentum: must be less than 1"),
+        ({"momentum": -0.1}, "momentum: must be at least 0"),
+        ({"weight_decay": math.inf}, "weight_decay: must be a finite number"),
+        ({"epochs": True}, "epochs: must be a whole number"),
+        ({"epochs": "30"}, "epochs: must be a whole number"),
+        ({"augment": 1}, "augment: must be true or false"),
+        ({"step_sise": 0.1}, "unknown key 'step_sise'; did you mean 'step_size'"),
+        ({"self": 1}, "unknown key 'self'"),
+    ],
+)
+def test_a_recorded_recipe_is_checked(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=f"^recorded recipe: {says}.*; name a recipe with --recipe$"):
+        recorded_recipe({**QUICK.settings(), **changes})
+    assert recorded_recipe(QUICK.settings()) == QUICK
 
 
 @pytest.mark.parametrize("augment", [False, True])

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 
 from unlearn_audit.errors import CheckpointError, MeasurementError
 from unlearn_audit.files import check_input, read_input, sha256_of_bytes, sha256_of_file
+from unlearn_audit.strict_json import parse_object
 
 CONFIG = "config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -110,23 +111,9 @@ def _json(path: Path) -> dict[str, Any]:
     """Read a JSON object strictly."""
     data = read_input(path, "model config", CheckpointError, most=LARGEST)
     try:
-        content = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as problem:
-        raise CheckpointError(f"{path} is no JSON: {str(problem)[:200]}; download it again") from problem
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no JSON object; download it again")
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a name stands there twice")
-    return content
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+        return parse_object(data)
+    except ValueError as problem:
+        raise CheckpointError(f"cannot read {path}: {problem}; download it again") from problem
 
 
 def _check_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -189,9 +176,9 @@ def _shards_of(path: Path) -> list[str]:
             return []
         stream.seek(0)
         try:
-            listed = json.load(stream)["weight_map"].values()
+            listed = parse_object(stream.read())["weight_map"].values()
             return sorted(set(listed))
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return []
 
 

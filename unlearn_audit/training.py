@@ -3,13 +3,15 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,11 +20,16 @@ from unlearn_audit.checkpoints import Metadata, write_checkpoint
 from unlearn_audit.data import Dataset, IndexSet, rows_digest
 from unlearn_audit.engine import Batches, Device, Resumable, Term, Terms, derive_seed, descend, upload
 from unlearn_audit.engine.task import losses as example_losses
+from unlearn_audit.errors import ConfigError
 from unlearn_audit.files import check_output
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.strict_json import problems
+
+Count = Annotated[int, Field(gt=0, strict=True)]
+Real = Annotated[float, Field(ge=0, strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Recipe:
     """SGD with momentum and a cosine schedule after a short linear warm-up.
 
@@ -31,18 +38,18 @@ class Recipe:
         epochs: passes over the training set.
         batch_size: examples per step.
         step_size: peak learning rate.
-        momentum: of SGD (Nesterov).
+        momentum: of SGD (Nesterov's), below 1; 0 is plain SGD.
         weight_decay: on every parameter of two or more dimensions.
         augment: random crops (padding of an eighth) and horizontal flips.
     """
 
     name: str
-    epochs: int
-    batch_size: int
-    step_size: float
-    momentum: float
-    weight_decay: float
-    augment: bool
+    epochs: Count
+    batch_size: Count
+    step_size: Real
+    momentum: Annotated[Real, Field(lt=1)]
+    weight_decay: Real
+    augment: Annotated[bool, Field(strict=True)]
 
     def settings(self) -> dict[str, Any]:
         """Return the recipe as plain values, for a checkpoint's metadata."""
@@ -72,6 +79,22 @@ def pick_recipe(name: str | None, model: str, *, epochs: int | None = None) -> R
     chosen = name or ("small" if model.startswith("small") else "resnet")
     recipe: Recipe = catalogue.load("recipe", catalogue.RECIPES, chosen)
     return replace(recipe, epochs=epochs) if epochs else recipe
+
+
+def recorded_recipe(settings: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that a file records; anyone may have written the file.
+
+    Args:
+        settings: as a checkpoint's metadata or the plan of a fleet has them.
+
+    Raises:
+        ConfigError: they are those of another kind of recipe, or a value is out of range.
+    """
+    try:
+        return TypeAdapter(Recipe).validate_python(dict(settings))
+    except ValidationError as problem:
+        found = problems(problem, settings, Recipe)
+        raise ConfigError("recorded recipe", [*found, "name a recipe with --recipe"]) from problem
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -224,7 +247,10 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     others = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.SGD(
-        [group for group in groups if group["params"]], lr=recipe.step_size, momentum=recipe.momentum, nesterov=True
+        [group for group in groups if group["params"]],
+        lr=recipe.step_size,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,  # torch refuses Nesterov's method without momentum
     )
 
 

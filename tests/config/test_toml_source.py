@@ -3,14 +3,14 @@
 import time
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from unlearn_audit.config.toml_source import Flag, Number, Said, VersionOne, explain, key_lines, nearest_line, read_toml
+from unlearn_audit.config.toml_source import Said, key_lines, nearest_line, read_toml
 from unlearn_audit.errors import ConfigError
 
 DOCUMENT = '''\
@@ -115,67 +115,6 @@ def test_a_key_without_a_line_gets_that_of_its_table() -> None:
     assert nearest_line((), lines) is None
 
 
-class Inner(BaseModel):
-    """A table inside."""
-
-    model_config = ConfigDict(extra="forbid")
-    size: Literal["auto"] | Number = "auto"
-    kind: Literal["one", "two"] = "one"
-    on: Flag = True
-    count: int = 0
-
-
-class Outer(BaseModel):
-    """A document."""
-
-    model_config = ConfigDict(extra="forbid")
-    schema_version: VersionOne = 1
-    name: str
-    inner: Inner | None = None
-    many: tuple[Inner, ...] = ()
-
-
-def problems(values: dict[str, Any]) -> list[str]:
-    with pytest.raises(ValidationError) as caught:
-        Outer.model_validate(values)
-    return [problem.text for problem in explain(caught.value, values, Outer)]
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({}, ["name is missing"]),
-        ({"name": 3}, ["name: must be a text (got 3)"]),
-        ({"name": "n", "inner": 3}, ["inner: must be a table (got 3)"]),
-        ({"name": "n", "inner": {"size": -1, "on": 1}}, ["inner.on: must be true or false (got 1)"]),
-        ({"name": "n", "inner": {"size": "big"}}, ["inner.size: must be 'auto' or a number (got 'big')"]),
-        ({"name": "n", "inner": {"size": True}}, ["inner.size: must be 'auto' or a number (got True)"]),
-        ({"name": "n", "inner": {"size": float("inf")}}, ["inner.size: must be 'auto' or a finite number (got inf)"]),
-        (
-            {"name": "n", "inner": {"kind": "tow"}},
-            ["inner.kind: unknown kind 'tow'; did you mean 'two'? Known: one, two"],
-        ),
-        ({"name": "n", "inner": {"kind": 3}}, ["inner.kind: must be 'one' or 'two' (got 3)"]),
-        ({"name": "n", "inner": {"sise": 3}}, ["unknown key 'inner.sise'; did you mean 'size'?"]),
-        ({"name": "n", "inner": {"zzz": 3}}, ["unknown key 'inner.zzz'; known: count, kind, on, size"]),
-        ({"name": "n", "many": [{}, {"coumt": 3}]}, ["unknown key 'many.1.coumt'; did you mean 'count'?"]),
-        ({"name": "n", "many": [{}, {"count": 1.5}]}, ["many.1.count: must be a whole number (got 1.5)"]),
-        ({"name": "n", "many": {"count": 1}}, ["many: must be a list (got {'count': 1})"]),
-        ({"name": "n", "inner": {"count": "x" * 99}}, [f"inner.count: must be a whole number (got '{'x' * 59}…)"]),
-        ({"nam": "n"}, ["name is missing", "unknown key 'nam'; did you mean 'name'?"]),
-    ],
-)
-def test_one_line_for_each_wrong_key(values: dict[str, Any], expected: list[str]) -> None:
-    assert problems(values) == expected
-
-
-@pytest.mark.parametrize("version", [2, 0, True, 1.0, "1", [1]])
-def test_only_the_whole_number_one_is_version_one(version: object) -> None:
-    (line,) = problems({"name": "n", "schema_version": version})
-    assert line.startswith("schema_version: must be 1")
-    assert Outer.model_validate({"name": "n", "schema_version": 1}).schema_version == 1
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -214,7 +153,7 @@ def test_a_long_array_with_one_slip_is_read_in_a_moment(tmp_path: Path) -> None:
     lines = key_lines(text)
     assert (lines[("many",)], lines[("many", 20_000)], lines[("last",)]) == (2, 2, 20_005)
     assert time.process_time() - start < 60  # a second; when every line was tried with all before it, an hour
-    assert problems(values)[0].startswith("unknown key 'many.20000.coumt'")
+    assert values["many"][20_000] == {"coumt": 1}
 
 
 STRINGS = [

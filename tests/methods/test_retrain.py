@@ -115,10 +115,8 @@ def test_a_recipe_that_is_named_is_taken_and_said(splits: Splits) -> None:
 @pytest.mark.parametrize(
     ("recipe", "settings", "says"),
     [
-        ({"name": "small"}, {}, "recipe: the checkpoint's is of another kind; name one"),
-        ({**QUICK.settings(), "dropout": 0.1}, {}, "recipe: the checkpoint's is of another kind; name one"),
-        ({**QUICK.settings(), "epochs": "many"}, {}, "recipe: the checkpoint's is of another kind; name one"),
-        ({**QUICK.settings(), "batch_size": 0}, {}, "recipe: the checkpoint's is of another kind; name one"),
+        ({"name": "small"}, {}, "recorded recipe: epochs is missing.*name a recipe with --recipe"),
+        ({**QUICK.settings(), "batch_size": 0}, {}, "recorded recipe: batch_size: must be greater than 0"),
         ({}, {"recipe": "resent"}, "unknown recipe 'resent'; did you mean 'resnet'"),
     ],
 )

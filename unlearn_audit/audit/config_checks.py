@@ -8,13 +8,13 @@ from typing import Any
 from unlearn_audit import catalogue, models
 from unlearn_audit.attacks import Attack
 from unlearn_audit.config.layers import FILE_SOURCES
-from unlearn_audit.config.toml_source import ConfigIssue, Place, dotted
 from unlearn_audit.data import parse_spec
 from unlearn_audit.errors import ConfigError, DataError, UsageError
 from unlearn_audit.files import expanded
 from unlearn_audit.methods import Method
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extra
+from unlearn_audit.strict_json import ConfigIssue, Place, dotted
 from unlearn_audit.training import pick_recipe
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from unlearn_audit.errors import CheckpointError
+from unlearn_audit.strict_json import first_problem, parse_object
 
 ENTRY = "unlearn_audit"
 STATE_ENTRY = "unlearn_audit_state"  # of what a killed run goes on with, which is no checkpoint
@@ -145,9 +146,7 @@ def decode_entry(path: Path, text: str) -> MetadataEntry:
     try:
         metadata = Metadata.model_validate_json(json.dumps(content, allow_nan=False))
     except ValidationError as problem:
-        raise _malformed(path, _first_problem(problem)) from problem
-    except ValueError as problem:  # 1e999 is JSON, and infinite
-        raise _malformed(path, str(problem)) from problem
+        raise _malformed(path, first_problem(problem, content, Metadata)) from problem
     unknown = sorted(set(content) - set(Metadata.model_fields))
     return MetadataEntry(
         metadata, tied, tuple(f"metadata key {key!r:.60} is not known here and was ignored" for key in unknown)
@@ -159,31 +158,9 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     if len(text) > _LONGEST:
         raise _malformed(path, f"{len(text)} characters long; at most {_LONGEST} are read")
     try:
-        content = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as problem:
-        raise _malformed(path, f"not JSON ({problem})") from problem
-    if not isinstance(content, dict):
-        raise _malformed(path, f"a JSON object is needed, not {type(content).__name__}")
-    return content
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return content
-
-
-def _first_problem(problem: ValidationError) -> str:
-    """Return where the first wrong value is and what is wrong with it."""
-    first = problem.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"][:3]) or "the whole"
-    more = problem.error_count() - 1
-    return f"{where[:80]}: {first['msg']}" + (f" (and {more} more)" if more else "")
+        return parse_object(text)
+    except ValueError as problem:
+        raise _malformed(path, str(problem)) from problem
 
 
 def _malformed(path: Path, what: str) -> CheckpointError:

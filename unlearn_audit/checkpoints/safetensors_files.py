@@ -1,6 +1,5 @@
 """Safetensors files: the header is checked here before the library maps the file."""
 
-import json
 import math
 import reprlib
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from torch import Tensor
 from unlearn_audit.checkpoints.recognition import one_line
 from unlearn_audit.errors import CheckpointError
 from unlearn_audit.files import sha256_of_file
+from unlearn_audit.strict_json import parse_object
 
 MOST_TENSORS = 100_000  # the largest models that there are have fewer
 
@@ -119,21 +119,11 @@ def _are_sizes(value: object) -> bool:
 
 
 def json_object(path: Path, data: bytes, part: str) -> dict[str, Any]:
-    """Return the JSON object in `data`, refusing repeated keys."""
+    """Return the JSON object in `data`."""
     try:
-        content = json.loads(data, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as problem:
-        raise CheckpointError(f"absurd {part} in {path}: not JSON ({one_line(str(problem))}); {_AGAIN}") from problem
-    if not isinstance(content, dict):
-        raise CheckpointError(f"absurd {part} in {path}: not a JSON object; {_AGAIN}")
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a name stands there twice")
-    return content
+        return parse_object(data)
+    except ValueError as problem:
+        raise CheckpointError(f"absurd {part} in {path}: {one_line(str(problem))}; {_AGAIN}") from problem
 
 
 def _absurd(path: Path, what: str) -> CheckpointError:

@@ -10,7 +10,7 @@ from unlearn_audit.cli.console import message
 from unlearn_audit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from unlearn_audit.config.toml_source import ConfigIssue
+    from unlearn_audit.strict_json import ConfigIssue
 
 
 def _validate(

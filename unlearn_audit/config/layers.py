@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearn_audit.config.toml_source import MOST_BYTES, Place, dotted, read_toml
+from unlearn_audit.config.toml_source import MOST_BYTES, read_toml
 from unlearn_audit.errors import ConfigError
 from unlearn_audit.files import read_input
+from unlearn_audit.strict_json import Place, dotted
 
 CONFIG_NAME = "unlearn-audit.toml"
 PROJECT_NAME, PROJECT_TABLE = "pyproject.toml", ("tool", "unlearn-audit")

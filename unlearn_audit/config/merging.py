@@ -17,8 +17,9 @@ from unlearn_audit.config.layers import (
     is_index_words,
 )
 from unlearn_audit.config.settings import SECTIONS, AuditConfig
-from unlearn_audit.config.toml_source import ConfigIssue, Place, dotted, explain, key_lines, nearest_line
+from unlearn_audit.config.toml_source import key_lines, nearest_line
 from unlearn_audit.errors import ConfigError
+from unlearn_audit.strict_json import ConfigIssue, Place, dotted, explain
 
 
 class Resolved(NamedTuple):

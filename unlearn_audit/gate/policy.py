@@ -16,13 +16,13 @@ from unlearn_audit.config.toml_source import (
     Number,
     Said,
     VersionOne,
-    explain,
     key_lines,
     nearest_line,
     read_toml,
     says_something,
 )
 from unlearn_audit.errors import ConfigError, unknown_name
+from unlearn_audit.strict_json import explain
 
 SHIPPED = ("default", "strict", "lenient", "without-original")
 WITHIN_ONE_RUN = ("rcd.raw", "rcd.steps_to_relearn")  # the checkpoints of one run share a step size, two runs do not

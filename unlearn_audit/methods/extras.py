@@ -6,9 +6,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from unlearn_audit import catalogue
-from unlearn_audit.config.toml_source import explain
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Extra, Settings, StepTransform
+from unlearn_audit.strict_json import problems
 
 
 def parse_extras(texts: Sequence[str]) -> tuple[Extra, ...]:
@@ -59,5 +59,4 @@ def checked(where: str, settings: type[Settings], values: Mapping[str, Any]) -> 
     try:
         return settings.model_validate(dict(values))
     except ValidationError as problem:
-        lines = [wrong.text for wrong in explain(problem, dict(values), settings)]
-        raise ConfigError(where, list(dict.fromkeys(lines))) from problem
+        raise ConfigError(where, problems(problem, values, settings)) from problem

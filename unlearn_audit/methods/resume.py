@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unlearn_audit.checkpoints import STATE_ENTRY
 from unlearn_audit.errors import CheckpointError, OutputError, UsageError
 from unlearn_audit.files import atomic_write, check_input
+from unlearn_audit.strict_json import parse_object
 
 SCHEMA = 1
 
@@ -129,7 +130,7 @@ class StateFile:
         try:
             check_input(self.path, "state file", CheckpointError)
             with safe_open(self.path, framework="pt") as stream:
-                about = json.loads((stream.metadata() or {}).get(STATE_ENTRY, "null"))
+                about = parse_object((stream.metadata() or {}).get(STATE_ENTRY, "null"))
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
             if about["schema"] != SCHEMA:
                 raise ValueError(f"schema {about['schema']!r:.40} where this version reads {SCHEMA}")

@@ -3,12 +3,11 @@
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from unlearn_audit.errors import ConfigError, UsageError
+from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
-from unlearn_audit.methods.loop import Step
-from unlearn_audit.training import Recipe, pick_recipe, train
+from unlearn_audit.training import Recipe, pick_recipe, recorded_recipe, train
 
 
 class RetrainSettings(Settings):
@@ -16,18 +15,6 @@ class RetrainSettings(Settings):
 
     recipe: str | None = Field(default=None, description="a named recipe, instead of the checkpoint's own")
     epochs: Annotated[int, Field(gt=0)] | None = Field(default=None, description="passes, instead of the recipe's")
-
-
-class _Recorded(Settings):
-    """A recipe as a checkpoint's metadata has it; anyone may have written that."""
-
-    name: str
-    epochs: Annotated[int, Field(gt=0)]
-    batch_size: Annotated[int, Field(gt=0)]
-    step_size: Step
-    momentum: Annotated[float, Field(gt=0, lt=1)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    augment: bool
 
 
 def run_retrain(context: UnlearningContext, settings: RetrainSettings) -> Unlearned:
@@ -69,12 +56,7 @@ def _recipe(context: UnlearningContext, settings: RetrainSettings) -> tuple[Reci
     """Return the recipe, and what is to be said when it is not the original's."""
     known = context.recipe
     if settings.recipe is None and known:
-        try:
-            own = Recipe(**_Recorded.model_validate(dict(known)).model_dump())
-        except ValidationError as wrong:
-            raise ConfigError(
-                "settings of retrain", ["recipe: the checkpoint's is of another kind; name one"]
-            ) from wrong
+        own = recorded_recipe(known)
         return (
             (replace(own, epochs=settings.epochs), ("not the original's number of epochs",))
             if (settings.epochs and settings.epochs != own.epochs)

@@ -21,6 +21,7 @@ from unlearn_audit.errors import CheckpointError, UsageError
 from unlearn_audit.model_folder import CONFIG, read_config
 from unlearn_audit.models.answers import Logits
 from unlearn_audit.models.blame import raised
+from unlearn_audit.strict_json import parse
 
 TRANSFORMERS = "transformers"
 CLASSIFIERS = "transformers.models.auto.modeling_auto"
@@ -105,15 +106,11 @@ def _parsed(text: str) -> object:
         ValueError: it is neither JSON nor a word.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        return parse(text)
+    except ValueError:
         if WORD.fullmatch(text):
             return text
         raise ValueError(f"{text[:60]!r} is neither a word nor JSON") from None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _settings_of(spec: str) -> tuple[str, dict[str, Any]]:

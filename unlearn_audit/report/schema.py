@@ -6,7 +6,6 @@ measurement or a body that does not match its digest each raise `ReportError`.
 
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from unlearn_audit.errors import ReportError
 from unlearn_audit.files import atomic_write, read_input
+from unlearn_audit.strict_json import first_problem, parse_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -283,23 +283,24 @@ def parse_report(path: Path, content: bytes) -> AuditReport:
     Raises:
         ReportError: as `read_report`.
     """
-    body = _parse(path, content)
+    try:
+        body = parse_object(content)
+    except ValueError as problem:
+        raise ReportError(f"{path}: not a readable report: {problem}") from problem
     version = body.get("schema_version")
     if type(version) is not int or version != SCHEMA_VERSION:
         raise ReportError(f"{path}: schema_version is {version!r}; this tool reads {SCHEMA_VERSION}; write it again")
     try:
         digest = canonical_digest(body)
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:  # half a surrogate pair
         raise ReportError(f"{path}: not a readable report (strict JSON in UTF-8): {problem}") from problem
     if body.get("body_sha256") != digest:
         raise ReportError(f"{path}: the body does not match its body_sha256: altered or damaged; write it again")
     try:
         report = AuditReport.model_validate_json(json.dumps(body, allow_nan=False))
     except ValidationError as problem:
-        first = problem.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise ReportError(f"{path}: not a valid report: {f'{place}: ' if place else ''}{message}") from problem
+        why = first_problem(problem, body, AuditReport)
+        raise ReportError(f"{path}: not a valid report: {why}") from problem
     for outside in _outside(report.measurements):
         raise ReportError(f"{path}: not a valid report: {outside}")
     return report
@@ -321,45 +322,6 @@ def _outside(measurements: Sequence[Measurement]) -> Iterator[str]:
         if not interval.low - slack <= value <= interval.high + slack:
             ends = f"[{interval.low:.6g}, {interval.high:.6g}]"
             yield f"{one.name} of {one.subject} is {value:.6g}, outside its own interval {ends} ({interval.method})"
-
-
-def _parse(path: Path, content: bytes) -> dict[str, Any]:
-    """Return the JSON object in UTF-8; NaN, infinities, numbers beyond float64 and repeated keys are refused."""
-    try:
-        body = json.loads(
-            content.decode("utf-8-sig"),
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_whole,
-            object_pairs_hook=_unique_keys,
-        )
-    except (ValueError, RecursionError) as problem:
-        raise ReportError(f"{path}: not a readable report (strict JSON in UTF-8): {problem}") from problem
-    if not isinstance(body, dict):
-        raise ReportError(f"{path}: a report is a JSON object, this is a {type(body).__name__}")
-    return body
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} where a number belongs")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _refuse_constant(text)
-
-
-def _whole(text: str) -> int:
-    _finite(text)  # else a number that no float can hold comes as a whole one
-    return int(text)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"an object has the key '{repeated}' twice")
-    return found
 
 
 def report_schema() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from unlearn_audit.errors import AuditError, OutputError
 from unlearn_audit.files import atomic_write, make_subfolder
 from unlearn_audit.shadows.plan import Job
+from unlearn_audit.strict_json import parse_object
 
 LEASE = 60.0  # seconds after which a claim that nobody touched may be taken over
 MOST_ATTEMPTS = 3
@@ -223,12 +224,11 @@ def _digest(seen: dict[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return what a claim says; {} where it is damaged, None where there is none."""
     try:
-        found = json.loads(path.read_text())
+        return parse_object(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _touch(path: Path, stop: threading.Event, every: float) -> None:

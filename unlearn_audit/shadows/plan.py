@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,7 +14,8 @@ from unlearn_audit.data import QUERY_COUNTS
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.files import atomic_write, check_input
 from unlearn_audit.streams import generator
-from unlearn_audit.training import Recipe
+from unlearn_audit.strict_json import parse_object, problems
+from unlearn_audit.training import Recipe, recorded_recipe
 
 PLAN_NAME = "fleet.json"
 CODE = 1  # counted up when the same plan would give other numbers: the training loop, the assignment, the forget sets
@@ -98,35 +98,7 @@ class FleetPlan(_Part):
         Raises:
             ConfigError: the recorded one is of another kind.
         """
-        return as_recipe(self.recipe)
-
-
-def as_recipe(settings: Mapping[str, Any]) -> Recipe:
-    """Return a recipe from plain values, which anyone may have written.
-
-    Args:
-        settings: as a checkpoint's metadata or a plan has them.
-
-    Raises:
-        ConfigError: they are those of another kind of recipe, or make no sense.
-    """
-    try:
-        recipe = Recipe(**settings)
-    except TypeError as problem:
-        raise _no_recipe(str(problem)) from problem
-    for name in ("epochs", "batch_size"):
-        value = getattr(recipe, name)
-        if not isinstance(value, int) or value < 1:
-            raise _no_recipe(f"{name} is {value!r:.40}, not a number above 0")
-    for name in ("step_size", "momentum", "weight_decay"):
-        value = getattr(recipe, name)
-        if not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise _no_recipe(f"{name} is {value!r:.40}, not a number from 0")
-    return recipe
-
-
-def _no_recipe(why: str) -> ConfigError:
-    return ConfigError("recipe of the shadow models", [f"{why}; name one with --recipe"])
+        return recorded_recipe(self.recipe)
 
 
 class Job(NamedTuple):
@@ -206,15 +178,7 @@ def make_plan(values: Mapping[str, Any]) -> FleetPlan:
     try:
         return FleetPlan.model_validate(dict(values))
     except ValidationError as problem:
-        raise ConfigError("plan of a fleet", _told(problem)) from problem
-
-
-def _told(problem: ValidationError) -> list[str]:
-    """Return what is wrong with a plan, a line a value."""
-    return [
-        f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg'].removeprefix('Value error, ')}"
-        for wrong in problem.errors()
-    ]
+        raise ConfigError("plan of a fleet", problems(problem, values, FleetPlan)) from problem
 
 
 def write_plan(plan: FleetPlan, folder: Path) -> None:
@@ -234,9 +198,13 @@ def read_plan(folder: Path) -> FleetPlan:
         raise UsageError(f"{folder} is no fleet of shadow models: it has no {PLAN_NAME}; `shadows plan` makes one")
     check_input(path, "plan of a fleet", UsageError)
     try:
-        return FleetPlan.model_validate_json(path.read_bytes())
+        values = parse_object(path.read_bytes())
+    except ValueError as problem:
+        raise ConfigError(str(path), [str(problem)]) from problem
+    try:
+        return FleetPlan.model_validate_json(json.dumps(values))  # in which lists may stand for tuples
     except ValidationError as problem:
-        raise ConfigError(str(path), _told(problem)) from problem
+        raise ConfigError(str(path), problems(problem, values, FleetPlan)) from problem
 
 
 def differences(old: FleetPlan, new: FleetPlan) -> list[str]:

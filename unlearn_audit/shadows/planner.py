@@ -21,14 +21,13 @@ from unlearn_audit.shadows.plan import (
     PLAN_NAME,
     FleetPlan,
     Treatment,
-    as_recipe,
     differences,
     make_plan,
     read_plan,
     write_plan,
 )
 from unlearn_audit.shadows.store import treatment_in
-from unlearn_audit.training import Recipe, pick_recipe
+from unlearn_audit.training import Recipe, pick_recipe, recorded_recipe
 
 
 class PlannedFleet(NamedTuple):
@@ -197,7 +196,7 @@ def _recipe(checkpoint: Checkpoint, candidate: Candidate, name: str | None, epoc
     """Return the recipe that is named, else the target's own, with other epochs where they are given."""
     recorded = checkpoint.metadata.recipe if checkpoint.metadata else {}
     settings = pick_recipe(name, candidate.spec).settings() if name or not recorded else dict(recorded)
-    return as_recipe(settings if epochs is None else settings | {"epochs": epochs})
+    return recorded_recipe(settings if epochs is None else settings | {"epochs": epochs})
 
 
 def _treatments(request: Resolved, checkpoints: list[Checkpoint], there: FleetPlan | None) -> tuple[Treatment, ...]:

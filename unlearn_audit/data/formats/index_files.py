@@ -17,6 +17,7 @@ from unlearn_audit.data.formats.array_files import MOST_INDEX_BYTES, read_npy, r
 from unlearn_audit.data.formats.index_tensors import read_tensor
 from unlearn_audit.errors import DataError
 from unlearn_audit.files import check_input, read_input
+from unlearn_audit.strict_json import parse
 
 COLUMN = "unlearn_idx"
 OTHER_THINGS = frozenset({  # headers of a single column that say something else than where examples stand
@@ -209,12 +210,9 @@ def _check_header(reader: Reader, line: int, cells: Sequence[str]) -> None:
 
 def _json(reader: Reader) -> Entries:
     """Read a flat list of integers (of file names too, for image folders)."""
-    try:
-        text = reader.text((b",",))
-        with reading("index file", reader.path):
-            document = json.loads(text)
-    except RecursionError as problem:
-        raise DataError(f"cannot read index file {reader.path}: nested too deeply") from problem
+    text = reader.text((b",",))
+    with reading("index file", reader.path):
+        document = parse(text)
     if not isinstance(document, list):
         raise DataError(f"{reader.shown} holds a JSON {type(document).__name__}; indices are a flat list of integers")
     values = [_json_entry(reader, entry, f"entry {row}") for row, entry in enumerate(document)]
