@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import subprocess
 import sys
@@ -232,9 +233,19 @@ def whole(finished: Path, tmp_path: Path) -> "FleetContext":
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
-    """The folder that the whole demo wrote, and what it printed; takes most of a minute, so use `tiny` if it serves."""
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    return folder, _in_process("demo", "--out", folder)
+    """The folder that the whole demo wrote, and what it printed; takes most of a minute, so use `tiny` if it serves.
+
+    Test processes that work side by side share one.
+    """
+    from filelock import FileLock
+
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder, printed = shared / "demo-of-all" / "demo", shared / "demo-of-all.json"
+    with FileLock(shared / "demo-of-all.lock"):
+        if not printed.exists():
+            printed.write_text(json.dumps(_in_process("demo", "--out", folder)))
+    return folder, Ran(*json.loads(printed.read_text()))
 
 
 @pytest.fixture(scope="session")

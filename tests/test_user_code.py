@@ -25,6 +25,12 @@ for line in open("verbs.txt").read().splitlines():
         main()
     print(line, "->", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+QUICK = """
+inspect o.safetensors
+mia loss o.safetensors --forget forget.npy --out mia
+gate mia/report.json --policy default
+shadows run fleet o.safetensors --forget forget.npy --count 2 --epochs 1 --workers 1
+""".strip()
 VERBS = """
 train --data digits?train=100 --epochs 1 --out trained.safetensors
 apply ieu o.safetensors --forget forget.npy --steps 2 --out applied.safetensors
@@ -60,11 +66,12 @@ def marks(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("ran-*"))
 
 
-def test_no_verb_runs_what_lies_in_the_current_folder(planted: Path, tiny: Path) -> None:
+@pytest.mark.parametrize("verbs", [QUICK, pytest.param(VERBS, marks=pytest.mark.slow)], ids=["four", "all"])
+def test_no_verb_runs_what_lies_in_the_current_folder(planted: Path, tiny: Path, verbs: str) -> None:
     for short, name in (("o", "original"), ("r", "retrained-1")):
         (planted / f"{short}.safetensors").write_bytes((tiny / f"{name}.safetensors").read_bytes())
     (planted / "forget.npy").write_bytes((tiny / "forget.npy").read_bytes())
-    (planted / "verbs.txt").write_text(VERBS)
+    (planted / "verbs.txt").write_text(verbs)
     done = subprocess.run(
         [sys.executable, "-P", "-c", RUN, str(CHECKOUT)],
         cwd=planted,
@@ -76,7 +83,7 @@ def test_no_verb_runs_what_lies_in_the_current_folder(planted: Path, tiny: Path)
     )
     codes = [line.rsplit(" -> ", 1) for line in done.stdout.splitlines() if " -> " in line]
     assert marks(planted) == []
-    assert len(codes) == len(VERBS.splitlines()), done.stdout + done.stderr
+    assert len(codes) == len(verbs.splitlines()), done.stdout + done.stderr
     # 4: so few steps and models measure nothing; what the gate says of that is the policy's word.
     assert [verb for verb, code in codes if code not in ("0", "4")] == [], done.stderr
 

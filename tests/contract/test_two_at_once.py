@@ -72,7 +72,7 @@ def numbers(folder: Path) -> Any:
 def test_of_two_audits_the_second_waits_and_reuses(
     start: Callable[..., subprocess.Popen[str]], config: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    out, asked, other = tmp_path / "out", config("gaps"), config("spectrum")
+    out, asked, other = tmp_path / "out", config("gaps"), config("mia")
     first = start("audit", asked, "--out", out)
     second = start("audit", asked, "--out", out)
     wait_for(out / ".unlearn-audit.lock", first)

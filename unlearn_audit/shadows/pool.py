@@ -152,7 +152,7 @@ class _WorkerPool:
     def _start(self, slot: int) -> _Worker:
         """Start a worker; it notices by the end of its stdin that this process is gone."""
         code = ["--allow-code"] if self.context.allow_code else []
-        arguments = ["shadows", "worker", str(self.context.folder.path), "--quiet", "--pool", *code]
+        arguments = ["shadows", "worker", str(self.context.folder.path), "--quiet", "--crew", *code]
         said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", START, PACKAGE, *arguments],

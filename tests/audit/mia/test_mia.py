@@ -63,14 +63,14 @@ def auc(report: AuditReport, attack: str, subject: str) -> float:
     return value
 
 
-# ----- direction and power, on the demo's models
+# ----- direction and power, and what each attack says of itself
 
 
 @pytest.fixture(scope="module")
-def found(demo: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> AuditReport:
-    """All attacks with four shadow models on the demo's checkpoints."""
-    fleet = make_fleet(tmp_path_factory.mktemp("fleet") / "shadows", demo[0], 4)
-    return audited(demo[0], ("original", "unlearned", *RETRAINED), attacks=["all"], shadows=str(fleet))
+def found(tiny: Path, tiny_fleet: Path) -> AuditReport:
+    """All attacks with four shadow models on checkpoints that are quick to make."""
+    names = ("original", "unlearned", "retrained-1", "retrained-2")
+    return audited(tiny, names, attacks=["all"], shadows=str(tiny_fleet))
 
 
 def holds_direction_and_power(found: AuditReport) -> None:
@@ -83,7 +83,12 @@ def holds_direction_and_power(found: AuditReport) -> None:
             assert abs(auc(found, attack, retrained) - 0.5) <= 0.10, (attack, retrained)
 
 
-def test_every_attack_that_sees_labels_finds_the_original_and_none_finds_a_retrained_model(found: AuditReport) -> None:
+@pytest.mark.slow
+def test_every_attack_that_sees_labels_finds_the_original_and_none_finds_a_retrained_model(
+    demo: tuple[Path, Any], tmp_path: Path
+) -> None:
+    fleet = make_fleet(tmp_path / "shadows", demo[0], 4)
+    found = audited(demo[0], ("original", "unlearned", *RETRAINED), attacks=["all"], shadows=str(fleet))
     assert set(SIGHTED) | set(BLIND_TO_LABELS) | {"ulira"} == set(ATTACKS)
     holds_direction_and_power(found)
     assert of(found, "mia.lira.auc", "original").details["shadow_models"] == 4
@@ -137,9 +142,9 @@ def test_each_attack_says_what_is_compared_and_reads_it_against_retrained(found:
         assert measured.details["non_members"] == "144 examples of their unseen twin"
         assert measured.n == 288
         assert measured.reference is not None
-        assert measured.reference.n == 3
-        assert measured.details["difference"]["seen"] == (measured.details["difference"]["low"] > 0) or attack in (
-            *BLIND_TO_LABELS, "ulira")  # fmt: skip
+        assert measured.reference.n == 2
+        difference = measured.details["difference"]
+        assert difference["seen"] == (difference["low"] > 0 or difference["high"] < 0) or attack == "ulira"
         assert of(found, f"mia.{attack}.base_rate", "original").value == 0.5
         rate = of(found, f"mia.{attack}.tpr_at_fpr_1e-3", "original")
         assert rate.value is None

@@ -24,6 +24,7 @@ def audited(tiny: Path, truncation: dict[str, Any], **rcd: Any) -> AuditReport:
             "checkpoint": entries,
             "forget": str(tiny / "forget.npy"),
             "device": "cpu",
+            "sample": 30,
             "rcd": {"steps": 3, "resamples": 100} | rcd,
             "truncation": {"reference_steps": 30, "floor": "zero"} | truncation,
         })
