@@ -107,13 +107,13 @@ def test_one_file_reproduces_a_comparison(whole: Path) -> None:
 
 
 def test_a_second_run_computes_nothing_again(whole: Path, run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unlearn_audit import audit, recipes, relearning
+    from unlearn_audit import audit, relearning, training
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
     before, report = models(whole), without_time(whole / "report.json")
-    monkeypatch.setattr(recipes, "train", never)
+    monkeypatch.setattr(training, "train", never)
     monkeypatch.setattr(relearning, "relearn_all", never)
     monkeypatch.setattr(audit, "MEASUREMENTS", dict.fromkeys(audit.MEASUREMENTS, never))
     done = run("audit", whole.parent / "comparison.toml", "--out", whole, "--force")
@@ -154,9 +154,9 @@ def test_a_run_that_ends_at_any_write_goes_on_to_the_same_report(
 ) -> None:
     out, left = config.parent / "out", [writes]
     kept = parts_room.atomic_write
-    from unlearn_audit.audit import making
+    from unlearn_audit.audit import build_models
 
-    written = making.train_checkpoint
+    written = build_models.train_checkpoint
 
     def count() -> None:
         left[0] -= 1
@@ -173,7 +173,7 @@ def test_a_run_that_ends_at_any_write_goes_on_to_the_same_report(
 
     with monkeypatch.context() as patch:
         patch.setattr(parts_room, "atomic_write", write)
-        patch.setattr(making, "train_checkpoint", trained)
+        patch.setattr(build_models, "train_checkpoint", trained)
         with pytest.raises(Killed):
             run("audit", config, "--out", out, "--quiet")
     assert not (out / "report.json").exists()

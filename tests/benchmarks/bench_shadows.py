@@ -42,8 +42,7 @@ from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import Examples, load_data
 from unlearn_audit.engine import one_thread
 from unlearn_audit.models import load_state
-from unlearn_audit.shadows import FleetContext, default_workers, members, open_fleet_context, plan_fleet
-from unlearn_audit.shadows import jobs as work
+from unlearn_audit.shadows import FleetContext, default_workers, members, open_fleet_context, plan_fleet, work
 from unlearn_audit.training import SMALL, Recipe, describe, new_model
 
 DATA, FORGET = "digits?mislabel=0.1&seed=0", "mislabelled"

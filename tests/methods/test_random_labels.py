@@ -113,13 +113,13 @@ def test_steps_are_forget_passes_under_drawn_labels_then_retain_passes(
 
 def run_two_sizes(context: Any, redraw: Any, exclude_true: bool) -> Unlearned:
     """Run RL with forget batches of 4 and retain batches of 30."""
-    from unlearn_audit.methods import rl
+    from unlearn_audit.methods import random_labels
 
     def sized(context: Any, which: Any, settings: Any) -> Any:
         return batches_of(context.splits, which, context.seed, 4 if which == "forget" else 30)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rl, "minibatches", sized)
+        patch.setattr(random_labels, "minibatches", sized)
         return run_rl(context, RlSettings(**SHORT, epochs=2, redraw=redraw, exclude_true=exclude_true))
 
 

@@ -17,8 +17,7 @@ from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import load_data, make_pool, make_splits
 from unlearn_audit.errors import DataError, UsageError
 from unlearn_audit.report import AuditReport, Measurement
-from unlearn_audit.shadows import jobs as work
-from unlearn_audit.shadows import open_fleet_context, plan_fleet
+from unlearn_audit.shadows import open_fleet_context, plan_fleet, work
 
 Cli = Callable[..., Any]
 RETRAINED = ("retrained-1", "retrained-2", "retrained-3")
@@ -284,13 +283,13 @@ def test_a_kept_score_that_is_damaged_is_made_anew(tiny: Path, copied: Path) -> 
 def test_scores_that_cannot_be_kept_are_used_all_the_same(
     tiny: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unlearn_audit.audit import kept_scores
+    from unlearn_audit.audit.mia import score_cache
     from unlearn_audit.errors import OutputError
 
     def full(*_: object) -> None:
         raise OutputError("no space")
 
-    monkeypatch.setattr(kept_scores, "atomic_write", full)
+    monkeypatch.setattr(score_cache, "atomic_write", full)
     report = audited(tiny, ("original",), attacks=["rmia"], shadows=str(copied))
     assert isinstance(of(report, "mia.rmia.auc", "original").value, float)
     assert not list((copied / "scores").iterdir())
@@ -355,14 +354,14 @@ def test_a_model_is_asked_in_evaluation_mode_and_stays_as_it_was(tiny: Path, see
 def test_a_model_that_overflows_on_held_out_images_alone_is_a_reason(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unlearn_audit.audit import evidence
+    from unlearn_audit.audit.mia import inputs
 
-    ask = evidence.predict
+    ask = inputs.predict
 
     def overflow(*given: Any, **more: Any) -> Any:
         return ask(*given, **more) + np.float32("inf")
 
-    monkeypatch.setattr(evidence, "predict", overflow)
+    monkeypatch.setattr(inputs, "predict", overflow)
     measured = of(audited(tiny, ("original",), attacks=["quantile"]), "mia.quantile.auc", "original")
     assert measured.value is None
     assert "outputs are not finite" in str(measured.reason)

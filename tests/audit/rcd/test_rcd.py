@@ -453,7 +453,7 @@ def test_a_fitted_floor_tells_whether_it_converged_and_what_it_cost(measured: Me
 
 
 def test_a_floor_that_did_not_converge_is_a_limitation(measured: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unlearn_audit.audit import floors
+    from unlearn_audit.audit.rcd import floors
 
     plain = floors.fit_floor
     monkeypatch.setattr(floors, "fit_floor", lambda *args, **more: plain(*args, **more, iterations=2))
