@@ -52,7 +52,7 @@ def context_of(
             Candidate(label, role, f"{label}.safetensors", f"{index:064x}", "lookup", model, dataset.transform,
                       **(fields[0] if fields else {}))
         )  # fmt: skip
-    return AuditContext(AuditConfig(), {}, setup_device("cpu"), make_splits(dataset, forget), tuple(candidates), [])
+    return AuditContext(AuditConfig(), {}, setup_device("cpu"), make_splits(dataset, forget), tuple(candidates))
 
 
 def right(

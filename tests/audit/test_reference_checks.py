@@ -1,13 +1,13 @@
 """References: a true one is never in doubt; a wrecked one, one that remembers, and one of other data are, by name."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from lookup_models import CLASSES, TEST, TRAIN, context_of, right
 
-from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.context import doubts_of, limitations_of
 from unlearn_audit.audit.reference_checks import examine_subjects, telling_apart
 from unlearn_audit.checkpoints import Metadata
 
@@ -16,10 +16,14 @@ RANDOM = "range:0-99"
 NUMBERS = np.arange(TRAIN + TEST)
 
 
-def examined(forget: str, **subjects: Any) -> AuditContext:
-    context = context_of(forget, **subjects)
-    examine_subjects(context)
-    return context
+class Examined(NamedTuple):
+    doubts: dict[str, tuple[str, ...]]
+    limitations: tuple[str, ...]
+
+
+def examined(forget: str, **subjects: Any) -> Examined:
+    notes = list(examine_subjects(context_of(forget, **subjects)))
+    return Examined(doubts_of(notes), limitations_of(notes))
 
 
 def fair(seed: int, **shares: Any) -> tuple[str, Any]:
@@ -34,7 +38,7 @@ WRECK = right(retain=0.12, test=0.11, forget=0.1, forgotten=RANDOM, seed=9)
 def test_a_true_retrained_model_is_not_in_doubt(seed: int) -> None:
     context = examined(RANDOM, original=ORIGINAL, r1=fair(seed + 1), r2=fair(seed + 20), u=fair(seed + 40))
     assert context.doubts == {}
-    assert context.limitations == []
+    assert context.limitations == ()
 
 
 def test_a_retrained_model_may_be_better_than_the_original() -> None:
@@ -140,7 +144,7 @@ def test_relearning_too_fast_puts_a_reference_in_doubt_and_nobody_else(make_meas
         make_measurement("rcd.ratio_to_unseen", "none", role="retrained", value=None, reason="diverged"),
         make_measurement("rcd.ratio_to_unseen", "old", role="retrained", value=0.5),
     ]
-    ((label, text),) = telling_apart(measured)
+    ((text, label),) = telling_apart(measured)
     assert label == "fast"
     assert "RCD / unseen 0.570" in text
     assert "from scratch?" in text

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from ratio_coverage import Case, cases, share, train_all
 
-from unlearn_audit.audit import run_audit
+from unlearn_audit.audit import audit_checkpoints
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.report import AuditReport, read_report, write_arrays, write_report
 
@@ -68,8 +68,7 @@ def audited(
             "device": "cpu",
         }
         request = resolve([Layer("flag", asked, "benchmark")])
-        arrays: dict[str, Any] = {}
-        report = run_audit(request.config, origins=request.origins, only=("mia",), arrays=arrays)
+        report, arrays = audit_checkpoints(request.config, origins=request.origins, only=("mia",))
         kept.mkdir(parents=True, exist_ok=True)
         write_arrays(arrays, kept / "arrays.npz")
         write_report(report, kept / "report.json")

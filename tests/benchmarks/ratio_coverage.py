@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from area_statistics import NULLS, Estimate, Pair, statistics
 
-from unlearn_audit.audit import run_audit
+from unlearn_audit.audit import audit_checkpoints
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import load_data, read_training_indices
 from unlearn_audit.engine import setup_device
@@ -107,8 +107,7 @@ def measured(case: Case, arguments: argparse.Namespace, kept: Path, **rcd: Any) 
     if arguments.sample:
         asked["sample"] = arguments.sample
     request = resolve([Layer("flag", asked, "benchmark")])
-    arrays: dict[str, Any] = {}
-    report = run_audit(request.config, origins=request.origins, only=("rcd",), arrays=arrays)
+    report, arrays = audit_checkpoints(request.config, origins=request.origins, only=("rcd",))
     kept.mkdir(parents=True, exist_ok=True)
     write_arrays(arrays, kept / "arrays.npz")
     write_report(report, kept / "report.json")

@@ -1,42 +1,53 @@
 """The audit: the one room that knows every measurement. Config in, report out.
 
-Every measuring verb builds a small config and calls `run_audit`.
+Every measuring verb builds a small config and calls `audit_checkpoints`; modules in memory go to `audit_candidates`.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain, groupby
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import __version__
 from unlearn_audit.audit.accuracy import measure_gaps
-from unlearn_audit.audit.cache import NO_PARTS, ResultCache
+from unlearn_audit.audit.cache import NO_CACHE, ResultCache
 from unlearn_audit.audit.cache_key import depends_on
-from unlearn_audit.audit.changes import measure_changes
-from unlearn_audit.audit.context import AuditContext, environment, open_context
+from unlearn_audit.audit.context import (
+    AuditContext,
+    Note,
+    context_of,
+    describe,
+    doubts_of,
+    environment,
+    limitations_of,
+    open_context,
+)
 from unlearn_audit.audit.mia.measure import measure_mia
 from unlearn_audit.audit.rcd.common_step import RELEARNING, with_common_step
 from unlearn_audit.audit.rcd.measure import measure_rcd
 from unlearn_audit.audit.reference_checks import examine_subjects, telling_apart
+from unlearn_audit.audit.section import Measure, SearchState, SectionResult
 from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.audit.truncation.measure import measure_truncation
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.config import AuditConfig
-from unlearn_audit.data import digest_of, named_classes
+from unlearn_audit.data import Splits, digest_of, named_classes
+from unlearn_audit.engine import Device
 from unlearn_audit.errors import UsageError, unknown_name
+from unlearn_audit.inputs import Candidate
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.relearning import no_cache
+from unlearn_audit.relearning import CurveCache, Start, no_cache
 from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Subject, Tool
 
-__all__ = ["MEASUREMENTS", "run_audit", "sections_asked"]
+__all__ = ["MEASUREMENTS", "AuditResult", "audit_candidates", "audit_checkpoints", "run_audit", "sections_asked"]
 
 # Section of the config -> the measurement it asks for, in the order of the report.
-MEASUREMENTS: Mapping[str, Callable[[AuditContext, Any], Iterator[Measurement]]] = {
-    "gaps": lambda context, _: chain(measure_gaps(context), measure_changes(context)),
+MEASUREMENTS: Mapping[str, Measure] = {
+    "gaps": measure_gaps,
     "rcd": measure_rcd,
     "truncation": measure_truncation,
     "spectrum": measure_spectrum,
@@ -44,43 +55,96 @@ MEASUREMENTS: Mapping[str, Callable[[AuditContext, Any], Iterator[Measurement]]]
 }
 
 
+class AuditResult(NamedTuple):
+    """A report, and by name what is too long for one: per-example areas and scores, long curves."""
+
+    report: AuditReport
+    arrays: dict[str, NDArray[Any]]
+
+
 def run_audit(
     config: AuditConfig,
     *,
     origins: Mapping[str, str] | None = None,
     only: tuple[str, ...] = (),
-    arrays: dict[str, NDArray[Any]] | None = None,
-    parts: ResultCache = NO_PARTS,
     progress: Progress = silent,
 ) -> AuditReport:
+    """Return the report of `audit_checkpoints`, for whoever needs no arrays and keeps nothing."""
+    return audit_checkpoints(config, origins=origins, only=only, progress=progress).report
+
+
+def audit_checkpoints(
+    config: AuditConfig,
+    *,
+    origins: Mapping[str, str] | None = None,
+    only: tuple[str, ...] = (),
+    cache: ResultCache = NO_CACHE,
+    progress: Progress = silent,
+) -> AuditResult:
     """Run every measurement that the config has a section for.
 
     Args:
         config: what to audit and how.
         origins: where each dotted key came from; without it every value given counts as asked for by the caller.
         only: names of sections to run; all of the config's when empty.
-        arrays: gets, by name, what is too long for a report: per-example areas, long curves.
-        parts: where sections that are finished are found and kept.
-        progress: told along the way.
+        cache: where sections that are finished are found and kept.
+        progress: progress callback, called after each step.
 
     Returns:
-        The report; the same inputs and seed on the same machine give the same one, timestamps aside.
+        The report and its arrays; the same inputs and seed on the same machine give the same ones, timestamps aside.
 
     Raises:
         UsageError: nothing to measure, or the request is incomplete.
         MeasurementError: a checkpoint cannot be read or does not fit.
     """
-    asked = sections_asked(config, only)
+    sections_asked(config, only)  # refused before anything is read
     given = origins if origins is not None else dict.fromkeys(config.model_fields_set, "flag")
-    context = open_context(config, given, progress)
-    examine_subjects(context)
-    measurements = _measured(context, asked, parts)
-    for label, text in telling_apart(measurements):
-        context.doubt(label, text)
-    if arrays is not None:
-        arrays |= context.arrays
-    subjects = tuple(context.describe(candidate) for candidate in context.subjects)
-    return AuditReport(
+    return _audit(open_context(config, given, progress), only, cache)
+
+
+def audit_candidates(
+    candidates: Sequence[Candidate],
+    splits: Splits,
+    config: AuditConfig,
+    *,
+    compute: Device,
+    only: tuple[str, ...] = (),
+    progress: Progress = silent,
+) -> AuditResult:
+    """Audit models that are there already, with or without files of their own, as `audit_checkpoints` audits files.
+
+    Args:
+        candidates: the subjects, with unique labels; the path of a module in memory is `inputs.IN_MEMORY`.
+        splits: the sets.
+        config: what to measure and how; what it says of checkpoints and data has no part in this.
+        compute: where the candidates are.
+        only: names of sections to run; all of the config's when empty.
+        progress: progress callback, called after each step.
+
+    Returns:
+        The report and its arrays.
+
+    Raises:
+        UsageError: nothing to measure, or a section contradicts itself.
+        MeasurementError: a model is not deterministic, or its outputs are not finite.
+    """
+    sections_asked(config, only)
+    if not candidates:
+        raise UsageError("no model to audit was given")
+    origins = dict.fromkeys(config.model_fields_set, "flag")
+    return _audit(context_of(candidates, splits, config, origins=origins, compute=compute, progress=progress), only)
+
+
+def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO_CACHE) -> AuditResult:
+    """Measure, and put the report together."""
+    notes = [*context.notes, *examine_subjects(context)]
+    results = _measured(context, sections_asked(context.config, only), cache)
+    measurements = tuple(one for result in results for one in result.measurements)
+    notes += [Note(text) for result in results for text in result.limitations]
+    notes += telling_apart(measurements)
+    doubts = doubts_of(notes)
+    subjects = tuple(describe(context, one, doubts.get(one.label, ())) for one in context.subjects)
+    report = AuditReport(
         tool=Tool(version=__version__),
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         subjects=subjects,
@@ -88,9 +152,10 @@ def run_audit(
         measurements=measurements,
         conclusion=conclude(measurements, doubted=_doubted(subjects, measurements)),
         settings=_settings(context),
-        environment=environment(context.compute, config.seed),
-        limitations=tuple(dict.fromkeys(context.limitations)),
+        environment=environment(context.compute, context.config.seed),
+        limitations=limitations_of(notes),
     )
+    return AuditResult(report, {name: array for result in results for name, array in result.arrays.items()})
 
 
 def _doubted(subjects: Sequence[Subject], measurements: Sequence[Measurement]) -> tuple[str, ...]:
@@ -121,29 +186,24 @@ def sections_asked(config: AuditConfig, only: tuple[str, ...] = ()) -> tuple[str
     return asked
 
 
-def _measured(context: AuditContext, asked: Sequence[str], parts: ResultCache) -> tuple[Measurement, ...]:
-    """Return the measurements of all sections in their order; those that relearn share one step size."""
-    found: list[Measurement] = []
+def _measured(context: AuditContext, asked: Sequence[str], cache: ResultCache) -> list[SectionResult]:
+    """Return what all sections find, in their order; those that relearn share one step size."""
+    measure = partial(_section, context, cache)
+    found: list[SectionResult] = []
     for relearns, names in groupby(asked, lambda name: name in RELEARNING):
-        measure = partial(_section, context, parts)
-        if relearns:
-            found += with_common_step(context, tuple(names), measure)
-        else:
-            found += [one for name in names for one in measure(name)]
-    return tuple(found)
+        group = tuple(names)
+        found += with_common_step(context.config, group, measure) if relearns else map(measure, group)
+    return found
 
 
-def _section(context: AuditContext, parts: ResultCache, name: str) -> tuple[Measurement, ...]:
-    """Return a section's measurements, measured now or found among the parts that are kept."""
+def _section(context: AuditContext, cache: ResultCache, name: str, start: Start | None = None) -> SectionResult:
+    """Return what a section finds, measured now or found in the cache."""
 
-    def measure(key: str | None) -> Iterator[Measurement]:
-        context.curve_cache = no_cache if key is None else partial(parts.curve, key)
-        return MEASUREMENTS[name](context, getattr(context.config, name))
+    def measure(curves: CurveCache) -> SectionResult:
+        return MEASUREMENTS[name](context, getattr(context.config, name), SearchState(start, curves))
 
-    depends = depends_on(context, name)
-    if depends is None:
-        return tuple(measure(None))
-    return parts.section(name, depends, measure, context.limitations, context.arrays)
+    depends = depends_on(context, name, start)
+    return measure(no_cache) if depends is None else cache.section(name, depends, measure)
 
 
 def _data(context: AuditContext) -> Data:

@@ -7,8 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
+from unlearn_audit.audit.changes import measure_changes
 from unlearn_audit.audit.context import AuditContext, Split
 from unlearn_audit.audit.reference import compared, difference_details, no_reference, reference_of
+from unlearn_audit.audit.section import SearchState, SectionResult
+from unlearn_audit.config import GapSettings
 from unlearn_audit.engine import derive_seed
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Interval, Measurement
@@ -24,8 +27,12 @@ class SubjectAccuracy(NamedTuple):
     losses: Floats
 
 
-def measure_gaps(context: AuditContext) -> Iterator[Measurement]:
-    """Yield `accuracy.*`, `loss.*` and `gap.*` of every subject."""
+def measure_gaps(context: AuditContext, _settings: GapSettings, _search: SearchState) -> SectionResult:
+    """Return `accuracy.*`, `loss.*`, `gap.*` and `change.*` of every subject."""
+    return SectionResult((*_measurements(context), *measure_changes(context)))
+
+
+def _measurements(context: AuditContext) -> Iterator[Measurement]:
     outcomes: dict[tuple[str, Split], SubjectAccuracy] = {}
     seed = derive_seed(context.config.seed, "bootstrap")
     for index, candidate in enumerate(context.subjects):

@@ -8,7 +8,8 @@ import dataclasses
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from unlearn_audit import __version__
+from unlearn_audit.audit.section import SectionResult
 from unlearn_audit.files import atomic_write, make_subfolder, sha256_of_bytes
-from unlearn_audit.relearning import Curve
+from unlearn_audit.relearning import Curve, CurveCache
 from unlearn_audit.report import Measurement
 
 FOLDER = "parts"
 VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
-Measured = tuple[Measurement, ...]
-_Kept = TypeAdapter(tuple[Measured, tuple[str, ...]])
+_Kept = TypeAdapter(tuple[tuple[Measurement, ...], tuple[str, ...]])
 
 
 class ResultCache:
@@ -39,31 +40,23 @@ class ResultCache:
         self.found: list[str] = []
 
     def section(
-        self,
-        name: str,
-        depends: Mapping[str, Any],
-        measure: Callable[[str], Iterable[Measurement]],
-        limitations: list[str],
-        arrays: dict[str, Any],
-    ) -> Measured:
-        """Return a section's measurements, measured now or before.
+        self, name: str, depends: Mapping[str, Any], measure: Callable[[CurveCache], SectionResult]
+    ) -> SectionResult:
+        """Return what a section finds, measured now or before.
 
         Args:
             name: of the section.
             depends: everything that its numbers depend on, as JSON.
-            measure: given the section's key, measures; it may add to `limitations` and `arrays`.
-            limitations: of the audit.
-            arrays: of the audit.
+            measure: measures, with a place to keep its curves in.
         """
         key = f"{name}-{sha256_of_bytes(json.dumps([VERSION, depends], sort_keys=True).encode())[:24]}"
-        known = self._read(key, limitations, arrays)
+        known = self._read(key)
         if known is not None:
             self.found += [name] if name not in self.found else []
             return known
-        said, had = len(limitations), set(arrays)
-        measured = tuple(measure(key))
-        self._write(key, measured, limitations[said:], {name: arrays[name] for name in arrays if name not in had})
-        return measured
+        result = measure(partial(self.curve, key))
+        self._write(key, result)
+        return result
 
     def curve(self, key: str, index: int, step: object, take: Callable[[], Curve]) -> Curve:
         """Return a curve of the section under way, taken now or before a kill.
@@ -85,7 +78,7 @@ class ResultCache:
             _write_arrays(path, _as_arrays(curve))
         return curve
 
-    def _read(self, key: str, limitations: list[str], arrays: dict[str, Any]) -> Measured | None:
+    def _read(self, key: str) -> SectionResult | None:
         if self.folder is None:
             return None
         try:
@@ -95,25 +88,22 @@ class ResultCache:
                 return None
             measured, said = _Kept.validate_json(body)
             with np.load(io.BytesIO(arrays_file), allow_pickle=False) as kept:
-                found = {name: kept[name] for name in kept.files}
+                return SectionResult(measured, said, {name: kept[name] for name in kept.files})
         except (OSError, ValueError, EOFError, ValidationError, zipfile.BadZipFile):
             return None
-        limitations += said
-        arrays |= found
-        return measured
 
-    def _write(self, key: str, measured: Measured, said: list[str], arrays: Mapping[str, Any]) -> None:
+    def _write(self, key: str, result: SectionResult) -> None:
         """Keep a section; its JSON comes last, with a digest of both files. Its curves have served."""
         if self.folder is None:
             return
-        numbers = _write_arrays(self.folder / f"{key}.npz", arrays)
-        body = _Kept.dump_json((measured, tuple(said)))
+        numbers = _write_arrays(self.folder / f"{key}.npz", result.arrays)
+        body = _Kept.dump_json((result.measurements, result.limitations))
         atomic_write(self.folder / f"{key}.json", sha256_of_bytes(body, numbers).encode() + b"\n" + body)
         for path in self.folder.glob(f"{key}.curve-*.npz"):
             path.unlink(missing_ok=True)
 
 
-NO_PARTS = ResultCache(None)
+NO_CACHE = ResultCache(None)
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> bytes:

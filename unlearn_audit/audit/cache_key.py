@@ -11,14 +11,16 @@ from unlearn_audit import data, models
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.common_step import RELEARNING
 from unlearn_audit.files import sha256_of_bytes
+from unlearn_audit.relearning import Start
 
 
-def depends_on(context: AuditContext, section: str) -> dict[str, Any] | None:
+def depends_on(context: AuditContext, section: str, start: Start | None) -> dict[str, Any] | None:
     """Return everything that a section's numbers depend on, as JSON; None where code of the user's has a part in it.
 
     Args:
         context: the models, the sets and the settings.
         section: its name in the configuration.
+        start: where a search for a step size begins.
     """
     config, splits, compute = context.config, context.splits, context.compute
     if _is_code(context, section):
@@ -40,7 +42,7 @@ def depends_on(context: AuditContext, section: str) -> dict[str, Any] | None:
         ],
         "labels": _digest(splits.unseen.examples.labels.numpy()),
         "seed": config.seed,
-        "start": context.start if section in RELEARNING else None,
+        "start": start if section in RELEARNING else None,
         "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
         "shadows": _fleet(context) if section == "mia" else None,
     }  # fmt: skip

@@ -2,13 +2,12 @@
 
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
@@ -21,33 +20,55 @@ from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.inputs import Candidate, build_candidate, read_entry, resolve_data, unique_labels
 from unlearn_audit.normalisation import read_otherwise
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.relearning import CurveCache, Start, no_cache
 from unlearn_audit.report import Subject
 
 FEW = 10  # forget examples, below which numbers over them say little
 Split = Literal["retain", "forget", "test", "unseen"]
 
 
-@dataclass
+class Note(NamedTuple):
+    """A sentence for whoever reads the report; one that is `about` a subject is a doubt, on which no gate passes."""
+
+    text: str
+    about: str | None = None
+
+
+def limitations_of(notes: Iterable[Note]) -> tuple[str, ...]:
+    """Return every sentence once, in order."""
+    return tuple(dict.fromkeys(note.text for note in notes))
+
+
+def doubts_of(notes: Iterable[Note]) -> dict[str, tuple[str, ...]]:
+    """Return why numbers about a subject may not answer the question, by label."""
+    found: dict[str, dict[str, None]] = {}
+    for note in notes:
+        if note.about is not None:
+            found.setdefault(note.about, {})[note.text] = None
+    return {label: tuple(texts) for label, texts in found.items()}
+
+
+@dataclass(frozen=True)
 class AuditContext:
     """Everything that measurements share; predictions are made once and kept.
 
-    `arrays` is where measurements leave what is too long for a report: per-example scores, long curves. `curve_cache`
-    is asked for a curve before it is taken. `start` is where a search for a step size begins, once there was one.
+    Attributes:
+        config: what to audit and how.
+        origins: where each of its dotted keys came from.
+        compute: where to compute.
+        splits: the sets.
+        subjects: the models.
+        notes: what has been found about models and data so far.
+        progress: progress callback, called after each step.
     """
 
     config: AuditConfig
-    origins: dict[str, str]
+    origins: Mapping[str, str]
     compute: Device
     splits: Splits
     subjects: tuple[Candidate, ...]
-    limitations: list[str]
+    notes: tuple[Note, ...] = ()
     progress: Progress = silent
-    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
-    curve_cache: CurveCache = no_cache
-    start: Start | None = None
-    doubts: dict[str, list[str]] = field(default_factory=dict)
-    _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)
+    _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)  # a cache: it holds what was predicted
 
     def examples(self, split: Split) -> Examples:
         """Return the examples of a split; "forget" is the measured part of the forget set."""
@@ -73,17 +94,6 @@ class AuditContext:
         signals = self.signals(candidate, "forget")
         return Signals(signals.logits[kept], signals.labels[kept])
 
-    def doubt(self, label: str, text: str) -> None:
-        """Note why numbers about a subject may not answer the question; no gate passes on them, and a person reads it.
-
-        Args:
-            label: of the subject.
-            text: a whole sentence, which names the subject.
-        """
-        found = self.doubts.setdefault(label, [])
-        found += [] if text in found else [text]
-        self.limitations += [] if text in self.limitations else [text]
-
     def with_role(self, role: str) -> tuple[Candidate, ...]:
         """Return the subjects of a role."""
         return tuple(candidate for candidate in self.subjects if candidate.role == role)
@@ -92,20 +102,21 @@ class AuditContext:
         """Return the retrained models that a candidate is compared with: all of them, but never itself."""
         return tuple(other for other in self.with_role("retrained") if other.label != candidate.label)
 
-    def describe(self, candidate: Candidate) -> Subject:
-        """Return the report's entry for a candidate."""
-        image = self.examples("forget").images[:1].to(self.compute.device)
-        return Subject(
-            label=candidate.label,
-            role=candidate.role,
-            path=candidate.path,
-            sha256=candidate.sha256,
-            model=candidate.spec,
-            parameters=models.parameter_count(candidate.model),
-            flop_per_image=models.flops_per_image(candidate.model, candidate.transform(image)),
-            notes=candidate.notes,
-            doubts=tuple(self.doubts.get(candidate.label, ())),
-        )
+
+def describe(context: AuditContext, candidate: Candidate, doubts: Sequence[str]) -> Subject:
+    """Return the report's entry for a candidate."""
+    image = context.examples("forget").images[:1].to(context.compute.device)
+    return Subject(
+        label=candidate.label,
+        role=candidate.role,
+        path=candidate.path,
+        sha256=candidate.sha256,
+        model=candidate.spec,
+        parameters=models.parameter_count(candidate.model),
+        flop_per_image=models.flops_per_image(candidate.model, candidate.transform(image)),
+        notes=candidate.notes,
+        doubts=tuple(doubts),
+    )
 
 
 def open_context(config: AuditConfig, origins: Mapping[str, str], progress: Progress = silent) -> AuditContext:
@@ -114,7 +125,7 @@ def open_context(config: AuditConfig, origins: Mapping[str, str], progress: Prog
     Args:
         config: the merged configuration.
         origins: where each of its dotted keys came from; decides between it and a checkpoint's metadata.
-        progress: told along the way.
+        progress: progress callback, called after each checkpoint.
 
     Raises:
         UsageError: something is needed that neither the request nor a checkpoint says.
@@ -129,33 +140,61 @@ def open_context(config: AuditConfig, origins: Mapping[str, str], progress: Prog
         check_finite(checkpoints[-1])
         progress("reading checkpoints", index + 1, len(config.checkpoint), entry.path)
     settled = dict(origins)
-    limitations: list[str] = []
     dataset = resolve_data(config, settled, checkpoints, [])  # what is wrong with it is told with the doubts below
     splits = _splits(config, dataset)
-    limitations += [*splits.limitations, *_too_few(len(splits.measured))]
     labels = unique_labels(config.checkpoint)
-    candidates = tuple(
+    candidates = [
         build_candidate(config, settled, entry, checkpoint, label, dataset, compute, checkpoints)
         for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True)
-    )
-    context = AuditContext(config, settled, compute, splits, candidates, limitations, progress)
-    read_wrongly, assumed = read_otherwise(candidates)
-    for candidate in candidates:
-        for text in (*_doubts(candidate, splits), *read_wrongly[candidate.label]):
-            context.doubt(candidate.label, text)
-        for text in splits.doubts:
-            context.doubt(candidate.label, text)
-    for label, text in identity_doubts(candidates):
-        context.doubt(label, text)
-    context.limitations += assumed
-    context.limitations += [
-        text for one in candidates if not context.doubts.get(one.label) for text in _other_role(one)
     ]
-    context.limitations += other_parents(candidates)
-    context.limitations += [f"{candidate.label}: {text}" for candidate in candidates for text in candidate.types]
+    return context_of(candidates, splits, config, origins=settled, compute=compute, progress=progress)
+
+
+def context_of(
+    candidates: Sequence[Candidate],
+    splits: Splits,
+    config: AuditConfig,
+    *,
+    origins: Mapping[str, str],
+    compute: Device,
+    progress: Progress = silent,
+) -> AuditContext:
+    """Hold models, data and what each is named as against each other, and check the instrument.
+
+    Args:
+        candidates: the subjects, on the device and in evaluation mode.
+        splits: the sets.
+        config: what to measure and how.
+        origins: where its keys came from.
+        compute: where to compute.
+        progress: progress callback, called after each step.
+
+    Raises:
+        MeasurementError: two passes of a model disagree, or its outputs are not finite.
+    """
+    notes = tuple(_opening_notes(candidates, splits))
+    context = AuditContext(config, origins, compute, splits, tuple(candidates), notes, progress)
     for candidate in candidates:
         _check_instrument(context, candidate)
     return context
+
+
+def _opening_notes(candidates: Sequence[Candidate], splits: Splits) -> Iterator[Note]:
+    """Yield what is to be said of models and data before anything is measured."""
+    yield from map(Note, (*splits.limitations, *_too_few(len(splits.measured))))
+    read_wrongly, assumed = read_otherwise(candidates)
+    doubts = [
+        Note(text, one.label)
+        for one in candidates
+        for text in (*_doubts(one, splits), *read_wrongly[one.label], *splits.doubts)
+    ]
+    doubts += [Note(text, label) for label, text in identity_doubts(candidates)]
+    yield from doubts
+    yield from map(Note, assumed)
+    doubted = {note.about for note in doubts}
+    yield from (Note(text) for one in candidates if one.label not in doubted for text in _other_role(one))
+    yield from map(Note, other_parents(candidates))
+    yield from (Note(f"{one.label}: {text}") for one in candidates for text in one.types)
 
 
 def _splits(config: AuditConfig, dataset: Dataset) -> Splits:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.context import AuditContext, Split
+from unlearn_audit.audit.context import AuditContext, Note, Split
 from unlearn_audit.engine import predict
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Measurement
@@ -44,16 +44,22 @@ class _View(NamedTuple):
     right: Mapping[str, Floats]
 
 
-def examine_subjects(context: AuditContext) -> None:
-    """Hold all subjects against chance, and the retrained ones against the original; doubts go to the context."""
+def examine_subjects(context: AuditContext) -> Iterator[Note]:
+    """Hold all subjects against chance, and the retrained ones against the original.
+
+    Args:
+        context: the subjects and the sets.
+
+    Yields:
+        Doubts about subjects, and a limitation where there is no original to hold them against.
+    """
     retain = _view(context, "retain", np.arange(len(context.splits.retain)))
     test = _view(context, "test", context.splits.lasting_test)
     for candidate in context.subjects:
-        for text in _at_chance(context, candidate, retain):
-            context.doubt(candidate.label, text)
+        yield from (Note(text, candidate.label) for text in _at_chance(context, candidate, retain))
     retrained = context.with_role("retrained")
     if retrained and not context.with_role("original"):
-        context.limitations.append(NO_ORIGINAL)
+        yield Note(NO_ORIGINAL)
     for candidate in retrained:
         found = (
             *_worse(context, candidate, retain, "retain"),
@@ -61,13 +67,11 @@ def examine_subjects(context: AuditContext) -> None:
             *_knows_a_forgotten_class(context, candidate),
             *_tells_apart(context, candidate),
         )
-        for text in found:
-            context.doubt(candidate.label, text)
+        yield from (Note(text, candidate.label) for text in found)
     for candidate in context.with_role("original"):
-        for text in _original_worse(candidate, [one.label for one in retrained], retain):
-            context.doubt(candidate.label, text)
-    for labels, text in _other_recipes(context.subjects):
-        context.doubt(labels, text)
+        labels = [one.label for one in retrained]
+        yield from (Note(text, candidate.label) for text in _original_worse(candidate, labels, retain))
+    yield from _other_recipes(context.subjects)
 
 
 def _view(context: AuditContext, split: Split, rows: NDArray[np.int64]) -> _View:
@@ -187,7 +191,7 @@ def _original_worse(candidate: Candidate, retrained: Sequence[str], retain: _Vie
 # ----- trained as the original was
 
 
-def _other_recipes(candidates: Sequence[Candidate]) -> Iterator[tuple[str, str]]:
+def _other_recipes(candidates: Sequence[Candidate]) -> Iterator[Note]:
     """Yield which retrained models were not trained as the original was, which is what they are to stand for."""
     known = [candidate for candidate in candidates if candidate.recipe]
     origin = next((each for role in ("original", "unlearned") for each in known if each.role == role), None)
@@ -199,7 +203,7 @@ def _other_recipes(candidates: Sequence[Candidate]) -> Iterator[tuple[str, str]]
             f"{', '.join(labels)}: not trained as {origin.label} was ({told}): a difference may come from that, and "
             "not from the forget set"
         )
-        yield from ((label, text) for label in labels)
+        yield from (Note(text, label) for label in labels)
 
 
 # ----- without the forget set
@@ -234,14 +238,14 @@ def _tells_apart(context: AuditContext, candidate: Candidate) -> Iterator[str]:
         yield _told_apart(candidate.label, f"loss attack AUC {metrics.auc(members, others):.3f}", bounds)
 
 
-def telling_apart(measurements: Sequence[Measurement]) -> Iterator[tuple[str, str]]:
+def telling_apart(measurements: Sequence[Measurement]) -> Iterator[Note]:
     """Yield retrained models that relearn the forget set too fast for one that never saw it, or that an attack exposes.
 
     Args:
         measurements: of one audit.
 
     Yields:
-        The label of a retrained model, and why it is in doubt.
+        Doubts about retrained models.
     """
     for measurement in measurements:
         if measurement.role != "retrained" or measurement.value is None:
@@ -254,7 +258,7 @@ def telling_apart(measurements: Sequence[Measurement]) -> Iterator[tuple[str, st
         else:
             bounds, text = _widened(measurement), f"{measurement.name} {measurement.value:.3}"
         if bounds is not None and bounds.low > 0.5 + ABOVE:
-            yield measurement.subject, _told_apart(measurement.subject, text, bounds)
+            yield Note(_told_apart(measurement.subject, text, bounds), measurement.subject)
 
 
 def _widened(measurement: Measurement) -> metrics.Bounds | None:

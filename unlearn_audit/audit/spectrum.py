@@ -14,8 +14,9 @@ import torch
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext
-from unlearn_audit.audit.controls import random_control
+from unlearn_audit.audit.controls import with_control
 from unlearn_audit.audit.reference import reference_of
+from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.config import SpectrumSettings
 from unlearn_audit.curvature import Eigenpair, Spectrum, spectrum
 from unlearn_audit.engine import derive_seed
@@ -37,9 +38,15 @@ class Value(NamedTuple):
     interval: Interval | None = None
 
 
-def measure_spectrum(context: AuditContext, settings: SpectrumSettings) -> Iterator[Measurement]:
-    """Yield `spectrum.*` of every subject and of a random initialisation."""
-    candidates = (*context.subjects, random_control(context)) if settings.controls else context.subjects
+def measure_spectrum(context: AuditContext, settings: SpectrumSettings, _search: SearchState) -> SectionResult:
+    """Return `spectrum.*` of every subject and of a random initialisation."""
+    candidates, lacks = with_control(context, wanted=settings.controls)
+    return SectionResult(tuple(_measurements(context, settings, candidates)), lacks)
+
+
+def _measurements(
+    context: AuditContext, settings: SpectrumSettings, candidates: Sequence[Candidate]
+) -> Iterator[Measurement]:
     found = {candidate.label: _spectrum(context, settings, candidate) for candidate in candidates}
     values = {label: _values(one, settings) for label, one in found.items()}
     for candidate in candidates:

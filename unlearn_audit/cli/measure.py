@@ -100,20 +100,19 @@ def _audit_and_emit(
     as_there: bool = False,
 ) -> None:
     """Run the audit and write its report; `as_there` where another one wrote its own meanwhile: it must be the same."""
-    from unlearn_audit.audit import run_audit
+    from unlearn_audit.audit import audit_checkpoints
     from unlearn_audit.audit.build_models import make_models
-    from unlearn_audit.audit.cache import FOLDER, NO_PARTS, ResultCache
+    from unlearn_audit.audit.cache import FOLDER, NO_CACHE, ResultCache
 
-    arrays: dict[str, Any] = {}
-    parts = ResultCache(folder / FOLDER) if folder else NO_PARTS
+    cache = ResultCache(folder / FOLDER) if folder else NO_CACHE
     with progress_bars(quiet=shared.quiet) as progress:
         if folder:
             request = make_models(request, folder, progress)
-        report = run_audit(
-            request.config, origins=request.origins, only=only, arrays=arrays, parts=parts, progress=progress
+        report, arrays = audit_checkpoints(
+            request.config, origins=request.origins, only=only, cache=cache, progress=progress
         )
-    if parts.found:
-        message(f"measured before: {', '.join(parts.found)}", quiet=shared.quiet)
+    if cache.found:
+        message(f"measured before: {', '.join(cache.found)}", quiet=shared.quiet)
     if as_there and folder:
         _check_same(report, folder / REPORT)
     if also is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unlearn_audit.audit import run_audit
+from unlearn_audit.audit import audit_checkpoints
 from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS
 from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.config import Layer, resolve
@@ -47,7 +47,10 @@ def audited(
     entries = [{"path": str(folder / f"{name}.safetensors")} for name in names]
     asked: dict[str, Any] = {"checkpoint": entries, "forget": forget or str(folder / "forget.npy"), "device": "cpu"}
     request = resolve([Layer("flag", asked | {"mia": mia}, "test")])
-    return run_audit(request.config, origins=request.origins, only=("mia",), arrays=arrays)
+    found = audit_checkpoints(request.config, origins=request.origins, only=("mia",))
+    if arrays is not None:
+        arrays |= found.arrays
+    return found.report
 
 
 def of(report: AuditReport, name: str, subject: str) -> Measurement:

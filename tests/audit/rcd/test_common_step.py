@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from unlearn_audit.audit import run_audit
 from unlearn_audit.audit.rcd.common_step import RELEARNING, with_common_step
+from unlearn_audit.audit.section import SectionResult
 from unlearn_audit.config import AuditConfig, TruncationSettings
 from unlearn_audit.relearning import Start
 from unlearn_audit.report import AuditReport, Measurement
@@ -69,23 +69,21 @@ class Sections:
 
     def __init__(self, make: Make, bears: dict[str, float], **sections: Any) -> None:
         self.make, self.bears, self.asked = make, bears, []  # type: tuple[Make, dict[str, float], list[str]]
-        self.context: Any = SimpleNamespace(
-            start=None, limitations=["before"], arrays={"before": 0}, config=AuditConfig(**sections)
-        )
+        self.config = AuditConfig(**sections)
 
-    def measure(self, name: str) -> tuple[Measurement, ...]:
+    def measure(self, name: str, start: Start | None) -> SectionResult:
         self.asked.append(name)
-        step, halvings, *_ = self.context.start or (1.0, 0)
+        step, halvings, *_ = start or (1.0, 0)
         while step > self.bears[name] and halvings < 8:
             step, halvings = step / 2, halvings + 1
-        self.context.limitations.append(f"{name} at {step}")
-        self.context.arrays[f"{name}/{step}"] = step
         details = {"step_size": step, "step_size_search": {"halvings": halvings}}
-        return (self.make(RELEARNING[name], details=details),)
+        return SectionResult((self.make(RELEARNING[name], details=details),), (f"{name} at {step}",))
+
+    def results(self) -> tuple[SectionResult, ...]:
+        return with_common_step(self.config, tuple(self.bears), self.measure)
 
     def ends(self) -> list[float]:
-        found = with_common_step(self.context, tuple(self.bears), self.measure)
-        return [one.details["step_size"] for one in found]
+        return [one.details["step_size"] for result in self.results() for one in result.measurements]
 
 
 def test_one_that_bears_the_step_is_measured_once(make_measurement: Make) -> None:
@@ -96,16 +94,13 @@ def test_one_that_bears_the_step_is_measured_once(make_measurement: Make) -> Non
 
 def test_where_a_longer_trajectory_needs_a_smaller_step_all_are_measured_at_it(make_measurement: Make) -> None:
     sections = Sections(make_measurement, {"rcd": 1.0, "truncation": 0.3})
-    assert sections.ends() == [0.25, 0.25]
+    assert [result.limitations for result in sections.results()] == [("rcd at 0.25",), ("truncation at 0.25",)]
     assert sections.asked == ["rcd", "truncation"] * 2
-    assert sections.context.limitations == ["before", "rcd at 0.25", "truncation at 0.25"]
-    assert set(sections.context.arrays) == {"before", "rcd/0.25", "truncation/0.25"}
 
 
 def test_what_no_step_size_helps_ends_all_the_same(make_measurement: Make) -> None:
     sections = Sections(make_measurement, {"rcd": 1.0, "truncation": 0.0})
     assert sections.ends() == [2.0**-8, 2.0**-8]
-    assert sections.context.start == Start(2.0**-8, 8)
 
 
 def test_a_section_with_a_step_of_its_own_moves_no_other(make_measurement: Make) -> None:
@@ -116,9 +111,11 @@ def test_a_section_with_a_step_of_its_own_moves_no_other(make_measurement: Make)
 
 
 def test_without_a_step_size_nothing_is_agreed_on(make_measurement: Make) -> None:
-    context: Any = SimpleNamespace(start=None, limitations=[], arrays={}, config=AuditConfig())
-    found = with_common_step(
-        context, ("rcd",), lambda _: (make_measurement("rcd.raw", details={"step_size": "lambda"}),)
-    )
-    assert len(found) == 1
-    assert context.start is None
+    starts = []
+
+    def measure(name: str, start: Start | None) -> SectionResult:
+        starts.append(start)
+        return SectionResult((make_measurement("rcd.raw", details={"step_size": "lambda"}),))
+
+    assert len(with_common_step(AuditConfig(), ("rcd",), measure)) == 1
+    assert starts == [None]

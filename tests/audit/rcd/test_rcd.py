@@ -536,7 +536,8 @@ def test_the_matched_twin_is_nearer_than_the_random_one_and_as_fair(context: Aud
 
 
 def test_a_retrained_model_is_matched_under_the_others(context: AuditContext, measured: Measure) -> None:
-    twins = matched_twins(context, context.subjects)
+    twins, said = matched_twins(context, context.subjects)
+    assert said == ()
     assert {label: found.reference_models for label, found in twins.items()} == {
         "original": ("retrained-1", "retrained-2"),
         "unlearned": ("retrained-1", "retrained-2"),

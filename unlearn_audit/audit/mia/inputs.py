@@ -140,8 +140,8 @@ def _rows(candidate: Candidate, images: Tensor) -> NDArray[np.float32]:
     return rows
 
 
-def attack_inputs(context: AuditContext, folder: str | None) -> AttackInputs:
-    """Return the inputs of an audit, with the fleet of a folder where one is named.
+def attack_inputs(context: AuditContext, folder: str | None) -> tuple[AttackInputs, list[str]]:
+    """Return the inputs of an audit, with the fleet of a folder where one is named, and what is to be said of it.
 
     Raises:
         DataError: the fleet was made for other examples.
@@ -151,15 +151,16 @@ def attack_inputs(context: AuditContext, folder: str | None) -> AttackInputs:
     fleet = open_fleet(Path(folder)) if folder else None
     if fleet is not None and fleet.pool_sha256 != pool.sha256:
         raise DataError(_other_examples(context, str(folder)))
+    said = []
     missing = fleet.missing(pool) if fleet else 0
     if missing:
-        context.limitations.append(
+        said.append(
             f"{missing} models of the fleet in {folder} are not finished: membership inference used the others; "
             "`unlearn-audit shadows run` goes on"
         )
     if fleet is not None:
-        context.limitations += _not_alike(context, fleet)
-    return AttackInputs(context, pool, fleet)
+        said += _not_alike(context, fleet)
+    return AttackInputs(context, pool, fleet), said
 
 
 def _other_examples(context: AuditContext, folder: str) -> str:

@@ -1,6 +1,6 @@
 """Membership inference against every subject: forget examples against their unseen twin, attack by attack."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from unlearn_audit.audit.mia.numbers import Scores, mia_numbers, why_no_value, w
 from unlearn_audit.audit.mia.score_cache import KeptScores
 from unlearn_audit.audit.mia.user_attack import attack_from_code
 from unlearn_audit.audit.reference import reference_of
+from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.config import MiaSettings, code_is_allowed
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.inputs import Candidate
@@ -24,19 +25,24 @@ from unlearn_audit.shadows import Treatment
 Floats = NDArray[np.float64]
 
 
-def measure_mia(context: AuditContext, settings: MiaSettings) -> Iterator[Measurement]:
-    """Yield what every attack finds on every subject, read against the retrained models' own values."""
-    inputs = attack_inputs(context, settings.shadows)
-    attacks = _attacks(context, settings, inputs)
-    context.limitations += _other_questions(context, attacks)
+def measure_mia(context: AuditContext, settings: MiaSettings, _search: SearchState) -> SectionResult:
+    """Return what every attack finds on every subject, read against the retrained models' own values."""
+    inputs, said = attack_inputs(context, settings.shadows)
+    attacks, left_out = _attacks(context, settings, inputs)
+    said += [*left_out, *_other_questions(context, attacks)]
+    found: list[Measurement] = []
+    arrays: dict[str, NDArray[Any]] = {}
     for index, attack in enumerate(attacks):
         context.progress("membership inference", index, len(attacks), attack.name)
-        yield from _against_all(context, inputs, attack, settings)
+        for measurements, scores in _against_all(context, inputs, attack, settings):
+            found += measurements
+            arrays |= scores
     context.progress("membership inference", len(attacks), len(attacks))
+    return SectionResult(tuple(found), tuple(said), arrays)
 
 
-def _attacks(context: AuditContext, settings: MiaSettings, inputs: AttackInputs) -> list[Attack]:
-    """Return the attacks asked for, each once; those that a group names and that cannot run are left out and named."""
+def _attacks(context: AuditContext, settings: MiaSettings, inputs: AttackInputs) -> tuple[list[Attack], list[str]]:
+    """Return the attacks asked for, each once, and which ones of a group cannot run and why."""
     found: dict[str, Attack] = {}
     left_out: dict[str, list[str]] = {}
     for asked in settings.attacks:
@@ -49,8 +55,7 @@ def _attacks(context: AuditContext, settings: MiaSettings, inputs: AttackInputs)
                 left_out.setdefault(lacks, []).append(attack.name)
             else:
                 raise UsageError(f"mia {attack.name}: {lacks}")
-    context.limitations += [f"attacks not run: {', '.join(names)}; {lacks}" for lacks, names in left_out.items()]
-    return list(found.values())
+    return list(found.values()), [f"attacks not run: {', '.join(names)}; {lacks}" for lacks, names in left_out.items()]
 
 
 def _attack(context: AuditContext, name: str, settings: MiaSettings) -> Attack:
@@ -114,8 +119,8 @@ NEVER_UNLEARNED = (
 
 def _against_all(
     context: AuditContext, inputs: AttackInputs, attack: Attack, settings: MiaSettings
-) -> Iterator[Measurement]:
-    """Yield one attack's measurements on every subject."""
+) -> Iterator[tuple[Sequence[Measurement], Mapping[str, Floats]]]:
+    """Yield one attack's measurements on each subject, with the scores of every example."""
     known: dict[tuple[str, str], Scores | str] = {}
     kept = KeptScores(inputs.fleet.folder.scores if inputs.fleet else None)
     signal = rmia.Signal(settings.signal, settings.temperature)
@@ -132,22 +137,29 @@ def _against_all(
         scores = lacks or scores_of(candidate, treatment)
         others = [scores_of(other, treatment) for other in context.references(candidate)]
         comparable = [other for other in others if isinstance(other, Scores)]
-        shown = _kept(context, inputs, f"mia.{attack.name}/{candidate.label}", scores, settings.worst)
+        shown = _worst(inputs, scores, settings.worst)
         details = _details(inputs, attack, candidate, treatment)
-        yield from mia_numbers(attack, candidate, scores, comparable, details, shown)
+        yield (
+            tuple(mia_numbers(attack, candidate, scores, comparable, details, shown)),
+            _arrays(f"mia.{attack.name}/{candidate.label}", scores),
+        )
     if attack.name == "svc":
-        yield from _efficacies(context)
+        yield tuple(_efficacies(context)), {}
 
 
-def _kept(
-    context: AuditContext, inputs: AttackInputs, key: str, scores: Scores | str, count: int
-) -> list[dict[str, Any]]:
-    """Keep the scores of every example; return the most exposed ones."""
+def _arrays(key: str, scores: Scores | str) -> dict[str, Floats]:
+    """Return the scores of every example, by name."""
     if isinstance(scores, str):
+        return {}
+    return {f"{key}/members": scores.members, f"{key}/non_members": scores.non_members}
+
+
+def _worst(inputs: AttackInputs, scores: Scores | str, count: int) -> list[dict[str, Any]]:
+    """Return the most exposed examples."""
+    if isinstance(scores, str) or why_no_value(scores):
         return []
-    context.arrays |= {f"{key}/members": scores.members, f"{key}/non_members": scores.non_members}
     forget = inputs.pool.forget
-    return [] if why_no_value(scores) else worst(scores, forget, inputs.pool.examples.labels.numpy()[forget], count)
+    return worst(scores, forget, inputs.pool.examples.labels.numpy()[forget], count)
 
 
 def _treatment(inputs: AttackInputs, attack: Attack, candidate: Candidate) -> tuple[Treatment | None, str | None]:

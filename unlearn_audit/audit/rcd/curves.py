@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import relearning
 from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.controls import with_control
 from unlearn_audit.audit.rcd.auto_steps import relearn_until_small
 from unlearn_audit.audit.rcd.floors import Floors, chosen_floors, fitted_floors, lowest_reached
 from unlearn_audit.audit.rcd.matched_twin import Matched
@@ -16,11 +17,11 @@ from unlearn_audit.audit.rcd.runs import (
     RelearnPlan,
     algorithm_of,
     algorithm_text,
-    candidates_of,
     check_request,
     matched_twins,
     plan,
 )
+from unlearn_audit.audit.section import ANEW, SearchState
 from unlearn_audit.config import RcdSettings
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.relearning import Curve, CurveSet, StepSearch, StepSize
@@ -95,6 +96,7 @@ class RcdCurves:
         floors: what the sums are taken over.
         steps: K, common to all.
         stops: with `--steps auto`, the step at which each trajectory was ready; else empty.
+        limitations: what is to be said of the candidates and of their twins.
     """
 
     context: AuditContext
@@ -106,6 +108,7 @@ class RcdCurves:
     floors: Floors
     steps: int
     stops: tuple[int, ...] = ()
+    limitations: tuple[str, ...] = ()
 
     def references(self, one: ModelCurves) -> list[ModelCurves]:
         """Return the retrained models' curves, without the candidate's own."""
@@ -134,7 +137,7 @@ class RcdCurves:
         return f" (auto: {settings.max_steps - self.steps} fewer than {settings.max_steps})"
 
 
-def relearn_models(context: AuditContext, settings: RcdSettings) -> RcdCurves:
+def relearn_models(context: AuditContext, settings: RcdSettings, search: SearchState = ANEW) -> RcdCurves:
     """Take all trajectories at one step size and settle their floors; a set that has its whole twin is relearned once.
 
     Of several step sizes the first one is taken.
@@ -144,14 +147,25 @@ def relearn_models(context: AuditContext, settings: RcdSettings) -> RcdCurves:
         MeasurementError: K was to be chosen by the curves, and a tail is not exponential.
     """
     check_request(settings)
-    candidates = candidates_of(context, settings)
-    twins = matched_twins(context, candidates) if settings.match_difficulty else {}
+    candidates, lacks = with_control(context, wanted=settings.controls)
+    twins, said = matched_twins(context, candidates) if settings.match_difficulty else ({}, ())
     planned = plan(context, settings, candidates, twins)
     floors = _floors_beforehand(context, settings, planned)
-    relearned, steps, stops = _relearn(context, settings, planned, floors)
+    relearned, steps, stops = _relearn(context, settings, planned, floors, search)
     floors = floors or lowest_reached(planned, relearned.curves)
     taken = tuple(_gathered(one, planned, relearned.curves, floors, twins.get(one.label)) for one in candidates)
-    return RcdCurves(context, settings, taken, planned, relearned.step_size, relearned.search, floors, steps, stops)
+    return RcdCurves(
+        context,
+        settings,
+        taken,
+        planned,
+        step_size=relearned.step_size,
+        search=relearned.search,
+        floors=floors,
+        steps=steps,
+        stops=stops,
+        limitations=(*lacks, *said),
+    )
 
 
 def _floors_beforehand(context: AuditContext, settings: RcdSettings, planned: Sequence[RelearnPlan]) -> Floors | None:
@@ -165,7 +179,11 @@ def _floors_beforehand(context: AuditContext, settings: RcdSettings, planned: Se
 
 
 def _relearn(
-    context: AuditContext, settings: RcdSettings, planned: Sequence[RelearnPlan], floors: Floors | None
+    context: AuditContext,
+    settings: RcdSettings,
+    planned: Sequence[RelearnPlan],
+    floors: Floors | None,
+    search: SearchState,
 ) -> tuple[CurveSet, int, tuple[int, ...]]:
     """Return the curves, K, and where each was ready if K was theirs to choose."""
     step_size = settings.step_size[0] if isinstance(settings.step_size, tuple) else settings.step_size
@@ -177,7 +195,7 @@ def _relearn(
             tolerance=settings.tolerance,
             max_steps=settings.max_steps,
             step_size=step_size,
-            start=context.start,
+            start=search.start,
             algorithm=algorithm,
             compute=context.compute,
             progress=context.progress,
@@ -188,11 +206,11 @@ def _relearn(
         runs,
         steps=steps,
         step_size=step_size,
-        start=context.start,
+        start=search.start,
         owners=[None if one.candidate.role == "control" else one.candidate.label for one in planned],
         algorithm=algorithm,
         compute=context.compute,
-        curve_cache=context.curve_cache,
+        curve_cache=search.curve_cache,
         progress=context.progress,
     )
     return relearned, steps, ()

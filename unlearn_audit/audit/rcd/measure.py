@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from unlearn_audit.audit.rcd.rankings import OrderChange, looked_at, order_chang
 from unlearn_audit.audit.rcd.step_sizes import Ablation, ablation_details, ablations, essentially_initial, moved
 from unlearn_audit.audit.rcd.unmoved import relearning_doubts
 from unlearn_audit.audit.reference import compared, difference_details, reference_of
+from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.config import RcdSettings
 from unlearn_audit.relearning import Curve, status
 from unlearn_audit.report import Interval, Measurement
@@ -33,19 +35,22 @@ COVERAGE = "simulated: about 90 % of the time at n = 144 and 86 % at n = 36 for 
 Floats = NDArray[np.float64]
 
 
-def measure_rcd(context: AuditContext, settings: RcdSettings) -> Iterator[Measurement]:
-    """Yield `rcd.*` of every subject and of a random initialisation.
+def measure_rcd(context: AuditContext, settings: RcdSettings, search: SearchState) -> SectionResult:
+    """Return `rcd.*` of every subject and of a random initialisation.
 
     Raises:
         UsageError: the request contradicts itself.
         MeasurementError: K was to be chosen by the curves, and a tail is not exponential.
     """
-    curves = relearn_models(context, settings)
+    curves = relearn_models(context, settings, search)
+    doubts = relearning_doubts(curves)
+    said = (*curves.limitations, *_limitations(curves), *(text for found in doubts.values() for text in found))
+    return SectionResult(tuple(_measurements(curves, doubts)), said, _arrays(curves))
+
+
+def _measurements(curves: RcdCurves, doubts: Mapping[str, Sequence[str]]) -> Iterator[Measurement]:
     steps = ablations(curves)
     orders = _Orders(curves)
-    doubts = relearning_doubts(curves)
-    context.limitations += [*_limitations(curves), *(text for found in doubts.values() for text in found)]
-    _keep_arrays(curves)
     for one in curves.taken:
         for measurement in (
             _raw(curves, one, steps, orders),
@@ -142,9 +147,9 @@ def _curves(curve: Curve) -> dict[str, Floats]:
     return found | ({"objective": curve.objective} if not np.array_equal(curve.objective, curve.loss) else {})
 
 
-def _keep_arrays(curves: RcdCurves) -> None:
-    """Leave per-example areas, with the indices they belong to, and curves too long for a report."""
-    arrays = curves.context.arrays
+def _arrays(curves: RcdCurves) -> dict[str, NDArray[Any]]:
+    """Return per-example areas, with the indices they belong to, and curves too long for a report."""
+    arrays: dict[str, NDArray[Any]] = {}
     for label, group in groupby(curves.planned, lambda planned: planned.candidate.label):
         one = next(one for one in curves.taken if one.candidate.label == label)
         for planned in group:
@@ -154,6 +159,7 @@ def _keep_arrays(curves: RcdCurves) -> None:
                        f"{at}/error_areas": curve.error_areas}  # fmt: skip
             if len(curve.loss) > LONGEST_CURVE:
                 arrays |= {f"{at}/{name}": values for name, values in _curves(curve).items()}
+    return arrays
 
 
 def _raw(curves: RcdCurves, one: ModelCurves, steps: Sequence[Ablation], orders: _Orders) -> Measurement:

@@ -1,13 +1,12 @@
 """Which trajectories an audit takes: who relearns what, how, and which part of it is measured."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit.audit.context import AuditContext
-from unlearn_audit.audit.controls import random_control
 from unlearn_audit.audit.rcd.matched_twin import Matched, matched_twin
 from unlearn_audit.config import RcdSettings
 from unlearn_audit.data import Examples
@@ -101,13 +100,8 @@ def algorithm_text(settings: RcdSettings) -> str:
     return ", ".join(parts)
 
 
-def candidates_of(context: AuditContext, settings: RcdSettings) -> tuple[Candidate, ...]:
-    """Return the subjects, and the control where it is wanted."""
-    return (*context.subjects, random_control(context)) if settings.controls else context.subjects
-
-
-def matched_twins(context: AuditContext, candidates: Sequence[Candidate]) -> dict[str, Matched]:
-    """Return each candidate's twin matched on difficulty, by label.
+def matched_twins(context: AuditContext, candidates: Sequence[Candidate]) -> tuple[dict[str, Matched], tuple[str, ...]]:
+    """Return each candidate's twin matched on difficulty, by label, and what is to be said of them.
 
     A retrained model is matched under the other ones: under itself the two losses would be equal by construction.
 
@@ -124,18 +118,23 @@ def matched_twins(context: AuditContext, candidates: Sequence[Candidate]) -> dic
         key = tuple(judge.label for judge in reference_models)
         made[key] = made.get(key) or matched_twin(context, reference_models)
         found[candidate.label] = made[key]
+    return found, tuple(_about_matching(context, found, retrained))
+
+
+def _about_matching(
+    context: AuditContext, found: Mapping[str, Matched], retrained: Sequence[Candidate]
+) -> Iterator[str]:
     random = context.splits.unseen.unseen
     if all(np.array_equal(np.sort(one.twin.unseen), np.sort(random)) for one in found.values()):
-        context.limitations.append(
+        yield (
             "--match-difficulty had no choice: every held-out example of the forget set's classes is in the twin "
             "anyway; more held-out examples, or a --sample of the forget set, would give it one"
         )
     if len(retrained) == 1:
-        context.limitations.append(
+        yield (
             f"{retrained[0].label} is the only retrained model: its own twin is matched under itself, which draws its "
             "ratio to 1 by construction"
         )
-    return found
 
 
 def plan(

@@ -8,6 +8,7 @@ import numpy as np
 from unlearn_audit import relearning
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.reference import reference_of
+from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.audit.truncation.reference_runs import Judged, LongRuns, of_the_sum, take_long_runs
 from unlearn_audit.config import TruncationSettings
 from unlearn_audit.relearning import Truncation
@@ -17,16 +18,19 @@ POINTS = 400  # of the excess, kept for the picture
 BRACKET = "fastest and slowest decay in the last third, less its slowing down; not a sampling interval"
 
 
-def measure_truncation(context: AuditContext, settings: TruncationSettings) -> Iterator[Measurement]:
-    """Yield verdict, rate, half-life, relative error at K and the K for 1 % of every subject.
+def measure_truncation(context: AuditContext, settings: TruncationSettings, search: SearchState) -> SectionResult:
+    """Return verdict, rate, half-life, relative error at K and the K for 1 % of every subject.
 
     How to relearn is said in the section `rcd`; the trajectory goes on to `reference_steps`.
 
     Raises:
         UsageError: the request contradicts itself.
     """
-    taken = take_long_runs(context, settings)
-    context.limitations += taken.warnings()
+    taken = take_long_runs(context, settings, search)
+    return SectionResult(tuple(_measurements(taken)), tuple(taken.warnings()))
+
+
+def _measurements(taken: LongRuns) -> Iterator[Measurement]:
     for one in taken.judged:
         yield _verdict(taken, one)
         yield _rate(taken, one)

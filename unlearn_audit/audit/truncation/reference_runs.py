@@ -11,6 +11,7 @@ from unlearn_audit import relearning
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.common_step import left_behind
 from unlearn_audit.audit.rcd.runs import algorithm_of, algorithm_text, check_request
+from unlearn_audit.audit.section import ANEW, SearchState
 from unlearn_audit.config import RcdSettings, TruncationSettings
 from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import Candidate
@@ -89,6 +90,7 @@ class LongRuns:
         Yields:
             Sentences.
         """
+        yield from left_behind(self.relearned.search, self.relearned.step_size)
         ours = self.relearned.step_size
         if self.rcd_step is not None and ours != self.rcd_step:
             told = ours if isinstance(ours, str) else f"{ours:.4g}"
@@ -109,7 +111,7 @@ class LongRuns:
         return [other for other in self.judged if other.candidate.label in labels]
 
 
-def take_long_runs(context: AuditContext, settings: TruncationSettings) -> LongRuns:
+def take_long_runs(context: AuditContext, settings: TruncationSettings, search: SearchState = ANEW) -> LongRuns:
     """Take every subject's trajectory at one common step size, settle its floor, and judge it.
 
     How to relearn is said in the section `rcd`.
@@ -126,15 +128,14 @@ def take_long_runs(context: AuditContext, settings: TruncationSettings) -> LongR
         runs,
         steps=reference_steps,
         step_size=own or ("auto" if isinstance(rcd.step_size, tuple) else rcd.step_size),
-        start=context.start if own is None else None,
+        start=search.start if own is None else None,
         owners=[candidate.label for candidate in context.subjects],
         algorithm=algorithm_of(context, rcd),
         compute=context.compute,
         keep_ends=settings.floor == "fit",
-        curve_cache=context.curve_cache,
+        curve_cache=search.curve_cache,
         progress=context.progress,
     )
-    context.limitations += left_behind(relearned.search, relearned.step_size)
     floors = _floors(context, settings, runs, relearned.curves, rcd.weight_decay)
     judged = tuple(
         Judged(
@@ -148,9 +149,7 @@ def take_long_runs(context: AuditContext, settings: TruncationSettings) -> LongR
         for candidate, run, curve, (floor, fit) in zip(context.subjects, runs, relearned.curves, floors, strict=True)
     )
     method = _method(rcd, settings, relearned, reference_steps)
-    return LongRuns(
-        context, judged, relearned, steps, reference_steps, method, context.start and context.start.step_size
-    )
+    return LongRuns(context, judged, relearned, steps, reference_steps, method, search.start and search.start.step_size)
 
 
 def _run(context: AuditContext, rcd: RcdSettings, candidate: Candidate) -> Run:

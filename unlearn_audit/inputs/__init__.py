@@ -1,0 +1,20 @@
+"""What a checkpoint is: its architecture, its data and its transform, settled by precedence.
+
+Flag, environment, named config, the checkpoint's own metadata, a config found, the default; an architecture that
+nobody names is read off the weights. `origins` remembers who said what.
+"""
+
+from unlearn_audit.inputs.candidates import IN_MEMORY, SAMPLE, Candidate, build_candidate
+from unlearn_audit.inputs.entries import read_entry, resolve_data, unique_labels
+from unlearn_audit.inputs.inspection import inspect_checkpoint
+
+__all__ = [
+    "IN_MEMORY",
+    "SAMPLE",
+    "Candidate",
+    "build_candidate",
+    "inspect_checkpoint",
+    "read_entry",
+    "resolve_data",
+    "unique_labels",
+]
