@@ -1,11 +1,12 @@
-"""What there is, by name: dict literals name -> "module:attribute"; nothing is imported until it is used.
+"""What there is, by name: where it stands ("module:attribute", imported when it is used), and what each metric is.
 
-A new model, data source, method, transform or attack is one file (or function), one line here and one test file.
+A new model, data source, method, transform or attack is one file (or function), one line here and one test file; a new
+metric is one entry here, the code that measures it and a test.
 """
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from unlearn_audit.errors import UsageError, unknown_name
 
@@ -15,14 +16,17 @@ __all__ = [
     "ATTACK_GROUPS",
     "ATTACK_METRICS",
     "DATA_SOURCES",
-    "LEAK_METRICS",
     "METHODS",
     "METRICS",
     "MODELS",
     "RECIPES",
+    "SECTION_TITLES",
     "TRANSFORMS",
+    "Direction",
     "Entry",
+    "MetricInfo",
     "load",
+    "metric_info",
 ]
 
 
@@ -101,73 +105,186 @@ ATTACKS: Mapping[str, Entry] = {
     "svc": Entry("unlearn_audit.attacks.svc:svc", "the field's MIA-efficacy; legacy, never a verdict"),
 }
 
-# What is measured of every attack: ending of the name -> what it is.
-ATTACK_METRICS: Mapping[str, str] = {
-    "auc": "AUC",
-    "tpr_at_fpr_1e-2": "true positive rate at 1 % false positives",
-    "tpr_at_fpr_1e-3": "true positive rate at 0.1 % false positives",
-    "accuracy": "balanced accuracy",
-    "base_rate": "share of members among the attacked",
-}
-
 # Names for several attacks at once; "all" leaves out those that lack what they need, and says so.
 ATTACK_GROUPS: Mapping[str, tuple[str, ...]] = {
     "population": ("loss", "confidence", "entropy", "modified-entropy"),
     "all": tuple(ATTACKS),
 }
 
-# Name of a measurement -> what it is; a policy that names anything else is refused.
-METRICS: Mapping[str, str] = {
-    "accuracy.retain": "share of correct predictions on the retain set",
-    "accuracy.forget": "share of correct predictions on the forget set",
-    "accuracy.test": "share of correct predictions on the test set",
-    "accuracy.unseen": "share of correct predictions on the forget set's unseen twin",
-    "loss.retain": "mean cross-entropy on the retain set",
-    "loss.forget": "mean cross-entropy on the forget set",
-    "loss.test": "mean cross-entropy on the test set",
-    "loss.unseen": "mean cross-entropy on the forget set's unseen twin",
-    "gap.retain": "accuracy on retain minus the retrained models' mean",
-    "gap.forget": "accuracy on forget minus the retrained models' mean",
-    "gap.test": "accuracy on test minus the retrained models' mean",
-    "gap.average": "mean of the absolute gaps",
-    "change.retain": "accuracy on retain minus the original's",
-    "change.test": "accuracy on the test examples of classes that are kept minus the original's",
-    "rcd.raw": "area under the relearning curve on the forget set",
-    "rcd.ratio_to_unseen": "RCD on the forget set / RCD on its unseen twin",
-    "rcd.scaled": "RCD times the step size, comparable at equal step x K",
-    "rcd.normalised": "RCD / ((K + 1) x initial excess over the floor)",
-    "rcd.ratio_to_retrained": "RCD / the retrained models' geometric mean RCD",
-    "rcd.steps_to_relearn": "steps until the forget set is predicted right again to a given share",
-    "rcd.anamnesis_index": "steps to the original's forget accuracy / the retrained models' mean",
-    "truncation.verdict": "how the excess over the floor decays: exponential, slower, not converged, diverged",
-    "truncation.rate": "decay of the log excess per step at the end of a long trajectory",
-    "truncation.half_life": "steps in which the excess over the floor halves",
-    "truncation.relative_error": "part of the whole sum, tail included, beyond K",
-    "truncation.steps_for_1_percent": "K whose truncation error is 1 % of the whole sum",
-    "spectrum.lambda_max": "largest eigenvalue of the Hessian on the forget set",
-    "spectrum.relative_lambda_max": "largest curvature per relative change of a filter",
-    "spectrum.lambda_min": "algebraically smallest eigenvalue of the Hessian on the forget set",
-    "spectrum.lambda_ratio_10": "lambda_max / the tenth largest eigenvalue",
-    "spectrum.trace": "trace of the Hessian on the forget set",
-    "spectrum.concentration": "lambda_max x parameters / trace",
-    "spectrum.effective_rank": "trace / lambda_max",
-    "spectrum.condition_number": "lambda_max / lambda_min where the objective is convex",
-    **{
-        f"mia.{attack}.{ending}": f"{what} of the {attack} attack, forget set against its unseen twin"
-        for attack in ATTACKS
-        for ending, what in ATTACK_METRICS.items()
-    },
-    "mia.svc.efficacy": "share of the forget set that an SVC of the field's tables takes for non-members",
+# ----- what is measured
+
+Direction = Literal["higher is better", "lower is better", "compare to retrained", "zero is best", "none"]
+UP: Direction = "higher is better"
+DOWN: Direction = "lower is better"
+COMPARE: Direction = "compare to retrained"
+ZERO: Direction = "zero is best"
+NONE: Direction = "none"
+
+# Section of a config that measures something -> its heading in a written report, in the order of both.
+SECTION_TITLES: Mapping[str, str] = {
+    "gaps": "Accuracy and gaps",
+    "rcd": "Relearning",
+    "truncation": "Truncation",
+    "spectrum": "Curvature",
+    "mia": "Membership inference",
 }
 
-# Metrics whose value can show that data was not forgotten: a policy that limits one of them wants its interval.
-LEAK_METRICS = frozenset(
-    name
-    for name in METRICS
-    if name.startswith(("rcd.", "mia."))
-    and not name.endswith(".base_rate")
-    or name in ("gap.forget", "accuracy.forget", "loss.forget")
-)
+
+class MetricInfo(NamedTuple):
+    """What a metric is: whatever measures, shows or judges it reads it here, and nowhere else.
+
+    Attributes:
+        name: of its measurements, dotted and stable.
+        title: how a table calls it, in a few words.
+        section: of the config that measures it, one of `SECTION_TITLES`.
+        unit: of its values; "verdict" for a text.
+        direction: which way is good.
+        digits: after the point, in a table.
+        what: one sentence without a full stop.
+        signed: whether a table always shows the sign.
+        leak: whether it can show that data was not forgotten, so that a policy that limits it wants its interval.
+        original: whether the original has a part in every value, so that what is in doubt about it counts here, too.
+        one_run: whether values compare only within one run, whose checkpoints share a step size.
+        hidden: why no table shows it; empty for one that is shown.
+    """
+
+    name: str
+    title: str
+    section: str
+    unit: str
+    direction: Direction
+    digits: int
+    what: str
+    signed: bool = False
+    leak: bool = False
+    original: bool = False
+    one_run: bool = False
+    hidden: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are words."""
+        return self.unit == "verdict"
+
+
+LOSS_CURVATURE, RELATIVE_CURVATURE = "nats per squared weight", "nats per squared relative change"
+FEW_FALSE = "true positive rate of the {} attack at {} false positives, forget set against its unseen twin"
+TWIN = "the forget set's unseen twin"
+
+# What is measured of every attack, whose name takes the place of {}: ending of the metric's name -> what it is.
+ATTACK_METRICS: Mapping[str, MetricInfo] = {
+    info.name.rpartition(".")[2]: info
+    for info in (
+        MetricInfo("mia.{}.auc", "{} attack AUC", "mia", "probability", COMPARE, 3,
+                   "AUC of the {} attack, forget set against its unseen twin", leak=True),
+        MetricInfo("mia.{}.tpr_at_fpr_1e-2", "{} TPR at 1 % FPR", "mia", "fraction", COMPARE, 3,
+                   FEW_FALSE.format("{}", "1 %"), leak=True),
+        MetricInfo("mia.{}.tpr_at_fpr_1e-3", "{} TPR at 0.1 % FPR", "mia", "fraction", COMPARE, 3,
+                   FEW_FALSE.format("{}", "0.1 %"), leak=True),
+        MetricInfo("mia.{}.accuracy", "{} attack accuracy", "mia", "fraction", COMPARE, 3,
+                   "balanced accuracy of the {} attack, forget set against its unseen twin", leak=True),
+        MetricInfo("mia.{}.base_rate", "{} base rate", "mia", "fraction", NONE, 3,
+                   "share of members among the attacked of the {} attack, forget set against its unseen twin",
+                   hidden="the same for every attack and subject; a note below the table has it"),
+    )
+}  # fmt: skip
+
+# Every metric of ours, in the order in which a table shows them; a policy that names anything else is refused.
+METRICS: Mapping[str, MetricInfo] = {
+    info.name: info
+    for info in (
+        MetricInfo("accuracy.retain", "accuracy retain", "gaps", "fraction", UP, 3,
+                   "share of correct predictions on the retain set"),
+        MetricInfo("accuracy.forget", "accuracy forget", "gaps", "fraction", COMPARE, 3,
+                   "share of correct predictions on the forget set", leak=True),
+        MetricInfo("accuracy.test", "accuracy test", "gaps", "fraction", UP, 3,
+                   "share of correct predictions on the test set"),
+        MetricInfo("accuracy.unseen", "accuracy unseen", "gaps", "fraction", COMPARE, 3,
+                   f"share of correct predictions on {TWIN}"),
+        MetricInfo("loss.retain", "loss retain", "gaps", "nats", DOWN, 3,
+                   "mean cross-entropy on the retain set"),
+        MetricInfo("loss.forget", "loss forget", "gaps", "nats", COMPARE, 3,
+                   "mean cross-entropy on the forget set", leak=True),
+        MetricInfo("loss.test", "loss test", "gaps", "nats", DOWN, 3,
+                   "mean cross-entropy on the test set"),
+        MetricInfo("loss.unseen", "loss unseen", "gaps", "nats", COMPARE, 3,
+                   f"mean cross-entropy on {TWIN}"),
+        MetricInfo("gap.retain", "gap retain", "gaps", "fraction", ZERO, 3,
+                   "accuracy on retain minus the retrained models' mean", signed=True),
+        MetricInfo("gap.forget", "gap forget", "gaps", "fraction", ZERO, 3,
+                   "accuracy on forget minus the retrained models' mean", signed=True, leak=True),
+        MetricInfo("gap.test", "gap test", "gaps", "fraction", ZERO, 3,
+                   "accuracy on test minus the retrained models' mean", signed=True),
+        MetricInfo("gap.average", "average |gap|", "gaps", "fraction", DOWN, 3,
+                   "mean of the absolute gaps"),
+        MetricInfo("change.retain", "change retain", "gaps", "fraction", UP, 3,
+                   "accuracy on retain minus the original's", signed=True, original=True),
+        MetricInfo("change.test", "change test", "gaps", "fraction", UP, 3,
+                   "accuracy on the test examples of classes that are kept minus the original's",
+                   signed=True, original=True),
+        MetricInfo("rcd.raw", "RCD raw", "rcd", "nats x steps", COMPARE, 1,
+                   "area under the relearning curve on the forget set", leak=True, one_run=True),
+        MetricInfo("rcd.ratio_to_unseen", "RCD / unseen", "rcd", "ratio", COMPARE, 3,
+                   "RCD on the forget set / RCD on its unseen twin", leak=True),
+        MetricInfo("rcd.ratio_to_retrained", "RCD / retrained", "rcd", "ratio", COMPARE, 3,
+                   "RCD / the retrained models' geometric mean RCD", leak=True),
+        MetricInfo("rcd.scaled", "RCD x step", "rcd", "nats x step size x steps", COMPARE, 4,
+                   "RCD times the step size, comparable at equal step x K", leak=True),
+        MetricInfo("rcd.normalised", "RCD normalised", "rcd", "ratio", COMPARE, 3,
+                   "RCD / ((K + 1) x initial excess over the floor)", leak=True),
+        MetricInfo("rcd.steps_to_relearn", "steps to relearn", "rcd", "steps", COMPARE, 0,
+                   "steps until the forget set is predicted right again to a given share", leak=True, one_run=True),
+        MetricInfo("rcd.anamnesis_index", "anamnesis index", "rcd", "ratio", COMPARE, 3,
+                   "steps to the original's forget accuracy / the retrained models' mean", leak=True, original=True),
+        MetricInfo("truncation.verdict", "truncation error", "truncation", "verdict", NONE, 0,
+                   "how the excess over the floor decays: exponential, slower, not converged, diverged"),
+        MetricInfo("truncation.rate", "decay per step", "truncation", "1 / step", NONE, 5,
+                   "decay of the log excess per step at the end of a long trajectory"),
+        MetricInfo("truncation.half_life", "half-life, steps", "truncation", "steps", NONE, 1,
+                   "steps in which the excess over the floor halves"),
+        MetricInfo("truncation.relative_error", "error at K / sum", "truncation", "fraction of the whole sum", DOWN, 4,
+                   "part of the whole sum, tail included, beyond K"),
+        MetricInfo("truncation.steps_for_1_percent", "K for 1 % error", "truncation", "steps", NONE, 0,
+                   "K whose truncation error is 1 % of the whole sum"),
+        MetricInfo("spectrum.lambda_max", "lambda max", "spectrum", LOSS_CURVATURE, COMPARE, 3,
+                   "largest eigenvalue of the Hessian on the forget set"),
+        MetricInfo("spectrum.relative_lambda_max", "lambda max relative", "spectrum", RELATIVE_CURVATURE, COMPARE, 3,
+                   "largest curvature per relative change of a filter"),
+        MetricInfo("spectrum.lambda_min", "lambda min", "spectrum", LOSS_CURVATURE, COMPARE, 3,
+                   "algebraically smallest eigenvalue of the Hessian on the forget set"),
+        MetricInfo("spectrum.lambda_ratio_10", "lambda max / 10th", "spectrum", "ratio", COMPARE, 2,
+                   "lambda_max / the tenth largest eigenvalue"),
+        MetricInfo("spectrum.trace", "trace", "spectrum", LOSS_CURVATURE, COMPARE, 2,
+                   "trace of the Hessian on the forget set"),
+        MetricInfo("spectrum.concentration", "lambda max x d / tr", "spectrum", "ratio", COMPARE, 1,
+                   "lambda_max x parameters / trace"),
+        MetricInfo("spectrum.effective_rank", "effective rank", "spectrum", "ratio", COMPARE, 2,
+                   "trace / lambda_max"),
+        MetricInfo("spectrum.condition_number", "condition number", "spectrum", "ratio", COMPARE, 1,
+                   "lambda_max / lambda_min where the objective is convex"),
+        *(
+            info._replace(name=info.name.format(attack), title=info.title.format(attack), what=info.what.format(attack))
+            for info in ATTACK_METRICS.values()
+            for attack in ATTACKS
+        ),
+        MetricInfo("mia.svc.efficacy", "svc MIA-efficacy", "mia", "fraction", COMPARE, 3,
+                   "share of the forget set that an SVC of the field's tables takes for non-members", leak=True),
+    )
+}  # fmt: skip
+
+
+def metric_info(name: str) -> MetricInfo:
+    """Return what a metric is, also one of an attack of the user's own.
+
+    Raises:
+        KeyError: it is none of ours.
+    """
+    family, _, rest = name.partition(".")
+    attack, _, ending = rest.rpartition(".")
+    if name in METRICS or family != "mia" or not attack:
+        return METRICS[name]
+    info = ATTACK_METRICS[ending]
+    return info._replace(name=name, title=info.title.format(attack), what=info.what.format(attack))
 
 
 def load(kind: str, table: Mapping[str, str] | Mapping[str, Entry], name: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearn_audit import audit, config
+from unlearn_audit import audit, catalogue, config
 from unlearn_audit.config import (
     AuditConfig,
     Layer,
@@ -121,6 +121,7 @@ def test_a_section_switches_its_measurement_on_even_when_it_is_empty(tmp_path: P
 
 def test_every_section_has_a_measurement() -> None:
     assert set(config.SECTIONS) - {"checkpoint"} == set(audit.MEASUREMENTS)
+    assert list(catalogue.SECTION_TITLES) == list(audit.MEASUREMENTS)
     assert set(config.SECTIONS) <= set(AuditConfig.model_fields)
 
 

@@ -248,7 +248,7 @@ def test_only_the_command_line_knows_typer(source: Source) -> None:
 
 # ----- the catalogue
 
-WORDS = ("METRICS", "ATTACK_METRICS", "ATTACK_GROUPS")  # tables of words, not of what is somewhere
+WORDS = ("METRICS", "ATTACK_METRICS", "ATTACK_GROUPS", "SECTION_TITLES")  # tables of words, not of what is somewhere
 TABLES: Mapping[str, Mapping[str, Any]] = {
     name: table
     for name in catalogue.__all__

@@ -16,6 +16,7 @@ from unlearn_audit.render import decisions, gfm, html, markdown, table, terminal
 from unlearn_audit.report import AuditReport, SetSummary
 
 Make = Callable[..., Any]
+SHOWN = [info.name for info in METRICS.values() if not info.hidden and info.section != "mia"]
 HOSTILE = [
     "[bold red]x[/bold red]",
     "[link=https://evil.example]y[/link]",
@@ -46,7 +47,7 @@ def report_of(make_report: Make, make_measurement: Make) -> Callable[..., AuditR
     def make(subjects: Sequence[tuple[str, str]], **values: Any) -> AuditReport:
         found = []
         for index, (label, role) in enumerate([*subjects, ("random initialisation", "control")]):
-            for name in table.NAMES:
+            for name in SHOWN:
                 big = name == "rcd.raw"
                 value = 12345.67 + index if big else -0.1234 - index / 100
                 ends = (value - 1000, value + 1000) if big else (value - 0.01, value + 0.01)
@@ -123,8 +124,46 @@ def test_a_report_without_measurements_can_be_shown(make_report: Make) -> None:
 # ----- the table that all formats share
 
 
-def test_every_metric_that_a_person_looks_at_has_a_name() -> None:
-    assert set(table.NAMES) <= set(METRICS)
+FORMS: dict[str, Callable[[AuditReport], str]] = {
+    "terminal": lambda report: shown(terminal.render(report)),
+    "markdown": markdown.render,
+    "html": html.render,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_metric_is_shown_in_every_format_or_says_why_it_is_hidden(
+    form: str, make_report: Make, make_measurement: Make
+) -> None:
+    for info in METRICS.values():
+        value: Any = "exponential" if info.is_text else 4321.0
+        text = FORMS[form](make_report(make_measurement(info.name, "u", value=value)))
+        last = info.title.split()[-1]  # a title may be broken into lines
+        if info.hidden:
+            assert len(info.hidden.split()) > 3
+            assert info.title not in text
+        else:
+            assert ("exponential" if info.is_text else "4321") in text, info.name
+            assert last in text or gfm.escaped(last) in text, info.name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_metric_that_only_another_version_knows_is_shown_by_its_name(
+    form: str, make_report: Make, make_measurement: Make
+) -> None:
+    text = FORMS[form](make_report(make_measurement("outputs.sharpness", "u", value=4321.5)))
+    assert "4321.5" in text
+    assert "outputs.sharpness" in text
+
+
+def test_rows_stand_in_the_catalogues_order_and_attacks_of_the_users_own_among_the_others(
+    make_report: Make, make_measurement: Make
+) -> None:
+    names = ["mia.mine.auc", "mia.svc.efficacy", "mia.mine.accuracy", "mia.loss.auc", "rcd.raw", "loss.test"]
+    infos = table.shown_metrics(make_report(*(make_measurement(name, "u", value=0.5) for name in names)))
+    assert [info.name for info in infos] == [
+        "loss.test", "rcd.raw", "mia.mine.auc", "mia.loss.auc", "mia.mine.accuracy", "mia.svc.efficacy"]  # fmt: skip
+    assert infos[2].title == "mine attack AUC"
 
 
 def test_every_number_of_an_attack_has_a_row(make_report: Make, make_measurement: Make) -> None:
@@ -135,7 +174,7 @@ def test_every_number_of_an_attack_has_a_row(make_report: Make, make_measurement
     assert named == [
         "accuracy test", "loss attack AUC", "lira-offline attack AUC", "loss TPR at 1 % FPR",
         "lira-offline TPR at 1 % FPR", "loss TPR at 0.1 % FPR", "lira-offline TPR at 0.1 % FPR",
-        "loss attack accuracy", "lira-offline attack accuracy"]  # fmt: skip
+        "loss attack accuracy", "lira-offline attack accuracy", "mia.loss.other"]  # fmt: skip
     assert "base rate 0.500" in table.footnotes(report)[1]
     lines = shown(terminal.render(report)).splitlines()
     assert max(map(len, lines)) <= 80
@@ -238,7 +277,7 @@ def test_markdown_shows_labels_as_they_are(report_of: Make, label: str) -> None:
     assert [text for kind, text in found if kind == "th"] == ["", plain, "o", "random initialisation"]
     assert [text for kind, text in found if kind == "li"][:2] == [plain, "b"]
     assert [text for kind, text in found if kind == "li"][-1] == plain
-    assert len([text for kind, text in found if kind == "td"]) == 4 * len(table.NAMES)
+    assert len([text for kind, text in found if kind == "td"]) == 4 * len(SHOWN)
 
 
 def test_markdown_has_the_numbers_with_their_intervals(make_report: Make, make_measurement: Make) -> None:
@@ -251,7 +290,7 @@ def test_markdown_has_the_numbers_with_their_intervals(make_report: Make, make_m
 def test_every_row_of_markdown_has_as_many_cells_as_the_head(report_of: Make, count: int) -> None:
     found = parsed(markdown.render(report_of(many(count))))
     head = [text for kind, text in found if kind == "th"]
-    assert len([text for kind, text in found if kind == "td"]) == len(head) * len(table.NAMES)
+    assert len([text for kind, text in found if kind == "td"]) == len(head) * len(SHOWN)
 
 
 NASTY = ["a|b", "`c`", "<script>x</script>", "two\nlines", "*d*", "_e_", "[x](http://y)", "|", "\\|", "\\", "a || b",

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from unlearn_audit import metrics
 from unlearn_audit.audit.changes import measure_changes
 from unlearn_audit.audit.context import AuditContext, Split
+from unlearn_audit.audit.measurement import interval, measurement
 from unlearn_audit.audit.reference import compared, difference_details, no_reference, reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.config import GapSettings
 from unlearn_audit.engine import derive_seed
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.report import Interval, Measurement
+from unlearn_audit.report import Measurement
 
 Floats = NDArray[np.float64]
 GAP_SPLITS: tuple[Split, ...] = ("retain", "forget", "test")
@@ -61,31 +62,24 @@ def _levels(
     """Yield the accuracy and the mean loss on one split, read against the retrained models' own."""
     n = len(outcome.right)
     bounds = metrics.wilson_interval(int(outcome.right.sum()), n)
-    yield Measurement(
-        name=f"accuracy.{split}",
-        subject=candidate.label,
-        role=candidate.role,
-        value=float(outcome.right.mean()) if n else None,
-        reason=None if n else f"the {split} set is empty",
-        unit="fraction",
-        direction="higher is better" if split in ("retain", "test") else "compare to retrained",
+    empty = f"the {split} set is empty"
+    yield measurement(
+        f"accuracy.{split}",
+        candidate,
+        float(outcome.right.mean()) if n else None,
+        empty,
         n=n,
-        interval=Interval(low=bounds.low, high=bounds.high, method="Wilson") if bounds else None,
+        interval=interval(bounds, "Wilson"),
         method="top-1, evaluation mode, evaluation transform",
         **_read_against(outcome.right, [other.right for other in others], "fraction"),
     )
-    mean = float(outcome.losses.mean()) if n else None
-    ends = metrics.mean_interval(outcome.losses, seed=seed)
-    yield Measurement(
-        name=f"loss.{split}",
-        subject=candidate.label,
-        role=candidate.role,
-        value=mean,
-        reason=None if n else f"the {split} set is empty",
-        unit="nats",
-        direction="lower is better" if split in ("retain", "test") else "compare to retrained",
+    yield measurement(
+        f"loss.{split}",
+        candidate,
+        float(outcome.losses.mean()) if n else None,
+        empty,
         n=n,
-        interval=Interval(low=ends.low, high=ends.high, method=metrics.skewed_method(n)) if ends else None,
+        interval=interval(metrics.mean_interval(outcome.losses, seed=seed), metrics.skewed_method(n)),
         method="mean cross-entropy, evaluation mode, evaluation transform",
         **_read_against(outcome.losses, [other.losses for other in others], "nats"),
     )
@@ -119,21 +113,15 @@ def _gap(
     levels = [float(other.mean()) for other in others]
     difference = _difference(right, others, "fraction")
     value = float(right.mean() - np.mean(levels)) if others else None
-    interval = None
-    if difference is not None:
-        method = "Student t, paired over examples plus spread of retrained seeds"
-        interval = Interval(low=difference.low, high=difference.high, method=method)
+    ends = None if difference is None else metrics.Bounds(difference.low, difference.high)
     floor = max(levels) - min(levels) if len(levels) > 1 else None
-    return Measurement(
-        name=f"gap.{split}",
-        subject=candidate.label,
-        role=candidate.role,
-        value=value,
-        reason=None if others else no_reference(candidate.role),
-        unit="fraction",
-        direction="zero is best",
+    return measurement(
+        f"gap.{split}",
+        candidate,
+        value,
+        no_reference(candidate.role),
         n=len(right),
-        interval=interval,
+        interval=interval(ends, "Student t, paired over examples plus spread of retrained seeds"),
         reference=reference_of(levels),
         method="accuracy minus mean accuracy of the retrained models",
         details={
@@ -160,14 +148,11 @@ def _average(candidate: Candidate, gaps: list[Measurement], constant: set[str]) 
     """Return the mean of the absolute gaps (the field's Avg. Gap), with and without columns that never vary."""
     sizes = {gap.name.removeprefix("gap."): abs(float(gap.value)) for gap in gaps if gap.value is not None}
     varying = [size for split, size in sizes.items() if split not in constant]
-    return Measurement(
-        name="gap.average",
-        subject=candidate.label,
-        role=candidate.role,
-        value=float(np.mean(list(sizes.values()))) if sizes else None,
-        reason=None if sizes else no_reference(candidate.role),
-        unit="fraction",
-        direction="lower is better",
+    return measurement(
+        "gap.average",
+        candidate,
+        float(np.mean(list(sizes.values()))) if sizes else None,
+        no_reference(candidate.role),
         n=sum(gap.n for gap in gaps),
         method="mean of |gap| on retain, forget and test; published tables mostly average four, the fourth that of a "
         "membership attack (MIA-efficacy): not to be compared with them",

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext, Split
+from unlearn_audit.audit.measurement import interval, measurement
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.report import Interval, Measurement
+from unlearn_audit.report import Measurement
 
 Floats = NDArray[np.float64]
 NO_ORIGINAL = "no original model to compare with was given"
@@ -30,23 +31,20 @@ def measure_changes(context: AuditContext) -> Iterator[Measurement]:
 def _change(context: AuditContext, candidate: Candidate, split: Split, rows: NDArray[np.int64]) -> Measurement:
     originals = context.with_role("original")
     reason = _why_none(candidate, len(originals), len(rows), split)
-    value, interval, details = None, None, {}
+    value, ends, details = None, None, {}
     if reason is None:
         levels = [_right(context, one, split)[rows] for one in originals]
         ours, level = _right(context, candidate, split)[rows], np.mean(levels, axis=0)
-        value, interval = float((ours - level).mean()), _interval(ours - level)
+        value, ends = float((ours - level).mean()), _interval(ours - level)
         details = {"accuracy": float(ours.mean()), "accuracy_of_the_original": float(level.mean())}
     left_out = len(context.splits.test_examples) - len(rows) if split == "test" else 0
-    return Measurement(
-        name=f"change.{split}",
-        subject=candidate.label,
-        role=candidate.role,
-        value=value,
-        reason=reason,
-        unit="fraction",
-        direction="higher is better",
+    return measurement(
+        f"change.{split}",
+        candidate,
+        value,
+        reason,
         n=len(rows),
-        interval=interval,
+        interval=interval(ends, "Student t, paired over examples"),
         method="accuracy minus the original's on the same examples"
         + (f"; without {left_out} of classes that are to be forgotten" if left_out else ""),
         details=details,
@@ -69,7 +67,7 @@ def _right(context: AuditContext, candidate: Candidate, split: Split) -> Floats:
     return np.asarray(signals.logits.argmax(axis=1) == signals.labels, dtype=np.float64)
 
 
-def _interval(gaps: Floats) -> Interval | None:
+def _interval(gaps: Floats) -> metrics.Bounds | None:
     """Return the interval of a mean of paired differences; none below two examples.
 
     Models that agree on every example still come from a finite set: one disagreement is counted, so that no interval
@@ -78,5 +76,4 @@ def _interval(gaps: Floats) -> Interval | None:
     n = len(gaps)
     if n < 2:
         return None
-    ends = metrics.student_interval(float(gaps.mean()), max(float(gaps.var(ddof=1)) / n, 1 / n**2) ** 0.5, n - 1)
-    return Interval(low=ends.low, high=ends.high, method="Student t, paired over examples")
+    return metrics.student_interval(float(gaps.mean()), max(float(gaps.var(ddof=1)) / n, 1 / n**2) ** 0.5, n - 1)

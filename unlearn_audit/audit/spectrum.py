@@ -15,6 +15,7 @@ import torch
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.controls import with_control
+from unlearn_audit.audit.measurement import measurement
 from unlearn_audit.audit.reference import reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.config import SpectrumSettings
@@ -25,16 +26,14 @@ from unlearn_audit.relearning import Run, scoped
 from unlearn_audit.report import Interval, Measurement
 
 TENTH = 10
-LOSS, RATIO = "nats per squared weight", "ratio"
 RESIDUAL = "the value and its residual: some eigenvalue lies there; not a sampling interval"
 
 
 class Value(NamedTuple):
-    """A number or the reason why there is none, with its unit and interval."""
+    """A number or the reason why there is none, with its interval."""
 
     value: float | None
     reason: str | None
-    unit: str
     interval: Interval | None = None
 
 
@@ -52,14 +51,11 @@ def _measurements(
     for candidate in candidates:
         for name, value in values[candidate.label].items():
             others = [values[other.label][name].value for other in context.references(candidate)]
-            yield Measurement(
-                name=f"spectrum.{name}",
-                subject=candidate.label,
-                role=candidate.role,
-                value=value.value,
-                reason=value.reason,
-                unit=value.unit,
-                direction="compare to retrained",
+            yield measurement(
+                f"spectrum.{name}",
+                candidate,
+                value.value,
+                value.reason,
                 n=len(context.examples("forget")),
                 interval=value.interval,
                 reference=reference_of([level for level in others if level is not None]),
@@ -109,12 +105,10 @@ def _values(found: Spectrum, settings: SpectrumSettings) -> dict[str, Value]:
     size, ends = found.size, (bounds.low, bounds.high)
     return {
         "lambda_max": _eigenvalue(top, "the largest eigenvalue"),
-        "relative_lambda_max": _eigenvalue(found.relative, "the largest relative one")._replace(
-            unit="nats per squared relative change"
-        ),
+        "relative_lambda_max": _eigenvalue(found.relative, "the largest relative one"),
         "lambda_min": _smallest(found, settings),
         "lambda_ratio_10": _tenth(found.ends.largest),
-        "trace": Value(trace, None, LOSS, interval),
+        "trace": Value(trace, None, interval),
         "concentration": _ratio(why, lambda t: top.value * size / t, trace, ends),
         "effective_rank": _ratio(why, lambda t: t / top.value, trace, ends),
         "condition_number": _condition_number(found, settings),
@@ -125,16 +119,16 @@ def _eigenvalue(pair: Eigenpair, name: str) -> Value:
     """Return a converged eigenvalue of the upper end, which may be larger by its residual."""
     reason = _unresolved(pair, name)
     interval = Interval(low=pair.value, high=pair.value + pair.residual, method=RESIDUAL)
-    return Value(None if reason else pair.value, reason, LOSS, None if reason else interval)
+    return Value(None if reason else pair.value, reason, None if reason else interval)
 
 
 def _smallest(found: Spectrum, settings: SpectrumSettings) -> Value:
     """Return the smallest eigenvalue, which may be lower by its residual, where that is small beside the largest."""
     pair, top = found.ends.smallest, abs(found.ends.largest[0].value)
     if not pair.converged and pair.residual > settings.tolerance * max(top, abs(pair.value)):
-        return Value(None, _unresolved(pair, "the smallest eigenvalue"), LOSS)
+        return Value(None, _unresolved(pair, "the smallest eigenvalue"))
     interval = Interval(low=pair.value - pair.residual, high=pair.value, method=RESIDUAL)
-    return Value(pair.value, None, LOSS, interval)
+    return Value(pair.value, None, interval)
 
 
 def _unresolved(pair: Eigenpair, name: str) -> str | None:
@@ -155,23 +149,23 @@ def _no_ratio_to(trace: float, low: float, top: Eigenpair) -> str | None:
 def _ratio(why: str | None, of_trace: Callable[[float], float], trace: float, ends: tuple[float, float]) -> Value:
     """Return a function of the trace with the ends of its interval, or why there is none."""
     if why:
-        return Value(None, why, RATIO)
+        return Value(None, why)
     low, high = sorted(of_trace(end) for end in ends)
-    return Value(of_trace(trace), None, RATIO, Interval(low=low, high=high, method="of the trace, Student t"))
+    return Value(of_trace(trace), None, Interval(low=low, high=high, method="of the trace, Student t"))
 
 
 def _tenth(largest: Sequence[Eigenpair]) -> Value:
     """Return lambda_max / lambda_10."""
     if len(largest) < TENTH:
-        return Value(None, f"only {len(largest)} eigenvalues are there; --eigenvalues {TENTH} asks for more", RATIO)
+        return Value(None, f"only {len(largest)} eigenvalues are there; --eigenvalues {TENTH} asks for more")
     first, tenth = largest[0], largest[TENTH - 1]
     why = _unresolved(first, "the largest eigenvalue") or _unresolved(tenth, "the tenth eigenvalue")
     if not why and tenth.value <= tenth.residual:
         why = f"the tenth eigenvalue, {tenth.value:.4g}, is not positive beyond its residual, {tenth.residual:.2g}"
     if why:
-        return Value(None, why, RATIO)
+        return Value(None, why)
     low, high = first.value / (tenth.value + tenth.residual), (first.value + first.residual) / tenth.value
-    return Value(first.value / tenth.value, None, RATIO, Interval(low=low, high=high, method=RESIDUAL))
+    return Value(first.value / tenth.value, None, Interval(low=low, high=high, method=RESIDUAL))
 
 
 def _condition_number(found: Spectrum, settings: SpectrumSettings) -> Value:
@@ -182,7 +176,7 @@ def _condition_number(found: Spectrum, settings: SpectrumSettings) -> Value:
         why = "the objective is not convex in these parameters; give --scope head with a --weight-decay"
     elif not settings.weight_decay:
         why = "infinite: one vector added to the weights of every class changes no softmax; give a --weight-decay"
-    return Value(None if why else top.value / low.value, why, RATIO)
+    return Value(None if why else top.value / low.value, why)
 
 
 def _details(name: str, found: Spectrum, settings: SpectrumSettings) -> dict[str, Any]:

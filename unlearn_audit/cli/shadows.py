@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from unlearn_audit.catalogue import SECTION_TITLES
 from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Quiet, Shared, config_layers, flag_values, measuring
 
@@ -74,7 +75,7 @@ def _planned(
     if (folder / "fleet.json").exists() and not given and shared.config is None:
         layers = layers[:1]  # the plan that is there says all; a config found here may be of something else
     request = resolve([
-        layer._replace(values={k: v for k, v in layer.values.items() if k not in SECTIONS}) for layer in layers
+        layer._replace(values={k: v for k, v in layer.values.items() if k not in SECTION_TITLES}) for layer in layers
     ])
     planned = plan_fleet(folder, request, count=count, queries=queries, recipe=recipe, epochs=epochs)
     # What a request names it may run; a plan that merely lies there is a file, and must not choose code.
@@ -98,9 +99,6 @@ def _attacked(context: "FleetContext") -> str:
     """Return how many forget examples are attacked, and of how many, where it is not all of them."""
     attacked, whole = len(context.pool.forget), len(context.splits.forget)
     return str(attacked) if attacked == whole else f"{attacked} of {whole}"
-
-
-SECTIONS = ("gaps", "rcd", "truncation", "spectrum", "mia")
 
 
 def _cost(context: "FleetContext") -> list[str]:

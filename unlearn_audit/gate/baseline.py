@@ -2,6 +2,7 @@
 
 import json
 
+from unlearn_audit.catalogue import METRICS
 from unlearn_audit.gate.doubting import doubts_about
 from unlearn_audit.report import AuditReport, Data, Measurement, Subject
 
@@ -25,7 +26,7 @@ def earlier(metric: str, entry: Subject, report: AuditReport, baseline: AuditRep
         return f"the baseline was measured on {what}, so a change would say nothing"
     if _sampling(report) != _sampling(baseline):
         return "the baseline was measured on another sample of the forget set, so a change would say nothing"
-    for section in SECTIONS_OF.get(metric.partition(".")[0], (metric.partition(".")[0],)):
+    for section in _sections(metric):
         changed = sorted(_instrument(report, section).items() ^ _instrument(baseline, section).items())
         if changed:
             return f"the baseline was measured with another {section}.{changed[0][0]}, so a change would say nothing"
@@ -40,7 +41,10 @@ def earlier(metric: str, entry: Subject, report: AuditReport, baseline: AuditRep
     return found if found is not None and found.role == entry.role else "the baseline did not measure it"
 
 
-SECTIONS_OF = {"gap": ("gaps",), "truncation": ("rcd", "truncation")}  # of the config, where it is not a name's start
+def _sections(metric: str) -> tuple[str, ...]:
+    """Return the sections of a config that say how a metric is measured; truncation relearns as `rcd` says."""
+    section = METRICS[metric].section
+    return ("rcd", section) if section == "truncation" else (section,)
 
 
 def _sampling(report: AuditReport) -> tuple[str, ...]:

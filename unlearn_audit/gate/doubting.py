@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
+from unlearn_audit.catalogue import METRICS
 from unlearn_audit.report import AuditReport, Subject
-
-AGAINST_ORIGINAL = ("change.retain", "change.test", "rcd.anamnesis_index")  # metrics that an original has a part in
 
 
 def doubts_about(metric: str, entry: Subject, report: AuditReport) -> Iterator[str]:
@@ -16,7 +15,7 @@ def doubts_about(metric: str, entry: Subject, report: AuditReport) -> Iterator[s
         report: which has both.
     """
     peers = [entry, *report.with_role("retrained")]
-    peers += report.with_role("original") if metric in AGAINST_ORIGINAL else ()
+    peers += report.with_role("original") if METRICS[metric].original else ()
     for peer in peers:
         yield from peer.doubts
         measurement = report.find(metric, peer.label)

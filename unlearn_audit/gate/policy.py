@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from unlearn_audit.catalogue import LEAK_METRICS, METRICS
+from unlearn_audit.catalogue import METRICS
 from unlearn_audit.config.toml_source import (
     Flag,
     Number,
@@ -25,7 +25,6 @@ from unlearn_audit.errors import ConfigError, unknown_name
 from unlearn_audit.strict_json import explain
 
 SHIPPED = ("default", "strict", "lenient", "without-original")
-WITHIN_ONE_RUN = ("rcd.raw", "rcd.steps_to_relearn")  # the checkpoints of one run share a step size, two runs do not
 
 Change = Annotated[Number, Field(ge=0)]
 
@@ -76,7 +75,7 @@ class Rule(_Part):
         """Whether nothing passes without an interval: as the rule says, else where what shows a leak is limited."""
         if self.require_interval is not None:
             return self.require_interval
-        return self.metric in LEAK_METRICS and self.bound != "value" and (self.limits or self.compares)
+        return METRICS[self.metric].leak and self.bound != "value" and (self.limits or self.compares)
 
     @field_validator("metric")
     @classmethod
@@ -94,6 +93,7 @@ class Rule(_Part):
 
     def _problems(self) -> Iterator[str]:
         """Yield what the keys say that they cannot say together."""
+        info = METRICS[self.metric]
         numbers, text = self.limits or self.equivalent_to is not None or self.compares, self.equals is not None
         if [self.limits, text, self.equivalent_to is not None, self.compares].count(True) != 1:
             yield " needs exactly one of min/max, equals, equivalent_to, max_increase/max_decrease"
@@ -101,11 +101,11 @@ class Rule(_Part):
             yield ": equivalent_to and margin belong together"
         if self.min is not None and self.max is not None and self.min > self.max:
             yield f": min {self.min} is greater than max {self.max}"
-        if numbers and self.metric.endswith(".verdict"):
+        if numbers and info.is_text:
             yield f": {self.metric} is a text; use equals"
-        if text and not self.metric.endswith(".verdict"):
+        if text and not info.is_text:
             yield f": {self.metric} is a number; equals is for texts"
-        if self.compares and self.metric in WITHIN_ONE_RUN:
+        if self.compares and info.one_run:
             yield f": {self.metric} compares only within one run; limit the change of rcd.ratio_to_unseen instead"
         if self.bound is not None and not (self.limits or self.compares):
             yield ": bound says which end a limit must hold, and there is no limit"

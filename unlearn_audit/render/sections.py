@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from unlearn_audit.catalogue import SECTION_TITLES
 from unlearn_audit.gate import Decision, ReviewedWaiver
 from unlearn_audit.render import figures as pictures
 from unlearn_audit.render.arrays import Arrays
@@ -15,14 +16,7 @@ from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import Row, columns, rows
 from unlearn_audit.report import AuditReport
 
-TITLES = {
-    "accuracy": "Accuracy and gaps",
-    "rcd": "Relearning",
-    "truncation": "Truncation",
-    "spectrum": "Curvature",
-    "mia": "Membership inference",
-}
-BELONGS_TO = {"loss": "accuracy", "gap": "accuracy"}
+OTHERS = "Other measurements"  # heading of what only another version of this tool knows
 MOST_EXPOSED = 10  # examples of each subject
 MOST_ATTACKS = 3  # that have a table each; more share one
 
@@ -52,11 +46,11 @@ def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
     found = (
         Section(
             title,
-            tuple(row for row in all_rows if BELONGS_TO.get(row.family, row.family) == family),
-            tables.get(family, ()),
-            charts.get(family, ()),
+            tuple(row for row in all_rows if row.section == key),
+            tables.get(key, ()),
+            charts.get(key, ()),
         )
-        for family, title in TITLES.items()
+        for key, title in {**SECTION_TITLES, "": OTHERS}.items()
     )
     return tuple(section for section in found if section.rows or section.tables or section.charts)
 

@@ -6,52 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from unlearn_audit.catalogue import ASSUMED_INPUTS
+from unlearn_audit.catalogue import ASSUMED_INPUTS, METRICS, MetricInfo, metric_info
 from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
 from unlearn_audit.render.details import lower_bound
 from unlearn_audit.render.untrusted import printable
 from unlearn_audit.report import AuditReport, Measurement
 
-# Name -> how a person calls it, digits after the point, whether a sign is always shown.
-NAMES: dict[str, tuple[str, int, bool]] = {
-    "accuracy.retain": ("accuracy retain", 3, False),
-    "accuracy.forget": ("accuracy forget", 3, False),
-    "accuracy.test": ("accuracy test", 3, False),
-    "accuracy.unseen": ("accuracy unseen", 3, False),
-    "gap.retain": ("gap retain", 3, True),
-    "gap.forget": ("gap forget", 3, True),
-    "gap.test": ("gap test", 3, True),
-    "gap.average": ("average |gap|", 3, False),
-    "change.retain": ("change retain", 3, True),
-    "change.test": ("change test", 3, True),
-    "rcd.raw": ("RCD raw", 1, False),
-    "rcd.ratio_to_unseen": ("RCD / unseen", 3, False),
-    "rcd.ratio_to_retrained": ("RCD / retrained", 3, False),
-    "rcd.scaled": ("RCD x step", 4, False),
-    "rcd.normalised": ("RCD normalised", 3, False),
-    "rcd.steps_to_relearn": ("steps to relearn", 0, False),
-    "truncation.verdict": ("truncation error", 0, False),
-    "truncation.half_life": ("half-life, steps", 1, False),
-    "truncation.relative_error": ("error at K / sum", 4, False),
-    "truncation.steps_for_1_percent": ("K for 1 % error", 0, False),
-    "spectrum.lambda_max": ("lambda max", 3, False),
-    "spectrum.relative_lambda_max": ("lambda max relative", 3, False),
-    "spectrum.lambda_min": ("lambda min", 3, False),
-    "spectrum.lambda_ratio_10": ("lambda max / 10th", 2, False),
-    "spectrum.trace": ("trace", 2, False),
-    "spectrum.concentration": ("lambda max x d / tr", 1, False),
-    "spectrum.effective_rank": ("effective rank", 2, False),
-    "spectrum.condition_number": ("condition number", 1, False),
-}
-# The same for the last part of `mia.<attack>.…`; the attack's name stands before it. The base rate is a footnote.
-ATTACK_NAMES: dict[str, tuple[str, int, bool]] = {
-    "auc": ("attack AUC", 3, False),
-    "tpr_at_fpr_1e-2": ("TPR at 1 % FPR", 3, False),
-    "tpr_at_fpr_1e-3": ("TPR at 0.1 % FPR", 3, False),
-    "accuracy": ("attack accuracy", 3, False),
-    "efficacy": ("MIA-efficacy", 3, False),
-}
 MOST_COLUMNS = 4
 
 
@@ -70,11 +31,11 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One measurement across all columns; `family` is the first part of its name."""
+    """One measurement across all columns; `section` is the key of the one that it belongs to."""
 
     label: str
     cells: tuple[Cell, ...]
-    family: str = ""
+    section: str = ""
 
 
 def columns(report: AuditReport) -> tuple[Column, ...]:
@@ -96,31 +57,42 @@ def rows(report: AuditReport, shown: Sequence[Column]) -> tuple[Row, ...]:
     """Return one row per measurement that a person looks at, in a fixed order."""
     by_key = {(measurement.name, measurement.subject): measurement for measurement in report.measurements}
     found = []
-    for name, (label, digits, signed) in _named(report).items():
+    for info in shown_metrics(report):
         cells = tuple(
-            _cell([by_key[name, subject] for subject in column.subjects if (name, subject) in by_key], digits, signed)
+            _cell([by_key[info.name, label] for label in column.subjects if (info.name, label) in by_key], info)
             for column in shown
         )
-        found.append(Row(label, cells, name.partition(".")[0]))
+        found.append(Row(info.title, cells, info.section))
     return tuple(found)
 
 
-def _named(report: AuditReport) -> dict[str, tuple[str, int, bool]]:
-    """Return how the measurements that there are are called; all attacks' AUCs first, then all rates, and so on."""
-    present = dict.fromkeys(measurement.name for measurement in report.measurements)
-    found = {name: told for name, told in NAMES.items() if name in present}
-    parts = [(name, attack) for name in present if (attack := re.fullmatch(r"mia\.(.+)\.([^.]+)", name))]
-    for ending, (label, digits, signed) in ATTACK_NAMES.items():
-        found |= {name: (f"{attack[1]} {label}", digits, signed) for name, attack in parts if attack[2] == ending}
-    return found
+def shown_metrics(report: AuditReport) -> tuple[MetricInfo, ...]:
+    """Return the metrics that a table of the report has: in the catalogue's order, then those that it does not know."""
+    names = dict.fromkeys(measurement.name for measurement in report.measurements)
+    places = {kind: place for place, kind in enumerate(dict.fromkeys(map(_kind, METRICS)))}
+    infos = sorted(map(_info, names), key=lambda info: places.get(_kind(info.name), len(places)))
+    return tuple(info for info in infos if not info.hidden)
 
 
-def _cell(found: Sequence[Measurement], digits: int, signed: bool) -> Cell:
+def _kind(name: str) -> str:
+    """Return a metric's name without the attack's, so that all attacks' AUCs stand together, then all rates."""
+    return re.sub(r"^mia\..+\.", "mia.", name)
+
+
+def _info(name: str) -> MetricInfo:
+    """Return what a metric is; one that only another version of this tool knows is shown by its name."""
+    try:
+        return metric_info(name)
+    except KeyError:
+        return MetricInfo(name, name, "", "", "none", 3, "")
+
+
+def _cell(found: Sequence[Measurement], info: MetricInfo) -> Cell:
     words = Counter(measurement.value for measurement in found if isinstance(measurement.value, str))
     if words:
         said = ", ".join(f"{word} ({n})" if len(found) > 1 else word for word, n in words.items())
         return Cell(printable(said), "")
-    sign = "+" if signed else ""
+    digits, sign = info.digits, "+" if info.signed else ""
     values = [measurement.value for measurement in found if isinstance(measurement.value, int | float)]
     if not values:
         return _bound([lower_bound(measurement) for measurement in found], digits, sign)
@@ -167,7 +139,7 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     notes += _of_attacks(report)
     notes.append("[low, high]: 95 % interval; ±: standard deviation over retrained seeds" + _own_gaps(report))
     notes += _numbered(report)
-    named = _named(report)
+    named = {info.name for info in shown_metrics(report)}
     without = [m for m in report.measurements if m.reason and m.name in named]
     reasons = dict.fromkeys(f"{m.name} of {m.subject}: {m.reason}" for m in without)
     if len(reasons) > 6:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from unlearn_audit.catalogue import METRICS, Direction
 from unlearn_audit.errors import ReportError
 from unlearn_audit.files import atomic_write, read_input
 from unlearn_audit.strict_json import first_problem, parse_object
@@ -28,7 +29,6 @@ MAX_REPORT_BYTES = 256 * 1024 * 1024
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]  # beyond, a JSON number is no exact count
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Direction = Literal["higher is better", "lower is better", "compare to retrained", "zero is best", "none"]
 
 
 class FrozenModel(BaseModel):
@@ -328,4 +328,7 @@ def report_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a written report: every field is there, the digest is filled in."""
     schema = AuditReport.model_json_schema(mode="serialization")
     schema["properties"]["body_sha256"] = schema["$defs"]["Subject"]["properties"]["sha256"]
+    fields = schema["$defs"]["Measurement"]["properties"]
+    known = [{"const": info.name, "title": info.title, "description": info.what} for info in METRICS.values()]
+    fields["name"] = {"title": "Name", "anyOf": [*known, {"type": "string", "pattern": fields["name"]["pattern"]}]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema

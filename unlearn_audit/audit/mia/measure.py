@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from unlearn_audit import catalogue
 from unlearn_audit.attacks import Attack, Evidence, lira, rmia, svc
 from unlearn_audit.audit.context import AuditContext, Split
+from unlearn_audit.audit.measurement import measurement
 from unlearn_audit.audit.mia.inputs import AttackInputs, attack_inputs
 from unlearn_audit.audit.mia.numbers import Scores, mia_numbers, why_no_value, worst
 from unlearn_audit.audit.mia.score_cache import KeptScores
@@ -211,14 +212,11 @@ def _efficacies(context: AuditContext) -> Iterator[Measurement]:
         found = shares[candidate.label]
         levels = [shares[other.label]["confidence"] for other in context.references(candidate)]
         value = found["confidence"]
-        yield Measurement(
-            name="mia.svc.efficacy",
-            subject=candidate.label,
-            role=candidate.role,
-            value=value,
-            reason=None if value is not None else "the retain, test or forget set is empty",
-            unit="fraction",
-            direction="compare to retrained",
+        yield measurement(
+            "mia.svc.efficacy",
+            candidate,
+            value,
+            "the retain, test or forget set is empty",
             n=len(context.examples("forget")),
             reference=reference_of([level for level in levels if level is not None]),
             method="1 - share of the forget set that an SVC on confidences, trained on retain against test, calls "

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from unlearn_audit import metrics
 from unlearn_audit.attacks import Attack
+from unlearn_audit.audit.measurement import interval, measurement
 from unlearn_audit.audit.reference import compared, difference_details, reference_of
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.report import Interval, Measurement
+from unlearn_audit.report import Measurement
 
 Floats = NDArray[np.float64]
 # False positive rate -> how its measurement is called.
@@ -107,14 +108,11 @@ def _measurement(found: _Found, name: str, value: float | None, reason: str | No
         **fields.pop("details", {}),
     }
     reason = found.reason or reason
-    return Measurement(
-        name=f"mia.{found.attack.name}.{name}",
-        subject=found.candidate.label,
-        role=found.candidate.role,
-        value=None if reason else value,
-        reason=reason,
-        unit=fields.pop("unit", "fraction"),
-        direction=fields.pop("direction", "compare to retrained"),
+    return measurement(
+        f"mia.{found.attack.name}.{name}",
+        found.candidate,
+        None if reason else value,
+        reason,
         n=members + non_members,
         method=f"{found.attack.hypothesis} ({found.attack.source})",
         details=details,
@@ -136,8 +134,7 @@ def _auc(found: _Found, shown: Sequence[dict[str, Any]]) -> Measurement:
         "auc",
         value,
         None,
-        unit="probability",
-        interval=Interval(low=bounds.low, high=bounds.high, method="DeLong, logit scale") if bounds else None,
+        interval=interval(bounds, "DeLong, logit scale"),
         reference=reference_of(levels),
         details=details,
     )
@@ -169,9 +166,7 @@ def _tpr(found: _Found, rate: float, name: str) -> Measurement:
         name,
         point.tpr,
         None,
-        interval=Interval(
-            low=point.bounds.low, high=point.bounds.high, method="Clopper-Pearson, combined with that of the threshold"
-        ),
+        interval=interval(point.bounds, "Clopper-Pearson, combined with that of the threshold"),
         reference=reference_of([point.tpr for point in points]),
         details={
             "attained_fpr": point.attained_fpr,
@@ -217,7 +212,7 @@ def _accuracy(found: _Found) -> Measurement:
         "accuracy",
         ours.accuracy,
         None,
-        interval=Interval(low=ours.bounds.low, high=ours.bounds.high, method="Wilson, both sides combined"),
+        interval=interval(ours.bounds, "Wilson, both sides combined"),
         reference=reference_of([other.accuracy for other in others]),
         details={
             "threshold": method,
@@ -240,7 +235,6 @@ def _base_rate(found: _Found) -> Measurement:
         "base_rate",
         rate,
         None if rate is not None else "there are no examples",
-        direction="none",
     )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.measurement import interval, measurement
 from unlearn_audit.audit.rcd.common_step import left_behind
 from unlearn_audit.audit.rcd.curves import ModelCurves, RcdCurves, relearn_models
 from unlearn_audit.audit.rcd.numbers import (
@@ -52,7 +53,7 @@ def _measurements(curves: RcdCurves, doubts: Mapping[str, Sequence[str]]) -> Ite
     steps = ablations(curves)
     orders = _Orders(curves)
     for one in curves.taken:
-        for measurement in (
+        for found in (
             _raw(curves, one, steps, orders),
             _ratio(curves, one),
             scaled(curves, one),
@@ -61,7 +62,7 @@ def _measurements(curves: RcdCurves, doubts: Mapping[str, Sequence[str]]) -> Ite
             steps_to_relearn(curves, one),
             anamnesis_index(curves, one),
         ):
-            yield measurement.model_copy(update={"doubts": tuple(doubts.get(one.candidate.label, ()))})
+            yield found.model_copy(update={"doubts": tuple(doubts.get(one.candidate.label, ()))})
 
 
 class _Orders:
@@ -165,14 +166,11 @@ def _arrays(curves: RcdCurves) -> dict[str, NDArray[Any]]:
 def _raw(curves: RcdCurves, one: ModelCurves, steps: Sequence[Ablation], orders: _Orders) -> Measurement:
     """Return RCD_K on the measured forget set (Eq. 4)."""
     levels = [other.raw for other in curves.references(one)]
-    return Measurement(
-        name="rcd.raw",
-        subject=one.candidate.label,
-        role=one.candidate.role,
-        value=one.raw,
-        reason=status(one.forget) if one.diverged else None,
-        unit="nats x steps",
-        direction="compare to retrained",
+    return measurement(
+        "rcd.raw",
+        one.candidate,
+        one.raw,
+        status(one.forget),
         n=len(one.forget.areas),
         interval=area_interval(curves, one),
         reference=reference_of([level for level in levels if level is not None]),
@@ -233,17 +231,13 @@ def _stop_details(curves: RcdCurves, label: str) -> dict[str, object] | None:
 
 def _ratio(curves: RcdCurves, one: ModelCurves) -> Measurement:
     """Return RCD_K(forget) / RCD_K(unseen twin), same model, same step, plain losses, floor zero."""
-    label, value = one.candidate.label, one.ratio
     levels = {other.candidate.label: other.ratio for other in curves.references(one) if other.ratio}
     twin = "; twin matched on difficulty" if one.matched else ""
-    return Measurement(
-        name="rcd.ratio_to_unseen",
-        subject=label,
-        role=one.candidate.role,
-        value=value,
-        reason=None if value is not None else _why_no_ratio(one),
-        unit="ratio",
-        direction="compare to retrained",
+    return measurement(
+        "rcd.ratio_to_unseen",
+        one.candidate,
+        one.ratio,
+        _why_no_ratio(one),
         n=len(one.paired.areas),
         interval=_ratio_interval(curves, one),
         reference=reference_of(list(levels.values())),
@@ -311,10 +305,7 @@ def _why_no_ratio(one: ModelCurves) -> str:
 
 def _ratio_interval(curves: RcdCurves, one: ModelCurves) -> Interval | None:
     bounds = metrics.ratio_interval(one.paired.areas, one.unseen.areas, **resampling(curves)) if one.ratio else None
-    if bounds is None:
-        return None
-    method = metrics.skewed_method(len(one.paired.areas), len(one.unseen.areas))
-    return Interval(low=bounds.low, high=bounds.high, method=f"{method}, both sets")
+    return interval(bounds, f"{metrics.skewed_method(len(one.paired.areas), len(one.unseen.areas))}, both sets")
 
 
 def _ratio_difference(curves: RcdCurves, one: ModelCurves, levels: Mapping[str, float]) -> dict[str, object] | None:

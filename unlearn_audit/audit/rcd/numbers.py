@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn_audit import metrics
+from unlearn_audit.audit.measurement import measurement
 from unlearn_audit.audit.rcd.curves import ModelCurves, RcdCurves
 from unlearn_audit.audit.reference import NO_RETRAINED, compared, difference_details, reference_of
 from unlearn_audit.engine import derive_seed
@@ -40,7 +41,7 @@ def scaled(curves: RcdCurves, one: ModelCurves) -> Measurement:
 
     interval = area_interval(curves, one, factor=factor) if factor is not None else None
     return _measurement(
-        curves, one, "rcd.scaled", value_of, unit="nats x step size x steps", interval=interval,
+        curves, one, "rcd.scaled", value_of, interval=interval,
         method=f"{curves.method()}; times the step size; compare at equal step x K"
         + (f" = {factor * curves.steps:.4g}" if factor is not None else ""),
         details={
@@ -76,7 +77,7 @@ def normalised(curves: RcdCurves, one: ModelCurves) -> Measurement:
     It takes out how high a loss begins and leaves the shape of its fall.
     """
     return _measurement(
-        curves, one, "rcd.normalised", _normalised, unit="ratio", interval=_normalised_interval(curves, one),
+        curves, one, "rcd.normalised", _normalised, interval=_normalised_interval(curves, one),
         method=f"{curves.method()}; divided by (K + 1) x initial excess; higher for a model that fits the set already, "
         "whose small excess has little left to fall",
         details={
@@ -131,7 +132,7 @@ def ratio_to_retrained(curves: RcdCurves, one: ModelCurves) -> Measurement:
         interval = Interval(low=low, high=high, method=method) if math.isfinite(high) else None
     spread = metrics.mean_and_spread([level / mean for level in levels])[1] if mean else None
     return _measurement(
-        curves, one, "rcd.ratio_to_retrained", lambda _: found, unit="ratio", interval=interval,
+        curves, one, "rcd.ratio_to_retrained", lambda _: found, interval=interval,
         reference=Reference(role="retrained", value=1.0, spread=spread, n=len(levels)) if mean else None,
         method=f"{curves.method()}; divided by the retrained models' geometric mean",
         details={
@@ -197,7 +198,7 @@ def steps_to_relearn(curves: RcdCurves, one: ModelCurves) -> Measurement:
 
     others = curves.references(one)
     return _measurement(
-        curves, one, "rcd.steps_to_relearn", value_of, unit="steps", whole=True,
+        curves, one, "rcd.steps_to_relearn", value_of, whole=True,
         method=f"{curves.method()}; first step at which accuracy on the measured set is at least {chosen:g}",
         details={
             "accuracy": chosen,
@@ -230,7 +231,7 @@ def anamnesis_index(curves: RcdCurves, one: ModelCurves) -> Measurement:
     mean = float(np.mean(steps)) if steps else 0.0
     whole = len(steps) == len(others) and mean > 0
     return _measurement(
-        curves, one, "rcd.anamnesis_index", lambda _: found, unit="ratio",
+        curves, one, "rcd.anamnesis_index", lambda _: found,
         reference=reference_of([step / mean for step in steps]) if whole else None,
         method=f"{curves.method()}; steps to within {WITHIN:.0%} of the original's forget accuracy, divided by the "
         "retrained models' mean",
@@ -272,7 +273,6 @@ def _measurement(
     name: str,
     value_of: Callable[[ModelCurves], Found],
     *,
-    unit: str,
     method: str,
     details: dict[str, Any],
     interval: Interval | None = None,
@@ -288,16 +288,13 @@ def _measurement(
         levels = [value_of(other).value for other in curves.references(one)]
         known = [level for level in levels if level is not None]
         reference = reference_of(known) if not whole or len(known) == len(levels) else None
-    return Measurement(
-        name=name,
-        subject=one.candidate.label,
-        role=one.candidate.role,
-        value=found.value,
-        reason=found.reason if found.value is None else None,
-        unit=unit,
-        direction="compare to retrained",
+    return measurement(
+        name,
+        one.candidate,
+        found.value,
+        found.reason,
         n=len(one.forget.areas),
-        interval=interval if found.value is not None else None,
+        interval=interval,
         reference=reference,
         method=method,
         details=details,

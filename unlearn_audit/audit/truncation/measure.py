@@ -7,6 +7,7 @@ import numpy as np
 
 from unlearn_audit import relearning
 from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.measurement import measurement
 from unlearn_audit.audit.reference import reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.audit.truncation.reference_runs import Judged, LongRuns, of_the_sum, take_long_runs
@@ -40,17 +41,14 @@ def _measurements(taken: LongRuns) -> Iterator[Measurement]:
 
 
 def _measurement(
-    taken: LongRuns, one: Judged, name: str, value: float | str | None, unit: str, details: dict[str, Any], **more: Any
+    taken: LongRuns, one: Judged, name: str, value: float | str | None, details: dict[str, Any], **more: Any
 ) -> Measurement:
     """Return a measurement of one subject; a value that is missing says why."""
-    return Measurement(
-        name=f"truncation.{name}",
-        subject=one.candidate.label,
-        role=one.candidate.role,
-        value=value,
-        reason=one.why_not() if value is None else None,
-        unit=unit,
-        direction=more.pop("direction", "none"),
+    return measurement(
+        f"truncation.{name}",
+        one.candidate,
+        value,
+        one.why_not() if value is None else None,
         n=len(one.curve.areas),
         method=taken.method,
         details=details,
@@ -78,7 +76,7 @@ def _verdict(taken: LongRuns, one: Judged) -> Measurement:
         "passes": {"forward": one.curve.forwards, "backward": one.curve.backwards},
         "step_size_search": taken.relearned.search._asdict(),
     }
-    return _measurement(taken, one, "verdict", found.verdict, "verdict", details)
+    return _measurement(taken, one, "verdict", found.verdict, details)
 
 
 def _thinned(one: Judged) -> dict[str, list[float]]:
@@ -90,17 +88,17 @@ def _thinned(one: Judged) -> dict[str, list[float]]:
 
 
 def _from_rate(
-    taken: LongRuns, one: Judged, name: str, unit: str, convert: Callable[[float], float], details: dict[str, Any]
+    taken: LongRuns, one: Judged, name: str, convert: Callable[[float], float], details: dict[str, Any]
 ) -> Measurement:
     """Return something that the rate says, with the bracket of the rate."""
     rates = [other.found.rate for other in taken.references(one) if other.is_exponential and other.found.rate]
     found = one.found
     if not (one.is_exponential and found.rate):
-        return _measurement(taken, one, name, None, unit, details)
+        return _measurement(taken, one, name, None, details)
     ends = sorted(convert(rate) for rate in (found.rate_low, found.rate_high) if rate)
     interval = Interval(low=ends[0], high=ends[1], method=BRACKET) if len(ends) == 2 else None
     reference = reference_of([convert(rate) for rate in rates])
-    return _measurement(taken, one, name, convert(found.rate), unit, details, interval=interval, reference=reference)
+    return _measurement(taken, one, name, convert(found.rate), details, interval=interval, reference=reference)
 
 
 def _rate(taken: LongRuns, one: Judged) -> Measurement:
@@ -110,11 +108,11 @@ def _rate(taken: LongRuns, one: Judged) -> Measurement:
         "rate_at_the_end": one.found.rate,
         "slowest_rate_proved": one.proved.slowest_rate if one.proved else None,
     }
-    return _from_rate(taken, one, "rate", "1 / step", lambda rate: rate, details)
+    return _from_rate(taken, one, "rate", lambda rate: rate, details)
 
 
 def _half_life(taken: LongRuns, one: Judged) -> Measurement:
-    return _from_rate(taken, one, "half_life", "steps", lambda rate: float(np.log(2)) / rate, {})
+    return _from_rate(taken, one, "half_life", lambda rate: float(np.log(2)) / rate, {})
 
 
 def _relative_error(taken: LongRuns, one: Judged) -> Measurement:
@@ -135,8 +133,7 @@ def _relative_error(taken: LongRuns, one: Judged) -> Measurement:
     interval = _error_interval(one.found, steps) if value is not None and steps is not None else None
     reference = reference_of([level for level in levels if level is not None])
     return _measurement(
-        taken, one, "relative_error", value, "fraction of the whole sum", details, interval=interval,
-        reference=reference, direction="lower is better",
+        taken, one, "relative_error", value, details, interval=interval, reference=reference,
     )  # fmt: skip
 
 
@@ -169,6 +166,6 @@ def _steps_needed(taken: LongRuns, one: Judged) -> Measurement:
     }
     levels = [relearning.steps_for(other.found, 0.01) for other in taken.references(one)]
     return _measurement(
-        taken, one, "steps_for_1_percent", needed[0.01], "steps", details,
+        taken, one, "steps_for_1_percent", needed[0.01], details,
         reference=reference_of([level for level in levels if level is not None]),
     )  # fmt: skip

@@ -1,0 +1,61 @@
+"""What a metric is stands in one place: complete, of known sections, and found for the attacks of users, too."""
+
+import re
+
+import pytest
+
+from unlearn_audit.catalogue import ATTACK_METRICS, METRICS, SECTION_TITLES, MetricInfo, metric_info
+from unlearn_audit.report import report_schema
+
+EVERY = pytest.mark.parametrize("info", METRICS.values(), ids=lambda info: info.name)
+
+
+@EVERY
+def test_a_metric_says_what_is_needed_to_read_it(info: MetricInfo) -> None:
+    assert metric_info(info.name) is info
+    assert info.section in SECTION_TITLES
+    assert info.title
+    assert info.unit
+    assert info.what[0] != info.what[0].upper() or info.what.startswith(("RCD", "AUC", "K "))
+    assert not info.what.endswith(".")
+    assert "{" not in info.name + info.title + info.what
+    assert len(max(info.title.split(), key=len)) <= 19  # columns that a terminal has for it
+
+
+def test_titles_tell_metrics_apart() -> None:
+    titles = [info.title for info in METRICS.values()]
+    assert len(set(titles)) == len(titles)
+
+
+def test_what_can_show_a_leak_is_told_apart() -> None:
+    leaks = {name for name, info in METRICS.items() if info.leak}
+    assert leaks == {
+        name
+        for name in METRICS
+        if (name.startswith(("rcd.", "mia.")) and not name.endswith(".base_rate"))
+        or name in ("accuracy.forget", "loss.forget", "gap.forget")
+    }
+
+
+@pytest.mark.parametrize("ending", ATTACK_METRICS)
+def test_an_attack_of_the_users_own_has_the_same_metrics(ending: str) -> None:
+    mine, ours = metric_info(f"mia.my-attack.{ending}"), METRICS[f"mia.loss.{ending}"]
+    assert mine.name == f"mia.my-attack.{ending}"
+    assert mine.title == ours.title.replace("loss", "my-attack")
+    assert mine.what == ours.what.replace("loss", "my-attack")
+    assert mine[4:6] == ours[4:6]
+    assert mine.leak == ours.leak
+
+
+@pytest.mark.parametrize("name", ["rcd.rw", "mia.auc", "mia..auc", "mia.loss.f1", "loss", ""])
+def test_what_is_no_metric_is_not_found(name: str) -> None:
+    with pytest.raises(KeyError):
+        metric_info(name)
+
+
+def test_the_schema_of_a_report_says_what_each_metric_is() -> None:
+    name = report_schema()["$defs"]["Measurement"]["properties"]["name"]
+    told = {each["const"]: each["description"] for each in name["anyOf"] if "const" in each}
+    assert told == {info.name: info.what for info in METRICS.values()}
+    (pattern,) = (each["pattern"] for each in name["anyOf"] if "pattern" in each)
+    assert re.fullmatch(pattern, "mia.my-attack.auc")
