@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from unlearn_audit.data import Dataset, Examples, Splits, make_splits
     from unlearn_audit.errors import AuditError
     from unlearn_audit.in_memory.data import load_data
+    from unlearn_audit.in_memory.making import UnlearnedModel, train, unlearn
+    from unlearn_audit.in_memory.models import TrainedModel
     from unlearn_audit.in_memory.relearning import relearn
     from unlearn_audit.relearning import Curve, rcd
 
@@ -30,11 +32,15 @@ __all__ = [
     "Dataset",
     "Examples",
     "Splits",
+    "TrainedModel",
+    "UnlearnedModel",
     "__version__",
     "load_data",
     "make_splits",
     "rcd",
     "relearn",
+    "train",
+    "unlearn",
 ]
 
 # Public name -> the module that defines it, as the imports above have it for type checkers.
@@ -44,10 +50,14 @@ _HOME: Mapping[str, str] = {
     "Dataset": "unlearn_audit.data",
     "Examples": "unlearn_audit.data",
     "Splits": "unlearn_audit.data",
+    "TrainedModel": "unlearn_audit.in_memory.models",
+    "UnlearnedModel": "unlearn_audit.in_memory.making",
     "load_data": "unlearn_audit.in_memory.data",
     "make_splits": "unlearn_audit.data",
     "rcd": "unlearn_audit.relearning",
     "relearn": "unlearn_audit.in_memory.relearning",
+    "train": "unlearn_audit.in_memory.making",
+    "unlearn": "unlearn_audit.in_memory.making",
 }
 
 

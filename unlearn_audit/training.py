@@ -121,12 +121,12 @@ def by_difference(trained: Iterable[tuple[str, Mapping[str, Any], Mapping[str, A
 
 
 def new_model(
-    spec: str, dataset: Dataset, seed: int, *, allow_code: bool = False, compute: Device | None = None
+    spec: models.Architecture, dataset: Dataset, seed: int, *, allow_code: bool = False, compute: Device | None = None
 ) -> nn.Module:
     """Return a freshly initialised model for the data; the initialisation depends on the seed alone.
 
     Args:
-        spec: model spec.
+        spec: model spec, or a callable that makes the network.
         dataset: whose images the model takes.
         seed: of the initialisation.
         allow_code: whether the spec may name user code.
@@ -143,10 +143,10 @@ def new_model(
         model = models.build(
             spec, classes=dataset.classes, channels=channels, image_size=(height, width), allow_code=allow_code
         )
-        models.materialise(model, sample, spec=spec)
+        models.materialise(model, sample, spec=models.name_of(spec))
     if compute is not None:
         model = compute.to_device(model)
-        models.adapt(model, sample.to(compute.device), spec=spec, classes=dataset.classes)
+        models.adapt(model, sample.to(compute.device), spec=models.name_of(spec), classes=dataset.classes)
     return model
 
 
@@ -173,7 +173,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(
-    spec: str,
+    spec: models.Architecture,
     dataset: Dataset,
     indices: NDArray[np.int64],
     recipe: Recipe,
@@ -188,7 +188,7 @@ def train(
     """Train a model from scratch on the given training examples.
 
     Args:
-        spec: model spec.
+        spec: model spec, or a callable that makes the network.
         dataset: where the examples are.
         indices: training examples to use, [n].
         recipe: how.
@@ -254,9 +254,8 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
-def train_checkpoint(
-    out: Path,
-    spec: str,
+def train_recorded(
+    spec: models.Architecture,
     dataset: Dataset,
     recipe: Recipe,
     *,
@@ -264,37 +263,32 @@ def train_checkpoint(
     seed: int,
     compute: Device,
     allow_code: bool = False,
-    force: bool = False,
     clock: Callable[[], float] | None = time.monotonic,
     resumable: Resumable | None = None,
     progress: Progress = silent,
     task: str = "training",
-) -> str:
-    """Train on the data, without a set to be forgotten where one is given, and write a self-describing checkpoint.
+) -> tuple[nn.Module, Metadata]:
+    """Train on the data, without a set to be forgotten where one is given, and say how; see `train_checkpoint`.
 
     Args:
-        out: the file to write.
-        spec: model spec.
+        spec: model spec, or a callable that makes the network.
         dataset: what to train on.
         recipe: how.
         without: training examples to leave out; the model is then recorded as retrained, else as original.
         seed: of initialisation and order.
         compute: where.
         allow_code: whether the spec may name user code.
-        force: replace an existing file.
-        clock: tells seconds; None leaves the wall time out of the metadata, so that equal runs write equal bytes.
+        clock: tells seconds; None leaves the wall time out of the metadata.
         resumable: lets a killed run go on.
-        progress: told along the way.
+        progress: progress callback, called after each step.
         task: its name in the progress.
 
     Returns:
-        The SHA-256 of the file.
+        The trained model, on the device, in evaluation mode; and what a checkpoint of it says of itself.
 
     Raises:
-        OutputError: the file exists or cannot be written; found out before training.
-        MeasurementError: training diverged.
+        MeasurementError: the model cannot take the images, or training diverged.
     """
-    check_output(out, force=force)
     indices = np.arange(len(dataset.train))
     if without is not None:
         indices = np.setdiff1d(indices, without.indices)
@@ -312,7 +306,7 @@ def train_checkpoint(
         task=task,
     )
     steps = recipe.epochs * math.ceil(len(indices) / recipe.batch_size)
-    metadata = describe(spec, dataset).model_copy(
+    metadata = describe(models.name_of(spec), dataset).model_copy(
         update={
             "role": "original" if without is None else "retrained",
             "rows_sha256": rows_digest(dataset.train, indices),
@@ -325,6 +319,63 @@ def train_checkpoint(
             "gradient_evaluations": recipe.epochs * len(indices),
             "wall_seconds": round(clock() - began, 3) if clock else None,
         }
+    )
+    return model, metadata
+
+
+def train_checkpoint(
+    out: Path,
+    spec: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    without: IndexSet | None = None,
+    seed: int,
+    compute: Device,
+    allow_code: bool = False,
+    force: bool = False,
+    clock: Callable[[], float] | None = time.monotonic,
+    resumable: Resumable | None = None,
+    progress: Progress = silent,
+    task: str = "training",
+) -> str:
+    """Train as `train_recorded` does, and write a self-describing checkpoint.
+
+    Args:
+        out: the file to write.
+        spec: model spec.
+        dataset: what to train on.
+        recipe: how.
+        without: training examples to leave out.
+        seed: of initialisation and order.
+        compute: where.
+        allow_code: whether the spec may name user code.
+        force: replace an existing file.
+        clock: tells seconds; None leaves the wall time out of the metadata, so that equal runs write equal bytes.
+        resumable: lets a killed run go on.
+        progress: progress callback, called after each step.
+        task: its name in the progress.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        OutputError: the file exists or cannot be written; found out before training.
+        MeasurementError: training diverged.
+    """
+    check_output(out, force=force)
+    model, metadata = train_recorded(
+        spec,
+        dataset,
+        recipe,
+        without=without,
+        seed=seed,
+        compute=compute,
+        allow_code=allow_code,
+        clock=clock,
+        resumable=resumable,
+        progress=progress,
+        task=task,
     )
     return write_checkpoint(out, model.state_dict(), metadata, force=force)
 

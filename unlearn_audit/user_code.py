@@ -1,6 +1,7 @@
 """Importing a callable of the user's own, `package.module:name`; the caller has already decided that it may run."""
 
 import contextlib
+import hashlib
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -31,6 +32,18 @@ def import_user_code(spec: str) -> Any:
     for part in attribute.split("."):
         found = getattr(found, part)
     return found
+
+
+def sha256_of_code(spec: str) -> str | None:
+    """Return the SHA-256 of the file of a module that has been imported; None for one without a file.
+
+    What the module imports in its turn has no part in it.
+
+    Args:
+        spec: `package.module:name`, as it was imported.
+    """
+    file = getattr(sys.modules.get(spec.partition(":")[0]), "__file__", None)
+    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def _check_unambiguous(top: str) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearn_audit import catalogue
 from unlearn_audit.audit.cache import FOLDER as PARTS
 from unlearn_audit.audit.cache import VERSION
 from unlearn_audit.audit.config_checks import attack_problems, method_problems
@@ -22,12 +21,14 @@ from unlearn_audit.engine import setup_device
 from unlearn_audit.errors import CheckpointError, ConfigError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import make_subfolder, sha256_of_bytes
 from unlearn_audit.inputs import read_entry, resolve_data, unique_labels
-from unlearn_audit.methods.apply import SAVE_EVERY, apply_method
+from unlearn_audit.methods.apply import SAVE_EVERY, apply_method, joining, parse_settings
+from unlearn_audit.methods.lookup import find_method, is_code
 from unlearn_audit.methods.resume import StateFile, state_path
 from unlearn_audit.model_folder import sha256_of_checkpoint
 from unlearn_audit.normalisation import normalised_as_asked
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.training import pick_recipe, train_checkpoint
+from unlearn_audit.user_code import sha256_of_code
 
 FOLDER = "models"
 # What an audit calls the files that it keeps; others in these folders are none of its business.
@@ -147,7 +148,7 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
     """
     if not request.config.train and not request.config.apply:
         return request
-    _check_methods(request.config)
+    _check_methods(request)
     ground = _ground(request, folder)
     make_subfolder(folder, FOLDER)
     entries = list(request.config.checkpoint)
@@ -166,7 +167,7 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
             _apply(ground, applied, parent, path, progress)
         made_by = {"method": applied.method, "seed": applied.seed, "parent_sha256": digest}
         _check_made(path, ground, made_by | {"transforms": applied.transforms})
-        role = catalogue.load("method", catalogue.METHODS, applied.method).role
+        role = find_method(applied.method, allow_code=_code_may_apply(request.origins)).role
         entries.append(CheckpointEntry(path=str(path), role=role, label=applied.label))
     made = request.config.model_copy(update={"checkpoint": tuple(entries)})
     return Resolved(made, dict(request.origins) | {"checkpoint": request.origins.get("train", "config")})
@@ -189,7 +190,7 @@ def _check_made(path: Path, ground: _BuildContext, wanted: Mapping[str, Any]) ->
 
 def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
     """Yield what `make_models` would make or find."""
-    _check_methods(request.config)
+    _check_methods(request)
     ground = _ground(request, folder)
     entries = list(request.config.checkpoint)
     for trained in request.config.train:
@@ -204,12 +205,21 @@ def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
         yield Made(applied, path_of)
 
 
-def _check_methods(config: AuditConfig) -> None:
+def _check_methods(request: Resolved) -> None:
     """Refuse what a method does not take, and attacks that could not run, before anything is trained."""
-    values = config.model_dump(include={"apply", "mia"}, exclude_none=True)
+    values = request.config.model_dump(include={"apply", "mia"}, exclude_none=True)
     problems = [problem.text for problem in (*method_problems(values), *attack_problems(values))]
     if problems:
         raise ConfigError("config", problems)
+    for entry in request.config.apply:
+        if is_code(entry.method):
+            method = find_method(entry.method, allow_code=_code_may_apply(request.origins))
+            parse_settings(method, entry.settings, published=entry.recipe is not None)
+            joining(method, entry.transforms)
+
+
+def _code_may_apply(origins: Mapping[str, str]) -> bool:
+    return code_is_allowed(origins.get("apply", "default"))
 
 
 def _ground(request: Resolved, folder: Path) -> _BuildContext:
@@ -289,6 +299,8 @@ def _path_of_applied(ground: _BuildContext, entry: ApplyEntry, parent: Checkpoin
     own = parent.model_dump(mode="json", include={"model", "mean", "std", "recipe", "epochs"}, exclude_none=True)
     key = parent.weights or ground.config.weights
     more = ({"weights": key} if key else {}) | ({"as": own} if own else {})
+    if is_code(entry.method):  # another text of the same name is another method
+        more |= {"code": str(sha256_of_code(entry.method))}
     return _named(ground, entry.label, {"parent": parent_sha256, "apply": asked} | more)
 
 
@@ -300,6 +312,7 @@ def _apply(ground: _BuildContext, entry: ApplyEntry, parent: CheckpointEntry, pa
         path,
         Resolved(config, ground.origins),
         entry.settings,
+        allow_code=_code_may_apply(ground.origins),
         extras=entry.transforms,
         published=entry.recipe is not None,
         others=ground.checkpoints,

@@ -54,7 +54,7 @@ def attack_problems(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
 
 
 def method_problems(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
-    """Yield what methods and transforms do not take of what `[[apply]]` gives them."""
+    """Yield what methods and transforms do not take of what `[[apply]]` gives them; the user's own are not run."""
     for index, entry in _tables(values, "apply"):
         name = entry.get("method")
         if not isinstance(name, str) or name not in catalogue.METHODS:

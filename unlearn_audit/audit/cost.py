@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unlearn_audit import catalogue
 from unlearn_audit.audit.build_models import Made, models_to_make
 from unlearn_audit.audit.cache import FOLDER as PARTS
 from unlearn_audit.config import ApplyEntry, AuditConfig, RcdSettings, Resolved, TrainEntry, code_is_allowed
@@ -17,9 +16,10 @@ from unlearn_audit.data import Dataset, Splits, make_splits
 from unlearn_audit.engine import Device, setup_device
 from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import build_candidate, read_entry, resolve_data, unique_labels
-from unlearn_audit.methods import Method, UnlearningContext
+from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extras
+from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.models import flops_per_image
 from unlearn_audit.training import new_model, pick_recipe
 
@@ -156,7 +156,7 @@ def _model_step(made: Made, spec: str, ground: _CostInputs, compute: Device) -> 
         recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs)
         ground.recipes[entry.label] = recipe.settings()
         return _priced(f"train {entry.label}", made.is_there, size * recipe.epochs, [ground.price(spec, compute)])
-    method: Method = catalogue.load("method", catalogue.METHODS, entry.method)
+    method = find_method(entry.method, allow_code=True)  # `models_to_make` has refused what may not run
     problem = UnlearningContext(
         ground.networks[spec],
         splits.dataset.transform,

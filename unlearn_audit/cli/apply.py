@@ -26,8 +26,11 @@ class _Methods(TyperGroup):
         return list(catalogue.METHODS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if ":" in cmd_name:
+            return _Unloaded(name=cmd_name, help="A method of your own.", rich_markup_mode="rich")
         if cmd_name not in catalogue.METHODS:
-            raise UsageError(unknown_name("method", cmd_name, catalogue.METHODS))
+            hint = "Of your own: module:callable"
+            raise UsageError(unknown_name("method", cmd_name, catalogue.METHODS, hint=hint))
         return _Unloaded(name=cmd_name, help=catalogue.METHODS[cmd_name].what, rich_markup_mode="rich")
 
 
@@ -36,9 +39,11 @@ class _Unloaded(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Load the method and go on as its command."""
-        method = catalogue.load("method", catalogue.METHODS, str(self.name))
+        from unlearn_audit.methods.lookup import find_method
+
+        method = find_method(str(self.name), allow_code=True)
         one = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        one.command(method.name, help=_help(method))(_command(method))
+        one.command(self.name, help=_help(method))(_command(method, str(self.name)))
         return typer.main.get_command(one).make_context(info_name, args, parent=parent, **extra)
 
 
@@ -46,7 +51,7 @@ def _help(method: Any) -> str:
     command = f"unlearn-audit apply {method.name} o.safetensors --forget idx.npy --out u.safetensors"
     extra = "mask:saliency,density=0.5" if method.name == "ieu" else "reinit:alpha=0.999"
     composed = f"\n\n  unlearn-audit apply {method.name} … --with {extra}" if method.composes else ""
-    text = " ".join(f"{inspect.getdoc(method.run)}".replace("\n\n", "\0").split("\n")).replace("\0", "\n\n")
+    text = " ".join((inspect.getdoc(method.run) or method.name).replace("\n\n", "\0").split("\n")).replace("\0", "\n\n")
     joined = f"\n\n[bold]Settings of --with[/bold]\n\n{_transforms()}" if method.composes else ""
     differs = "".join(f"\n\nDeviation: {each}." for each in method.deviations)
     return f"{text}\n\nSource: {method.source}.{differs}{joined}\n\n[bold]Example[/bold]\n\n  {command}{composed}"
@@ -62,19 +67,19 @@ def _transforms() -> str:
     return "\n\n".join(found)
 
 
-def _command(method: Any) -> Callable[..., None]:
-    """Return a command whose options are the method's settings."""
+def _command(method: Any, name: str) -> Callable[..., None]:
+    """Return a command whose options are the method's settings; `name` is how the method was asked for."""
 
     def run(**values: Any) -> None:
-        settings = {name: values.pop(name) for name in method.settings.model_fields}
-        _apply(method.name, {name: value for name, value in settings.items() if value is not None}, **values)
+        settings = {key: values.pop(key) for key in method.settings.model_fields}
+        _apply(name, {key: value for key, value in settings.items() if value is not None}, **values)
 
     own = ("recipe",) if "recipe" in method.settings.model_fields else ()  # retrain's, of another kind
     taken = ("method", "settings", *own, *(() if method.composes else ("extras",)))
     common = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in inspect.signature(_apply, eval_str=True).parameters.items()
-        if name not in taken
+        for key, parameter in inspect.signature(_apply, eval_str=True).parameters.items()
+        if key not in taken
     ]
     run.__signature__ = inspect.Signature([*common, *_options(method)])  # type: ignore[attr-defined]
     run.__annotations__ = {}
@@ -194,6 +199,7 @@ def _apply(
                 out,
                 request,
                 settings,
+                allow_code=True,
                 extras=extras or (),
                 published=recipe is not None,
                 force=force,

@@ -20,6 +20,7 @@ def _tuple_of_numbers(value: Any) -> Any:
 Channels = Annotated[tuple[Number, ...], BeforeValidator(_tuple_of_numbers), Field(min_length=1)]
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Step = Annotated[Number, Field(gt=0, le=1e30)]
+CODE = re.compile(r"[\w.]+:[\w.]+")  # `package.module:callable` of the user's own
 
 
 class FrozenModel(BaseModel):
@@ -99,7 +100,7 @@ class ApplyEntry(FrozenModel):
     @field_validator("method")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in METHODS:
+        if name not in METHODS and not CODE.fullmatch(name):
             raise ValueError(unknown_name("method", name, METHODS))
         return name
 
@@ -168,7 +169,7 @@ class MiaSettings(FrozenModel):
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         known = (*ATTACK_GROUPS, *ATTACKS)
         for index, name in enumerate(names):
-            if name not in known and not re.fullmatch(r"[\w.]+:[\w.]+", name):
+            if name not in known and not CODE.fullmatch(name):
                 raise ValueError(unknown_name("attack", name, known))
             if name in names[:index]:
                 raise ValueError(f"attack '{name}' is named twice")

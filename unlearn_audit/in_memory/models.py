@@ -23,7 +23,7 @@ IN_MEMORY = "in memory"  # where a report has the path of a checkpoint
 Moments = float | Sequence[float] | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedModel:
     """A model with a record of how it was made, as `train` returns it; taken wherever a module is.
 
@@ -34,6 +34,11 @@ class TrainedModel:
 
     model: nn.Module
     record: Metadata
+
+    def __repr__(self) -> str:
+        """Say what it is in a line, without all its weights."""
+        by = self.record.method or self.record.recipe.get("name")
+        return f"{type(self).__name__}({self.record.model}, {self.record.role} by {by}, {self.record.steps} steps)"
 
     def save(self, path: str | Path, *, force: bool = False) -> str:
         """Write a checkpoint that describes itself, for the command line or another day; return its SHA-256.
@@ -69,16 +74,6 @@ def module_of(model: Model, label: str = "the model") -> nn.Module:
     )
 
 
-def name_of(thing: object) -> str:
-    """Return how a report calls a module or a function that makes one: `package.module:Name`.
-
-    >>> name_of(nn.Linear(1, 1))
-    'torch.nn.modules.linear:Linear'
-    """
-    named: object = thing if callable(thing) and not isinstance(thing, nn.Module) else type(thing)
-    return f"{named.__module__}:{getattr(named, '__qualname__', type(named).__qualname__)}"
-
-
 def as_candidate(
     model: Model,
     dataset: Dataset,
@@ -109,7 +104,7 @@ def as_candidate(
     module = module_of(model, label)
     record = model.record if isinstance(model, TrainedModel) else None
     _check_weights(module, label)
-    spec = record.model if record else name_of(module)
+    spec = record.model if record else models.name_of(module)
     transform, said_by, notes = _normalised(module, record, dataset, mean, std)
     own = compute.to_device(_copied(module, label)).eval()
     sample = transform(dataset.test.images[:SAMPLE]).to(compute.device)

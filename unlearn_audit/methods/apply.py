@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from unlearn_audit import __version__, catalogue
+from unlearn_audit import __version__
 from unlearn_audit.checkpoints import (
     Checkpoint,
     Metadata,
@@ -18,7 +18,7 @@ from unlearn_audit.checkpoints import (
     nonfinite,
     write_checkpoint,
 )
-from unlearn_audit.config import AuditConfig, Resolved
+from unlearn_audit.config import Resolved
 from unlearn_audit.data import Splits, make_splits, rows_digest
 from unlearn_audit.engine import Device, setup_device
 from unlearn_audit.errors import AuditError, MeasurementError, UsageError
@@ -26,6 +26,7 @@ from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
 from unlearn_audit.inputs import Candidate, build_candidate, read_entry, resolve_data
 from unlearn_audit.methods import Extra, Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.methods.extras import checked, parse_extras
+from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.methods.published import deviations, with_published
 from unlearn_audit.methods.resume import StateFile, state_path
 from unlearn_audit.normalisation import assumptions
@@ -70,12 +71,30 @@ def parse_settings(method: Method, values: Mapping[str, Any], *, published: bool
     return checked(f"settings of {method.name}", method.settings, taken)
 
 
+def joining(method: Method, texts: Sequence[str]) -> tuple[Extra, ...]:
+    """Return the transforms that are to join a method.
+
+    Args:
+        method: which one.
+        texts: as `--with` takes them.
+
+    Raises:
+        UsageError: an unknown transform, or a method that is no loop.
+        ConfigError: a setting is out of range.
+    """
+    added = parse_extras(texts)
+    if added and not method.composes:
+        raise UsageError(f"{method.name} takes no --with: it is no loop of gradient steps that a transform could join")
+    return added
+
+
 def apply_method(
     name: str,
     out: Path,
     request: Resolved,
     values: Mapping[str, Any],
     *,
+    allow_code: bool = False,
     extras: Sequence[str] = (),
     published: bool = False,
     others: Sequence[Checkpoint] = (),
@@ -91,10 +110,11 @@ def apply_method(
     away with success. When the method diverges, the last good weights are kept as a checkpoint of their own.
 
     Args:
-        name: of the method, in the catalogue.
+        name: of the method, in the catalogue, or `package.module:callable`.
         out: the file to write.
         request: a configuration with one checkpoint and a forget set, and where its keys came from.
         values: the method's settings that were given.
+        allow_code: whether the name may be that of user code.
         extras: transforms that join the method's own, as `--with` takes them.
         published: follow the source's settings where `values` say nothing.
         others: checkpoints that may say how the parent is read where it does not say it itself, see `build_candidate`.
@@ -110,11 +130,9 @@ def apply_method(
         OutputError: the file exists or cannot be written; found out before any work.
         MeasurementError: the checkpoint cannot be read or does not fit, or the method diverged.
     """
-    method: Method = catalogue.load("method", catalogue.METHODS, name)
+    method = find_method(name, allow_code=allow_code)
     settings: Settings = parse_settings(method, values, published=published)
-    added = parse_extras(extras)
-    if added and not method.composes:
-        raise UsageError(f"{name} takes no --with: it is no loop of gradient steps that a transform could join")
+    added = joining(method, extras)
     config = request.config
     check_checkpoint_output(out, force=force)
     _check_state(out, force=force, resume=resume)
@@ -124,8 +142,8 @@ def apply_method(
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
     compute = setup_device(config.device, config.precision, config.batch_size)
     candidate, splits, limitations = _settle(request, parent, compute, others)
-    metadata = _metadata(parent, candidate, splits, method, config).model_copy(
-        update={"settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
+    metadata = record_of(candidate, splits, method, config.seed).model_copy(
+        update={"method": name, "settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
     )
     problem = UnlearningContext(
         copy.deepcopy(candidate.model),
@@ -153,7 +171,7 @@ def apply_method(
     seconds = resumable.seconds
     # A model that is trained anew is trained with this normalisation, so that its own record assumes nothing.
     inherited = assumptions(candidate.notes) if method.role == "unlearned" else ()
-    notes = (*_of_parent(parent, splits), *_notes(method, done, settings, added), *inherited)
+    notes = (*_of_parent(parent, splits), *notes_of(method, done, settings, added), *inherited)
     metadata = metadata.model_copy(
         update={
             "steps": done.steps,
@@ -169,6 +187,24 @@ def apply_method(
     return Applied(written, done, seconds, resumable.resumed_at, tuple(dict.fromkeys((*limitations, *notes))))
 
 
+def run_method(method: Method, problem: UnlearningContext, settings: Settings) -> Unlearned:
+    """Run a method on the model of its context, in place.
+
+    Args:
+        method: which one.
+        problem: what it is given.
+        settings: of this method, checked.
+
+    Raises:
+        MeasurementError: it diverged.
+    """
+    done = method.run(problem, settings)
+    broken = nonfinite(problem.model.state_dict())
+    if broken:
+        raise MeasurementError(f"{method.name} diverged: {next(iter(broken))} is not finite; use a smaller step size")
+    return done
+
+
 def _run(
     method: Method,
     problem: UnlearningContext,
@@ -181,12 +217,7 @@ def _run(
 ) -> Unlearned:
     """Run the method; whatever ends it early, what it had reached is not lost."""
     try:
-        done = method.run(problem, settings)
-        broken = nonfinite(problem.model.state_dict())
-        if broken:
-            raise MeasurementError(
-                f"{method.name} diverged: {next(iter(broken))} is not finite; use a smaller step size"
-            )
+        done = run_method(method, problem, settings)
     except MeasurementError as problem_:
         kept = _keep_last_good(resumable, metadata, str(problem_), out, force=force)
         raise type(problem_)(f"{problem_}{kept}") from problem_
@@ -236,9 +267,15 @@ def _settle(
     return candidate, splits, (*limitations, *candidate.notes)
 
 
-def _metadata(
-    parent: Checkpoint, candidate: Candidate, splits: Splits, method: Method, config: AuditConfig
-) -> Metadata:
+def record_of(candidate: Candidate, splits: Splits, method: Method, seed: int) -> Metadata:
+    """Return what a model that a method made says of itself, but for the method's name, its settings and the run.
+
+    Args:
+        candidate: the model that the method started from.
+        splits: what it forgot and kept.
+        method: which one.
+        seed: of the run.
+    """
     return describe(candidate.spec, splits.dataset).model_copy(
         update={
             "role": method.role,
@@ -246,10 +283,9 @@ def _metadata(
             "std": tuple(candidate.transform.std),
             "recipe": candidate.recipe,
             "rows_sha256": rows_digest(splits.dataset.train, splits.retain if method.role == "retrained" else None),
-            "seed": config.seed,
-            "method": method.name,
-            "parent_sha256": parent.sha256,
-            "parent_weights": parent.weights,
+            "seed": seed,
+            "parent_sha256": candidate.sha256,
+            "parent_weights": candidate.weights,
             "forget": splits.forget.spec,
             "forget_sha256": splits.forget.sha256,
             "forget_n": len(splits.forget.indices),
@@ -271,12 +307,17 @@ def _identity(metadata: Metadata, splits: Splits, compute: Device) -> dict[str, 
     }
 
 
-def _notes(method: Method, done: Unlearned, settings: Settings, extras: Sequence[Extra]) -> tuple[str, ...]:
-    """Return what happened, and every deviation from the sources: in settings, in what is none, in what joined."""
+def notes_of(method: Method, done: Unlearned, settings: Settings, extras: Sequence[Extra]) -> tuple[str, ...]:
+    """Return what happened, and every deviation from the sources."""
     stopped = (f"stopped after {done.steps} steps: {done.stopped}",) if done.stopped else ()
     idle = (
         ("no step was taken: the weights are those that it started from",) if method.composes and not done.steps else ()
     )
+    return (*stopped, *idle, *done.notes, *deviations_of(method, settings, extras))
+
+
+def deviations_of(method: Method, settings: Settings, extras: Sequence[Extra]) -> tuple[str, ...]:
+    """Return how a run deviates from the sources: in settings, in what is none, in what joined."""
     joined = [
         text
         for extra in extras
@@ -286,7 +327,7 @@ def _notes(method: Method, done: Unlearned, settings: Settings, extras: Sequence
             *(f"{extra.transform.name}: {text}" for text in extra.transform.deviations),
         )
     ]
-    return (*stopped, *idle, *done.notes, *deviations(settings), *method.deviations, *joined)
+    return (*deviations(settings), *method.deviations, *joined)
 
 
 def _of_parent(parent: Checkpoint, splits: Splits) -> tuple[str, ...]:

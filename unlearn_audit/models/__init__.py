@@ -2,7 +2,7 @@
 
 from unlearn_audit.models.adapting import adapt, layout_of, materialise
 from unlearn_audit.models.blame import models_own, raised
-from unlearn_audit.models.building import RGB, build, check_name, is_code
+from unlearn_audit.models.building import RGB, Architecture, build, check_name, is_code, name_of
 from unlearn_audit.models.hugging_face import spec_of_config, written_out
 from unlearn_audit.models.loading import flops_per_image, load_state, other_types, parameter_count
 from unlearn_audit.models.naming import Reading, normalises_itself, read_for, read_names, wanted_by
@@ -10,6 +10,7 @@ from unlearn_audit.models.recognition import Identified, identify
 
 __all__ = [
     "RGB",
+    "Architecture",
     "Identified",
     "Reading",
     "adapt",
@@ -22,6 +23,7 @@ __all__ = [
     "load_state",
     "materialise",
     "models_own",
+    "name_of",
     "normalises_itself",
     "other_types",
     "parameter_count",

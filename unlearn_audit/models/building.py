@@ -34,6 +34,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 SCALAR = re.compile(r"[A-Za-z0-9_.+-]{1,32}")
 
 Shapes = dict[str, tuple[int, ...]]
+Architecture = str | Callable[[], nn.Module]  # a spec, or what makes the network
 ImageSize = tuple[int, int] | None
 
 
@@ -47,8 +48,20 @@ def is_code(spec: str) -> bool:
     return bool(colon) and prefix not in {TORCHVISION, TIMM, TRANSFORMERS}
 
 
+def name_of(thing: Architecture | nn.Module) -> str:
+    """Return how reports and messages call an architecture: its spec, or `package.module:Name` of a callable or module.
+
+    >>> name_of("small-cnn"), name_of(nn.ReLU), name_of(nn.ReLU())
+    ('small-cnn', 'torch.nn.modules.activation:ReLU', 'torch.nn.modules.activation:ReLU')
+    """
+    if isinstance(thing, str):
+        return thing
+    named: Any = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
 def build(
-    spec: str,
+    spec: Architecture,
     *,
     classes: int,
     channels: int = RGB,
@@ -60,7 +73,7 @@ def build(
     Args:
         spec: a name of `catalogue.MODELS`, `torchvision:NAME`, `timm:NAME`, `transformers:CLASS?settings` (see
             `hugging_face.classifier`), or `package.module:callable`, which is called without arguments, so that
-            classes, channels and size are its own affair. A library's model takes options:
+            classes, channels and size are its own affair; or such a callable itself. A library's model takes options:
             `torchvision:resnet18?channels=1`, `timm:NAME?img_size=32&patch_size=4`.
         classes: outputs of the last layer, at least 1.
         channels: channels of the images; torchvision's models take 3, or what their option says.
@@ -76,7 +89,9 @@ def build(
             an architecture that does not exist for these classes, channels and image size.
     """
     if classes < 1 or channels < 1:
-        raise UsageError(f"model '{spec}' needs at least 1 class and 1 channel, not {classes} and {channels}")
+        raise UsageError(f"model '{name_of(spec)}' needs at least 1 class and 1 channel, not {classes} and {channels}")
+    if not isinstance(spec, str):
+        return _called(name_of(spec), spec)
     if is_code(spec):
         return _from_code(spec, allowed=allow_code)
     if spec.startswith(f"{TRANSFORMERS}:"):
@@ -275,9 +290,14 @@ def _from_code(spec: str, *, allowed: bool) -> nn.Module:
             "choose it; if you trust it, name it yourself with --model SPEC or --config FILE"
         )
     make = _imported(spec)
+    with current_folder_importable():
+        return _called(spec, make)
+
+
+def _called(spec: str, make: Callable[[], object]) -> nn.Module:
+    """Call what makes a network."""
     try:
-        with current_folder_importable():
-            model = make()
+        model = make()
     except Exception as problem:
         raise UsageError(f"model '{spec}' failed when called without arguments: {raised(problem)}") from problem
     if not isinstance(model, nn.Module):

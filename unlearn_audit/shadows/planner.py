@@ -15,6 +15,7 @@ from unlearn_audit.engine import setup_device
 from unlearn_audit.errors import UsageError
 from unlearn_audit.files import atomic_write
 from unlearn_audit.inputs import Candidate, build_candidate, read_entry, resolve_data, unique_labels
+from unlearn_audit.methods.lookup import is_code
 from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.plan import (
     OTHER_EXAMPLES,
@@ -207,6 +208,11 @@ def _treatments(request: Resolved, checkpoints: list[Checkpoint], there: FleetPl
         if (entry.role or (metadata.role if metadata else None)) != "unlearned":
             continue
         treatment = treatment_in(metadata) if metadata else None
+        if treatment is not None and is_code(treatment.method):
+            raise UsageError(
+                f"{checkpoint.path} was unlearned by {treatment.method}, which is code, and a file may not choose what "
+                "shadow models are put through; leave it out"
+            )
         if treatment is None or treatment.method not in catalogue.METHODS:
             raise UsageError(f"{checkpoint.path} does not say by which method it was unlearned; leave it out")
         found[treatment.key] = treatment
