@@ -1,4 +1,4 @@
-"""The house as DESIGN draws it: which room may know which, who prints, what the catalogue names."""
+"""The house as ARCHITECTURE draws it: which room may know which, who prints, what the catalogue names."""
 
 import ast
 import importlib
@@ -98,6 +98,14 @@ def test_every_room_has_its_place_and_stands_there() -> None:
     standing = {source.room for source in SOURCES} - {""}
     assert standing <= set(ROOMS), "a new room needs a place in the order of the house"
     assert set(TORCH_FREE) <= standing
+
+
+def test_architecture_lists_the_rooms_in_their_order() -> None:
+    page = (HOUSE.parent / ".github" / "ARCHITECTURE.md").read_text()
+    above, line, below = page.partition("## The rooms")[2].partition("below this line torch may be imported")
+    assert line
+    assert re.findall(r"^\| `(\w+)` \|", above, re.MULTILINE) == list(TORCH_FREE)
+    assert re.findall(r"^\| `(\w+)` \|", below.partition("## ")[0], re.MULTILINE) == list(ROOMS[len(TORCH_FREE) :])
 
 
 @each_source
