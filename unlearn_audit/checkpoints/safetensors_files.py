@@ -70,52 +70,34 @@ def load_safetensors(path: Path) -> LoadedFile:
 
 
 def _check_header(path: Path) -> None:
-    """Refuse a header that is absurd or does not describe exactly the bytes that follow it."""
+    """Refuse what the library lets pass.
+
+    The library itself checks that offsets, shapes and the file's size agree. But it reads headers of 100 MB, takes the
+    last of two tensors of one name, reads packed 4-bit numbers under another shape, and accepts shapes that torch
+    cannot compute with.
+    """
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > _LONGEST_HEADER or length + 8 > size:
             raise _absurd(path, f"it claims a length of {length} bytes in a file of {size}")
         header = json_object(path, stream.read(length), "header")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _absurd(path, "'__metadata__' must map text to text")
     if len(header) > MOST_TENSORS:
         raise _absurd(path, f"it lists {len(header)} tensors; at most {MOST_TENSORS} are read")
-    spans = sorted(_span(path, name, entry) for name, entry in header.items())
-    end = 0
-    for start, stop, name in spans:
-        if start != end:
-            raise _absurd(path, f"tensor {name!r:.80} starts at byte {start}, the one before ends at {end}")
-        end = stop
-    if end != size - 8 - length:
-        raise _absurd(path, f"its tensors take {end} bytes, the file has {size - 8 - length} for them")
+    for name, entry in header.items():
+        if name != "__metadata__" and isinstance(entry, dict):
+            _check_kind(path, name, entry.get("dtype"), entry.get("shape"))
 
 
-def _span(path: Path, name: str, entry: object) -> tuple[int, int, str]:
-    """Return first byte, end and name of a tensor, if its entry makes sense in itself."""
-    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
-        raise _absurd(path, f"tensor {name!r:.80} needs dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _absurd(
-            path, f"tensor {name!r:.80} has the unknown dtype {reprlib.repr(dtype)} (known: {', '.join(DTYPES)})"
-        )
-    if isinstance(shape, list) and len(shape) > _MOST_DIMENSIONS:
-        raise _absurd(path, f"tensor {name!r:.80} has {len(shape)} dimensions; at most {_MOST_DIMENSIONS} are read")
-    if not _are_sizes(shape) or math.prod(size for size in shape if size) > _LARGEST_SIZE:
+def _check_kind(path: Path, name: str, dtype: object, shape: object) -> None:
+    """Refuse a dtype that torch lacks and an impossible shape; entries that are malformed are left to the library."""
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise _absurd(path, f"tensor {name!r:.80} has the unknown dtype {dtype!r:.20} (known: {', '.join(DTYPES)})")
+    sizes = [each for each in shape if isinstance(each, int)] if isinstance(shape, list) else []
+    if len(sizes) > _MOST_DIMENSIONS:
+        raise _absurd(path, f"tensor {name!r:.80} has {len(sizes)} dimensions; at most {_MOST_DIMENSIONS} are read")
+    if math.prod(filter(None, sizes)) > _LARGEST_SIZE:  # with a 0 among them, torch's strides would overflow
         raise _absurd(path, f"tensor {name!r:.80} has the impossible shape {reprlib.repr(shape)}")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not _are_sizes(offsets):
-        raise _absurd(path, f"tensor {name!r:.80} has the impossible data_offsets {reprlib.repr(offsets)}")
-    needed = math.prod(shape) * DTYPES[dtype].itemsize
-    if offsets[1] - offsets[0] != needed:
-        raise _absurd(path, f"tensor {name!r:.80} needs {needed} bytes and has {offsets[1] - offsets[0]}")
-    return offsets[0], offsets[1], name
-
-
-def _are_sizes(value: object) -> bool:
-    """Tell whether `value` is a list of whole numbers that are not negative."""
-    return isinstance(value, list) and all(type(size) is int and 0 <= size <= _LARGEST_SIZE for size in value)
 
 
 def json_object(path: Path, data: bytes, part: str) -> dict[str, Any]:
