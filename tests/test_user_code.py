@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from unlearn_audit.user_code import import_user_code
+from unlearn_audit.errors import DataError
+from unlearn_audit.user_code import call_user_code, import_user_code
 
 CHECKOUT = Path(__file__).parents[1]
 PLANTED = ("json", "numpy", "torch", "sitecustomize", "usercustomize", "filelock", "typing", "unlearn_audit")
@@ -124,3 +125,45 @@ def test_an_installed_module_needs_no_current_folder(project: Path) -> None:
         import_user_code("no_such_module:make")
     with pytest.raises(AttributeError):
         import_user_code("json:no_such_name")
+
+
+MINE = """
+import sys
+def prints():
+    print("a remark")
+    return 3
+def exits():
+    sys.exit(0)
+def raises():
+    raise ValueError("no such width")
+def refuses():
+    from unlearn_audit.errors import DataError
+    raise DataError("no data today")
+number = 3
+"""
+
+
+def test_code_is_called_and_what_it_prints_goes_to_stderr(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "my_calls.py").write_text(MINE)
+    assert call_user_code("data", "my_calls:prints") == 3
+    assert tuple(capsys.readouterr()) == ("", "a remark\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "exits",
+            "data 'my_calls:exits' failed when called without arguments: SystemExit: 0 (my_calls.py:7, in exits)",
+        ),
+        ("raises", "failed when called without arguments: ValueError: no such width (my_calls.py:9, in raises)"),
+        ("refuses", "no data today"),
+        ("number", "data 'my_calls:number' is a int, not a callable"),
+        ("absent", "data 'my_calls:absent' cannot be imported (as installed, or from "),
+    ],
+)
+def test_code_that_fails_is_the_error_asked_for_with_its_own_line(project: Path, name: str, says: str) -> None:
+    (project / "my_calls.py").write_text(MINE)
+    with pytest.raises(DataError) as caught:
+        call_user_code("data", f"my_calls:{name}", DataError)
+    assert says in str(caught.value)

@@ -224,7 +224,7 @@ def test_arrays_of_code_are_read_as_those_of_files(tmp_path: Path, monkeypatch: 
 
 def test_code_that_exits_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = code(tmp_path, monkeypatch, "import sys\ndef load():\n    sys.exit(0)\n")
-    with pytest.raises(DataError, match="failed: SystemExit: 0"):
+    with pytest.raises(DataError, match="failed when called without arguments: SystemExit: 0"):
         load_data(spec, allow_code=True)
 
 

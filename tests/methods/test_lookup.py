@@ -85,8 +85,8 @@ def test_its_help_is_that_of_any_method(mine: Path, run: Cli) -> None:
 @pytest.mark.parametrize(("name", "says"), [
     ("my_methods:taken", "not one of ours: 'ieu'"),
     ("my_methods:nothing", "returned NoneType; an unlearn_audit.methods.Method is needed"),
-    ("my_methods:absent", "failed: AttributeError"),
-    ("no_such_module:shrink", "failed: ModuleNotFoundError"),
+    ("my_methods:absent", "cannot be imported .*: AttributeError"),
+    ("no_such_module:shrink", "cannot be imported .*: ModuleNotFoundError"),
 ])  # fmt: skip
 def test_what_is_no_method_is_refused(mine: Path, name: str, says: str, run: Cli) -> None:
     with pytest.raises(UsageError, match=says):

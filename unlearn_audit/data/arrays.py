@@ -150,7 +150,10 @@ def _array(name: str, value: object) -> NDArray[np.generic]:
     """Return an array; NumPy hands out the plain bytes of an archive member that is none."""
     if isinstance(value, bytes):
         raise DataError(f"{name} is no array")
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except Exception as problem:  # rows of different lengths, a tensor of a GPU or with a gradient
+        raise DataError(f"{name} is no array: {problem}") from problem
 
 
 def _examples(where: str, split: str, arrays: Mapping[str, object], options: Options) -> Examples:

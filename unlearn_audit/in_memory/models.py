@@ -18,6 +18,7 @@ from unlearn_audit.engine import Device, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.inputs import SAMPLE, Candidate
 from unlearn_audit.normalisation import as_text
+from unlearn_audit.user_code import raised
 
 IN_MEMORY = "in memory"  # where a report has the path of a checkpoint
 Moments = float | Sequence[float] | None
@@ -137,7 +138,7 @@ def _copied(module: nn.Module, label: str) -> nn.Module:
     try:
         return copy.deepcopy(module)
     except Exception as problem:
-        raise MeasurementError(f"{label} cannot be copied, as measuring needs: {models.raised(problem)}") from problem
+        raise MeasurementError(f"{label} cannot be copied, as measuring needs: {raised(problem)}") from problem
 
 
 def _normalised(

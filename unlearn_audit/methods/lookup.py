@@ -5,7 +5,7 @@ import re
 from unlearn_audit import catalogue
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method
-from unlearn_audit.user_code import current_folder_importable, import_user_code
+from unlearn_audit.user_code import call_user_code
 
 
 def is_code(name: str) -> bool:
@@ -36,11 +36,7 @@ def find_method(name: str, *, allow_code: bool) -> Method:
 
 def _from_code(spec: str) -> Method:
     """Import the callable, call it, and hold the answer to what a method must be."""
-    try:
-        with current_folder_importable():
-            method = import_user_code(spec)()
-    except Exception as problem:
-        raise UsageError(f"method {spec} failed: {type(problem).__name__}: {problem}") from problem
+    method = call_user_code("method", spec)
     if not isinstance(method, Method):
         raise UsageError(f"{spec} returned {type(method).__name__}; an unlearn_audit.methods.Method is needed")
     if not re.fullmatch(r"[a-z][a-z0-9-]*", method.name) or method.name in catalogue.METHODS:

@@ -1,7 +1,7 @@
 """Architectures: ours and the libraries', by name or found from a state dict, filled strictly, tried on images."""
 
 from unlearn_audit.models.adapting import adapt, layout_of, materialise
-from unlearn_audit.models.blame import models_own, raised
+from unlearn_audit.models.blame import models_own
 from unlearn_audit.models.building import RGB, Architecture, build, check_name, is_code, name_of
 from unlearn_audit.models.hugging_face import spec_of_config, written_out
 from unlearn_audit.models.loading import flops_per_image, load_state, other_types, parameter_count
@@ -27,7 +27,6 @@ __all__ = [
     "normalises_itself",
     "other_types",
     "parameter_count",
-    "raised",
     "read_for",
     "read_names",
     "spec_of_config",

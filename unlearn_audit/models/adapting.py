@@ -18,9 +18,9 @@ from torch.nn.parameter import UninitializedParameter
 
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.models.answers import Logits, complaint, what_logits_are
-from unlearn_audit.models.blame import raised
 from unlearn_audit.models.building import is_code
 from unlearn_audit.streams import derive_seed
+from unlearn_audit.user_code import raised
 
 TRIED = 4  # images; one that is cut off tells whether an answer depends on the rest of the batch
 CLOSE = 1e-3  # of the largest output: what rounding may make of another order of sums

@@ -1,6 +1,5 @@
 """From a model spec to a freshly initialised network: our own names, three libraries, or the user's code."""
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -14,9 +13,8 @@ from torch.overrides import TorchFunctionMode
 from unlearn_audit import catalogue
 from unlearn_audit.errors import UsageError, unknown_name
 from unlearn_audit.models.answers import Logits
-from unlearn_audit.models.blame import raised
 from unlearn_audit.models.hugging_face import TRANSFORMERS, check_classifier, classifier
-from unlearn_audit.user_code import current_folder_importable, import_user_code
+from unlearn_audit.user_code import call_user_code, raised
 
 RGB = 3
 TORCHVISION = "torchvision"
@@ -289,9 +287,7 @@ def _from_code(spec: str, *, allowed: bool) -> nn.Module:
             f"model '{spec}' is code to run, and a checkpoint's metadata or a config that was merely found may not "
             "choose it; if you trust it, name it yourself with --model SPEC or --config FILE"
         )
-    make = _imported(spec)
-    with current_folder_importable():
-        return _called(spec, make)
+    return _checked(spec, call_user_code("model", spec))
 
 
 def _called(spec: str, make: Callable[[], object]) -> nn.Module:
@@ -300,22 +296,14 @@ def _called(spec: str, make: Callable[[], object]) -> nn.Module:
         model = make()
     except Exception as problem:
         raise UsageError(f"model '{spec}' failed when called without arguments: {raised(problem)}") from problem
+    return _checked(spec, model)
+
+
+def _checked(spec: str, model: object) -> nn.Module:
+    """Refuse what is no network."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model '{spec}' returned {type(model).__name__}; it must return a torch.nn.Module")
     return model
-
-
-def _imported(spec: str) -> Callable[[], object]:
-    """Return the callable of a spec, with the current folder importable."""
-    try:
-        made: object = import_user_code(spec)
-    except Exception as problem:
-        raise UsageError(
-            f"model '{spec}' cannot be imported (as installed, or from {os.getcwd()}): {raised(problem)}"
-        ) from problem
-    if not callable(made):
-        raise UsageError(f"model '{spec}' is a {type(made).__name__}, not a callable that returns a torch.nn.Module")
-    return made
 
 
 class _WithoutWeights(TorchFunctionMode):

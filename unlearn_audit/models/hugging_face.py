@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from unlearn_audit.errors import CheckpointError, UsageError
 from unlearn_audit.model_folder import CONFIG, read_config
 from unlearn_audit.models.answers import Logits
-from unlearn_audit.models.blame import raised
 from unlearn_audit.strict_json import parse
+from unlearn_audit.user_code import raised
 
 TRANSFORMERS = "transformers"
 CLASSIFIERS = "transformers.models.auto.modeling_auto"

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unlearn_audit.errors import CheckpointError, MeasurementError
 from unlearn_audit.models.adapting import evaluating
-from unlearn_audit.models.blame import raised
 from unlearn_audit.models.building import Shapes, first_line, shapes_of
+from unlearn_audit.user_code import raised
 
 SHOWN = 3  # differing keys named per kind; the rest is counted
 

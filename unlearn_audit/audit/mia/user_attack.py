@@ -10,20 +10,16 @@ from numpy.typing import NDArray
 from unlearn_audit.attacks import Attack, Evidence
 from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.errors import MeasurementError, UsageError
-from unlearn_audit.user_code import current_folder_importable, import_user_code
+from unlearn_audit.user_code import call_user_code, raised
 
 
 def attack_from_code(spec: str) -> Attack:
-    """Import `package.module:callable`, call it without arguments and return the attack; the current folder counts.
+    """Return the attack that `package.module:callable` makes.
 
     Raises:
         UsageError: the import or the call fails, something else comes back, or its name is taken or no name.
     """
-    try:
-        with current_folder_importable():
-            attack = import_user_code(spec)()
-    except Exception as problem:
-        raise UsageError(f"attack {spec} failed: {type(problem).__name__}: {problem}") from problem
+    attack = call_user_code("attack", spec)
     if not isinstance(attack, Attack):
         raise UsageError(f"{spec} returned {type(attack).__name__}; an unlearn_audit.attacks.Attack is needed")
     if not re.fullmatch(r"[a-z][a-z0-9-]*", attack.name) or attack.name in ATTACKS:
@@ -36,7 +32,7 @@ def _checked(spec: str, score: Callable[[Evidence], object], evidence: Evidence)
     try:
         found = np.asarray(score(evidence), dtype=np.float64)
     except Exception as problem:
-        raise MeasurementError(f"{spec} failed: {type(problem).__name__}: {problem}") from problem
+        raise MeasurementError(f"{spec} failed: {raised(problem)}") from problem
     if found.shape != evidence.labels.shape:
         raise MeasurementError(f"{spec} gave {found.shape} scores for {len(evidence.labels)} examples")
     return found
