@@ -43,10 +43,6 @@ SOURCES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def test_every_method_is_here() -> None:
-    assert {*SOURCES, *OURS} == set(catalogue.METHODS)
-
-
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_published_recipe_has_the_values_of_the_source(name: str) -> None:
     settings = parse_settings(method(name), {}, published=True)

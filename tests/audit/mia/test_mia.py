@@ -91,7 +91,6 @@ def test_every_attack_that_sees_labels_finds_the_original_and_none_finds_a_retra
 ) -> None:
     fleet = make_fleet(tmp_path / "shadows", demo[0], 4)
     found = audited(demo[0], ("original", "unlearned", *RETRAINED), attacks=["all"], shadows=str(fleet))
-    assert set(SIGHTED) | set(BLIND_TO_LABELS) | {"ulira"} == set(ATTACKS)
     holds_direction_and_power(found)
     assert of(found, "mia.lira.auc", "original").details["shadow_models"] == 4
 
