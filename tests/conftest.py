@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from unlearn_audit.report import AuditReport, Data, Interval, Measurement, SetSummary, Subject, Tool
+from unlearn_audit.report import AuditReport, Comparison, Data, Interval, Measurement, SetSummary, Subject, Tool
 
 if TYPE_CHECKING:
     from unlearn_audit.data import Examples, Splits
@@ -270,6 +270,14 @@ def splits(noise: Callable[..., "Examples"]) -> "Splits":
     from small_problems import make_small_splits
 
     return make_small_splits(noise)
+
+
+def comparison(value: float, low: float, high: float, scale: Any = "fraction", df: float | None = None) -> Comparison:
+    """Make up a comparison with the retrained models."""
+    return Comparison(
+        scale=scale, difference=value, interval=Interval(low=low, high=high, method="made up"), df=df,
+        seen=low > 0 or high < 0, blind_below=(high - low) / 2,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

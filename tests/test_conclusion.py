@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from conftest import comparison
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.metrics import BLIND_ABOVE, wilson_interval
-from unlearn_audit.report import Measurement, Reference
+from unlearn_audit.report import Comparison, Measurement, MeasurementFlag, Reference
 
 Make = Callable[..., Any]
 Say = Callable[..., Measurement]
@@ -22,12 +23,12 @@ SCALES = {"rcd": "log ratio", "mia": "AUC", "loss": "nats"}
 SMALL = {"fraction": 0.01, "AUC": 0.02, "log ratio": 0.1, "nats": 0.1}
 
 
-def difference(name: str, *, seen: bool, half: float | None = None) -> dict[str, Any]:
-    """A comparison as the details of a measurement carry it."""
+def difference(name: str, *, seen: bool, half: float | None = None) -> Comparison:
+    """A comparison as a measurement carries it."""
     scale = SCALES.get(name.partition(".")[0], "fraction")
     width = SMALL[scale] if half is None else half
     value = 2 * width if seen else 0.0
-    return {"scale": scale, "value": value, "low": value - width, "high": value + width, "seen": seen}
+    return comparison(value, value - width, value + width, scale)
 
 
 @pytest.fixture
@@ -35,11 +36,10 @@ def say(make_measurement: Make) -> Say:
     """Make up what a metric says: say("rcd.raw", "unlearned", seen=True, value=0.5)."""
 
     def make(name: str, subject: str, *, seen: bool | None, half: float | None = None, **values: Any) -> Measurement:
-        details = {"difference": None if seen is None else difference(name, seen=seen, half=half)}
-        details |= values.pop("details", {})
+        found_difference = None if seen is None else difference(name, seen=seen, half=half)
         reference = None if seen is None else AGAIN
         found: Measurement = make_measurement(
-            name, subject, **{"details": details, "reference": reference, "unit": "ratio"} | values
+            name, subject, **{"comparison": found_difference, "reference": reference, "unit": "ratio"} | values
         )
         return found
 
@@ -134,8 +134,8 @@ def test_where_nothing_could_have_been_seen_nothing_is_said_not_to_be_there(say:
 
 
 def test_a_retain_gap_of_two_references_is_not_called_no_difference(make_measurement: Make) -> None:
-    details = {"difference": {"scale": "fraction", "value": -0.065, "low": -0.248, "high": 0.118, "seen": False}}
-    found = conclude([make_measurement("gap.retain", value=-0.065, details=details, reference=AGAIN)])
+    kept = comparison(-0.065, -0.248, 0.118)
+    found = conclude([make_measurement("gap.retain", value=-0.065, comparison=kept, reference=AGAIN)])
     assert "could not tell, being blind, on retain accuracy (gap.retain, could see 0.183)" in found[0]
 
 
@@ -157,43 +157,40 @@ COMPARED = ["gap.forget", "accuracy.forget", "accuracy.unseen", "gap.retain", "l
 @given(
     said=st.dictionaries(
         st.tuples(st.sampled_from(COMPARED), st.sampled_from(["original", "unlearned", "other"])),
-        st.tuples(
-            st.booleans(), st.floats(1e-4, 2.0), st.sampled_from([{}, {}, {"legacy": "x"}, {"wrong_hypothesis": "x"}])
-        ),
+        st.tuples(st.booleans(), st.floats(1e-4, 2.0), st.sampled_from([(), (), ("legacy",), ("another question",)])),
         max_size=12,
     )
 )
 def test_the_conclusion_names_all_that_the_report_calls_seen_and_nothing_else(
-    said: dict[tuple[str, str], tuple[bool, float, dict[str, str]]],
+    said: dict[tuple[str, str], tuple[bool, float, tuple[MeasurementFlag, ...]]],
 ) -> None:
     measurements = [
         Measurement(
             name=name, subject=subject, role="subject" if subject == "other" else subject, value=0.5, unit="ratio",
             direction="none", n=100, reference=AGAIN, method="made up",
-            details=more | {"difference": difference(name, seen=seen, half=half)},
+            flags=flags, comparison=difference(name, seen=seen, half=half),
         )
-        for (name, subject), (seen, half, more) in said.items()
+        for (name, subject), (seen, half, flags) in said.items()
     ]  # fmt: skip
     told = conclude(measurements)
     for subject in ("original", "unlearned", "other"):
         (sentence,) = [text for text in told if text.startswith(subject)] or [""]
         differing = re.split(r"no difference seen|could not tell", sentence)[0]
-        seen = {m.name for m in measurements if m.subject == subject and m.details["difference"]["seen"]}
-        seen -= {m.name for m in measurements if m.subject == subject and "legacy" in m.details}
-        seen -= {m.name for m in measurements if subject == m.role == "original" and "wrong_hypothesis" in m.details}
+        seen = {m.name for m in measurements if m.subject == subject and m.comparison and m.comparison.seen}
+        seen -= {m.name for m in measurements if m.subject == subject and "legacy" in m.flags}
+        seen -= {m.name for m in measurements if subject == m.role == "original" and "another question" in m.flags}
         assert set(re.findall(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)+", differing)) == seen
         assert ("differs from" in sentence) == bool(seen)
-    originals = [m for m in measurements if m.subject == "original" and not set(m.details) - {"difference"}]
-    if any(m.name.startswith("rcd.") and m.details["difference"]["seen"] for m in originals):
+    originals = [m for m in measurements if m.subject == "original" and not m.flags]
+    if any(m.name.startswith("rcd.") and m.comparison and m.comparison.seen for m in originals):
         assert not any(text.startswith("With relearning") for text in told)
 
 
 def test_a_legacy_attack_and_one_that_asks_another_question_are_no_verdict(say: Say) -> None:
-    legacy, other = {"legacy": "the field's"}, {"wrong_hypothesis": "trained, not unlearned"}
     found = conclude([
-        say("mia.svc.auc", "unlearned", seen=True, value=0.7, details=legacy),
-        say("mia.lira.auc", "unlearned", seen=True, value=0.8, details=other),
-        say("mia.rmia.auc", "unlearned", seen=False, details=other),
+        say("mia.svc.auc", "unlearned", seen=True, value=0.7, flags=("legacy",)),
+        say("mia.lira.auc", "unlearned", seen=True, value=0.8, flags=("another question",)),
+        say("mia.rmia.auc", "unlearned", seen=False, flags=("another question",)),
     ])
     assert found[0] == (
         "unlearned: differs from the retrained models on the lira attack (mia.lira.auc 0.8, retrained 1 to another "
@@ -285,9 +282,9 @@ def test_accuracy_on_forget_is_read_against_the_unseen_twins(make_measurement: M
 
 
 def test_an_attack_is_read_against_one_half(make_measurement: Make) -> None:
-    def read(low: float, high: float, **details: Any) -> tuple[str, ...]:
+    def read(low: float, high: float, flags: tuple[MeasurementFlag, ...] = ()) -> tuple[str, ...]:
         middle = (low + high) / 2
-        return conclude([make_measurement(AUC, value=middle, interval=(low, high), details=details, unit="ratio")])
+        return conclude([make_measurement(AUC, value=middle, interval=(low, high), flags=flags, unit="ratio")])
 
     assert (
         "stands out from its unseen twin on the loss attack (mia.loss.auc 0.93 [0.91, 0.95], .5" in read(0.91, 0.95)[0]
@@ -295,7 +292,7 @@ def test_an_attack_is_read_against_one_half(make_measurement: Make) -> None:
     assert "does not stand out on the loss attack" in read(0.45, 0.55)[0]
     assert "could not tell, being blind, on the loss attack" in read(0.3, 0.7)[0]
     assert read(0.91, 0.95)[1].startswith("What a model says by itself assumes that forget set and unseen twin are equ")
-    assert read(0.91, 0.95, legacy="x")[0].startswith("No retrained model")
+    assert read(0.91, 0.95, ("legacy",))[0].startswith("No retrained model")
 
 
 def test_a_fall_from_the_originals_accuracy_is_told_with_its_interval(make_measurement: Make) -> None:
@@ -337,7 +334,7 @@ def test_without_anything_to_read_the_retrained_models_are_missed(say: Say) -> N
 
 def test_one_retrained_model_is_too_few_to_tell_a_difference(make_measurement: Make) -> None:
     one = Reference(role="retrained", value=1.0, n=1)
-    (sentence,) = conclude([make_measurement(RATIO, reference=one, details={"difference": None})])
+    (sentence,) = conclude([make_measurement(RATIO, reference=one)])
     assert sentence.startswith("Only one retrained model was given")
 
 
@@ -355,15 +352,9 @@ def test_of_nothing_nothing_is_said(say: Say) -> None:
     assert conclude([say(RATIO, "retrained", seen=False)]) == ()
 
 
-@pytest.mark.parametrize(
-    "details",
-    [{}, {"difference": None}, {"difference": "seen"}, {"difference": []}, {"difference": {"seen": True}},
-     {"difference": {"scale": "AUC", "value": 1, "low": 10**400, "high": 1}},
-     {"difference": {"scale": "AUC", "value": True, "low": 0, "high": 1}},
-     {"difference": {"scale": 3, "value": 0.5, "low": 0, "high": 1}}],
-)  # fmt: skip
-def test_details_of_another_kind_are_no_comparison(make_measurement: Make, details: dict[str, Any]) -> None:
-    (sentence,) = conclude([make_measurement(RATIO, details=details)])
+def test_a_comparison_with_others_is_none_with_the_retrained(make_measurement: Make) -> None:
+    other = comparison(0.5, 0.4, 0.6, "log ratio").model_copy(update={"to": "original"})
+    (sentence,) = conclude([make_measurement(RATIO, comparison=other)])
     assert sentence.startswith("No retrained model")
 
 

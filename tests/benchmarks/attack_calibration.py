@@ -79,8 +79,7 @@ def rows_of(case: Case, report: AuditReport, others: int) -> Iterator[Row]:
     """Yield the attacks of a report whose AUC could be compared."""
     for found in report.measurements:
         attack = found.name.removeprefix("mia.").removesuffix(".auc")
-        difference = found.details.get("difference")
-        if found.name.endswith(".auc") and isinstance(found.value, float) and difference:
+        if found.name.endswith(".auc") and isinstance(found.value, float) and found.comparison:
             yield Row(
                 case.scenario,
                 case.draw,
@@ -89,7 +88,7 @@ def rows_of(case: Case, report: AuditReport, others: int) -> Iterator[Row]:
                 found.subject,
                 others,
                 found.value,
-                bool(difference["seen"]),
+                found.comparison.seen,
             )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+from conftest import Run, comparison
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -40,9 +40,8 @@ in_a_shared_folder = settings(
 @pytest.fixture(scope="module")
 def whole(make_report: Make, make_measurement: Make) -> dict[str, Any]:
     """A report that passes every rule of RULES when it is its own baseline."""
-    difference = {"scale": "fraction", "value": 0.0, "low": -0.1, "high": 0.1, "degrees_of_freedom": 10.0}
     measured = make_measurement(
-        METRIC, value=1.0, interval=(0.95, 1.05), n=200, details={"difference": difference},
+        METRIC, value=1.0, interval=(0.95, 1.05), n=200, comparison=comparison(0.0, -0.1, 0.1, df=10.0),
         reference=Reference(role="retrained", value=1.0, spread=0.01, n=3),
     )  # fmt: skip
     other = make_measurement("accuracy.test", "original", value=0.9)
@@ -208,7 +207,7 @@ def test_an_interval_that_is_required_and_not_there_is_inconclusive(tried: Tried
 
 # ----- the document
 
-VERSIONS = [0, 2, -1, 1.0, True, None, "1", [1]]
+VERSIONS = [0, 1, 3, -1, 2.0, True, None, "2", [2]]
 
 
 @each_rule
@@ -282,7 +281,7 @@ junk = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
     max_leaves=4,
 )
-FIELDS = ("name", "subject", "role", "value", "reason", "n", "interval", "reference", "details")
+FIELDS = ("name", "subject", "role", "value", "reason", "n", "interval", "reference", "comparison", "flags")
 
 
 @given(st.sampled_from(sorted(RULES)), st.dictionaries(st.sampled_from(FIELDS), junk, min_size=1, max_size=3))

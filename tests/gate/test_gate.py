@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import comparison
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -17,7 +18,15 @@ from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.gate import Decision, Policy, Rule, Verdict, apply_policy, exit_code, gate_files, read_policy
 from unlearn_audit.gate import judge as judge_one
-from unlearn_audit.report import Interval, Measurement, Reference, canonical_digest, dump_report, write_report
+from unlearn_audit.report import (
+    Comparison,
+    Interval,
+    Measurement,
+    Reference,
+    canonical_digest,
+    dump_report,
+    write_report,
+)
 
 Make = Callable[..., Any]
 PASSED, FAILED, INCONCLUSIVE, ERROR = Verdict.PASSED, Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.ERROR
@@ -172,12 +181,8 @@ def compared(levels: list[float], value: float, variance: float, scale: str = "f
         ours = math.log(value) if scale == "log ratio" else value
         found = metrics.difference_from_references(ours, middle, width, len(levels), variance)
         freedom = found.degrees_of_freedom
-        values["details"] = {
-            "difference": {
-                "scale": scale, "value": found.value, "low": found.low, "high": found.high,
-                "degrees_of_freedom": None if math.isinf(freedom) else freedom, "seen": found.seen,
-            }
-        }  # fmt: skip
+        df = None if math.isinf(freedom) else freedom
+        values["comparison"] = comparison(found.value, found.low, found.high, scale, df)
     return values
 
 
@@ -206,11 +211,11 @@ def test_the_margin_at_which_equivalence_begins_is_the_ninety_percent_interval(
     judge: Callable[..., Verdict], scale: str
 ) -> None:
     values = compared(LEVELS, 0.93, 2e-4, scale)
-    kept = values["details"]["difference"]
+    kept = values["comparison"]
     shown = [math.log(x) for x in LEVELS] if scale == "log ratio" else LEVELS
     mean, spread = metrics.mean_and_spread(shown)
     error = math.sqrt((spread or 0) ** 2 * (4 / 3) + 2e-4)
-    low, high = stats.t.interval(0.9, kept["degrees_of_freedom"], loc=kept["value"], scale=error)
+    low, high = stats.t.interval(0.9, kept.df, loc=kept.difference, scale=error)
     if scale == "log ratio":
         level = math.exp(mean)
         low, high = level * math.expm1(low), level * math.expm1(high)
@@ -227,18 +232,25 @@ def test_below_three_retrained_seeds_nothing_is_equivalent(judge: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    "difference",
+    "kept",
     [
-        None, [], "0", {}, {"value": 0, "low": 0, "high": None}, {"value": 0, "low": "0", "high": 0},
-        {"value": True, "low": False, "high": True}, {"value": 0, "low": 1, "high": -1},
-        {"value": 0.0, "low": 0.0, "high": 0.0, "degrees_of_freedom": 0},
-        {"value": 0.0, "low": 0.0, "high": 0.0, "degrees_of_freedom": "many"},
-        {"value": -1e4, "low": -1e4, "high": -1e4, "scale": "log ratio"},
+        None,
+        comparison(0.0, -0.01, 0.01).model_copy(update={"to": "original"}),
+        comparison(-1e4, -1e4, -1e4, "log ratio"),  # beyond what a number can hold
     ],
-)  # fmt: skip
-def test_without_a_whole_comparison_nothing_is_equivalent(judge: Callable[..., Verdict], difference: object) -> None:
-    values = compared(LEVELS, 0.91, 0.0) | {"details": {"difference": difference}}
+)
+def test_without_a_comparison_with_retrained_models_nothing_is_equivalent(
+    judge: Callable[..., Verdict], kept: Comparison | None
+) -> None:
+    values = compared(LEVELS, 0.91, 0.0) | {"comparison": kept}
     assert judge({"equivalent_to": "retrained", "margin": 1e9}, **values) == INCONCLUSIVE
+
+
+def test_details_decide_nothing(judge: Callable[..., Verdict]) -> None:
+    values = compared(LEVELS, 0.91, 1e-5)
+    kept = values.pop("comparison")
+    said = {"difference": kept.model_dump() | {"value": 0.0, "low": 0.0, "high": 0.0}, "comparison": kept.model_dump()}
+    assert judge({"equivalent_to": "retrained", "margin": 1e9}, **values, details=said) == INCONCLUSIVE
 
 
 def test_a_gap_is_tested_as_the_difference_that_it_is(judge: Callable[..., Verdict]) -> None:
@@ -541,8 +553,12 @@ extras = st.fixed_dictionaries(
 )
 rules = st.tuples(limits, extras).map(lambda parts: Rule.model_validate({"id": "r"} | parts[0] | parts[1]))
 junk = st.none() | st.booleans() | st.text(max_size=5) | st.lists(numbers, max_size=2) | numbers
-differences = st.none() | st.dictionaries(
-    st.sampled_from(["low", "value", "high", "degrees_of_freedom", "scale"]), junk
+finite = st.floats(allow_nan=False, allow_infinity=False)
+differences = st.none() | st.builds(
+    lambda ends, scale, df: comparison(ends[1], ends[0], ends[2], scale, df),
+    st.tuples(finite, finite, finite).map(sorted).filter(lambda ends: math.isfinite(ends[2] - ends[0])),
+    st.sampled_from(["fraction", "AUC", "nats", "log ratio"]),
+    st.none() | st.floats(1, 1e300),
 )
 intervals = st.none() | st.tuples(numbers, numbers).map(
     lambda ends: Interval.model_construct(low=min(ends), high=max(ends), level=0.95, method="m")
@@ -565,7 +581,7 @@ def judged(rule: Rule, **values: Any) -> Verdict:
 def test_nothing_but_a_number_can_pass_a_rule_for_numbers(
     rule: Rule, value: str | None, n: int, interval: Any, reference: Any, difference: Any
 ) -> None:
-    verdict = judged(rule, value=value, n=n, interval=interval, reference=reference, details={"difference": difference})
+    verdict = judged(rule, value=value, n=n, interval=interval, reference=reference, comparison=difference)
     assert verdict == (INCONCLUSIVE if value is None else ERROR)
 
 
@@ -573,8 +589,7 @@ def test_nothing_but_a_number_can_pass_a_rule_for_numbers(
 def test_what_passes_holds_its_limits_and_has_its_examples(
     rule: Rule, value: float, n: int, interval: Any, reference: Any, difference: Any
 ) -> None:
-    details = {"difference": difference}
-    verdict = judged(rule, value=value, n=n, interval=interval, reference=reference, details=details)
+    verdict = judged(rule, value=value, n=n, interval=interval, reference=reference, comparison=difference)
     if verdict != PASSED:
         return
     assert n >= max(1, rule.min_n)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+from conftest import Run, comparison
 
 from unlearn_audit.errors import ConfigError
 from unlearn_audit.gate import SHIPPED, apply_policy, exit_code, policy_file, read_policy, shipped_policy
@@ -83,10 +83,9 @@ def report_of(make_report: Make, make_measurement: Make) -> Callable[[str], Audi
         if values is None:
             return make_measurement(name, value=None, reason="there is nothing to compare it with", n=n)
         value, low, high = values
-        details = {"scale": "fraction", "value": value, "low": low, "high": high, "degrees_of_freedom": None}
         reference = Reference(role="retrained", value=levels.get(name, 0.0), spread=0.01, n=others) if others else None
-        kept = {"difference": details} if others > 1 else {}
-        return make_measurement(name, value=value, interval=(low, high), n=n, reference=reference, details=kept)
+        kept = comparison(value, low, high) if others > 1 else None
+        return make_measurement(name, value=value, interval=(low, high), n=n, reference=reference, comparison=kept)
 
     def make(name: str) -> AuditReport:
         model = MODELS[name]

@@ -373,9 +373,9 @@ def test_a_value_that_is_only_bounded_from_below_shows_its_bound(
     form: Callable[[AuditReport], str], make_report: Make, make_measurement: Make
 ) -> None:
     name, why = "truncation.relative_error", "not converged: the decay has not settled"
-    found = make_measurement(name, value=None, reason=why, details={"at_least": 0.02349})
+    found = make_measurement(name, value=None, reason=why, at_least=0.02349)
     assert "≥ 0.0234" in form(make_report(found))
-    assert "≥" not in form(make_report(make_measurement(name, value=0.5, details={"at_least": 0.02349})))
+    assert "≥" not in form(make_report(make_measurement(name, value=0.5, at_least=0.02349)))
 
 
 def test_seeds_together_are_bounded_by_the_lowest_bound_if_each_has_one(
@@ -384,7 +384,7 @@ def test_seeds_together_are_bounded_by_the_lowest_bound_if_each_has_one(
     def cell(*bounds: float | None) -> str:
         found = [
             make_measurement("truncation.relative_error", f"r{index}", role="retrained", value=None, reason="so",
-                             details={"at_least": bound})
+                             at_least=bound)
             for index, bound in enumerate(bounds)
         ]  # fmt: skip
         others = [make_measurement("truncation.relative_error", f"u{index}") for index in range(4)]

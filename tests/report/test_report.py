@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from conftest import comparison
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -204,7 +205,7 @@ def test_numbers_that_are_not_finite_are_refused(report: AuditReport, tmp_path: 
 def test_numbers_beyond_all_floats_are_refused_in_free_details_too(
     make_report: Make, make_measurement: Make, tmp_path: Path, number: str
 ) -> None:
-    text = dump_report(make_report(make_measurement(details={"difference": {"low": -7.25}})))
+    text = dump_report(make_report(make_measurement(details={"status": {"low": -7.25}})))
     (tmp_path / "r.json").write_text(text.replace("-7.25", number))
     assert "where a number belongs" in refusal(tmp_path / "r.json")
 
@@ -263,10 +264,45 @@ def test_a_repeated_key_is_refused(report: AuditReport, tmp_path: Path) -> None:
     assert "the key 'value' twice" in refusal(tmp_path / "r.json")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, True, 1.0, [1]])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None, True, 2.0, [2]])
 def test_another_schema_version_is_refused(report: AuditReport, tmp_path: Path, version: object) -> None:
     path = rewritten(report, tmp_path / "r", lambda body: body.update(schema_version=version))
-    assert "schema_version" in refusal(path)
+    assert f"schema_version is {version!r}; this tool reads 2" in refusal(path)
+
+
+def test_a_report_of_an_older_or_newer_version_says_how_to_get_one_that_is_read(
+    report: AuditReport, tmp_path: Path
+) -> None:
+    old = refusal(rewritten(report, tmp_path / "old", lambda body: body.update(schema_version=1)))
+    assert "a report is not converted: measure anew (unlearn-audit audit CONFIG --out DIR" in old
+    new = refusal(rewritten(report, tmp_path / "new", lambda body: body.update(schema_version=3)))
+    assert "with the version of this tool that wrote it, or measure anew" in new
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"seen": False}, "seen is False, which the interval"),
+        ({"difference": 0.7}, "the difference 0.7 lies outside its interval"),
+        ({"df": 0.5}, "comparison.df: must be at least 1"),
+        ({"scale": "percent"}, "comparison.scale"),
+        ({"blind_below": None}, "comparison.blind_below"),
+        ({"p_value": 0.05}, "comparison.p_value"),
+    ],
+)
+def test_a_comparison_that_contradicts_itself_or_is_not_whole_is_refused(
+    make_report: Make, make_measurement: Make, tmp_path: Path, values: dict[str, Any], said: str
+) -> None:
+    whole = make_report(make_measurement(comparison=comparison(0.5, 0.4, 0.6)))
+    write_report(whole, tmp_path / "whole.json")
+    assert read_report(tmp_path / "whole.json").measurements[0].comparison == comparison(0.5, 0.4, 0.6)
+    path = rewritten(whole, tmp_path / "r", lambda body: body["measurements"][0]["comparison"].update(values))
+    assert said in refusal(path)
+
+
+def test_an_unknown_flag_is_refused(report: AuditReport, tmp_path: Path) -> None:
+    path = rewritten(report, tmp_path / "r", lambda body: body["measurements"][0].update(flags=["fine"]))
+    assert "flags" in refusal(path)
 
 
 def test_a_report_without_a_version_is_refused(report: AuditReport, tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from unlearn_audit import metrics
 from unlearn_audit.audit.changes import measure_changes
 from unlearn_audit.audit.context import AuditContext, Split
 from unlearn_audit.audit.measurement import interval, measurement
-from unlearn_audit.audit.reference import compared, difference_details, no_reference, reference_of
+from unlearn_audit.audit.reference import PAIRED, compared, comparison_of, no_reference, reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.config import GapSettings
 from unlearn_audit.engine import derive_seed
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.report import Measurement
+from unlearn_audit.report import Measurement, Scale
 
 Floats = NDArray[np.float64]
 GAP_SPLITS: tuple[Split, ...] = ("retain", "forget", "test")
@@ -85,14 +85,14 @@ def _levels(
     )
 
 
-def _read_against(ours: Floats, others: Sequence[Floats], scale: str) -> dict[str, Any]:
+def _read_against(ours: Floats, others: Sequence[Floats], scale: Scale) -> dict[str, Any]:
     """Return the fields of a measurement that say what the retrained models have, and how far this one is from it."""
     levels = [float(other.mean()) for other in others if len(other)]
-    details = {"difference": difference_details(_difference(ours, others, scale), scale)} if levels else {}
-    return {"reference": reference_of(levels), "details": details}
+    difference = _difference(ours, others, scale) if levels else None
+    return {"reference": reference_of(levels), "comparison": comparison_of(difference, scale)}
 
 
-def _difference(ours: Floats, others: Sequence[Floats], scale: str) -> metrics.Difference | None:
+def _difference(ours: Floats, others: Sequence[Floats], scale: Scale) -> metrics.Difference | None:
     """Compare a mean over examples with the retrained models', paired over examples; None below two of them."""
     n = len(ours)
     if n < (1 if scale == "fraction" else 2) or len(others) < 2:
@@ -121,14 +121,13 @@ def _gap(
         value,
         no_reference(candidate.role),
         n=len(right),
-        interval=interval(ends, "Student t, paired over examples plus spread of retrained seeds"),
+        interval=interval(ends, PAIRED),
         reference=reference_of(levels),
+        comparison=comparison_of(difference, "fraction"),
         method="accuracy minus mean accuracy of the retrained models",
         details={
             "noise_floor": floor,
             "within_noise_floor": None if floor is None or value is None else abs(value) <= floor,
-            "seen": None if difference is None else difference.seen,
-            "difference": difference_details(difference, "fraction"),
         },
     )
 

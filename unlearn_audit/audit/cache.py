@@ -21,10 +21,10 @@ from unlearn_audit import __version__
 from unlearn_audit.audit.section import SectionResult
 from unlearn_audit.files import atomic_write, make_subfolder, sha256_of_bytes
 from unlearn_audit.relearning import Curve, CurveCache
-from unlearn_audit.report import Measurement
+from unlearn_audit.report import SCHEMA_VERSION, Measurement
 
 FOLDER = "parts"
-VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
+VERSION = f"{__version__} schema {SCHEMA_VERSION} torch {torch.__version__} numpy {np.__version__}"
 _Kept = TypeAdapter(tuple[tuple[Measurement, ...], tuple[str, ...]])
 
 

@@ -1,12 +1,12 @@
 """The one place where a measurement is made: its unit and direction are the catalogue's, its subject a candidate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unlearn_audit.catalogue import metric_info
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.metrics import Bounds
-from unlearn_audit.report import Interval, Measurement, Reference
+from unlearn_audit.metrics import BLIND_ABOVE, Bounds
+from unlearn_audit.report import Comparison, Interval, Measurement, MeasurementFlag, Reference
 
 
 def measurement(
@@ -18,7 +18,10 @@ def measurement(
     n: int,
     method: str,
     interval: Interval | None = None,
+    at_least: float | None = None,
     reference: Reference | None = None,
+    comparison: Comparison | None = None,
+    flags: Sequence[MeasurementFlag] = (),
     details: Mapping[str, Any] | None = None,
 ) -> Measurement:
     """Return a measurement of one candidate.
@@ -31,7 +34,10 @@ def measurement(
         n: how many examples it rests on.
         method: how it was measured, in words.
         interval: where the value may lie; of no account where there is no value.
+        at_least: what is known of a value that is missing; of no account where there is one.
         reference: what the value is to be read against.
+        comparison: with the retrained models; one that is blind is flagged as such.
+        flags: what else is to be known before anything is concluded from the value.
         details: whatever pictures and readers may want beside it; nothing is decided by it.
 
     Raises:
@@ -39,6 +45,7 @@ def measurement(
         ValidationError: there is neither a value nor a reason.
     """
     info = metric_info(name)
+    blind = comparison is not None and comparison.blind_below > BLIND_ABOVE[comparison.scale]
     return Measurement(
         name=name,
         subject=candidate.label,
@@ -49,7 +56,10 @@ def measurement(
         direction=info.direction,
         n=n,
         interval=None if value is None else interval,
+        at_least=at_least if value is None else None,
         reference=reference,
+        comparison=comparison,
+        flags=(*flags, "blind") if blind else tuple(flags),
         method=method,
         details=dict(details or {}),
     )

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
-from unlearn_audit.report import Reference
+from unlearn_audit.report import Comparison, Interval, Reference, Scale
 
+PAIRED = "Student t, paired over examples plus spread of retrained seeds"
 NO_RETRAINED = "no retrained model to compare with was given"
 
 
@@ -49,15 +50,21 @@ def compared(
     )
 
 
-def difference_details(difference: metrics.Difference | None, scale: str) -> dict[str, object] | None:
-    """Return a difference as plain values for a measurement's details; `scale` says in which unit it was taken."""
+def comparison_of(difference: metrics.Difference | None, scale: Scale) -> Comparison | None:
+    """Return a difference to the retrained models as a report has it.
+
+    Args:
+        difference: of `compared`; None gives None.
+        scale: on which it was taken.
+    """
     if difference is None:
         return None
-    return {
-        "scale": scale,
-        "value": difference.value,
-        "low": difference.low,
-        "high": difference.high,
-        "degrees_of_freedom": None if difference.degrees_of_freedom == float("inf") else difference.degrees_of_freedom,
-        "seen": difference.seen,
-    }
+    freedom = difference.degrees_of_freedom
+    return Comparison(
+        scale=scale,
+        difference=difference.value,
+        interval=Interval(low=difference.low, high=difference.high, method=PAIRED),
+        df=None if freedom == float("inf") else freedom,
+        seen=difference.seen,
+        blind_below=(difference.high - difference.low) / 2,
+    )

@@ -11,7 +11,7 @@ from unlearn_audit.conclusion.words import (
     named,
     with_numbers,
 )
-from unlearn_audit.metrics import Comparison, comparison_of
+from unlearn_audit.metrics import ScaledDifference
 from unlearn_audit.report import Measurement
 
 
@@ -27,13 +27,21 @@ class Reading(NamedTuple):
 
     instrument: str
     measurement: Measurement
-    comparison: Comparison
+    comparison: ScaledDifference
     aside: str = ""
 
     @property
     def seen(self) -> bool:
         """Whether it tells the subject from the retrained models."""
         return self.comparison.seen
+
+
+def difference_to_retrained(measurement: Measurement) -> ScaledDifference | None:
+    """Return a measurement's difference to the retrained models; None where it has none."""
+    found = measurement.comparison
+    if found is None or found.to != "retrained":
+        return None
+    return ScaledDifference(found.scale, found.difference, found.interval.low, found.interval.high)
 
 
 def readings_of(measurements: Sequence[Measurement], label: str) -> tuple[Reading, ...]:
@@ -47,12 +55,11 @@ def readings_of(measurements: Sequence[Measurement], label: str) -> tuple[Readin
 
 def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Reading]:
     for measurement in measurements:
-        comparison = comparison_of(measurement.details) if measurement.subject == label else None
-        against = measurement.reference.role if measurement.reference else "retrained"
-        if comparison is None or measurement.value is None or against != "retrained":
+        comparison = difference_to_retrained(measurement) if measurement.subject == label else None
+        if comparison is None or measurement.value is None:
             continue
-        elsewhere = "wrong_hypothesis" in measurement.details
-        if "legacy" in measurement.details or (elsewhere and measurement.role == "original"):
+        elsewhere = "another question" in measurement.flags
+        if "legacy" in measurement.flags or (elsewhere and measurement.role == "original"):
             continue
         aside = "to another question" if elsewhere else ""
         yield Reading(instrument_of(measurement.name), measurement, comparison, aside)

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from unlearn_audit.conclusion.comparing import difference_to_retrained
 from unlearn_audit.conclusion.words import could_see, instrument_of, listed, named, number
-from unlearn_audit.metrics import Bounds, Comparison, comparison_of, difference_of_values
+from unlearn_audit.metrics import Bounds, ScaledDifference, difference_of_values
 from unlearn_audit.report import Measurement
 
 NEVER_SEEN_RATIO, TOLD_APART_BY_CHANCE = 1.0, 0.5
@@ -14,7 +15,7 @@ NEVER_SEEN_RATIO, TOLD_APART_BY_CHANCE = 1.0, 0.5
 class LevelReading(NamedTuple):
     """A measurement held against the level of a model that saw neither the forget set nor its unseen twin."""
 
-    comparison: Comparison
+    comparison: ScaledDifference
     text: str
 
 
@@ -48,7 +49,12 @@ def level_readings(measurements: Sequence[Measurement], label: str) -> tuple[Lev
 
 def _uncompared(found: _Found, name: str, label: str) -> tuple[float, Bounds, Measurement] | None:
     known = found.known(name, label)
-    return None if known is None or comparison_of(known[2].details) is not None else known
+    return None if known is None or difference_to_retrained(known[2]) is not None else known
+
+
+def _is_a_verdict(measurement: Measurement) -> bool:
+    """Whether a number speaks of the question that is asked here."""
+    return "legacy" not in measurement.flags and "another question" not in measurement.flags
 
 
 def _ratio(found: _Found, label: str) -> Iterator[LevelReading]:
@@ -66,7 +72,7 @@ def _ratio(found: _Found, label: str) -> Iterator[LevelReading]:
     middle, low, high = (math.log(end / nearest) for end in (value, *ends))
     said = "".join(f", {name} {level:.3g}" for name, level in controls.items())
     yield LevelReading(
-        Comparison("log ratio", middle, low, high),
+        ScaledDifference("log ratio", middle, low, high),
         f"relearning ({_with_ends(measurement, value, ends)}, 1 where a model saw neither{said})",
     )
 
@@ -78,7 +84,7 @@ def _accuracies(found: _Found, label: str) -> Iterator[LevelReading]:
     ends = difference_of_values(forget[0], forget[1], unseen[0], unseen[1])
     difference = forget[0] - unseen[0]
     yield LevelReading(
-        Comparison("fraction", difference, ends.low, ends.high),
+        ScaledDifference("fraction", difference, ends.low, ends.high),
         f"forget accuracy (accuracy.forget {forget[0]:.3f} over {forget[2].n:,} examples, accuracy.unseen "
         f"{unseen[0]:.3f} over {unseen[2].n:,}: {difference:+.3f} [{ends.low:+.3f}, {ends.high:+.3f}])",
     )
@@ -90,11 +96,11 @@ def _attacks(found: _Found, label: str) -> Iterator[LevelReading]:
         if measurement.subject != label or not (name.startswith("mia.") and name.endswith(".auc")):
             continue
         known = _uncompared(found, name, label)
-        if known is None or "legacy" in measurement.details or "wrong_hypothesis" in measurement.details:
+        if known is None or not _is_a_verdict(measurement):
             continue
         value, ends, _ = known
         yield LevelReading(
-            Comparison("AUC", *(end - TOLD_APART_BY_CHANCE for end in (value, ends.low, ends.high))),
+            ScaledDifference("AUC", *(end - TOLD_APART_BY_CHANCE for end in (value, ends.low, ends.high))),
             f"{instrument_of(name)} ({_with_ends(measurement, value, ends)}, .5 where nothing is told apart)",
         )
 
@@ -155,7 +161,7 @@ def one_reference_sentence(measurements: Sequence[Measurement], label: str, role
 def _plainly_apart(found: _Found, measurement: Measurement) -> Iterator[str]:
     name, label = measurement.name, measurement.subject
     peers = [one.subject for one in found.of_role(name, "retrained") if one.subject != label]
-    if len(peers) != 1 or "legacy" in measurement.details or "wrong_hypothesis" in measurement.details:
+    if len(peers) != 1 or not _is_a_verdict(measurement):
         return
     ours, theirs, scale = _uncompared(found, name, label), found.known(name, peers[0]), _scale(name)
     if ours is None or theirs is None or scale is None:
@@ -167,7 +173,7 @@ def _plainly_apart(found: _Found, measurement: Measurement) -> Iterator[str]:
         sides = [tuple(math.log(end) for end in side) for side in sides]  # type: ignore[misc]
     (value, *ends), (other, *around) = sides
     low, high = difference_of_values(value, Bounds(*ends), other, Bounds(*around))
-    if Comparison(scale, value - other, low, high).plain:
+    if ScaledDifference(scale, value - other, low, high).plain:
         told = number(measurement, theirs[0])
         yield f"{instrument_of(name)} ({_with_ends(measurement, ours[0], ours[1])}, {peers[0]} {told})"
 

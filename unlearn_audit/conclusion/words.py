@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from unlearn_audit.metrics import Comparison
+from unlearn_audit.metrics import ScaledDifference
 from unlearn_audit.report import Measurement
 
 RELEARNING = "relearning"
@@ -41,7 +41,7 @@ def with_numbers(measurement: Measurement) -> str:
     return f"{text}, retrained {number(measurement, measurement.reference.value)}"
 
 
-def could_see(comparison: Comparison) -> str:
+def could_see(comparison: ScaledDifference) -> str:
     """Return how large a difference a comparison could have seen."""
     half = comparison.half_width
     if comparison.scale == "log ratio":

@@ -6,13 +6,13 @@ limit is inconclusive; a text where a number belongs, or the reverse, is an erro
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from unlearn_audit import metrics
 from unlearn_audit.gate.policy import Rule
-from unlearn_audit.report import Interval, Measurement
+from unlearn_audit.report import Comparison, Interval, Measurement
 
 FEWEST_RETRAINED = 3  # for a test of equivalence: a spread over two seeds says nothing
 LEAST_LEVEL = 0.95  # an interval that covers less often has ends that promise less
@@ -222,12 +222,14 @@ def _within(seen: _Seen, limit: _Limit, bound: str | None) -> Judgement:
 
 def _equivalent(rule: Rule, measurement: Measurement) -> Judgement:
     """Test equivalence with the retrained models: two one-sided tests at 5 %, the 90 % interval within ± margin."""
-    margin, difference = float(rule.margin or 0), measurement.details.get("difference")
+    margin, comparison = float(rule.margin or 0), measurement.comparison
     count = measurement.reference.n if measurement.reference else 0
     if count < FEWEST_RETRAINED:
         why = f"{count} retrained models to compare it with; equivalence needs {FEWEST_RETRAINED}"
         return Judgement(Verdict.INCONCLUSIVE, why)
-    ends = _ninety(difference, float(measurement.value or 0)) if isinstance(difference, Mapping) else None
+    ends = None
+    if comparison is not None and comparison.to == "retrained":
+        ends = _ninety(comparison, float(measurement.value or 0))
     if ends is None:
         why = f"the report compares {measurement.name} with no spread of retrained models"
         return Judgement(Verdict.INCONCLUSIVE, why)
@@ -238,16 +240,13 @@ def _equivalent(rule: Rule, measurement: Measurement) -> Judgement:
     return Judgement(Verdict.FAILED if apart else Verdict.INCONCLUSIVE, text)
 
 
-def _ninety(difference: Mapping[str, Any], value: float) -> metrics.Bounds | None:
-    """Return the 90 % interval of a difference that the report gives at 95 %; None where it is not whole."""
-    low, middle, high = (_finite(difference.get(key)) for key in ("low", "value", "high"))
-    freedom = difference.get("degrees_of_freedom")
-    degrees = math.inf if freedom is None else _finite(freedom)
-    if low is None or middle is None or high is None or degrees is None or degrees < 1 or not low <= middle <= high:
-        return None
-    error = (high - low) / 2 / metrics.student_interval(0.0, 1.0, degrees).high
+def _ninety(comparison: Comparison, value: float) -> metrics.Bounds | None:
+    """Return the 90 % interval of a difference to the retrained models; None where it is beyond all numbers."""
+    low, middle, high = comparison.interval.low, comparison.difference, comparison.interval.high
+    degrees = math.inf if comparison.df is None else comparison.df
+    error = (high - low) / 2 / metrics.student_interval(0.0, 1.0, degrees, comparison.interval.level).high
     ends = metrics.student_interval(middle, error, degrees, 0.9)
-    if difference.get("scale") != "log ratio":
+    if comparison.scale != "log ratio":
         return ends
     # On the log scale the value is exp(difference) times the retrained models' geometric mean.
     try:

@@ -18,7 +18,7 @@ from unlearn_audit.metrics.operating_points import (
     non_members_needed,
     tpr_at_fpr,
 )
-from unlearn_audit.metrics.power import BLIND_ABOVE, Comparison, comparison_of, difference_of_values
+from unlearn_audit.metrics.power import BLIND_ABOVE, ScaledDifference, difference_of_values
 from unlearn_audit.metrics.skewed import mean_interval, paired_ratio_interval, ratio_interval, skewed_method
 from unlearn_audit.metrics.values import (
     Bounds,
@@ -40,9 +40,9 @@ __all__ = [
     "Accuracy",
     "Bounds",
     "Chance",
-    "Comparison",
     "Difference",
     "OperatingPoint",
+    "ScaledDifference",
     "accuracy",
     "auc",
     "auc_components",
@@ -51,7 +51,6 @@ __all__ = [
     "balanced_accuracy",
     "chance_of_examples",
     "clopper_pearson",
-    "comparison_of",
     "cross_entropy",
     "difference_from_references",
     "difference_of_values",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from unlearn_audit.metrics.values import Bounds
 
@@ -18,7 +18,7 @@ from unlearn_audit.metrics.values import Bounds
 BLIND_ABOVE: Mapping[str, float] = {"fraction": 0.1, "AUC": 0.1, "log ratio": math.log(1.5), "nats": math.log(1.5)}
 
 
-class Comparison(NamedTuple):
+class ScaledDifference(NamedTuple):
     """A difference with its interval, on its scale: "fraction", "AUC", "nats", or "log ratio"."""
 
     scale: str
@@ -44,32 +44,13 @@ class Comparison(NamedTuple):
     @property
     def blind(self) -> bool:
         """Whether a difference that matters would not have been seen."""
-        return self.weakness > 1
+        return self.half_width > BLIND_ABOVE.get(self.scale, math.inf)
 
     @property
     def plain(self) -> bool:
         """Whether the difference is larger than what a comparison may be blind to, all of its interval."""
         size = BLIND_ABOVE.get(self.scale, math.inf)
         return self.low > size or self.high < -size
-
-
-def comparison_of(details: Mapping[str, Any]) -> Comparison | None:
-    """Return the comparison with the retrained models that a measurement's details carry; None where there is none."""
-    found = details.get("difference")
-    if not isinstance(found, Mapping) or not isinstance(found.get("scale"), str):
-        return None
-    value, low, high = (_number(found.get(key)) for key in ("value", "low", "high"))
-    return None if value is None or low is None or high is None else Comparison(found["scale"], value, low, high)
-
-
-def _number(value: object) -> float | None:
-    """Return a finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def difference_of_values(ours: float, around: Bounds, theirs: float, around_theirs: Bounds) -> Bounds:

@@ -77,13 +77,7 @@ class MiaDetails(_Part):
     worst: tuple[Exposed, ...] | None = None
 
 
-class _Bounded(_Part):
-    """Of a measurement without a value, such as a sum as far as it was taken."""
-
-    at_least: Real | None = None
-
-
-Kind = TypeVar("Kind", RcdDetails, TruncationDetails, MiaDetails, _Bounded)
+Kind = TypeVar("Kind", RcdDetails, TruncationDetails, MiaDetails)
 
 
 def details_of(measurement: Measurement, kind: type[Kind]) -> Kind:
@@ -92,11 +86,6 @@ def details_of(measurement: Measurement, kind: type[Kind]) -> Kind:
         return kind.model_validate(measurement.details)
     except ValidationError:
         return kind()
-
-
-def lower_bound(measurement: Measurement) -> float | None:
-    """Return what a missing value is known to be at least; None where nothing is known."""
-    return details_of(measurement, _Bounded).at_least if measurement.value is None else None
 
 
 def unreadable(report: AuditReport) -> tuple[str, ...]:

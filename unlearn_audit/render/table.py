@@ -9,7 +9,6 @@ from typing import NamedTuple
 from unlearn_audit.catalogue import ASSUMED_INPUTS, METRICS, MetricInfo, metric_info
 from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
-from unlearn_audit.render.details import lower_bound
 from unlearn_audit.render.untrusted import printable
 from unlearn_audit.report import AuditReport, Measurement
 
@@ -95,7 +94,7 @@ def _cell(found: Sequence[Measurement], info: MetricInfo) -> Cell:
     digits, sign = info.digits, "+" if info.signed else ""
     values = [measurement.value for measurement in found if isinstance(measurement.value, int | float)]
     if not values:
-        return _bound([lower_bound(measurement) for measurement in found], digits, sign)
+        return _bound([measurement.at_least for measurement in found], digits, sign)
     if len(found) > 1:
         mean, spread = mean_and_spread(values)
         parts = [f"± {spread:.{digits}f}"] if spread is not None else []

@@ -22,12 +22,14 @@ from unlearn_audit.strict_json import first_problem, parse_object
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ARRAYS_NAME = "arrays.npz"
 MAX_REPORT_BYTES = 256 * 1024 * 1024
 
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]  # beyond, a JSON number is no exact count
+Scale = Literal["fraction", "AUC", "nats", "log ratio"]
+MeasurementFlag = Literal["blind", "legacy", "another question"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -68,11 +70,48 @@ class Reference(FrozenModel):
     n: Count = 1
 
 
+class Comparison(FrozenModel):
+    """A value against the models of another role: what chance there is in the difference, and what it could not show.
+
+    Attributes:
+        to: the role that it is compared with.
+        scale: on which the difference was taken; on "log ratio" it is that of the logarithms.
+        difference: the subject's minus the others' mean.
+        interval: where the difference may lie.
+        df: degrees of freedom of Student's t; null where they are infinite.
+        seen: whether the interval leaves zero out.
+        blind_below: half of the interval's width; smaller differences are mostly not seen.
+    """
+
+    to: str = "retrained"
+    scale: Scale
+    difference: Number
+    interval: Interval
+    df: Annotated[float, Field(ge=1, allow_inf_nan=False, strict=True)] | None
+    seen: bool
+    blind_below: Annotated[Number, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "Comparison":
+        low, high = self.interval.low, self.interval.high
+        if not low <= self.difference <= high:
+            raise ValueError(f"the difference {self.difference:.6g} lies outside its interval [{low:.6g}, {high:.6g}]")
+        if self.seen != (low > 0 or high < 0):
+            raise ValueError(f"seen is {self.seen}, which the interval [{low:.6g}, {high:.6g}] contradicts")
+        return self
+
+
 class Measurement(FrozenModel):
     """One number about one subject with everything needed to read it; `value` null comes with a `reason`.
 
-    `doubts` say why this number may not answer the question, where the subject itself is beyond doubt: its relearning
-    curve hardly moved, say. No gate passes what rests on it, of this subject or of one that is read against it.
+    Attributes:
+        at_least: what is known of a value that is null: it is no smaller than this.
+        comparison: with the retrained models, where there are enough of them.
+        flags: "blind": a difference that matters would not have been seen; "legacy": an attack that is never a verdict;
+            "another question": its answer is to another one than whether this subject forgot.
+        details: what only pictures and curious readers use; nothing is decided by it.
+        doubts: why this number may not answer the question, where the subject itself is beyond doubt: its relearning
+            curve hardly moved, say. No gate passes what rests on it, of this subject or of one that is read against it.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.|-]*$")]
@@ -84,7 +123,10 @@ class Measurement(FrozenModel):
     direction: Direction
     n: Count
     interval: Interval | None = None
+    at_least: Number | None = None
     reference: Reference | None = None
+    comparison: Comparison | None = None
+    flags: tuple[MeasurementFlag, ...] = ()
     method: str
     details: dict[str, Any] = Field(default_factory=dict)
     doubts: tuple[str, ...] = ()
@@ -173,7 +215,7 @@ def _refuse_repeated(what: str, items: Sequence[Hashable]) -> None:
 class AuditReport(FrozenModel):
     """One audit. `body_sha256` covers every other field in canonical JSON."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     body_sha256: Digest | None = None
     tool: Tool
     created_at: str
@@ -289,7 +331,9 @@ def parse_report(path: Path, content: bytes) -> AuditReport:
         raise ReportError(f"{path}: not a readable report: {problem}") from problem
     version = body.get("schema_version")
     if type(version) is not int or version != SCHEMA_VERSION:
-        raise ReportError(f"{path}: schema_version is {version!r}; this tool reads {SCHEMA_VERSION}; write it again")
+        raise ReportError(
+            f"{path}: schema_version is {version!r}; this tool reads {SCHEMA_VERSION}; {_way_out(version)}"
+        )
     try:
         digest = canonical_digest(body)
     except ValueError as problem:  # half a surrogate pair
@@ -304,6 +348,13 @@ def parse_report(path: Path, content: bytes) -> AuditReport:
     for outside in _outside(report.measurements):
         raise ReportError(f"{path}: not a valid report: {outside}")
     return report
+
+
+def _way_out(version: object) -> str:
+    """Return what to do about a report of another version: what decides was not in it, so that none is converted."""
+    if type(version) is int and version > SCHEMA_VERSION:
+        return "read it with the version of this tool that wrote it, or measure anew"
+    return "a report is not converted: measure anew (unlearn-audit audit CONFIG --out DIR, or the verb that wrote it)"
 
 
 # Methods whose interval need not hold the value, by what they call themselves: quantiles of resamples, and brackets of

@@ -106,6 +106,7 @@ def test_a_larger_fleet_finds_the_same(demo: tuple[Path, Any], tmp_path: Path) -
 def test_ulira_asks_of_unlearned_models_and_concludes_nothing_of_an_original(found: AuditReport) -> None:
     """Far from both of its sides the log ratio of two normal distributions has no direction: .02 and .86 were seen."""
     assert "never unlearned" in of(found, "mia.ulira.auc", "original").details["wrong_hypothesis"]
+    assert "another question" in of(found, "mia.ulira.auc", "original").flags
     assert "ulira" not in next(line for line in found.conclusion if line.startswith("original"))
     assert [line for line in found.limitations if line.startswith("ulira of original: this model was never unlearned")]
     assert of(found, "mia.ulira.auc", "unlearned").details["unlearned_by"] == "ieu"
@@ -115,10 +116,10 @@ def test_shadows_that_were_only_trained_are_named_as_the_wrong_question_for_an_u
     found: AuditReport,
 ) -> None:
     for attack in ATTACKS:
-        asks_wrong = "wrong_hypothesis" in of(found, f"mia.{attack}.auc", "unlearned").details
+        asks_wrong = "another question" in of(found, f"mia.{attack}.auc", "unlearned").flags
         assert asks_wrong == (attack in TRAINED_SHADOWS), attack
         if attack != "ulira":
-            assert "wrong_hypothesis" not in of(found, f"mia.{attack}.auc", "original").details
+            assert "another question" not in of(found, f"mia.{attack}.auc", "original").flags
     (said,) = [line for line in found.limitations if "trained and not unlearned" in line]
     assert said.startswith("shokri, lira, lira-offline, rmia, rmia-offline of unlearned: ")
     unlearned = next(line for line in found.conclusion if line.startswith("unlearned"))
@@ -129,6 +130,7 @@ def test_shadows_that_were_only_trained_are_named_as_the_wrong_question_for_an_u
 def test_a_legacy_attack_says_so_and_concludes_nothing(found: AuditReport) -> None:
     for ending in ("auc", "accuracy", "efficacy"):
         assert "never a verdict" in of(found, f"mia.svc.{ending}", "original").details["legacy"]
+        assert "legacy" in of(found, f"mia.svc.{ending}", "original").flags
     assert not any("svc" in line for line in found.conclusion)
     assert any("comparisons, each at 95 %" in line for line in found.conclusion)
     efficacy = of(found, "mia.svc.efficacy", "retrained-1")
@@ -144,8 +146,7 @@ def test_each_attack_says_what_is_compared_and_reads_it_against_retrained(found:
         assert measured.n == 288
         assert measured.reference is not None
         assert measured.reference.n == 2
-        difference = measured.details["difference"]
-        assert difference["seen"] == (difference["low"] > 0 or difference["high"] < 0) or attack == "ulira"
+        assert measured.comparison is not None  # its `seen` agrees with its interval, or there would be no report
         assert of(found, f"mia.{attack}.base_rate", "original").value == 0.5
         rate = of(found, f"mia.{attack}.tpr_at_fpr_1e-3", "original")
         assert rate.value is None

@@ -1,6 +1,6 @@
 """From scores to measurements: what is null and why, and whether differences to retrained models are called rightly."""
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -112,9 +112,9 @@ def test_ties_among_the_most_exposed_go_by_index() -> None:
 
 def test_below_two_retrained_models_there_is_no_difference() -> None:
     rng = np.random.default_rng(4)
-    assert numbers(draw(rng, 50), [])["auc"].details["difference"] is None
+    assert numbers(draw(rng, 50), [])["auc"].comparison is None
     one = numbers(draw(rng, 50), [draw(rng, 50)])
-    assert one["auc"].details["difference"] is None
+    assert one["auc"].comparison is None
     assert one["auc"].reference is not None
 
 
@@ -140,8 +140,9 @@ def share_seen(ending: str, *, shift: float, runs: int, others: int = 3) -> tupl
     seen = 0
     for _ in range(runs):
         ours, *rest = models(rng, 1 + others, 150, shift)
-        difference: Any = numbers(ours, rest)[ending].details["difference"]
-        seen += difference["seen"]
+        comparison = numbers(ours, rest)[ending].comparison
+        assert comparison is not None
+        seen += comparison.seen
     return seen, runs
 
 

@@ -244,7 +244,7 @@ def test_without_weight_decay_nothing_is_proved_and_nothing_extrapolated(run: Ru
     for name in ("rate", "half_life", "relative_error", "steps_for_1_percent"):
         assert found[name, "original"]["value"] is None
         assert found[name, "original"]["reason"].startswith(verdict["value"])
-    assert 0 < found["relative_error", "original"]["details"]["at_least"] < 1
+    assert 0 < found["relative_error", "original"]["at_least"] < 1
 
 
 def test_a_whole_network_is_judged_and_a_floor_may_be_named(run: Run, tiny: Path) -> None:

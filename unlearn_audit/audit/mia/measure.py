@@ -221,6 +221,7 @@ def _efficacies(context: AuditContext) -> Iterator[Measurement]:
             reference=reference_of([level for level in levels if level is not None]),
             method="1 - share of the forget set that an SVC on confidences, trained on retain against test, calls "
             "member (MIA-efficacy, Fan et al. 2024); higher is not better: the retrained models' value is the target",
+            flags=("legacy",),
             details={"by_feature": found, "legacy": svc.LEGACY},
         )
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from unlearn_audit import metrics
 from unlearn_audit.attacks import Attack
 from unlearn_audit.audit.measurement import interval, measurement
-from unlearn_audit.audit.reference import compared, difference_details, reference_of
+from unlearn_audit.audit.reference import compared, comparison_of, reference_of
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.report import Measurement
+from unlearn_audit.report import Comparison, Measurement, MeasurementFlag
 
 Floats = NDArray[np.float64]
 # False positive rate -> how its measurement is called.
@@ -115,9 +115,16 @@ def _measurement(found: _Found, name: str, value: float | None, reason: str | No
         reason,
         n=members + non_members,
         method=f"{found.attack.hypothesis} ({found.attack.source})",
+        flags=_flags(found),
         details=details,
         **({} if reason else fields),
     )
+
+
+def _flags(found: _Found) -> tuple[MeasurementFlag, ...]:
+    """Return what is to be known of an attack before anything is concluded from it."""
+    legacy: tuple[MeasurementFlag, ...] = ("legacy",) if found.attack.legacy else ()
+    return (*legacy, "another question") if "wrong_hypothesis" in found.details else legacy
 
 
 def _auc(found: _Found, shown: Sequence[dict[str, Any]]) -> Measurement:
@@ -125,8 +132,8 @@ def _auc(found: _Found, shown: Sequence[dict[str, Any]]) -> Measurement:
     ours = found.scores
     value, bounds = metrics.auc(*ours), metrics.auc_interval(*ours)
     levels = [level for level in (metrics.auc(*other) for other in found.others) if level is not None]
-    difference = None if found.reason else _auc_difference(ours, found.others, levels)
-    details: dict[str, Any] = {"base_rate": _share_of_members(ours), "difference": difference}
+    comparison = None if found.reason else _auc_comparison(ours, found.others, levels)
+    details: dict[str, Any] = {"base_rate": _share_of_members(ours)}
     if shown:
         details["worst"] = list(shown)
     return _measurement(
@@ -136,11 +143,12 @@ def _auc(found: _Found, shown: Sequence[dict[str, Any]]) -> Measurement:
         None,
         interval=interval(bounds, "DeLong, logit scale"),
         reference=reference_of(levels),
+        comparison=comparison,
         details=details,
     )
 
 
-def _auc_difference(ours: Scores, others: Sequence[Scores], levels: Sequence[float]) -> dict[str, object] | None:
+def _auc_comparison(ours: Scores, others: Sequence[Scores], levels: Sequence[float]) -> Comparison | None:
     """Compare AUCs: DeLong's components paired over examples, plus the spread of the retrained seeds."""
     value = metrics.auc(*ours)
     if value is None or len(levels) < 2 or min(len(ours.members), len(ours.non_members)) < 2:
@@ -149,7 +157,7 @@ def _auc_difference(ours: Scores, others: Sequence[Scores], levels: Sequence[flo
     own = metrics.auc_components(*ours)
     sides = [(own[0], np.stack(members)), (own[1], np.stack(non_members))]
     least = 1 / (2 * min(map(len, ours))) ** 2  # one example that moves across half of the others
-    return difference_details(compared(value, levels, sides, least=least), "AUC")
+    return comparison_of(compared(value, levels, sides, least=least), "AUC")
 
 
 def _tpr(found: _Found, rate: float, name: str) -> Measurement:
@@ -168,12 +176,12 @@ def _tpr(found: _Found, rate: float, name: str) -> Measurement:
         None,
         interval=interval(point.bounds, "Clopper-Pearson, combined with that of the threshold"),
         reference=reference_of([point.tpr for point in points]),
+        comparison=_paired([(_caught(found.scores.members, point.threshold), caught)]),
         details={
             "attained_fpr": point.attained_fpr,
             "attained_fpr_upper": point.fpr_upper,
             "threshold": point.threshold if np.isfinite(point.threshold) else None,
             "true_positives": point.true_positives,
-            "difference": _paired([(_caught(found.scores.members, point.threshold), caught)]),
         },
     )
 
@@ -182,7 +190,7 @@ def _caught(scores: Floats, threshold: float) -> Floats:
     return (scores >= threshold).astype(np.float64)
 
 
-def _paired(sides: Sequence[tuple[Floats, Sequence[Floats]]]) -> dict[str, object] | None:
+def _paired(sides: Sequence[tuple[Floats, Sequence[Floats]]]) -> Comparison | None:
     """Compare shares of the same examples, paired, plus the spread of the retrained seeds.
 
     Args:
@@ -196,7 +204,7 @@ def _paired(sides: Sequence[tuple[Floats, Sequence[Floats]]]) -> dict[str, objec
     value = sum(float(ours.mean()) for ours, _ in weighted)
     levels = np.sum([others.mean(axis=1) for _, others in weighted], axis=0).tolist()
     least = sum(1 / len(ours) ** 2 for ours, _ in weighted) / len(sides) ** 2  # one disagreement
-    return difference_details(compared(value, levels, weighted, least=least), "fraction")
+    return comparison_of(compared(value, levels, weighted, least=least), "fraction")
 
 
 def _accuracy(found: _Found) -> Measurement:
@@ -214,15 +222,15 @@ def _accuracy(found: _Found) -> Measurement:
         None,
         interval=interval(ours.bounds, "Wilson, both sides combined"),
         reference=reference_of([other.accuracy for other in others]),
+        comparison=_paired([
+            (ours.right[:members], [other.right[:members] for other in others]),
+            (ours.right[members:], [other.right[members:] for other in others]),
+        ]),
         details={
             "threshold": method,
             "base_rate": _share_of_members(found.scores),
             "says_member": ours.says_member,
             "degenerate": ours.says_member in (0.0, 1.0),
-            "difference": _paired([
-                (ours.right[:members], [other.right[:members] for other in others]),
-                (ours.right[members:], [other.right[members:] for other in others]),
-            ]),
         },
     )
 

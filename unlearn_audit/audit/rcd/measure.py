@@ -24,11 +24,11 @@ from unlearn_audit.audit.rcd.numbers import (
 from unlearn_audit.audit.rcd.rankings import OrderChange, looked_at, order_changes, ranks
 from unlearn_audit.audit.rcd.step_sizes import Ablation, ablation_details, ablations, essentially_initial, moved
 from unlearn_audit.audit.rcd.unmoved import relearning_doubts
-from unlearn_audit.audit.reference import compared, difference_details, reference_of
+from unlearn_audit.audit.reference import compared, comparison_of, reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.config import RcdSettings
 from unlearn_audit.relearning import Curve, status
-from unlearn_audit.report import Interval, Measurement
+from unlearn_audit.report import Comparison, Interval, Measurement
 
 LONGEST_CURVE = 2000  # points kept in the details of a measurement; longer ones stand in arrays.npz
 HEAVY = 0.5  # share of the sum in the hardest 5 % from which on intervals over examples fall short of 95 %
@@ -241,12 +241,12 @@ def _ratio(curves: RcdCurves, one: ModelCurves) -> Measurement:
         n=len(one.paired.areas),
         interval=_ratio_interval(curves, one),
         reference=reference_of(list(levels.values())),
+        comparison=_ratio_comparison(curves, one, levels),
         method=curves.method("zero") + twin,
         details={
             **_heavy_tails(one),
             "quicker_than_unseen": _quicker(one),
             "error_version": _error_ratio(one),
-            "difference": _ratio_difference(curves, one, levels),
             "status_unseen": status(one.unseen),
             "matching": _matching_details(one),
         },
@@ -308,7 +308,7 @@ def _ratio_interval(curves: RcdCurves, one: ModelCurves) -> Interval | None:
     return interval(bounds, f"{metrics.skewed_method(len(one.paired.areas), len(one.unseen.areas))}, both sets")
 
 
-def _ratio_difference(curves: RcdCurves, one: ModelCurves, levels: Mapping[str, float]) -> dict[str, object] | None:
+def _ratio_comparison(curves: RcdCurves, one: ModelCurves, levels: Mapping[str, float]) -> Comparison | None:
     """Compare log ratios with the retrained models': paired over examples, plus the spread of their seeds."""
     others = [other for other in curves.references(one) if other.candidate.label in levels]
     if not one.ratio or len(others) < 2 or min(len(one.paired.areas), len(one.unseen.areas)) < 2:
@@ -320,4 +320,4 @@ def _ratio_difference(curves: RcdCurves, one: ModelCurves, levels: Mapping[str, 
     ]
     sides = [(side[0], np.stack(side[1:])) for side in zip(*shares, strict=True)]
     logs = [float(np.log(levels[other.candidate.label])) for other in others]
-    return difference_details(compared(float(np.log(one.ratio)), logs, sides), "log ratio")
+    return comparison_of(compared(float(np.log(one.ratio)), logs, sides), "log ratio")

@@ -9,10 +9,10 @@ import numpy as np
 from unlearn_audit import metrics
 from unlearn_audit.audit.measurement import measurement
 from unlearn_audit.audit.rcd.curves import ModelCurves, RcdCurves
-from unlearn_audit.audit.reference import NO_RETRAINED, compared, difference_details, reference_of
+from unlearn_audit.audit.reference import NO_RETRAINED, compared, comparison_of, reference_of
 from unlearn_audit.engine import derive_seed
 from unlearn_audit.relearning import Curve, status
-from unlearn_audit.report import Interval, Measurement, Reference
+from unlearn_audit.report import Comparison, Interval, Measurement, Reference
 
 FLAT = 1e-3  # nats: below this initial excess a share of it is a share of nothing
 WITHIN = 0.05  # relative distance to the original's accuracy that counts as relearned (Chundawat et al. 2023)
@@ -135,9 +135,9 @@ def ratio_to_retrained(curves: RcdCurves, one: ModelCurves) -> Measurement:
         curves, one, "rcd.ratio_to_retrained", lambda _: found, interval=interval,
         reference=Reference(role="retrained", value=1.0, spread=spread, n=len(levels)) if mean else None,
         method=f"{curves.method()}; divided by the retrained models' geometric mean",
+        comparison=comparison_of(difference, "log ratio"),
         details={
             "retrained": {other.candidate.label: other.raw for other in others},
-            "difference": difference_details(difference, "log ratio"),
             "error_version": _error_to_retrained(one, others),
         },
     )  # fmt: skip
@@ -277,6 +277,7 @@ def _measurement(
     details: dict[str, Any],
     interval: Interval | None = None,
     reference: Reference | None = None,
+    comparison: Comparison | None = None,
     whole: bool = False,
 ) -> Measurement:
     """Put a number and its surroundings together; the reference is the same number of the retrained models.
@@ -296,6 +297,7 @@ def _measurement(
         n=len(one.forget.areas),
         interval=interval,
         reference=reference,
+        comparison=comparison,
         method=method,
         details=details,
     )

@@ -123,7 +123,6 @@ def _relative_error(taken: LongRuns, one: Judged) -> Measurement:
     proof = one.proved if steps is not None and one.curve.diverged_at is None else None
     details = {
         "steps": steps,
-        "at_least": None if one.is_exponential else _beyond(one, steps),
         "sum_to_k": float(excess[: steps + 1].sum()) if steps is not None and steps < len(excess) else None,
         "sum": one.found.total if one.is_exponential else None,
         "tail_beyond_reference": float(one.found.error[-1]) if one.is_exponential else None,
@@ -134,6 +133,7 @@ def _relative_error(taken: LongRuns, one: Judged) -> Measurement:
     reference = reference_of([level for level in levels if level is not None])
     return _measurement(
         taken, one, "relative_error", value, details, interval=interval, reference=reference,
+        at_least=None if one.is_exponential else _beyond(one, steps),
     )  # fmt: skip
 
 
