@@ -5,6 +5,7 @@ import re
 import pytest
 
 from unlearn_audit.catalogue import ATTACK_METRICS, METRICS, SECTION_TITLES, MetricInfo, metric_info
+from unlearn_audit.gate import Policy
 from unlearn_audit.report import report_schema
 
 EVERY = pytest.mark.parametrize("info", METRICS.values(), ids=lambda info: info.name)
@@ -53,9 +54,16 @@ def test_what_is_no_metric_is_not_found(name: str) -> None:
         metric_info(name)
 
 
-def test_the_schema_of_a_report_says_what_each_metric_is() -> None:
+WRITTEN = {info.name: info.what for info in METRICS.values()}
+
+
+def test_the_schema_of_a_report_says_what_each_metric_is_and_lets_attacks_of_users_in() -> None:
     name = report_schema()["$defs"]["Measurement"]["properties"]["name"]
-    told = {each["const"]: each["description"] for each in name["anyOf"] if "const" in each}
-    assert told == {info.name: info.what for info in METRICS.values()}
+    assert {each["const"]: each["description"] for each in name["anyOf"] if "const" in each} == WRITTEN
     (pattern,) = (each["pattern"] for each in name["anyOf"] if "pattern" in each)
     assert re.fullmatch(pattern, "mia.my-attack.auc")
+
+
+def test_the_schema_of_a_policy_says_what_each_metric_is() -> None:
+    metric = Policy.model_json_schema()["$defs"]["Rule"]["properties"]["metric"]
+    assert {each["const"]: each["description"] for each in metric["anyOf"]} == WRITTEN

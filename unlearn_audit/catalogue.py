@@ -26,6 +26,7 @@ __all__ = [
     "Entry",
     "MetricInfo",
     "load",
+    "metric_choices",
     "metric_info",
 ]
 
@@ -201,13 +202,13 @@ METRICS: Mapping[str, MetricInfo] = {
                    "share of correct predictions on the test set"),
         MetricInfo("accuracy.unseen", "accuracy unseen", "gaps", "fraction", COMPARE, 3,
                    f"share of correct predictions on {TWIN}"),
-        MetricInfo("loss.retain", "loss retain", "gaps", "nats", DOWN, 3,
+        MetricInfo("loss.retain", "loss retain", "gaps", "nats", DOWN, 2,
                    "mean cross-entropy on the retain set"),
-        MetricInfo("loss.forget", "loss forget", "gaps", "nats", COMPARE, 3,
+        MetricInfo("loss.forget", "loss forget", "gaps", "nats", COMPARE, 2,
                    "mean cross-entropy on the forget set", leak=True),
-        MetricInfo("loss.test", "loss test", "gaps", "nats", DOWN, 3,
+        MetricInfo("loss.test", "loss test", "gaps", "nats", DOWN, 2,
                    "mean cross-entropy on the test set"),
-        MetricInfo("loss.unseen", "loss unseen", "gaps", "nats", COMPARE, 3,
+        MetricInfo("loss.unseen", "loss unseen", "gaps", "nats", COMPARE, 2,
                    f"mean cross-entropy on {TWIN}"),
         MetricInfo("gap.retain", "gap retain", "gaps", "fraction", ZERO, 3,
                    "accuracy on retain minus the retrained models' mean", signed=True),
@@ -271,6 +272,11 @@ METRICS: Mapping[str, MetricInfo] = {
                    "share of the forget set that an SVC of the field's tables takes for non-members", leak=True),
     )
 }  # fmt: skip
+
+
+def metric_choices() -> list[dict[str, str]]:
+    """Return every metric's name as JSON Schema has it, with its title and what it is."""
+    return [{"const": info.name, "title": info.title, "description": info.what} for info in METRICS.values()]
 
 
 def metric_info(name: str) -> MetricInfo:

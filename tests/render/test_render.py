@@ -156,6 +156,24 @@ def test_a_metric_that_only_another_version_knows_is_shown_by_its_name(
     assert "outputs.sharpness" in text
 
 
+def test_the_page_says_of_each_row_what_it_is(make_report: Make, make_measurement: Make) -> None:
+    text = html.render(make_report(make_measurement("loss.test", "u")))
+    assert re.search(r'<th scope="row" title="mean cross-entropy on the test set">loss test</th>', text)
+
+
+def test_a_fraction_of_one_has_three_digits_whatever_is_usual(make_report: Make, make_measurement: Make) -> None:
+    def cells(*values: float) -> list[str]:
+        found = [make_measurement("loss.test", f"r{i}", role="retrained", value=v) for i, v in enumerate(values)]
+        report = make_report(*found)
+        return [cell.value + cell.interval for cell in table.rows(report, [table.Column("r", tuple(
+            measurement.subject for measurement in found))])[0].cells]  # fmt: skip
+
+    assert cells(13.8664) == ["13.87"]
+    assert cells(0.0062) == ["0.006"]
+    assert cells(13.0, 14.0) == ["13.50± 0.71"]
+    assert cells(0.001, 0.003) == ["0.002± 0.001"]
+
+
 def test_rows_stand_in_the_catalogues_order_and_attacks_of_the_users_own_among_the_others(
     make_report: Make, make_measurement: Make
 ) -> None:

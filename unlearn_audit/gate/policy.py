@@ -8,9 +8,18 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-from unlearn_audit.catalogue import METRICS
+from unlearn_audit.catalogue import METRICS, metric_choices
 from unlearn_audit.config.toml_source import (
     Flag,
     Number,
@@ -39,7 +48,7 @@ class Rule(_Part):
     """One demand on one metric of one subject (a role or a label)."""
 
     id: Said
-    metric: str
+    metric: Annotated[str, WithJsonSchema({"anyOf": metric_choices()})]
     subject: Said = "unlearned"
     min: Number | None = None
     max: Number | None = None

@@ -46,7 +46,7 @@ def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
     found = (
         Section(
             title,
-            tuple(row for row in all_rows if row.section == key),
+            tuple(row for row in all_rows if row.info.section == key),
             tables.get(key, ()),
             charts.get(key, ()),
         )

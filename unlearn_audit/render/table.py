@@ -30,11 +30,15 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One measurement across all columns; `section` is the key of the one that it belongs to."""
+    """One metric across all columns."""
 
-    label: str
+    info: MetricInfo
     cells: tuple[Cell, ...]
-    section: str = ""
+
+    @property
+    def label(self) -> str:
+        """What the metric is called."""
+        return self.info.title
 
 
 def columns(report: AuditReport) -> tuple[Column, ...]:
@@ -61,7 +65,7 @@ def rows(report: AuditReport, shown: Sequence[Column]) -> tuple[Row, ...]:
             _cell([by_key[info.name, label] for label in column.subjects if (info.name, label) in by_key], info)
             for column in shown
         )
-        found.append(Row(info.title, cells, info.section))
+        found.append(Row(info, cells))
     return tuple(found)
 
 
@@ -97,13 +101,19 @@ def _cell(found: Sequence[Measurement], info: MetricInfo) -> Cell:
         return _bound([measurement.at_least for measurement in found], digits, sign)
     if len(found) > 1:
         mean, spread = mean_and_spread(values)
+        digits = _digits(digits, mean)
         parts = [f"± {spread:.{digits}f}"] if spread is not None else []
         parts += [f"({len(values)} of {len(found)})"] if len(values) < len(found) else []
         return Cell(f"{mean:{sign}.{digits}f}", " ".join(parts))
     interval = found[0].interval
-    digits = max(digits, 3) if digits and 0 < abs(values[0]) < 1 else digits
+    digits = _digits(digits, values[0])
     ends = f"[{_short(interval.low, digits, sign)}, {_short(interval.high, digits, sign)}]" if interval else ""
     return Cell(f"{values[0]:{sign}.{digits}f}", ends)
+
+
+def _digits(usual: int, value: float) -> int:
+    """Return the digits after the point: at least three of a fraction of one, unless its metric counts."""
+    return max(usual, 3) if usual and 0 < abs(value) < 1 else usual
 
 
 def _bound(bounds: Sequence[float | None], digits: int, sign: str) -> Cell:

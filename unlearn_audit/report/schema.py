@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from unlearn_audit.catalogue import METRICS, Direction
+from unlearn_audit.catalogue import Direction, metric_choices
 from unlearn_audit.errors import ReportError
 from unlearn_audit.files import atomic_write, read_input
 from unlearn_audit.strict_json import first_problem, parse_object
@@ -380,6 +380,5 @@ def report_schema() -> dict[str, Any]:
     schema = AuditReport.model_json_schema(mode="serialization")
     schema["properties"]["body_sha256"] = schema["$defs"]["Subject"]["properties"]["sha256"]
     fields = schema["$defs"]["Measurement"]["properties"]
-    known = [{"const": info.name, "title": info.title, "description": info.what} for info in METRICS.values()]
-    fields["name"] = {"title": "Name", "anyOf": [*known, {"type": "string", "pattern": fields["name"]["pattern"]}]}
+    fields["name"] = {"title": "Name", "anyOf": [*metric_choices(), fields["name"]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
