@@ -412,7 +412,6 @@ def test_seeds_together_are_bounded_by_the_lowest_bound_if_each_has_one(
 
     assert cell(0.5, 0.25) == "≥ 0.2500"
     assert cell(0.5, None) == "–"
-    assert cell(0.5, True) == "–"
 
 
 @pytest.mark.parametrize("form", [markdown.render, lambda report: shown(terminal.render(report)), html.render])
