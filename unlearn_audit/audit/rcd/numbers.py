@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.measurement import measurement
+from unlearn_audit.audit.measurement import interval, measurement
 from unlearn_audit.audit.rcd.curves import ModelCurves, RcdCurves
 from unlearn_audit.audit.reference import NO_RETRAINED, compared, comparison_of, reference_of
 from unlearn_audit.engine import derive_seed
@@ -110,9 +110,7 @@ def _normalised_interval(curves: RcdCurves, one: ModelCurves) -> Interval | None
     above = areas + (one.raw - float(areas.mean()))
     below = len(one.phi) * (first + (excess - float(first.mean())))
     bounds = metrics.paired_ratio_interval(above, below, **resampling(curves))
-    if bounds is None:
-        return None
-    return Interval(low=bounds.low, high=bounds.high, method=metrics.skewed_method(len(areas)))
+    return interval(bounds, metrics.skewed_method(len(areas)))
 
 
 def ratio_to_retrained(curves: RcdCurves, one: ModelCurves) -> Measurement:
