@@ -315,7 +315,7 @@ def spectrum(
         weight_decay: lambda of the objective loss + lambda/2·‖w‖².
         flat: [d], a direction in which the smallest eigenvalue is known to lie, so that Lanczos need not look for it.
         seed: of the random vectors.
-        progress: told after every product.
+        progress: callback, called after each product.
         task: its name in the progress.
 
     Raises:

@@ -75,7 +75,7 @@ def run_demo(out: Path, *, scenario: str, seed: int, force: bool, progress: Prog
         scenario: "mislabelled", "random" or "class".
         seed: of everything; the same seed gives the same report on the same machine.
         force: replace what an earlier demo wrote.
-        progress: told along the way.
+        progress: callback, called after each step.
 
     Returns:
         The report. The networks are so small that one thread is fastest, and the numbers then do not depend on how

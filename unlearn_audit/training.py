@@ -196,7 +196,7 @@ def train(
         compute: where.
         allow_code: whether the spec may name user code.
         resumable: lets a killed run go on.
-        progress: told along the way.
+        progress: callback, called after each step.
         task: its name in the progress.
 
     Returns:

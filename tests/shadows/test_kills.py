@@ -236,7 +236,9 @@ def test_workers_that_only_die_are_given_up_with_their_last_words(
     code: str, says: str, empty: FleetContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced(monkeypatch, code)
-    with pytest.raises(MeasurementError, match=f"die without finishing anything: {says}$") as caught:
+    with pytest.raises(
+        MeasurementError, match=f"keep dying without finishing a job; the last error: {says}$"
+    ) as caught:
         run_workers(empty, workers=2)
     assert caught.value.exit_code == 3
 

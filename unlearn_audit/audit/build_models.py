@@ -139,7 +139,7 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
     Args:
         request: the configuration; nothing happens where it asks for no models.
         folder: of the audit; models go into its folder `models`.
-        progress: told along the way.
+        progress: callback, called after each step.
 
     Raises:
         UsageError: data or forget set are not named.

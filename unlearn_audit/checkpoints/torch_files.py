@@ -1,4 +1,8 @@
-"""Files that torch.save wrote: the pickle is read by a machine of our own, tensors come from disk when taken."""
+"""Files that torch.save wrote: the pickle is read by a machine of our own, tensors come from disk when taken.
+
+Not `torch.load(weights_only=True)`: it refuses a whole file for one class among its values, and reads every tensor
+into memory before any is chosen.
+"""
 
 import mmap
 import struct

@@ -103,7 +103,7 @@ def descend(
         hooks: what else a step does; each kind runs in the order given.
         stop: asked at every look.
         resumable: restores a state at the beginning and is given one at every look.
-        progress: told at every look, with the losses.
+        progress: callback, called at every check with the losses.
         task: its name in the progress.
 
     Raises:

@@ -81,7 +81,7 @@ class UnlearningContext:
         splits: what to forget and what to keep.
         compute: device and precision.
         seed: of everything random; the draws of a step depend on (seed, purpose, step) alone.
-        progress: told along the way.
+        progress: callback, called after each step.
         spec: the model spec, for a method that builds a network anew.
         recipe: how the original was trained, as its metadata has it; {} where nobody knows.
         original_seed: of the original's training, where its metadata has it.

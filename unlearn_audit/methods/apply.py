@@ -122,7 +122,7 @@ def apply_method(
         resume: go on with the state of a killed run where there is one.
         save_every: seconds.
         clock: tells seconds; None leaves the wall time out of the metadata, so that equal runs write equal bytes.
-        progress: told along the way.
+        progress: callback, called after each step.
 
     Raises:
         UsageError: unknown method or transform, no forget set, nothing left to retain.

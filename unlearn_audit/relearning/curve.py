@@ -216,7 +216,7 @@ def relearn(
         stop: asked with what is summed so far (the objective; the measured loss where another set is measured) after
             each measurement; True ends the curve.
         keep_end: keep the relearned model in the curve.
-        progress: told after every step.
+        progress: callback, called after each step.
         task: its name in the progress.
 
     Returns:

@@ -43,7 +43,7 @@ def fit_floor(
         weight_decay: lambda of lambda/2·‖w‖² over the relearned tensors.
         tolerance: largest entry of the gradient at which the minimum counts as found.
         iterations: at most this many.
-        progress: told after every iteration.
+        progress: callback, called after each iteration.
         task: its name in the progress.
 
     Returns:

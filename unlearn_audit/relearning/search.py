@@ -94,10 +94,10 @@ def relearn_all(
             left behind.
         algorithm: how to descend.
         keep_ends: keep the relearned models.
-        stops: one for each run, told what it has summed so far; True ends its curve, so that lengths may differ.
+        stops: one per run, called with the sum so far; True ends the curve, so that lengths may differ.
         curve_cache: given which run it is, what decides its step and how to take its curve, returns the curve, taken
             now or at another time; not asked where a curve carries its model or ends by its own stop.
-        progress: told after every step of every run.
+        progress: callback, called after each step of each run.
 
     Returns:
         The curves in the order of the runs, the step size, and what the search cost.

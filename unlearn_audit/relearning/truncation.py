@@ -221,9 +221,21 @@ def _exponential(
     error = _errors(excess, used, tail, rate)
     decay = rate * used if decay is None else decay
     return Truncation(
-        "exponential", None, rate, low, high, ratio, decay, None, used, tail, tail_low, tail_high, error,
-        float(excess[0] + error[0]),
-    )  # fmt: skip
+        verdict="exponential",
+        reason=None,
+        rate=rate,
+        rate_low=low,
+        rate_high=high,
+        ratio=ratio,
+        decay=decay,
+        exponent=None,
+        used=used,
+        tail=tail,
+        tail_low=tail_low,
+        tail_high=tail_high,
+        error=error,
+        total=float(excess[0] + error[0]),
+    )
 
 
 def _errors(excess: Floats, used: int, tail: float, rate: float | None) -> Floats:
@@ -240,7 +252,22 @@ def _nothing(verdict: Verdict | None, reason: str | None, excess: Floats, used: 
     error = _errors(excess, used, 0.0, None) if known else np.full(len(excess), np.inf)
     total = float(excess[0] + error[0]) if known else float("inf")
     used = max(used, 0)
-    return Truncation(verdict, reason, None, None, None, None, None, None, used, None, None, None, error, total)
+    return Truncation(
+        verdict=verdict,
+        reason=reason,
+        rate=None,
+        rate_low=None,
+        rate_high=None,
+        ratio=None,
+        decay=None,
+        exponent=None,
+        used=used,
+        tail=None,
+        tail_low=None,
+        tail_high=None,
+        error=error,
+        total=total,
+    )
 
 
 def unsettled(loss: Floats, floor: float, reason: str) -> Truncation:

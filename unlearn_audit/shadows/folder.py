@@ -2,6 +2,10 @@
 
 A worker claims a job by making a file that nobody else can make, keeps touching it while it works, and publishes the
 result under its final name in one step. A claim that nobody touches any more is taken over.
+
+Why not locks of the operating system: on network file systems they depend on the mount (some grant them to several
+machines at once, some refuse them, some keep those of a machine that is gone), a child process that inherits one keeps
+holding it, and they do not say who works on what. A hard link and a modification time work alike on all of them.
 """
 
 import hashlib

@@ -132,7 +132,7 @@ def work_until_done(context: FleetContext, progress: Progress = silent, *, wait:
 
     Args:
         context: the fleet.
-        progress: told of training steps.
+        progress: callback, called after each training step.
         wait: seconds between two looks.
 
     Returns:

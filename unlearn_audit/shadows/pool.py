@@ -81,7 +81,7 @@ def run_workers(
     Args:
         context: the fleet.
         workers: how many processes; default: `default_workers`, and never more than there is work.
-        progress: told of finished models.
+        progress: callback, called when a model is finished.
         clock: tells seconds.
 
     Raises:
@@ -131,7 +131,7 @@ class _Worker(NamedTuple):
         return lines[-1] if lines else f"killed by signal {-code}" if code < 0 else f"ended with {code}"
 
     def close(self) -> None:
-        """Let go of both ends."""
+        """Close the log and the pipe to the worker."""
         self.said.close()
         if self.process.stdin:
             self.process.stdin.close()
@@ -175,7 +175,7 @@ class _WorkerPool:
         return os.environ | share
 
     def replace_dead(self) -> list[str]:
-        """Start a new worker for each that was killed or broke down; return what the dead ones said last."""
+        """Start a new worker for each that died; return the last error of each."""
         told = []
         for slot, worker in self.workers.items():
             if worker.process.poll() not in (None, 0):
@@ -190,7 +190,7 @@ class _WorkerPool:
         return any(worker.process.poll() != 0 for worker in self.workers.values())
 
     def stop(self) -> None:
-        """Ask all to end, then make them."""
+        """Terminate all workers, then kill those that remain."""
         for worker in self.workers.values():
             if worker.process.poll() is None:
                 worker.process.send_signal(signal.SIGTERM)
@@ -219,7 +219,7 @@ def _worker_pool(context: FleetContext, size: int) -> Iterator[_WorkerPool]:
 
 
 def _watch(context: FleetContext, pool: _WorkerPool, progress: Progress) -> None:
-    """Tell how far the folder is until every worker has ended; give up where they only die."""
+    """Report progress until every worker has ended; give up when workers keep dying without finishing a job."""
     total, deaths, known = len(context.jobs), 0, -1
     while pool.at_work:
         done = _finished(context)
@@ -229,7 +229,9 @@ def _watch(context: FleetContext, pool: _WorkerPool, progress: Progress) -> None
         told = pool.replace_dead()
         deaths += len(told)
         if deaths > MOST_DEATHS * pool.size:
-            raise MeasurementError(f"the workers of {context.folder.path} die without finishing anything: {told[-1]}")
+            raise MeasurementError(
+                f"the workers of {context.folder.path} keep dying without finishing a job; the last error: {told[-1]}"
+            )
         time.sleep(TICK)
     progress("shadow models", _finished(context), total)
 
@@ -237,17 +239,17 @@ def _watch(context: FleetContext, pool: _WorkerPool, progress: Progress) -> None
 def run_on_ray(
     context: FleetContext, *, workers: int | None = None, address: str | None = None, progress: Progress = silent
 ) -> FleetRun:
-    """Let a Ray cluster do the work: each of its jobs is a worker on the folder, which all nodes must see.
+    """Run the fleet on a Ray cluster; each Ray task is a worker on the folder, which all nodes must share.
 
     Args:
         context: the fleet.
-        workers: how many at once; default: one a GPU, else one a CPU core of the cluster.
+        workers: number of concurrent workers; default: one per GPU, or one per CPU core of the cluster.
         address: of the cluster; None starts one on this machine.
-        progress: told of finished models.
+        progress: callback, called when a model is finished.
 
     Raises:
-        UsageError: Ray is not installed, or less than one worker is asked for.
-        MeasurementError: workers die, one after the other.
+        UsageError: Ray is not installed, or `workers` is less than one.
+        MeasurementError: workers keep dying.
     """
     try:
         ray = import_module("ray")
@@ -271,7 +273,7 @@ def run_on_ray(
 
 
 def _watch_ray(ray: Any, worker: Any, size: int, context: FleetContext, progress: Progress) -> None:
-    """Tell how far the folder is until every worker has ended; one that breaks down is replaced, but not for ever."""
+    """Report progress until every worker has ended; failed workers are replaced, up to a limit."""
     given, told = (str(context.folder.path.resolve()), context.allow_code), list[str]()
     waiting = [worker.remote(*given) for _ in range(size)]
     while waiting:
@@ -283,7 +285,7 @@ def _watch_ray(ray: Any, worker: Any, size: int, context: FleetContext, progress
                 told.append(str(problem).strip().splitlines()[-1])
                 waiting.append(worker.remote(*given))
         if len(told) > MOST_DEATHS * size:
-            raise MeasurementError(f"the workers of {context.folder.path} die: {told[-1]}")
+            raise MeasurementError(f"the workers of {context.folder.path} keep dying; the last error: {told[-1]}")
         progress("shadow models", _finished(context), len(context.jobs), f"{len(waiting)} workers")
 
 

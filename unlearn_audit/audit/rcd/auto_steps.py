@@ -106,7 +106,7 @@ def relearn_until_small(
         start: likewise.
         algorithm: how to descend.
         compute: where.
-        progress: told after every step.
+        progress: callback, called after each step.
 
     Raises:
         MeasurementError: the tail of a run is not exponential, or its remainder not small, by `max_steps`.

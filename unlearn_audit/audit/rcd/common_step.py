@@ -22,7 +22,7 @@ def with_common_step(
     Args:
         config: says which section has a step size of its own.
         names: of the sections.
-        measure: measures one of them; told where its search for a step size begins.
+        measure: measures one of them, given where its search for a step size starts.
     """
     sharing = [name for name in names if not _has_its_own(config, name)]
     start: Start | None = None

@@ -47,26 +47,26 @@ class RelearnSplit(NamedTuple):
 
 
 def check_request(settings: RcdSettings) -> None:
-    """Refuse what cannot be asked for together.
+    """Refuse options that cannot be combined.
 
     Raises:
-        UsageError: a flag without the one that it belongs to, or two that contradict each other.
+        UsageError: an option lacks another one that it requires, or two options contradict each other.
     """
     given, head = settings.model_fields_set, settings.scope == "head"
     refusals = (
-        ("momentum" in given and settings.optimizer != "sgd", "--momentum is of --optimizer sgd; name it, or leave it"),
-        ("tolerance" in given and settings.steps != "auto", "--tolerance is of --steps auto; name it, or leave it"),
-        ("max_steps" in given and settings.steps != "auto", "--max-steps is of --steps auto; name it, or leave it"),
-        (settings.steps == "auto" and settings.floor == "best", "--steps auto needs a floor beforehand; not best"),
-        (settings.floor == "fit" and settings.relearn < 1, "--floor fit is the minimum of the set that is relearned, "
-         "which is no floor of the rest that --relearn measures; use zero, best or a number"),
-        (settings.steps == "auto" and settings.relearn < 1, "--steps auto judges the set that is relearned; not with "
-         "--relearn below 1"),
-        (head and settings.augment, "--augment changes images, --scope head relearns on features of fixed ones"),
-        (head and settings.bn == "train", "--bn train has no meaning with --scope head: the body is fixed"),
-        (settings.step_size == "lambda" and settings.bn == "train", "--step-size lambda is curvature with frozen "
-         "statistics; not with --bn train"),
-        (settings.step_size == "lambda" and settings.optimizer != "gd", "--step-size lambda is of --optimizer gd"),
+        ("momentum" in given and settings.optimizer != "sgd", "--momentum requires --optimizer sgd"),
+        ("tolerance" in given and settings.steps != "auto", "--tolerance requires --steps auto"),
+        ("max_steps" in given and settings.steps != "auto", "--max-steps requires --steps auto"),
+        (settings.steps == "auto" and settings.floor == "best", "--steps auto requires --floor zero, fit or a number"),
+        (settings.floor == "fit" and settings.relearn < 1, "--floor fit is the minimum over the relearned part, "
+         "which is no floor for the rest that --relearn measures; use zero, best or a number"),
+        (settings.steps == "auto" and settings.relearn < 1, "--steps auto cannot be combined with --relearn below "
+         "1: it judges the curve of the part that is relearned"),
+        (head and settings.augment, "--augment cannot be combined with --scope head, which relearns on fixed features"),
+        (head and settings.bn == "train", "--bn train cannot be combined with --scope head, whose body is fixed"),
+        (settings.step_size == "lambda" and settings.bn == "train", "--step-size lambda cannot be combined with --bn "
+         "train: the curvature is computed with frozen statistics"),
+        (settings.step_size == "lambda" and settings.optimizer != "gd", "--step-size lambda requires --optimizer gd"),
     )  # fmt: skip
     for wrong, text in refusals:
         if wrong:
@@ -74,7 +74,7 @@ def check_request(settings: RcdSettings) -> None:
 
 
 def algorithm_of(context: AuditContext, settings: RcdSettings) -> Algorithm:
-    """Return the relearning algorithm that was asked for."""
+    """Return the requested relearning algorithm."""
     return Algorithm(
         optimizer=settings.optimizer,
         momentum=settings.momentum,

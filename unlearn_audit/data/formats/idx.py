@@ -1,4 +1,8 @@
-"""Reading MNIST-format (idx) files of unsigned bytes, gzipped or not."""
+"""Reading MNIST-format (idx) files of unsigned bytes, gzipped or not.
+
+Not torchvision's reader: it reads whatever is in the file before it looks at the header, and says "AssertionError" of a
+truncated one; here the header is held against the file's size first, and the message names what is missing.
+"""
 
 import gzip
 import io

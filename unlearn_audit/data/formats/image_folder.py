@@ -1,4 +1,8 @@
-"""Reading `train/CLASS/**/image` folders into one array, in an order that can be named again."""
+"""Reading `train/CLASS/**/image` folders into one array, in an order that can be named again.
+
+Not torchvision's ImageFolder: it follows links in circles, counts an image that two links lead to twice, takes resource
+forks and thumbnails for images, and looks at sizes and modes of images only when each is decoded.
+"""
 
 import warnings
 from pathlib import Path
