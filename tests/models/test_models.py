@@ -41,7 +41,7 @@ TIMM = [
 ]
 # What this room has besides architectures.
 MACHINERY = {
-    "__init__", "adapting", "answers", "blame", "building", "fitting", "hugging_face", "naming", "recognition",
+    "__init__", "adapting", "answers", "blame", "building", "loading", "hugging_face", "naming", "recognition",
     "fingerprints",
 }  # fmt: skip
 

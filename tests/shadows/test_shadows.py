@@ -265,7 +265,7 @@ def test_an_unlearned_model_that_does_not_say_how_is_refused(target: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("count", "says"), [(7, "take 6 or 8"), (5, "take 4 or 6"), (0, "greater than or equal to 2"), (-2, "equal to 2")]
+    ("count", "says"), [(7, "take 6 or 8"), (5, "take 4 or 6"), (0, "must be at least 2"), (-2, "must be at least 2")]
 )
 def test_an_odd_count_is_refused_with_the_even_numbers_beside_it(
     count: int, says: str, target: Path, tmp_path: Path, finished: Path
