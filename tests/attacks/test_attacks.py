@@ -146,7 +146,7 @@ def area(attack: Attack, evidence: Evidence) -> float:
 
 @every
 def test_an_obvious_leak_is_found(name: str) -> None:
-    assert area(ATTACKS[name], planted(0, 5.0)) > 0.97
+    assert area(ATTACKS[name], planted(0, 5.0)) > 0.9
 
 
 @every
