@@ -144,8 +144,8 @@ class MetricInfo(NamedTuple):
         what: one sentence without a full stop.
         signed: whether a table always shows the sign.
         leak: whether it can show that data was not forgotten, so that a policy that limits it wants its interval.
-        original: whether the original has a part in every value, so that what is in doubt about it counts here, too.
-        one_run: whether values compare only within one run, whose checkpoints share a step size.
+        rests_on_original: whether the original has a part in every value, so that doubts about it count here, too.
+        within_one_run: whether values compare only within one run, whose checkpoints share a step size.
         hidden: why no table shows it; empty for one that is shown.
     """
 
@@ -158,8 +158,8 @@ class MetricInfo(NamedTuple):
     what: str
     signed: bool = False
     leak: bool = False
-    original: bool = False
-    one_run: bool = False
+    rests_on_original: bool = False
+    within_one_run: bool = False
     hidden: str = ""
 
     @property
@@ -219,12 +219,12 @@ METRICS: Mapping[str, MetricInfo] = {
         MetricInfo("gap.average", "average |gap|", "gaps", "fraction", DOWN, 3,
                    "mean of the absolute gaps"),
         MetricInfo("change.retain", "change retain", "gaps", "fraction", UP, 3,
-                   "accuracy on retain minus the original's", signed=True, original=True),
+                   "accuracy on retain minus the original's", signed=True, rests_on_original=True),
         MetricInfo("change.test", "change test", "gaps", "fraction", UP, 3,
                    "accuracy on the test examples of classes that are kept minus the original's",
-                   signed=True, original=True),
+                   signed=True, rests_on_original=True),
         MetricInfo("rcd.raw", "RCD raw", "rcd", "nats x steps", COMPARE, 1,
-                   "area under the relearning curve on the forget set", leak=True, one_run=True),
+                   "area under the relearning curve on the forget set", leak=True, within_one_run=True),
         MetricInfo("rcd.ratio_to_unseen", "RCD / unseen", "rcd", "ratio", COMPARE, 3,
                    "RCD on the forget set / RCD on its unseen twin", leak=True),
         MetricInfo("rcd.ratio_to_retrained", "RCD / retrained", "rcd", "ratio", COMPARE, 3,
@@ -234,9 +234,11 @@ METRICS: Mapping[str, MetricInfo] = {
         MetricInfo("rcd.normalised", "RCD normalised", "rcd", "ratio", COMPARE, 3,
                    "RCD / ((K + 1) x initial excess over the floor)", leak=True),
         MetricInfo("rcd.steps_to_relearn", "steps to relearn", "rcd", "steps", COMPARE, 0,
-                   "steps until the forget set is predicted right again to a given share", leak=True, one_run=True),
+                   "steps until the forget set is predicted right again to a given share",
+                   leak=True, within_one_run=True),
         MetricInfo("rcd.anamnesis_index", "anamnesis index", "rcd", "ratio", COMPARE, 3,
-                   "steps to the original's forget accuracy / the retrained models' mean", leak=True, original=True),
+                   "steps to the original's forget accuracy / the retrained models' mean",
+                   leak=True, rests_on_original=True),
         MetricInfo("truncation.verdict", "truncation error", "truncation", "verdict", NONE, 0,
                    "how the excess over the floor decays: exponential, slower, not converged, diverged"),
         MetricInfo("truncation.rate", "decay per step", "truncation", "1 / step", NONE, 5,

@@ -15,7 +15,7 @@ def doubts_about(metric: str, entry: Subject, report: AuditReport) -> Iterator[s
         report: which has both.
     """
     peers = [entry, *report.with_role("retrained")]
-    peers += report.with_role("original") if METRICS[metric].original else ()
+    peers += report.with_role("original") if METRICS[metric].rests_on_original else ()
     for peer in peers:
         yield from peer.doubts
         measurement = report.find(metric, peer.label)

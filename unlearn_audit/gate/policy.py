@@ -114,7 +114,7 @@ class Rule(_Part):
             yield f": {self.metric} is a text; use equals"
         if text and not info.is_text:
             yield f": {self.metric} is a number; equals is for texts"
-        if self.compares and info.one_run:
+        if self.compares and info.within_one_run:
             yield f": {self.metric} compares only within one run; limit the change of rcd.ratio_to_unseen instead"
         if self.bound is not None and not (self.limits or self.compares):
             yield ": bound says which end a limit must hold, and there is no limit"
