@@ -35,7 +35,7 @@ def test_a_light_name_loads_no_torch() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_public_name_is_what_its_module_has(name: str) -> None:
     home = importlib.import_module(ua._HOME[name])
-    assert getattr(ua, name) is getattr(home, name)
+    assert name == "audit" or getattr(ua, name) is getattr(home, name)  # which is a package, too, see below
     assert getattr(ua, name).__doc__
 
 
@@ -73,3 +73,22 @@ def test_python_m_is_the_command_line() -> None:
     assert (done.returncode, done.stdout) == (0, f"unlearn-audit {ua.__version__}\n")
     done = in_a_process("-m", "unlearn_audit", "gate", "no-such.json", "--policy", "default")
     assert (done.returncode, done.stdout) == (3, "")
+
+
+@pytest.mark.parametrize("first", ["ua.audit", "unlearn_audit.audit.context", "unlearn_audit.in_memory.auditing"])
+def test_audit_is_a_function_and_a_package_whatever_was_imported_first(first: str) -> None:
+    code = f"""
+import importlib, inspect, unlearn_audit as ua
+{first if first.startswith("ua") else f"importlib.import_module({first!r})"}
+from unlearn_audit import audit
+from unlearn_audit.audit import run_audit
+from unlearn_audit.in_memory.auditing import audit as function
+assert audit is ua.audit and ua.audit.run_audit is run_audit
+assert inspect.signature(ua.audit) == inspect.signature(function)
+try:
+    ua.audit({{}}, None)
+except AttributeError as problem:  # None has no data: the call has come through
+    print("called", problem)
+"""
+    done = in_a_process("-c", code)
+    assert done.stdout.startswith("called"), done.stderr

@@ -108,6 +108,7 @@ def audit_candidates(
     config: AuditConfig,
     *,
     compute: Device,
+    origins: Mapping[str, str] | None = None,
     only: tuple[str, ...] = (),
     progress: Progress = silent,
 ) -> AuditResult:
@@ -118,6 +119,7 @@ def audit_candidates(
         splits: the sets.
         config: what to measure and how; what it says of checkpoints and data has no part in this.
         compute: where the candidates are.
+        origins: where each dotted key of the config came from; without it every value counts as the caller's.
         only: names of sections to run; all of the config's when empty.
         progress: progress callback, called after each step.
 
@@ -131,8 +133,8 @@ def audit_candidates(
     sections_asked(config, only)
     if not candidates:
         raise UsageError("no model to audit was given")
-    origins = dict.fromkeys(config.model_fields_set, "flag")
-    return _audit(context_of(candidates, splits, config, origins=origins, compute=compute, progress=progress), only)
+    given = origins if origins is not None else dict.fromkeys(config.model_fields_set, "flag")
+    return _audit(context_of(candidates, splits, config, origins=given, compute=compute, progress=progress), only)
 
 
 def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO_CACHE) -> AuditResult:

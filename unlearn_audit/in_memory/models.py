@@ -16,11 +16,10 @@ from unlearn_audit.config.layers import DEFAULT, FLAG
 from unlearn_audit.data import Dataset, Transform
 from unlearn_audit.engine import Device, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
-from unlearn_audit.inputs import SAMPLE, Candidate
-from unlearn_audit.normalisation import as_text
+from unlearn_audit.inputs import IN_MEMORY, SAMPLE, Candidate
+from unlearn_audit.normalisation import as_text, assumptions
 from unlearn_audit.user_code import raised
 
-IN_MEMORY = "in memory"  # where a report has the path of a checkpoint
 Moments = float | Sequence[float] | None
 
 
@@ -109,8 +108,11 @@ def as_candidate(
     transform, said_by, notes = _normalised(module, record, dataset, mean, std)
     own = compute.to_device(_copied(module, label)).eval()
     sample = transform(dataset.test.images[:SAMPLE]).to(compute.device)
-    # A module of the caller's is tried as thoroughly as any code that somebody wrote.
-    notes += models.adapt(own, sample, spec=spec, classes=dataset.classes)
+    notes += tuple(note for note in (record.notes if record else ()) if not assumptions([note]))
+    try:  # a module of the caller's is tried as thoroughly as any code that somebody wrote
+        notes += models.adapt(own, sample, spec=spec, classes=dataset.classes)
+    except MeasurementError as problem:
+        raise MeasurementError(f"{label}: {problem}") from problem
     return Candidate(
         label, role, IN_MEMORY, digest_of_state(module.state_dict()), spec, own, transform, notes, metadata=record,
         normalised_by=said_by,
@@ -151,7 +153,7 @@ def _normalised(
     if mean is not None and std is not None:
         return Transform(_per_channel("mean", mean, channels), _per_channel("std", std, channels)), FLAG, ()
     if record is not None and record.mean and record.std:
-        return Transform(record.mean, record.std), METADATA, ()
+        return Transform(record.mean, record.std), METADATA, assumptions(record.notes)
     if models.normalises_itself(module.state_dict()):
         as_they_are = Transform((0.0,) * channels, (1.0,) * channels)
         return as_they_are, "weights", ("the model normalises its images itself; they reach it as they are",)

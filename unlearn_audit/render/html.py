@@ -58,6 +58,21 @@ def render(
     return "<!doctype html>\n" + as_html(page) + "\n"
 
 
+def fragment(report: AuditReport) -> str:
+    """Return what a notebook shows of a report: the conclusion, the page's tables and the limitations, without a head.
+
+    Args:
+        report: what was measured.
+    """
+    shown, found = columns(report), sections(report, NO_ARRAYS)
+    parts = [element("p", _about(report)), _list(report.conclusion, class_="conclusion") if report.conclusion else None]
+    for section in found:
+        parts += [_table(section, shown)] if section.rows else []
+        parts += [_small(table) for table in section.tables]
+    parts += [element("p", element("strong", "Limitations")), _list(report.limitations)] if report.limitations else []
+    return as_html(element("div", *(part for part in parts if part is not None)))
+
+
 def _head(title: str) -> Element:
     """Return the head; its policy lets a browser apply this page's own stylesheet, and do nothing else."""
     text = Path(__file__).with_name("page.css").read_text(encoding="utf-8") + charts.STYLESHEET
