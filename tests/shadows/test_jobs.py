@@ -605,7 +605,7 @@ def test_status_says_of_each_task_where_it_stands(run: Run, whole: FleetContext)
         done = run("shadows", "status", folder.path, "--format", "json")
         table = run("shadows", "status", folder.path)
     assert (done.code, done.stderr, table.code) == (0, "", 0)
-    said = json.loads(done.stdout)["jobs"]
+    said = json.loads(done.stdout)["tasks"]
     assert [entry["id"] for entry in said] == [job.id for job in whole.jobs]
     assert [entry["number"] for entry in said] == [0, 1, 2, 3] * 2
     assert [entry["kind"] for entry in said] == ["training"] * 4 + ["ieu"] * 4
