@@ -107,8 +107,10 @@ ATTACKS: Mapping[str, Entry] = {
 }
 
 # Names for several attacks at once; "all" leaves out those that lack what they need, and says so.
+_THRESHOLD = ("loss", "confidence", "entropy", "modified-entropy")
 ATTACK_GROUPS: Mapping[str, tuple[str, ...]] = {
-    "population": ("loss", "confidence", "entropy", "modified-entropy"),
+    "threshold": _THRESHOLD,
+    "population": _THRESHOLD,  # another name of "threshold"
     "all": tuple(ATTACKS),
 }
 

@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 from unlearn_audit import catalogue, metrics
 from unlearn_audit.attacks import Attack, Evidence, Population, Shadows, Signals, log_odds, quantile, shokri
 from unlearn_audit.attacks import threshold as population
+from unlearn_audit.config import MiaSettings
 from unlearn_audit.errors import MeasurementError
 
 ATTACKS: dict[str, Attack] = {name: catalogue.load("attack", catalogue.ATTACKS, name) for name in catalogue.ATTACKS}
@@ -391,3 +392,27 @@ def test_the_networks_of_a_fleet_are_trained_once_for_all_targets(monkeypatch: p
     assert not np.allclose(first, other)
     shokri.shokri.score(replace(evidence, seed=11))
     assert len(asked) == 2 * len(np.unique(evidence.labels))
+
+
+# ----- settings
+
+
+def test_an_attack_takes_the_settings_that_are_its_own_and_leaves_the_others() -> None:
+    values = {"variance": "pooled", "a": 0.3, "signal": "sm-taylor", "temperature": 2.0, "worst": 3}
+    lira, offline, loss = (ATTACKS[name].with_settings(values) for name in ("lira", "rmia-offline", "loss"))
+    assert lira.settings.model_dump() == {"variance": "pooled"}
+    assert offline.settings.model_dump() == {"signal": "sm-taylor", "temperature": 2.0, "a": 0.3}
+    assert loss is ATTACKS["loss"]
+
+
+@every
+def test_settings_of_one_name_mean_the_same_everywhere_and_say_what_they_are(name: str) -> None:
+    for key, field in type(ATTACKS[name].settings).model_fields.items():
+        ours = MiaSettings.model_fields[key]
+        assert (field.annotation, field.metadata, field.default) == (ours.annotation, ours.metadata, ours.default)
+        assert field.description
+
+
+def test_the_threshold_attacks_have_an_older_name() -> None:
+    groups = catalogue.ATTACK_GROUPS
+    assert groups["population"] == groups["threshold"] == ("loss", "confidence", "entropy", "modified-entropy")

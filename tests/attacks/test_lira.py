@@ -11,6 +11,7 @@ from scipy import stats
 
 from unlearn_audit import metrics
 from unlearn_audit.attacks import Evidence, Shadows, lira
+from unlearn_audit.attacks.lira import LiraSettings
 from unlearn_audit.attacks.ulira import ulira
 from unlearn_audit.errors import MeasurementError
 
@@ -55,9 +56,13 @@ def test_scores_are_those_of_the_algorithm_written_out(variance: Variance, queri
     evidence = made_up(1, queries=queries)
     assert evidence.shadows is not None
     online = written_out(evidence, evidence.shadows, variance, offline=False)
-    np.testing.assert_allclose(lira.online(variance).score(evidence), online, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        lira.online(LiraSettings(variance=variance)).score(evidence), online, rtol=1e-6, atol=1e-9
+    )
     offline = written_out(evidence, evidence.shadows, variance, offline=True)
-    np.testing.assert_allclose(lira.offline(variance).score(evidence), offline, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        lira.offline(LiraSettings(variance=variance)).score(evidence), offline, rtol=1e-6, atol=1e-9
+    )
 
 
 def test_the_two_sides_may_be_of_different_sizes_and_each_has_its_own_variance() -> None:
@@ -85,9 +90,9 @@ def test_one_variance_serves_all_below_64_models_and_each_example_has_its_own_fr
     for models, same, other in ((62, "pooled", "per_example"), (64, "per_example", "pooled")):
         evidence = made_up(4, models=models, count=5)
         for make in (lira.online, lira.offline):
-            found = make("auto").score(evidence)
-            assert (found == make(same).score(evidence)).all()  # type: ignore[arg-type]
-            assert not np.allclose(found, make(other).score(evidence))  # type: ignore[arg-type]
+            found = make().score(evidence)
+            assert (found == make(LiraSettings(variance=same)).score(evidence)).all()  # type: ignore[arg-type]
+            assert not np.allclose(found, make(LiraSettings(variance=other)).score(evidence))  # type: ignore[arg-type]
 
 
 # --- closed forms ---
@@ -129,9 +134,9 @@ def test_normal_log_odds_have_the_auc_of_the_closed_form(variance: Variance, shi
     evidence = normal_sample(shift, np.ones(2 * GRID))
     expected = pytest.approx(stats.norm.cdf(shift / np.sqrt(2)), abs=2e-3)
     if shift:
-        assert area(lira.online(variance).score(evidence)) == expected
+        assert area(lira.online(LiraSettings(variance=variance)).score(evidence)) == expected
         assert area(ulira.score(evidence)) == expected
-    assert area(lira.offline(variance).score(evidence)) == expected
+    assert area(lira.offline(LiraSettings(variance=variance)).score(evidence)) == expected
 
 
 def test_scores_are_the_log_ratio_of_two_normal_densities() -> None:
@@ -148,9 +153,9 @@ def test_examples_of_different_spread_need_a_variance_each_to_reach_it() -> None
     spread = np.random.default_rng(6).choice([0.2, 5.0], 2 * GRID)
     evidence = normal_sample(1.0, spread)
     expected = stats.norm.cdf(1 / np.sqrt(2))
-    assert area(lira.offline("per_example").score(evidence)) == pytest.approx(expected, abs=2e-3)
-    assert area(lira.online("per_example").score(evidence)) == pytest.approx(expected, abs=2e-3)
-    assert area(lira.offline("pooled").score(evidence)) < expected - 0.01
+    assert area(lira.offline(LiraSettings(variance="per_example")).score(evidence)) == pytest.approx(expected, abs=2e-3)
+    assert area(lira.online(LiraSettings(variance="per_example")).score(evidence)) == pytest.approx(expected, abs=2e-3)
+    assert area(lira.offline(LiraSettings(variance="pooled")).score(evidence)) < expected - 0.01
 
 
 # --- behaviour ---
@@ -187,7 +192,7 @@ def test_offline_no_model_that_saw_the_example_is_read(filler: float) -> None:
     poisoned[evidence.shadows.inside, :, 0] = -filler
     changed = replace(evidence, shadows=replace(evidence.shadows, logits=poisoned))
     for variance in ("pooled", "per_example"):
-        attack = lira.offline(variance)
+        attack = lira.offline(LiraSettings(variance=variance))
         assert (attack.score(changed) == attack.score(evidence)).all()
 
 
@@ -204,7 +209,10 @@ def test_models_that_agree_to_the_last_bit_give_finite_scores() -> None:
     evidence = made_up(10)
     assert evidence.shadows is not None
     agreed = with_shadows(evidence, logits=np.broadcast_to(evidence.shadows.logits[:1], evidence.shadows.logits.shape))
-    for attack in (*(make(v) for make in (lira.online, lira.offline) for v in ("pooled", "per_example")), ulira):
+    for attack in (
+        *(make(LiraSettings(variance=v)) for make in (lira.online, lira.offline) for v in ("pooled", "per_example")),
+        ulira,
+    ):
         assert np.isfinite(attack.score(agreed)).all()
         assert np.isfinite(attack.score(with_odds(agreed, 2e4))).all()
 
@@ -244,8 +252,8 @@ def test_a_variance_for_each_example_needs_two_models_a_side(make: Any) -> None:
     outside[np.flatnonzero(outside[:, 0])[0], 0] = False
     lacking = with_shadows(evidence, outside=outside)
     with pytest.raises(MeasurementError, match="needs two shadow models on each side; use pooled"):
-        make("per_example").score(lacking)
-    assert np.isfinite(make("pooled").score(lacking)).all()
+        make(LiraSettings(variance="per_example")).score(lacking)
+    assert np.isfinite(make(LiraSettings(variance="pooled")).score(lacking)).all()
 
 
 @pytest.mark.parametrize("attack", [lira.lira, lira.lira_offline])

@@ -11,8 +11,14 @@ from made_up_evidence import Floats, halves, logits_of, made_up, with_shadows
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from unlearn_audit.attacks import Evidence, Shadows, rmia
+from unlearn_audit.attacks import Attack, Evidence, Shadows, rmia
 from unlearn_audit.errors import MeasurementError
+
+AS_PUBLISHED = {"signal": "sm-taylor", "temperature": 2.0}
+
+
+def offline(a: float | None) -> Attack:
+    return rmia.offline(rmia.OfflineSettings(a="fit" if a is None else a))
 
 
 def share(logits: Any, label: int) -> float:
@@ -84,7 +90,7 @@ def test_offline_scores_are_those_of_the_formula_written_out(a: float | None, qu
     evidence = made_up(3, queries=queries)
     assert evidence.shadows is not None
     expected = written_out(evidence, fitted(evidence.shadows) if a is None else a)
-    np.testing.assert_allclose(rmia.offline(a).score(evidence), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(offline(a).score(evidence), expected, rtol=1e-6, atol=1e-6)
     if a is None:
         assert (rmia.rmia_offline.score(evidence) == rmia.offline().score(evidence)).all()
 
@@ -97,15 +103,15 @@ def test_a_of_one_is_the_likelihood_without_the_example_and_a_of_none_is_halfway
     assert evidence.shadows is not None
     own = np.array([of_views(*each) for each in zip(evidence.logits, evidence.labels, strict=True)])
     outside = np.array(means(evidence.shadows, evidence.labels)[1])
-    np.testing.assert_allclose(own / np.exp(rmia.offline(1.0).score(evidence)), outside, rtol=1e-9)
-    np.testing.assert_allclose(own / np.exp(rmia.offline(0.0).score(evidence)), (1 + outside) / 2, rtol=1e-9)
+    np.testing.assert_allclose(own / np.exp(offline(1.0).score(evidence)), outside, rtol=1e-9)
+    np.testing.assert_allclose(own / np.exp(offline(0.0).score(evidence)), (1 + outside) / 2, rtol=1e-9)
 
 
 def test_models_without_the_example_that_are_certain_leave_the_targets_own_likelihood() -> None:
     evidence = made_up(5)
     assert evidence.shadows is not None
     certain = logits_of(np.full(evidence.shadows.logits.shape[:3], 200.0), evidence.labels[:, None])
-    found = rmia.offline(1.0).score(with_shadows(evidence, logits=certain))
+    found = offline(1.0).score(with_shadows(evidence, logits=certain))
     own = [np.log(of_views(*each)) for each in zip(evidence.logits, evidence.labels, strict=True)]
     np.testing.assert_allclose(found, own, rtol=1e-9)
 
@@ -115,10 +121,10 @@ def test_models_that_say_what_the_target_says_give_nought() -> None:
     assert evidence.shadows is not None
     copied = with_shadows(evidence, logits=np.broadcast_to(evidence.logits, evidence.shadows.logits.shape))
     np.testing.assert_allclose(rmia.rmia.score(copied), 0, atol=1e-12)
-    np.testing.assert_allclose(rmia.offline(1.0).score(copied), 0, atol=1e-12)
+    np.testing.assert_allclose(offline(1.0).score(copied), 0, atol=1e-12)
 
 
-@pytest.mark.parametrize("attack", [rmia.rmia, rmia.rmia_offline, rmia.offline(0.3)])
+@pytest.mark.parametrize("attack", [rmia.rmia, rmia.rmia_offline, offline(0.3)])
 def test_the_likelier_under_the_target_the_higher_the_score(attack: Any) -> None:
     evidence = made_up(7)
     shape = evidence.logits.shape[:2]
@@ -213,7 +219,7 @@ def test_a_reads_only_the_rest_and_leaves_out_what_is_on_one_side() -> None:
 
 
 @pytest.mark.parametrize("filler", [np.nan, 1e4, -3.0])
-@pytest.mark.parametrize("attack", [rmia.rmia_offline, rmia.offline(0.3)])
+@pytest.mark.parametrize("attack", [rmia.rmia_offline, offline(0.3)])
 def test_offline_no_model_that_saw_the_example_is_read(attack: Any, filler: float) -> None:
     evidence = made_up(9)
     assert evidence.shadows is not None
@@ -228,14 +234,14 @@ def test_offline_no_model_that_saw_the_example_is_read(attack: Any, filler: floa
 # --- refusals ---
 
 
-@pytest.mark.parametrize("attack", [rmia.rmia, rmia.rmia_offline, rmia.offline(0.3)])
+@pytest.mark.parametrize("attack", [rmia.rmia, rmia.rmia_offline, offline(0.3)])
 def test_without_shadow_models_there_is_no_score(attack: Any) -> None:
     with pytest.raises(MeasurementError, match="RMIA needs shadow models"):
         attack.score(replace(made_up(), shadows=None))
 
 
 @pytest.mark.parametrize(("side", "attacks"), [
-    ("inside", [rmia.rmia]), ("outside", [rmia.rmia, rmia.rmia_offline, rmia.offline(0.3)]),
+    ("inside", [rmia.rmia]), ("outside", [rmia.rmia, rmia.rmia_offline, offline(0.3)]),
 ])  # fmt: skip
 def test_an_example_without_a_model_on_a_side_is_counted_and_refused(side: str, attacks: list[Any]) -> None:
     evidence = made_up()
@@ -256,7 +262,7 @@ def test_a_is_not_fitted_where_no_example_is_on_both_sides(everywhere: bool) -> 
     alone = with_shadows(evidence, rest_inside=np.full_like(evidence.shadows.rest_inside, everywhere))
     with pytest.raises(MeasurementError, match="a cannot be fitted: .* give --a"):
         rmia.rmia_offline.score(alone)
-    assert np.isfinite(rmia.offline(0.3).score(alone)).all()
+    assert np.isfinite(offline(0.3).score(alone)).all()
 
 
 # ----- other signals
@@ -288,9 +294,11 @@ def test_the_temperature_divides_the_logits() -> None:
 
 def test_signals_give_other_scores_and_say_so() -> None:
     evidence = made_up(0)
-    plain, taylor = rmia.online(), rmia.online(rmia.PUBLISHED)
+    plain, taylor = rmia.online(), rmia.online(rmia.RmiaSettings.model_validate(AS_PUBLISHED))
     assert not np.allclose(plain.score(evidence), taylor.score(evidence))
-    assert not np.allclose(rmia.offline().score(evidence), rmia.offline(None, rmia.PUBLISHED).score(evidence))
+    assert not np.allclose(
+        rmia.offline().score(evidence), rmia.offline(rmia.OfflineSettings.model_validate(AS_PUBLISHED)).score(evidence)
+    )
     assert "softmax at T = 1" in str(plain.differs)
     assert "SM-Taylor softmax at T = 2" in str(plain.differs)
     assert "without gamma" in str(taylor.differs)

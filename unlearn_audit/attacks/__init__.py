@@ -4,14 +4,15 @@ An attack is a pure function of evidence: it gives each example a score, higher 
 is not part of the evidence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Attack", "Evidence", "Need", "Population", "Shadows", "Signals", "log_odds"]
+__all__ = ["Attack", "AttackSettings", "Evidence", "Need", "Population", "Shadows", "Signals", "log_odds"]
 
 Floats = NDArray[np.float64]
 Need = Literal["shadows", "unlearned", "population", "splits"]
@@ -86,6 +87,16 @@ class Evidence:
         return Signals(self.logits[:, 0], self.labels)
 
 
+class AttackSettings(BaseModel):
+    """What can be set of an attack: frozen, unknown keys refused, finite numbers only.
+
+    A field is a key of a configuration's `[mia]` and a flag of `mia`; attacks that have one of the same name mean the
+    same by it. Its description is the flag's help.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
 class Attack(NamedTuple):
     """An attack on one target model.
 
@@ -98,6 +109,8 @@ class Attack(NamedTuple):
         threshold: the score from which on it says "member" of its own accord; None where it only ranks.
         legacy: why it should not be a verdict; None where it may.
         differs: what keeps its numbers from being compared with published tables, in words; None where nothing does.
+        settings: what it runs with; scores that are kept are found again by them.
+        make: settings -> the same attack with these; None where nothing can be set.
     """
 
     name: str
@@ -108,6 +121,19 @@ class Attack(NamedTuple):
     threshold: float | None = None
     legacy: str | None = None
     differs: str | None = None
+    settings: AttackSettings = AttackSettings()
+    make: Callable[[Any], "Attack"] | None = None
+
+    def with_settings(self, values: Mapping[str, Any]) -> "Attack":
+        """Return the attack with those of the values that are settings of its own.
+
+        Args:
+            values: by key, of all attacks.
+        """
+        if self.make is None:
+            return self
+        kind = type(self.settings)
+        return self.make(kind.model_validate({key: values[key] for key in kind.model_fields if key in values}))
 
     @property
     def needs_shadows(self) -> bool:

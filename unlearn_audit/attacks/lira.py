@@ -5,18 +5,28 @@ two-sided density in the offline form, and takes both "fixed" deviations from th
 """
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from unlearn_audit.attacks import Attack, Evidence, Shadows, log_odds
+from unlearn_audit.attacks import Attack, AttackSettings, Evidence, Shadows, log_odds
 from unlearn_audit.errors import MeasurementError
 
 Floats = NDArray[np.float64]
 Variance = Literal["auto", "pooled", "per_example"]
 PER_EXAMPLE_FROM = 64  # shadow models; below, one variance for all examples is the better estimate (section VI-B)
 LEAST = 1e-12  # of a variance, in squared nats: models that agree to the last bit
+
+
+class LiraSettings(AttackSettings):
+    """How the spread of the log-odds is estimated."""
+
+    variance: Annotated[Variance, Field(description="Of lira: auto is pooled below 64 models")] = "auto"
+
+
+DEFAULT = LiraSettings()
 
 
 class _Side(NamedTuple):
@@ -90,40 +100,36 @@ def _shadows(evidence: Evidence) -> Shadows:
     return evidence.shadows
 
 
-def online(variance: Variance = "auto") -> Attack:
-    """Return LiRA with models on both sides of every example.
-
-    Args:
-        variance: see `log_ratio`.
-    """
+def online(settings: LiraSettings = DEFAULT) -> Attack:
+    """Return LiRA with models on both sides of every example."""
     return Attack(
         "lira",
         "are the log-odds of forget examples likelier under models trained with them than under others, compared with "
         "their unseen twin's?",
         "Carlini et al. 2022, Algorithm 1",
-        partial(_online, variance=variance),
+        partial(_online, variance=settings.variance),
         ("shadows",),
         threshold=0.0,
         differs="means over shadow models, and for a pooled variance each side's own; the released code takes medians, "
         "and the deviation of the models with the example for both sides",
+        settings=settings,
+        make=online,
     )
 
 
-def offline(variance: Variance = "auto") -> Attack:
-    """Return LiRA with those models only that never saw the example (section V-B, one-sided).
-
-    Args:
-        variance: see `log_ratio`.
-    """
+def offline(settings: LiraSettings = DEFAULT) -> Attack:
+    """Return LiRA with those models only that never saw the example (section V-B, one-sided)."""
     return Attack(
         "lira-offline",
         "are the log-odds of forget examples higher than models that never saw them would have, compared with their "
         "unseen twin's?",
         "Carlini et al. 2022, Eq. 4",
-        partial(_offline, variance=variance),
+        partial(_offline, variance=settings.variance),
         ("shadows",),
         differs="one-sided, as Eq. 4 has it; the released code, and tables made with it, sum a two-sided density that "
         "sees less (an AUC of .62 to .63 where this form had .79)",
+        settings=settings,
+        make=offline,
     )
 
 

@@ -6,12 +6,13 @@ only through p(x | target) / p(x) and grows with it, so examples are ranked by t
 
 import math
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from unlearn_audit.attacks import Attack, Evidence, Shadows
+from unlearn_audit.attacks import Attack, AttackSettings, Evidence, Shadows
 from unlearn_audit.attacks.threshold import probabilities
 from unlearn_audit.errors import MeasurementError
 
@@ -22,15 +23,42 @@ LEAST = 1e-300  # of a probability, before its logarithm
 class Signal(NamedTuple):
     """What stands for p(x | model): "softmax", or the paper's "sm-taylor", of logits divided by a temperature."""
 
-    kind: Literal["softmax", "sm-taylor"] = "softmax"
-    temperature: float = 1.0
+    kind: Literal["softmax", "sm-taylor"]
+    temperature: float
 
     def __str__(self) -> str:
         name = "softmax" if self.kind == "softmax" else "SM-Taylor softmax"
         return f"{name} at T = {self.temperature:g}"
 
 
-PLAIN = Signal()
+class RmiaSettings(AttackSettings):
+    """What stands for the probability of an example."""
+
+    signal: Annotated[
+        Literal["softmax", "sm-taylor"], Field(description="Of rmia: published tables take sm-taylor")
+    ] = "softmax"
+    temperature: Annotated[
+        float,
+        Field(gt=0, le=1e6, strict=True, description="Of rmia: logits are divided by it; published: 2 for CIFAR-10"),
+    ] = 1.0
+
+    @property
+    def of_examples(self) -> Signal:
+        """Both together."""
+        return Signal(self.signal, self.temperature)
+
+
+class OfflineSettings(RmiaSettings):
+    """Likewise, and how the probability is completed without models that saw the example."""
+
+    a: Annotated[
+        Literal["fit"] | Annotated[float, Field(ge=0, le=1, strict=True)],
+        Field(description="Of rmia-offline: fit, or a number from 0 to 1"),
+    ] = "fit"
+
+
+ONLINE, OFFLINE = RmiaSettings(), OfflineSettings()
+PLAIN = ONLINE.of_examples
 PUBLISHED = Signal("sm-taylor", 2.0)  # of the tables on CIFAR-10; T = 1 on CIFAR-100
 TERMS, MARGIN = 4, 0.6  # n and m of the paper's SM-Taylor softmax (appendix B.3)
 
@@ -137,12 +165,9 @@ def _differs(signal: Signal) -> str:
     return f"on the {signal}; published tables for CIFAR-10 take the {PUBLISHED}{less}; {ranked}"
 
 
-def online(signal: Signal = PLAIN) -> Attack:
-    """Return RMIA with models on both sides of every example.
-
-    Args:
-        signal: what stands for the probability of an example.
-    """
+def online(settings: RmiaSettings = ONLINE) -> Attack:
+    """Return RMIA with models on both sides of every example."""
+    signal = settings.of_examples
     return Attack(
         "rmia",
         "are forget examples likelier under this model than under others, compared with their unseen twin?",
@@ -150,16 +175,14 @@ def online(signal: Signal = PLAIN) -> Attack:
         partial(_online, signal=signal),
         ("shadows",),
         differs=_differs(signal),
+        settings=settings,
+        make=online,
     )
 
 
-def offline(a: float | None = None, signal: Signal = PLAIN) -> Attack:
-    """Return RMIA with those models only that never saw the example.
-
-    Args:
-        a: of p(x) = ((1 + a) p_out + 1 - a) / 2, in [0, 1]; fitted on the rest of the pool where None.
-        signal: what stands for the probability of an example.
-    """
+def offline(settings: OfflineSettings = OFFLINE) -> Attack:
+    """Return RMIA with those models only that never saw the example."""
+    a, signal = None if settings.a == "fit" else settings.a, settings.of_examples
     return Attack(
         "rmia-offline",
         "are forget examples likelier under this model than models without them would have it, compared with their "
@@ -168,6 +191,8 @@ def offline(a: float | None = None, signal: Signal = PLAIN) -> Attack:
         partial(_offline, a=a, signal=signal),
         ("shadows",),
         differs=_differs(signal),
+        settings=settings,
+        make=offline,
     )
 
 

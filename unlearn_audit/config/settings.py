@@ -2,11 +2,20 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 
-from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS, METHODS
+from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS, METHODS, load
 from unlearn_audit.config.layers import incomplete_words
 from unlearn_audit.config.toml_source import Flag, Number, Said, VersionOne
 from unlearn_audit.errors import unknown_name
@@ -112,23 +121,48 @@ class GapSettings(FrozenModel):
 class RcdSettings(FrozenModel):
     """The relearning convergence delay: how to relearn, what to sum, what to compare it with; see `relearning`."""
 
-    optimizer: Literal["gd", "sgd", "adam"] = "gd"
-    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
-    minibatch: Positive | None = None
-    bn: Literal["frozen", "train"] = "frozen"
-    augment: Flag = False
-    scope: Annotated[str, Field(min_length=1)] = "all"
-    relearn: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    steps: Literal["auto"] | Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 100
-    tolerance: Annotated[Number, Field(gt=0, lt=1)] = 0.01
-    max_steps: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 10_000
-    step_size: Literal["auto", "lambda"] | Step | Annotated[tuple[Step, ...], Field(min_length=2)] = "auto"
-    floor: Literal["zero", "best", "fit"] | Number = "zero"
-    controls: Flag = True
-    match_difficulty: Flag = False
-    accuracies: Annotated[tuple[Annotated[Number, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.5, 0.9, 0.99)
-    resamples: Annotated[int, Field(ge=100, le=1_000_000, strict=True)] = 2000
+    optimizer: Annotated[Literal["gd", "sgd", "adam"], Field(description="How to descend")] = "gd"
+    momentum: Annotated[Number, Field(ge=0, lt=1, description="Of sgd")] = 0.9
+    weight_decay: Annotated[Number, Field(ge=0, description="Phi = loss + this / 2 x |w|^2")] = 0.0
+    minibatch: Annotated[Positive | None, Field(description="Examples of a gradient step; default: the whole set")] = (
+        None
+    )
+    bn: Annotated[
+        Literal["frozen", "train"], Field(description="BatchNorm; train needs the whole set in one chunk")
+    ] = "frozen"
+    augment: Annotated[Flag, Field(description="Take gradients on random crops and flips")] = False
+    scope: Annotated[
+        str, Field(min_length=1, description="all, head (classifier on fixed features, float64), or names: 'fc.*'")
+    ] = "all"
+    relearn: Annotated[Number, Field(gt=0, le=1, description="Relearn this part of the set, measure on the rest")] = 1.0
+    steps: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=0, le=1_000_000, strict=True)],
+        Field(description="K; auto: until truncation cuts off less than --tolerance"),
+    ] = 100
+    tolerance: Annotated[Number, Field(gt=0, lt=1, description="Of --steps auto: share of the sum")] = 0.01
+    max_steps: Annotated[int, Field(ge=100, le=1_000_000, strict=True, description="Of --steps auto")] = 10_000
+    step_size: Annotated[
+        Literal["auto", "lambda"] | Step | Annotated[tuple[Step, ...], Field(min_length=2)],
+        Field(
+            description="auto (from curvature, safe for all), a number, several (1e-4,1e-5), or lambda: 1/lambda_max, "
+            "measured again as it changes"
+        ),
+    ] = "auto"
+    floor: Annotated[
+        Literal["zero", "best", "fit"] | Number,
+        Field(description="zero, fit (minimise), best (lowest reached), or a number"),
+    ] = "zero"
+    controls: Annotated[Flag, Field(description="Random initialisation, too")] = True
+    match_difficulty: Annotated[Flag, Field(description="Twin as hard as the forget set under retrained models")] = (
+        False
+    )
+    accuracies: Annotated[
+        tuple[Annotated[Number, Field(gt=0, le=1)], ...],
+        Field(min_length=1, description="Whose first steps are reported"),
+    ] = (0.5, 0.9, 0.99)
+    resamples: Annotated[
+        int, Field(ge=100, le=1_000_000, strict=True, description="Of the examples, for intervals")
+    ] = 2000
 
 
 class TruncationSettings(FrozenModel):
@@ -137,32 +171,41 @@ class TruncationSettings(FrozenModel):
     The step size is RCD's, unless one is named here.
     """
 
-    reference_steps: Annotated[int, Field(ge=30, le=10_000_000, strict=True)] | None = None
+    reference_steps: Annotated[
+        Annotated[int, Field(ge=30, le=10_000_000, strict=True)] | None,
+        Field(description="Length of the trajectory; default: 10 x K, at least 100"),
+    ] = None
     step_size: Literal["auto"] | Step | None = None
-    floor: Literal["zero", "best", "fit"] | Number = "fit"
+    floor: Annotated[
+        Literal["zero", "best", "fit"] | Number,
+        Field(description="fit: each model's minimum; zero, best, or a number"),
+    ] = "fit"
 
 
 class SpectrumSettings(FrozenModel):
     """The curvature of the loss on the forget set."""
 
-    eigenvalues: Annotated[int, Field(ge=1, le=100, strict=True)] = 10
-    probes: Annotated[int, Field(ge=2, le=10_000, strict=True)] = 30
-    tolerance: Annotated[Number, Field(gt=0, lt=1)] = 1e-3
-    scope: Annotated[str, Field(min_length=1)] = "all"
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
-    controls: Flag = True
+    eigenvalues: Annotated[int, Field(ge=1, le=100, strict=True, description="How many of the largest")] = 10
+    probes: Annotated[int, Field(ge=2, le=10_000, strict=True, description="Random vectors behind the trace")] = 30
+    tolerance: Annotated[Number, Field(gt=0, lt=1, description="Residual over the largest eigenvalue")] = 1e-3
+    scope: Annotated[str, Field(min_length=1, description="all, head, or parameter names with * and ?")] = "all"
+    weight_decay: Annotated[Number, Field(ge=0, description="Of the objective")] = 0.0
+    controls: Annotated[Flag, Field(description="Random initialisation, too")] = True
 
 
-class MiaSettings(FrozenModel):
-    """Membership inference: which attacks, with which shadow models; "population" and "all" name several."""
+class _MiaSettings(FrozenModel):
+    """Membership inference: which attacks, with which shadow models; "threshold" and "all" name several.
+
+    Beside its own keys it takes the settings of every attack.
+    """
 
     attacks: Annotated[tuple[str, ...], Field(min_length=1)] = ("loss",)
-    shadows: Said | None = None
-    variance: Literal["auto", "pooled", "per_example"] = "auto"
-    a: Literal["fit"] | Annotated[Number, Field(ge=0, le=1)] = "fit"
-    signal: Literal["softmax", "sm-taylor"] = "softmax"
-    temperature: Annotated[Number, Field(gt=0, le=1e6)] = 1.0
-    worst: Annotated[int, Field(ge=0, le=1_000_000, strict=True)] = 10
+    shadows: Annotated[
+        Said | None, Field(description="Folder of shadow models, made by `unlearn-audit shadows run`")
+    ] = None
+    worst: Annotated[
+        int, Field(ge=0, le=1_000_000, strict=True, description="Keep so many of the most exposed examples")
+    ] = 10
 
     @field_validator("attacks")
     @classmethod
@@ -174,6 +217,21 @@ class MiaSettings(FrozenModel):
             if name in names[:index]:
                 raise ValueError(f"attack '{name}' is named twice")
         return names
+
+
+def _of_attacks() -> dict[str, Any]:
+    """Return the settings of all attacks by key, as pydantic takes them."""
+    kinds = [type(load("attack", ATTACKS, name).settings) for name in ATTACKS]
+    return {key: (field.annotation, field) for kind in kinds for key, field in kind.model_fields.items()}
+
+
+# To a type checker it has its own fields; those of attacks are read by name, with `Attack.with_settings`.
+if TYPE_CHECKING:
+    MiaSettings = _MiaSettings
+else:
+    MiaSettings = create_model(
+        "MiaSettings", __base__=_MiaSettings, __module__=__name__, __doc__=_MiaSettings.__doc__, **_of_attacks()
+    )
 
 
 class AuditConfig(FrozenModel):

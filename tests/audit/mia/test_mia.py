@@ -171,9 +171,10 @@ def test_an_attack_named_without_what_it_needs_is_refused(tiny: Path, attack: st
         audited(tiny, ("original",), attacks=[attack])
 
 
-def test_population_names_the_four_that_need_nothing(tiny: Path) -> None:
-    report = audited(tiny, ("original",), attacks=["population"])
-    assert {m.name.split(".")[1] for m in report.measurements} == set(ATTACK_GROUPS["population"])
+@pytest.mark.parametrize("group", ["threshold", "population"])
+def test_a_group_names_the_four_that_need_nothing(tiny: Path, group: str) -> None:
+    report = audited(tiny, ("original",), attacks=[group])
+    assert {m.name.split(".")[1] for m in report.measurements} == set(ATTACK_GROUPS[group])
 
 
 def test_ulira_has_no_value_where_no_shadow_model_was_unlearned_as_the_target_was(
@@ -296,6 +297,12 @@ def test_scores_that_cannot_be_kept_are_used_all_the_same(
     report = audited(tiny, ("original",), attacks=["rmia"], shadows=str(copied))
     assert isinstance(of(report, "mia.rmia.auc", "original").value, float)
     assert not list((copied / "scores").iterdir())
+
+
+def test_other_settings_are_other_scores(tiny: Path, copied: Path) -> None:
+    for a, kept in ((0.3, 1), (0.6, 2), (0.3, 2)):
+        audited(tiny, ("original",), attacks=["rmia-offline"], shadows=str(copied), a=a)
+        assert len(list((copied / "scores").iterdir())) == kept
 
 
 # ----- what the attacks are given

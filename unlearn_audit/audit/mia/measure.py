@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import catalogue
-from unlearn_audit.attacks import Attack, Evidence, lira, rmia, svc
+from unlearn_audit.attacks import Attack, Evidence, svc
 from unlearn_audit.audit.context import AuditContext, Split
 from unlearn_audit.audit.measurement import measurement
 from unlearn_audit.audit.mia.inputs import AttackInputs, attack_inputs
@@ -68,17 +68,8 @@ def _attack(context: AuditContext, name: str, settings: MiaSettings) -> Attack:
                 "yourself: `mia module:callable`, or --config FILE"
             )
         return attack_from_code(name)
-    signal = rmia.Signal(settings.signal, settings.temperature)
-    if name == "lira":
-        return lira.online(variance=settings.variance)
-    if name == "lira-offline":
-        return lira.offline(variance=settings.variance)
-    if name == "rmia-offline":
-        return rmia.offline(None if settings.a == "fit" else settings.a, signal)
-    if name == "rmia":
-        return rmia.online(signal)
     attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
-    return attack
+    return attack.with_settings(settings.model_dump())
 
 
 SVC_SPLITS: tuple[Split, ...] = ("retain", "test", "forget")
@@ -124,13 +115,11 @@ def _against_all(
     """Yield one attack's measurements on each subject, with the scores of every example."""
     known: dict[tuple[str, str], Scores | str] = {}
     kept = KeptScores(inputs.fleet.folder.scores if inputs.fleet else None)
-    signal = rmia.Signal(settings.signal, settings.temperature)
-    asked = f"variance {settings.variance} a {settings.a}" + ("" if signal == rmia.PLAIN else f" {tuple(signal)}")
 
     def scores_of(candidate: Candidate, treatment: Treatment | None) -> Scores | str:
         key = candidate.label, treatment.key if treatment else ""
         if key not in known:
-            known[key] = _scores(inputs, candidate, treatment, attack, partial(kept.of, attack, asked))
+            known[key] = _scores(inputs, candidate, treatment, attack, partial(kept.of, attack))
         return known[key]
 
     for candidate in context.subjects:

@@ -29,14 +29,13 @@ class KeptScores:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def of(self, attack: Attack, settings: str, evidence: Evidence) -> Floats:
+    def of(self, attack: Attack, evidence: Evidence) -> Floats:
         """Return the scores [N] of an attack.
 
         An attack of the user's own is always asked: nobody knows when its code changes.
 
         Args:
-            attack: which one.
-            settings: in words, of the attack.
+            attack: which one, with its settings.
             evidence: that it is given.
 
         Raises:
@@ -45,7 +44,7 @@ class KeptScores:
         reads_shadows = bool({"shadows", "unlearned"} & set(attack.needs))
         if self.folder is None or attack.name not in ATTACKS or not reads_shadows:
             return attack.score(evidence)
-        path = self.folder / f"{_key(attack, settings, evidence)}.npy"
+        path = self.folder / f"{_key(attack, evidence)}.npy"
         known = _read(path, len(evidence.labels))
         if known is not None:
             return known
@@ -66,7 +65,8 @@ def _read(path: Path, count: int) -> Floats | None:
     return found if found.dtype == np.float64 and found.shape == (count,) else None
 
 
-def _key(attack: Attack, settings: str, evidence: Evidence) -> str:
+def _key(attack: Attack, evidence: Evidence) -> str:
+    settings = attack.settings.model_dump_json()
     digest = hashlib.sha256(f"{CODE} {attack.name} {settings} {evidence.seed}".encode())
     for array in (evidence.logits, evidence.labels):
         digest.update(_told(array))
