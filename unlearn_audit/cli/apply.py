@@ -1,10 +1,9 @@
 """`unlearn-audit apply METHOD`, also named `unlearn`: remove a forget set's influence from a checkpoint."""
 
 import inspect
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -12,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from unlearn_audit import catalogue
 from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Force, Quiet, Shared, resolved
+from unlearn_audit.cli.generated import option_of, shown
 from unlearn_audit.errors import UsageError, unknown_name
 
 WITH_HELP = "Join a transform, NAME:KEY=VALUE,…; repeatable. " + " ".join(
@@ -62,7 +62,7 @@ def _transforms() -> str:
     found = []
     for name in catalogue.TRANSFORMS:
         fields = catalogue.load("transform", catalogue.TRANSFORMS, name).settings.model_fields
-        keys = ", ".join(f"{key}={_shown(field.default)}" for key, field in fields.items())
+        keys = ", ".join(f"{key}={shown(field.default)}" for key, field in fields.items())
         found.append(f"  {name}: {keys}")
     return "\n\n".join(found)
 
@@ -91,18 +91,13 @@ def _options(method: Any) -> Iterator[inspect.Parameter]:
     own = method.settings.__annotations__
     fields = method.settings.model_fields
     for name in sorted(fields, key=lambda name: name not in own):
-        field, flag = fields[name], f"--{name.replace('_', '-')}"
-        kind, words = _plain(field.annotation)
-        choice = f" One of {', '.join(words)}." if words else ""
-        default = _defaults(method.settings, name)
-        option = typer.Option(
-            f"{flag}/--no-{flag[2:]}" if field.default is True else flag,
-            help=f"{field.description}.{choice}{default}",
-            rich_help_panel=f"Settings of {method.name}" if name in own else "The loop",
-            show_default=False,
-        )
-        yield inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+        panel = f"Settings of {method.name}" if name in own else "The loop"
+        yield option_of(
+            name,
+            fields[name],
+            panel=panel,
+            default=_defaults(method.settings, name),
+            negative=fields[name].default is True,
         )
 
 
@@ -111,7 +106,7 @@ def _defaults(settings: Any, name: str) -> str:
     from unlearn_audit.methods.published import BUDGET, published_value
 
     ours = settings.model_fields[name].default
-    said = "" if ours is None or ours is False else f" Default {_shown(ours)}"
+    said = "" if ours is None or ours is False else f" Default {shown(ours)}"
     if settings.PUBLISHED is None:
         return said and f"{said}."
     try:
@@ -120,23 +115,7 @@ def _defaults(settings: Any, name: str) -> str:
         return f"{said}; no value is published." if said else " No value is published."
     if theirs == ours:
         return f"{said}, as published." if said else "" if name in BUDGET else " Published: not used."
-    return f"{said}; published {_shown(theirs)}." if said else f" Published {_shown(theirs)}."
-
-
-def _plain(annotation: Any) -> tuple[type, tuple[str, ...]]:
-    """Return the plain type that the command line takes for a setting, and the words that it knows."""
-    if get_origin(annotation) is Annotated:
-        return _plain(get_args(annotation)[0])
-    if get_origin(annotation) is Literal:
-        return str, get_args(annotation)
-    if get_origin(annotation) in (Union, types.UnionType):
-        kinds = [_plain(each) for each in get_args(annotation) if each is not type(None)]
-        return kinds[0] if len(kinds) == 1 else (str, ())
-    return (annotation if annotation in (bool, int, float) else str), ()
-
-
-def _shown(value: object) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else "none" if value is None else f"{value}"
+    return f"{said}; published {shown(theirs)}." if said else f" Published {shown(theirs)}."
 
 
 def _apply(

@@ -21,6 +21,11 @@ def _option(panel: str, help_text: str, *names: str, metavar: str | None = None)
     return typer.Option(*names, help=help_text, rich_help_panel=panel, metavar=metavar)
 
 
+Checkpoints = Annotated[
+    list[str] | None, typer.Argument(metavar="[CKPT]...", help="Checkpoints; their metadata tells their role.")
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shared:
     """Their values; None means that the flag was not given."""

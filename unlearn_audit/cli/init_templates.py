@@ -63,7 +63,7 @@ step_size = "auto"              # 1 / (4 lambda_max), halved until no curve rise
 # match_difficulty = true       # match the unseen twin on difficulty under the retrained models
 
 [mia]                           # membership inference: can an attacker tell forget examples from unseen ones?
-attacks = ["loss"]              # or "population", or "all" with shadow models
+attacks = ["loss"]              # or "threshold", or "all" with shadow models
 # shadows = "shadows"           # a folder that `unlearn-audit shadows run` made: lira, rmia, ulira
 
 # [truncation]                  # is the truncation error of RCD_K really exponential in K?

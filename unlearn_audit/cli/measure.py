@@ -129,24 +129,3 @@ def _check_same(report: Any, path: Path) -> None:
         raise OutputError(
             f"another audit wrote another report to {path} meanwhile; use --force to replace it, or another --out"
         )
-
-
-def number_or_word(text: str | None) -> float | str | None:
-    """Return text as a number where it is one."""
-    try:
-        return text if text is None else float(text)
-    except ValueError:
-        return text
-
-
-def count_or_word(text: str | None) -> int | str | None:
-    """Return text as a whole number where it is one."""
-    try:
-        return text if text is None else int(text)
-    except ValueError:
-        return text
-
-
-def numbers(text: str | None) -> list[float | str | None] | None:
-    """Return "0.5,0.9" as numbers; a part that is none stays as it is, for the configuration to refuse."""
-    return None if text is None else [number_or_word(part.strip()) for part in text.split(",")]

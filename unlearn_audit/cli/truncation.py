@@ -1,48 +1,26 @@
 """`unlearn-audit truncation`: is the truncation error of RCD_K exponential in K?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from unlearn_audit.cli.console import message
-from unlearn_audit.cli.flags import Shared, measuring, resolved
-from unlearn_audit.cli.measure import audit_and_emit, number_or_word
+from unlearn_audit.cli.flags import Checkpoints, Shared, resolved
+from unlearn_audit.cli.generated import Flags, add_verb
+from unlearn_audit.cli.measure import audit_and_emit
 
 PANEL = "Relearning"
 
 
-@measuring
 def _truncation(
-    checkpoints: Annotated[
-        list[str] | None, typer.Argument(metavar="[CKPT]...", help="Checkpoints; their metadata tells their role.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="K, whose truncation error is wanted; default 100.", rich_help_panel=PANEL)
-    ] = None,
-    reference_steps: Annotated[
-        int | None, typer.Option(help="Length of the trajectory; default 10 x K.", rich_help_panel=PANEL)
-    ] = None,
-    step_size: Annotated[
-        str | None,
-        typer.Option(help="A number, auto (default): safe for all, or lambda: 1/lambda_max.", rich_help_panel=PANEL),
-    ] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Of the objective that is relearned; default 0.", rich_help_panel=PANEL)
-    ] = None,
-    scope: Annotated[
-        str | None,
-        typer.Option(help="all (default), head: the classifier alone, or names, e.g. 'fc*'.", rich_help_panel=PANEL),
-    ] = None,
-    floor: Annotated[
-        str | None,
-        typer.Option(help="fit (default): each model's minimum; zero, best, or a number.", rich_help_panel=PANEL),
-    ] = None,
+    checkpoints: Checkpoints = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the excess against K.", metavar="FILE.svg", rich_help_panel=PANEL)
     ] = None,
     *,
     shared: Shared,
+    sections: dict[str, Any],
 ) -> None:
     """Is the truncation error of RCD_K really exponential in K, and how large is it at this K?
 
@@ -58,14 +36,7 @@ def _truncation(
 
     if plot is not None:
         check_output(_svg(plot), force=shared.force)
-    rcd = {
-        "steps": steps,
-        "step_size": number_or_word(step_size),
-        "weight_decay": weight_decay,
-        "scope": scope,
-    }
-    own = {"reference_steps": reference_steps, "floor": number_or_word(floor)}
-    request = resolved(checkpoints or (), shared, rcd=rcd, truncation=own)
+    request = resolved(checkpoints or (), shared, **sections)
     audit_and_emit(request, shared, only=("truncation",), also=lambda report: _draw(report, plot, shared))
 
 
@@ -94,6 +65,19 @@ def _draw(report: object, plot: Path | None, shared: Shared) -> None:
         message(f"wrote {plot}", quiet=shared.quiet)
 
 
+RELEARNING = Flags(  # how to relearn is said in the section `rcd`, in a config and here
+    "rcd",
+    ("steps", "step_size", "weight_decay", "scope"),
+    texts={
+        "steps": "K, whose truncation error is wanted",
+        "step_size": "A number, auto: safe for all, or lambda: 1/lambda_max",
+        "weight_decay": "Of the objective that is relearned",
+    },
+)
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("truncation")(_truncation)
+    add_verb(
+        app, "truncation", _truncation, panel=PANEL, flags=[RELEARNING, Flags("truncation", without=("step_size",))]
+    )

@@ -1,0 +1,71 @@
+"""Flags made of settings: what is typed becomes what the settings take, and each default stands once."""
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import Field
+
+from unlearn_audit.cli.generated import Kind, kind_of, shown, value_of
+from unlearn_audit.config import SECTIONS
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind"),
+    [
+        (bool, Kind(bool)),
+        (Annotated[int, Field(ge=0)] | None, Kind(int)),
+        (str | None, Kind(str)),
+        (Literal["gd", "sgd"], Kind(str, ("gd", "sgd"))),
+        (Literal["fit"] | float, Kind(str, mixed=True, metavar="fit|X")),
+        (Literal["auto"] | int, Kind(str, mixed=True, metavar="auto|N")),
+        (tuple[float, ...], Kind(str, mixed=True, metavar="X,…", several="always")),
+        (
+            Literal["auto", "lambda"] | float | tuple[float, ...],
+            Kind(str, mixed=True, metavar="VALUE", several="with a comma"),
+        ),
+    ],
+)
+def test_what_the_command_line_takes_for_a_setting(annotation: Any, kind: Kind) -> None:
+    assert kind_of(annotation) == kind
+
+
+WORD_OR_NUMBER, LIST = kind_of(Literal["fit"] | float), kind_of(tuple[float, ...])
+EITHER = kind_of(Literal["auto"] | float | tuple[float, ...])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("fit", WORD_OR_NUMBER, "fit"),
+        ("0.5", WORD_OR_NUMBER, 0.5),
+        ("7", WORD_OR_NUMBER, 7),
+        ("1,2", WORD_OR_NUMBER, "1,2"),
+        ("0.5", LIST, [0.5]),
+        ("0.5, x", LIST, [0.5, "x"]),
+        ("1e-3,1e-4", EITHER, [1e-3, 1e-4]),
+        ("1e-3", EITHER, 1e-3),
+        ("7", kind_of(str | None), "7"),
+        (None, EITHER, None),
+        (3, kind_of(int), 3),
+    ],
+)
+def test_what_is_typed_is_read_as_the_settings_take_it(text: Any, kind: Kind, value: Any) -> None:
+    found = value_of(text, kind)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_default_is_shown_as_it_would_be_typed() -> None:
+    assert [shown(value) for value in (0.0, 1e-3, 2000, True, None, "auto", (0.5, 0.9))] == [
+        "0", "0.001", "2000", "yes", "none", "auto", "0.5,0.9",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("section", ["rcd", "truncation", "spectrum", "mia"])
+def test_the_help_of_a_verb_has_every_setting_with_its_default(section: str, run: Any) -> None:
+    said = " ".join(run(section, "--help").stdout.replace("│", " ").split())
+    for name, field in SECTIONS[section].model_fields.items():
+        if field.description:
+            assert f"--{name.replace('_', '-')} " in said
+            default = "" if field.default in (None, False) else f" Default {shown(field.default)}."
+            assert f"{field.description}." in said or section == "truncation"
+            assert default in said
