@@ -20,7 +20,7 @@ from unlearn_audit.data import Dataset, IndexSet, read_training_indices
 from unlearn_audit.engine import setup_device
 from unlearn_audit.errors import CheckpointError, ConfigError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import make_subfolder, sha256_of_bytes
-from unlearn_audit.inputs import read_entry, resolve_data, unique_labels
+from unlearn_audit.inputs import NO_FORGET_SET, read_entry, resolve_data, unique_labels
 from unlearn_audit.methods.apply import SAVE_EVERY, apply_method, joining, parse_settings
 from unlearn_audit.methods.lookup import find_method, is_code
 from unlearn_audit.methods.resume import StateFile, state_path
@@ -226,11 +226,11 @@ def _ground(request: Resolved, folder: Path) -> _BuildContext:
     """Load what the models are made of."""
     config = request.config
     if not config.forget:
-        raise UsageError("no forget set given; name it in the config, or with --forget")
+        raise UsageError(NO_FORGET_SET)
     if not config.data and not config.checkpoint:
         raise UsageError("[[train]] and [[apply]] need data; name it in the config, or with --data")
     checkpoints = tuple(read_entry(config, entry) for entry in config.checkpoint)
-    dataset = resolve_data(config, dict(request.origins), checkpoints, [])
+    dataset = resolve_data(config, request.origins, checkpoints).dataset
     forget = read_training_indices(config.forget, dataset)
     return _BuildContext(config, request.origins, normalised_as_asked(dataset, config), forget, folder, checkpoints)
 

@@ -12,12 +12,12 @@ import torch
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
 from unlearn_audit.audit.identities import identity_doubts, other_parents
-from unlearn_audit.checkpoints import Metadata, check_finite
-from unlearn_audit.config import AuditConfig
-from unlearn_audit.data import Dataset, Examples, Splits, make_splits, old_forget_set, old_subsets, rows_digest
-from unlearn_audit.engine import Device, predict, setup_device
+from unlearn_audit.checkpoints import Metadata
+from unlearn_audit.config import AuditConfig, Resolved
+from unlearn_audit.data import Examples, Splits, old_forget_set, old_subsets, rows_digest
+from unlearn_audit.engine import Device, predict
 from unlearn_audit.errors import MeasurementError, UsageError
-from unlearn_audit.inputs import Candidate, build_candidate, read_entry, resolve_data, unique_labels
+from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.normalisation import read_otherwise
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.report import Subject
@@ -133,21 +133,16 @@ def open_context(config: AuditConfig, origins: Mapping[str, str], progress: Prog
     """
     if not config.checkpoint:
         raise UsageError("no checkpoint given; name at least one file")
-    compute = setup_device(config.device, config.precision, config.batch_size)
-    checkpoints = []
-    for index, entry in enumerate(config.checkpoint):
-        checkpoints.append(read_entry(config, entry))
-        check_finite(checkpoints[-1])
-        progress("reading checkpoints", index + 1, len(config.checkpoint), entry.path)
-    settled = dict(origins)
-    dataset = resolve_data(config, settled, checkpoints, [])  # what is wrong with it is told with the doubts below
-    splits = _splits(config, dataset)
-    labels = unique_labels(config.checkpoint)
-    candidates = [
-        build_candidate(config, settled, entry, checkpoint, label, dataset, compute, checkpoints)
-        for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True)
-    ]
-    return context_of(candidates, splits, config, origins=settled, compute=compute, progress=progress)
+    inputs = resolve_inputs(Resolved(config, origins), progress=progress)  # its notes are among the doubts below
+    candidates = inputs.candidates()
+    return context_of(
+        candidates,
+        inputs.splits,
+        config,
+        origins=inputs.origins(candidates),
+        compute=inputs.compute,
+        progress=progress,
+    )
 
 
 def context_of(
@@ -195,14 +190,6 @@ def _opening_notes(candidates: Sequence[Candidate], splits: Splits) -> Iterator[
     yield from (Note(text) for one in candidates if one.label not in doubted for text in _other_role(one))
     yield from map(Note, other_parents(candidates))
     yield from (Note(f"{one.label}: {text}") for one in candidates for text in one.types)
-
-
-def _splits(config: AuditConfig, dataset: Dataset) -> Splits:
-    if not config.forget:
-        raise UsageError("no forget set given; name it with --forget (an index file, class:3, random:0.1:SEED, …)")
-    return make_splits(
-        dataset, config.forget, unseen=config.unseen, retain=config.retain, sample=config.sample, seed=config.seed
-    )
 
 
 def _too_few(n: int) -> list[str]:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from unlearn_audit.audit.build_models import Made, models_to_make
 from unlearn_audit.audit.cache import FOLDER as PARTS
 from unlearn_audit.config import ApplyEntry, AuditConfig, RcdSettings, Resolved, TrainEntry, code_is_allowed
-from unlearn_audit.data import Dataset, Splits, make_splits
-from unlearn_audit.engine import Device, setup_device
+from unlearn_audit.data import Dataset, Splits
+from unlearn_audit.engine import Device
 from unlearn_audit.errors import UsageError
-from unlearn_audit.inputs import build_candidate, read_entry, resolve_data, unique_labels
+from unlearn_audit.inputs import resolve_inputs
 from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extras
@@ -62,8 +62,7 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str]) -> I
     if not config.checkpoint and not config.train:
         raise UsageError("no checkpoint given; name at least one file")
     made = list(models_to_make(request, folder)) if config.train or config.apply else []
-    compute = setup_device(config.device, config.precision)
-    ground = _survey(request, compute)
+    ground, compute = _survey(request)
     for one in made:
         spec = _spec_of(one, ground.specs, config)
         ground.specs[one.entry.label] = spec
@@ -99,25 +98,15 @@ class _CostInputs(NamedTuple):
         return self.prices[spec]
 
 
-def _survey(request: Resolved, compute: Device) -> _CostInputs:
+def _survey(request: Resolved) -> tuple[_CostInputs, Device]:
     """Read the checkpoints that there are, and the data that they or the request name."""
-    config, origins = request.config, dict(request.origins)
-    if not config.forget:
-        raise UsageError("no forget set given; name it in the config, or with --forget")
-    checkpoints = [read_entry(config, entry) for entry in config.checkpoint]
-    dataset = resolve_data(config, origins, checkpoints, [])
-    splits = make_splits(
-        dataset, config.forget, unseen=config.unseen, retain=config.retain, sample=config.sample, seed=config.seed
-    )
-    specs: dict[str, str] = {}
-    recipes: dict[str, dict[str, Any]] = {}
-    networks: dict[str, nn.Module] = {}
-    labels = unique_labels(config.checkpoint)
-    for entry, checkpoint, label in zip(config.checkpoint, checkpoints, labels, strict=True):
-        candidate = build_candidate(config, origins, entry, checkpoint, label, dataset, compute, checkpoints)
-        specs[label], recipes[label] = candidate.spec, candidate.recipe
-        networks.setdefault(candidate.spec, candidate.model)
-    return _CostInputs(splits, specs, recipes, networks, {})
+    inputs = resolve_inputs(request)
+    candidates = inputs.candidates()
+    specs = {one.label: one.spec for one in candidates}
+    networks = {one.spec: one.model for one in reversed(candidates)}
+    return _CostInputs(
+        inputs.splits, specs, {one.label: one.recipe for one in candidates}, networks, {}
+    ), inputs.compute
 
 
 def _spec_of(made: Made, specs: Mapping[str, str], config: AuditConfig) -> str:

@@ -4,17 +4,20 @@ Flag, environment, named config, the checkpoint's own metadata, a config found, 
 nobody names is read off the weights. `origins` remembers who said what.
 """
 
-from unlearn_audit.inputs.candidates import IN_MEMORY, SAMPLE, Candidate, build_candidate
+from unlearn_audit.inputs.candidates import IN_MEMORY, SAMPLE, Candidate
 from unlearn_audit.inputs.entries import read_entry, resolve_data, unique_labels
 from unlearn_audit.inputs.inspection import inspect_checkpoint
+from unlearn_audit.inputs.resolving import NO_FORGET_SET, Inputs, resolve_inputs
 
 __all__ = [
     "IN_MEMORY",
+    "NO_FORGET_SET",
     "SAMPLE",
     "Candidate",
-    "build_candidate",
+    "Inputs",
     "inspect_checkpoint",
     "read_entry",
     "resolve_data",
+    "resolve_inputs",
     "unique_labels",
 ]

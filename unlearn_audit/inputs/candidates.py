@@ -38,6 +38,7 @@ class Candidate:
     types: tuple[str, ...] = ()  # which of its weights are stored in other types than the model computes in
     normalised_by: str = "metadata"
     named_recipe: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)  # who said its model, mean and std
 
     @property
     def in_memory(self) -> bool:
@@ -60,7 +61,7 @@ class Candidate:
 
 def build_candidate(
     config: AuditConfig,
-    origins: dict[str, str],
+    origins: Mapping[str, str],
     entry: CheckpointEntry,
     checkpoint: Checkpoint,
     label: str,
@@ -72,7 +73,7 @@ def build_candidate(
 
     Args:
         config: the merged configuration.
-        origins: of its keys; who won for this model is written into it.
+        origins: of its keys.
         entry: how the checkpoint was asked for.
         checkpoint: what was read.
         label: its unique label.
@@ -96,7 +97,6 @@ def build_candidate(
         notes += found.in_words
     if origin.startswith(OF_CHILD):
         notes += (f"architecture as {origin.removeprefix(OF_CHILD)} says, which was made from it: {spec}",)
-    origins[f"model of {label}"] = origin
     channels, height, width = dataset.train.images.shape[1:]
     if checkpoint.folder is not None:
         notes += check_labels(checkpoint.folder, dataset.class_names, dataset.classes)
@@ -111,7 +111,6 @@ def build_candidate(
     reading = models.read_for(model, state, spec=str(spec), where=where)
     in_file = _in_file(found or reading, model) or _in_folder(checkpoint)
     normalised = resolve_normalisation(config, origins, entry, checkpoint, dataset, in_file=in_file, child=child)
-    origins.update({f"{key} of {label}": who for key, who in normalised.origins.items()})
     transform = normalised.transform
     sample = transform(dataset.test.images[:SAMPLE])
     models.materialise(model, sample, spec=str(spec))
@@ -141,6 +140,7 @@ def build_candidate(
         weights=checkpoint.weights,
         types=types,
         normalised_by=normalised.origins["mean"],
+        origins={"model": origin, "mean": normalised.origins["mean"], "std": normalised.origins["std"]},
         named_recipe=pick_recipe(entry.recipe, str(spec), epochs=entry.epochs).settings() if entry.recipe else {},
     )
 

@@ -1,8 +1,9 @@
 """Reading the checkpoints that a request names, and loading the data that it or they name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from unlearn_audit.checkpoints import Checkpoint, OneSetOfWeights, read_checkpoint
 from unlearn_audit.config import METADATA, AuditConfig, CheckpointEntry, code_is_allowed, outranks_metadata
@@ -30,16 +31,21 @@ def read_entry(config: AuditConfig, entry: CheckpointEntry) -> Checkpoint:
     )
 
 
-def resolve_data(
-    config: AuditConfig, origins: dict[str, str], checkpoints: Sequence[Checkpoint], limitations: list[str]
-) -> Dataset:
+class ResolvedData(NamedTuple):
+    """The data, who named them ("flag", "metadata", …), and which checkpoints were made with other data."""
+
+    dataset: Dataset
+    origin: str
+    notes: tuple[str, ...]
+
+
+def resolve_data(config: AuditConfig, origins: Mapping[str, str], checkpoints: Sequence[Checkpoint]) -> ResolvedData:
     """Load the data: from the request, else from the checkpoints' metadata, else from a config found.
 
     Args:
         config: the merged configuration.
-        origins: of its keys; who won for "data" is written into it.
+        origins: of its keys.
         checkpoints: whose metadata may name data.
-        limitations: gets a line for each checkpoint made with other data than the data asked for.
 
     Raises:
         UsageError: nobody says what data, or the checkpoints disagree.
@@ -55,7 +61,7 @@ def resolve_data(
         spec, origin = str(specs.pop()), "metadata"
     if not spec:
         raise UsageError(f"{checkpoints[0].path} does not say what data it belongs to; give --data SPEC (see --help)")
-    origins["data"] = origin
+    notes: list[str] = []
     dataset = _load(spec, origin, wanted=config.download, asked_by=origins.get("download", "default"))
     for checkpoint in known:
         recorded = checkpoint.metadata.data_sha256 if checkpoint.metadata else None
@@ -67,8 +73,8 @@ def resolve_data(
             if origin == "metadata":
                 why = old or f"{spec} has changed since; name the right data with --data"
                 raise DataError(f"{message}: {why}")
-            limitations.append(f"{message}: {old}" if old else message)
-    return dataset
+            notes.append(f"{message}: {old}" if old else message)
+    return ResolvedData(dataset, origin, tuple(notes))
 
 
 def _load(spec: str, origin: str, *, wanted: bool, asked_by: str) -> Dataset:

@@ -14,16 +14,15 @@ from unlearn_audit.checkpoints import (
     Checkpoint,
     Metadata,
     check_checkpoint_output,
-    check_finite,
     nonfinite,
     write_checkpoint,
 )
 from unlearn_audit.config import Resolved
-from unlearn_audit.data import Splits, make_splits, rows_digest
-from unlearn_audit.engine import Device, setup_device
+from unlearn_audit.data import Splits, rows_digest
+from unlearn_audit.engine import Device
 from unlearn_audit.errors import AuditError, MeasurementError, UsageError
 from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
-from unlearn_audit.inputs import Candidate, build_candidate, read_entry, resolve_data
+from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.methods import Extra, Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.methods.extras import checked, parse_extras
 from unlearn_audit.methods.lookup import find_method
@@ -136,12 +135,14 @@ def apply_method(
     config = request.config
     check_checkpoint_output(out, force=force)
     _check_state(out, force=force, resume=resume)
-    parent = read_entry(config, config.checkpoint[0])
-    check_finite(parent)
+    # What is measured of the forget set, and its twin, are no matter of a method.
+    inputs = resolve_inputs(
+        Resolved(config.model_copy(update={"sample": None, "unseen": None}), request.origins), others=others
+    )
+    (parent, *_), splits, compute = inputs.checkpoints, inputs.splits, inputs.compute
     if out.exists() and out.samefile(parent.path):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
-    compute = setup_device(config.device, config.precision, config.batch_size)
-    candidate, splits, limitations = _settle(request, parent, compute, others)
+    candidate = inputs.candidate(0)
     metadata = record_of(candidate, splits, method, config.seed).model_copy(
         update={"method": name, "settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
     )
@@ -184,7 +185,9 @@ def apply_method(
     )
     written = write_checkpoint(out, problem.model.state_dict(), metadata, force=force)
     resumable.remove()
-    return Applied(written, done, seconds, resumable.resumed_at, tuple(dict.fromkeys((*limitations, *notes))))
+    return Applied(
+        written, done, seconds, resumable.resumed_at, tuple(dict.fromkeys((*inputs.notes, *candidate.notes, *notes)))
+    )
 
 
 def run_method(method: Method, problem: UnlearningContext, settings: Settings) -> Unlearned:
@@ -251,20 +254,6 @@ def _check_state(out: Path, *, force: bool, resume: bool) -> None:
     path = check_output(state_path(out), force=True)
     if path.exists() and not resume and not force:
         raise UsageError(f"{path} holds the state of a killed run; add --resume to go on, or --force to begin anew")
-
-
-def _settle(
-    request: Resolved, parent: Checkpoint, compute: Device, others: Sequence[Checkpoint]
-) -> tuple[Candidate, Splits, tuple[str, ...]]:
-    """Return the model, the splits and what the person should hear about them."""
-    config, origins = request.config, dict(request.origins)
-    if not config.forget:
-        raise UsageError("no forget set given; name it with --forget (an index file, class:3, random:0.1:SEED, …)")
-    limitations: list[str] = []
-    dataset = resolve_data(config, origins, [parent], limitations)
-    splits = make_splits(dataset, config.forget, retain=config.retain, seed=config.seed)
-    candidate = build_candidate(config, origins, config.checkpoint[0], parent, "model", dataset, compute, others)
-    return candidate, splits, (*limitations, *candidate.notes)
 
 
 def record_of(candidate: Candidate, splits: Splits, method: Method, seed: int) -> Metadata:

@@ -1,7 +1,7 @@
 """From a request to a plan: the target's recipe, the audit's sets, and what the fleet is to be put through."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +10,10 @@ import numpy as np
 from unlearn_audit import catalogue
 from unlearn_audit.checkpoints import Checkpoint
 from unlearn_audit.config import Resolved
-from unlearn_audit.data import make_pool, make_splits
-from unlearn_audit.engine import setup_device
+from unlearn_audit.data import make_pool
 from unlearn_audit.errors import UsageError
 from unlearn_audit.files import atomic_write
-from unlearn_audit.inputs import Candidate, build_candidate, read_entry, resolve_data, unique_labels
+from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.methods.lookup import is_code
 from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.plan import (
@@ -147,18 +146,12 @@ def _plan(
     there: FleetPlan | None,
 ) -> tuple[FleetPlan, dict[str, Any]]:
     """Return the plan and the index sets that go with it."""
-    config, origins = request.config, dict(request.origins)
-    checkpoints = [read_entry(config, entry) for entry in config.checkpoint]
-    dataset = resolve_data(config, origins, checkpoints, [])
-    if not config.forget:
-        raise UsageError("no forget set given; name it with --forget (an index file, class:3, random:0.1:SEED, …)")
-    splits = make_splits(dataset, config.forget, unseen=config.unseen, sample=config.sample, seed=config.seed)
-    compute = setup_device(config.device, config.precision, config.batch_size)
-    labels = unique_labels(config.checkpoint)
+    config = request.config
+    # The pool is of all training examples, whatever a method is to retain.
+    inputs = resolve_inputs(Resolved(config.model_copy(update={"retain": None}), request.origins))
+    checkpoints, splits, dataset = inputs.checkpoints, inputs.splits, inputs.splits.dataset
     target = _target(checkpoints, recipe)
-    candidate = build_candidate(
-        config, origins, config.checkpoint[target], checkpoints[target], labels[target], dataset, compute, checkpoints
-    )
+    candidate = inputs.candidate(target)
     chosen = _recipe(checkpoints[target], candidate, recipe, epochs)
     usual = there.queries if there else 2 if chosen.augment else 1
     plan = make_plan({
@@ -180,7 +173,7 @@ def _plan(
     return plan, {"forget.npy": splits.forget.indices, "unseen.npy": splits.pool}
 
 
-def _target(checkpoints: list[Checkpoint], recipe: str | None) -> int:
+def _target(checkpoints: Sequence[Checkpoint], recipe: str | None) -> int:
     """Return which checkpoint says how the target was trained."""
     for index, checkpoint in enumerate(checkpoints):
         if checkpoint.metadata is not None and checkpoint.metadata.recipe:
@@ -200,7 +193,7 @@ def _recipe(checkpoint: Checkpoint, candidate: Candidate, name: str | None, epoc
     return recorded_recipe(settings if epochs is None else settings | {"epochs": epochs})
 
 
-def _treatments(request: Resolved, checkpoints: list[Checkpoint], there: FleetPlan | None) -> tuple[Treatment, ...]:
+def _treatments(request: Resolved, checkpoints: Sequence[Checkpoint], there: FleetPlan | None) -> tuple[Treatment, ...]:
     """Return the plan's treatments so far, and those that the unlearned checkpoints went through."""
     found = {each.key: each for each in (there.treatments if there else ())}
     for entry, checkpoint in zip(request.config.checkpoint, checkpoints, strict=True):
