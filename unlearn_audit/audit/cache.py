@@ -1,20 +1,22 @@
-"""Finished parts of an audit, kept in its folder: whole sections, and the curves of a section that is under way.
+"""What is kept by its content: whole sections of an audit, the curves of one that is under way, scores of attacks.
 
 Each is kept under a digest of everything that it depends on, so that a killed audit goes on and comes to the same
 report, and a second one with more sections or models measures what is new. Nothing stale can be found.
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from unlearn_audit import __version__
@@ -26,6 +28,37 @@ from unlearn_audit.report import SCHEMA_VERSION, Measurement
 FOLDER = "parts"
 VERSION = f"{__version__} schema {SCHEMA_VERSION} torch {torch.__version__} numpy {np.__version__}"
 _Kept = TypeAdapter(tuple[tuple[Measurement, ...], tuple[str, ...]])
+
+
+def content_key(depends: object, *arrays: NDArray[Any]) -> str:
+    """Return the SHA-256 of everything that something depends on, by which it is kept and found again.
+
+    Args:
+        depends: as JSON.
+        arrays: numbers; their types and shapes count, too.
+    """
+    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def keep_arrays(path: Path, arrays: Mapping[str, Any]) -> bytes:
+    """Write arrays and return the bytes of their file; the same arrays give the same bytes."""
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    atomic_write(path, stream.getvalue())
+    return stream.getvalue()
+
+
+def kept_arrays(file: Path | BinaryIO) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of a file; None where there is none, or none that is whole."""
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
+        return None
 
 
 class ResultCache:
@@ -49,7 +82,7 @@ class ResultCache:
             depends: everything that its numbers depend on, as JSON.
             measure: measures, with a place to keep its curves in.
         """
-        key = f"{name}-{sha256_of_bytes(json.dumps([VERSION, depends], sort_keys=True).encode())[:24]}"
+        key = f"{name}-{content_key([VERSION, depends])[:24]}"
         known = self._read(key)
         if known is not None:
             self.found += [name] if name not in self.found else []
@@ -75,7 +108,8 @@ class ResultCache:
             return known
         curve = take()
         if curve.end is None:
-            _write_arrays(path, _as_arrays(curve))
+            make_subfolder(self.folder.parent, self.folder.name)
+            keep_arrays(path, _as_arrays(curve))
         return curve
 
     def _read(self, key: str) -> SectionResult | None:
@@ -87,16 +121,17 @@ class ResultCache:
             if digest.decode() != sha256_of_bytes(body, arrays_file):
                 return None
             measured, said = _Kept.validate_json(body)
-            with np.load(io.BytesIO(arrays_file), allow_pickle=False) as kept:
-                return SectionResult(measured, said, {name: kept[name] for name in kept.files})
-        except (OSError, ValueError, EOFError, ValidationError, zipfile.BadZipFile):
+        except (OSError, ValueError, ValidationError):
             return None
+        arrays = kept_arrays(io.BytesIO(arrays_file))
+        return None if arrays is None else SectionResult(measured, said, arrays)
 
     def _write(self, key: str, result: SectionResult) -> None:
         """Keep a section; its JSON comes last, with a digest of both files. Its curves have served."""
         if self.folder is None:
             return
-        numbers = _write_arrays(self.folder / f"{key}.npz", result.arrays)
+        make_subfolder(self.folder.parent, self.folder.name)
+        numbers = keep_arrays(self.folder / f"{key}.npz", result.arrays)
         body = _Kept.dump_json((result.measurements, result.limitations))
         atomic_write(self.folder / f"{key}.json", sha256_of_bytes(body, numbers).encode() + b"\n" + body)
         for path in self.folder.glob(f"{key}.curve-*.npz"):
@@ -104,15 +139,6 @@ class ResultCache:
 
 
 NO_CACHE = ResultCache(None)
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> bytes:
-    """Write arrays and return the bytes of their file."""
-    stream = io.BytesIO()
-    np.savez(stream, **arrays)
-    make_subfolder(path.parent.parent, path.parent.name)
-    atomic_write(path, stream.getvalue())
-    return stream.getvalue()
 
 
 NOTHING = -1  # stands for None in a whole number of a kept curve
@@ -126,12 +152,11 @@ def _as_arrays(curve: Curve) -> dict[str, Any]:
 
 def _read_curve(path: Path) -> Curve | None:
     """Return a kept curve; None where there is none, or none that is whole."""
+    found = kept_arrays(path) or {}
+    values: dict[str, Any] = {name: value if value.ndim else _whole(int(value)) for name, value in found.items()}
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            found: dict[str, Any] = {name: kept[name] for name in kept.files}
-        values: dict[str, Any] = {name: value if value.ndim else _whole(int(value)) for name, value in found.items()}
         return Curve(**values)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
+    except TypeError:
         return None
 
 

@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from unlearn_audit import data, models
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.common_step import RELEARNING
-from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.relearning import Start
 
 
@@ -36,11 +33,11 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
         ],
         "data": splits.dataset.sha256,
         "sets": [
-            _digest(rows)
+            data.digest_of(rows)
             for rows in (splits.forget.indices, splits.measured, splits.retain, splits.unseen.forget,
                          splits.unseen.unseen, splits.pool)
         ],
-        "labels": _digest(splits.unseen.examples.labels.numpy()),
+        "labels": data.digest_of(splits.unseen.examples.labels.numpy()),
         "seed": config.seed,
         "start": start if section in RELEARNING else None,
         "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
@@ -69,7 +66,3 @@ def _fleet(context: AuditContext) -> list[list[Any]] | None:
         return None
     files = sorted((Path(folder) / "signals").glob("*.npz"))
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-
-
-def _digest(rows: NDArray[Any]) -> str:
-    return sha256_of_bytes(np.ascontiguousarray(rows, dtype="<i8").tobytes())

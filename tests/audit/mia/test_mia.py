@@ -293,7 +293,7 @@ def test_scores_that_cannot_be_kept_are_used_all_the_same(
     def full(*_: object) -> None:
         raise OutputError("no space")
 
-    monkeypatch.setattr(score_cache, "atomic_write", full)
+    monkeypatch.setattr(score_cache, "keep_arrays", full)
     report = audited(tiny, ("original",), attacks=["rmia"], shadows=str(copied))
     assert isinstance(of(report, "mia.rmia.auc", "original").value, float)
     assert not list((copied / "scores").iterdir())

@@ -1,8 +1,6 @@
 """Scores of attacks that read shadow models, kept in the fleet's folder under a digest of all that they depend on."""
 
 import dataclasses
-import hashlib
-import io
 from contextlib import suppress
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -11,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit.attacks import Attack, Evidence, Shadows
+from unlearn_audit.audit.cache import content_key, keep_arrays, kept_arrays
 from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.errors import OutputError
-from unlearn_audit.files import atomic_write
 
 Floats = NDArray[np.float64]
 CODE = 3  # counted up when an attack of the catalogue would give other scores on the same evidence
@@ -44,49 +42,30 @@ class KeptScores:
         reads_shadows = bool({"shadows", "unlearned"} & set(attack.needs))
         if self.folder is None or attack.name not in ATTACKS or not reads_shadows:
             return attack.score(evidence)
-        path = self.folder / f"{_key(attack, evidence)}.npy"
-        known = _read(path, len(evidence.labels))
-        if known is not None:
+        path = self.folder / f"{_key(attack, evidence)}.npz"
+        known = (kept_arrays(path) or {}).get("scores")
+        if known is not None and known.dtype == np.float64 and known.shape == evidence.labels.shape:
             return known
         scores = attack.score(evidence)
-        stream = io.BytesIO()
-        np.save(stream, scores, allow_pickle=False)
         with suppress(OutputError):  # a folder that is only lent for reading serves as well, a little slower
-            atomic_write(path, stream.getvalue())
+            keep_arrays(path, {"scores": scores})
         return scores
 
 
-def _read(path: Path, count: int) -> Floats | None:
-    """Return what is kept; None where there is nothing, or nothing whole."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return found if found.dtype == np.float64 and found.shape == (count,) else None
-
-
 def _key(attack: Attack, evidence: Evidence) -> str:
-    settings = attack.settings.model_dump_json()
-    digest = hashlib.sha256(f"{CODE} {attack.name} {settings} {evidence.seed}".encode())
-    for array in (evidence.logits, evidence.labels):
-        digest.update(_told(array))
-    for shadows in (evidence.shadows, evidence.unlearned):
-        digest.update(b"none" if shadows is None else _digest(shadows))
-    return digest.hexdigest()[:32]
+    shadows = [None if each is None else _digest(each) for each in (evidence.shadows, evidence.unlearned)]
+    depends = [CODE, attack.name, attack.settings.model_dump(mode="json"), evidence.seed, shadows]
+    return content_key(depends, evidence.logits, evidence.labels)[:32]
 
 
-_digests: WeakKeyDictionary[Shadows, bytes] = WeakKeyDictionary()  # one object serves many attacks and targets
+_digests: WeakKeyDictionary[Shadows, str] = WeakKeyDictionary()  # one object serves many attacks and targets
 
 
-def _digest(shadows: Shadows) -> bytes:
+def _digest(shadows: Shadows) -> str:
     """Return the digest of everything that shadow models say."""
     if shadows not in _digests:
-        digest = hashlib.sha256()
-        for field in dataclasses.fields(shadows):
-            digest.update(_told(getattr(shadows, field.name)))
-        _digests[shadows] = digest.digest()
+        fields = dataclasses.fields(shadows)
+        _digests[shadows] = content_key(
+            [each.name for each in fields], *(getattr(shadows, each.name) for each in fields)
+        )
     return _digests[shadows]
-
-
-def _told(array: NDArray[np.generic]) -> bytes:
-    return f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes()
