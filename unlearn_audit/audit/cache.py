@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,10 +52,11 @@ def keep_arrays(path: Path, arrays: Mapping[str, Any]) -> bytes:
     return stream.getvalue()
 
 
-def kept_arrays(file: Path | BinaryIO) -> dict[str, NDArray[Any]] | None:
-    """Return the arrays of a file; None where there is none, or none that is whole."""
+def kept_arrays(source: Path | bytes) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of a file or of its bytes; None where there is none, or none that is whole."""
     try:
-        with np.load(file, allow_pickle=False) as kept:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
         return None
@@ -123,7 +124,7 @@ class ResultCache:
             measured, said = _Kept.validate_json(body)
         except (OSError, ValueError, ValidationError):
             return None
-        arrays = kept_arrays(io.BytesIO(arrays_file))
+        arrays = kept_arrays(arrays_file)
         return None if arrays is None else SectionResult(measured, said, arrays)
 
     def _write(self, key: str, result: SectionResult) -> None:
