@@ -617,9 +617,9 @@ def test_values_that_mean_nothing_are_refused_by_their_flag(
 def test_areas_and_long_curves_are_written_beside_the_report(
     run: Cli, tiny: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unlearn_audit.audit import rcd
+    from unlearn_audit.audit.rcd import measure
 
-    monkeypatch.setattr(rcd, "LONGEST_CURVE", 4)
+    monkeypatch.setattr(measure, "LONGEST_CURVE", 4)
     flags = ("rcd", tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--steps", 5, "--step-size", 0.01,
              "--no-controls", "--format", "json", "--quiet")  # fmt: skip
     for folder in ("one", "two"):
