@@ -5,9 +5,10 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -49,12 +50,16 @@ def test_the_method_that_is_shown_takes_a_step(noise: Callable[..., Any]) -> Non
 
 
 def test_the_attack_that_is_shown_scores() -> None:
-    (text,) = code("Adding an attack")
+    text, with_settings = code("Adding an attack")
     attack = names(text, attacks, errors, Floats=Floats)["name"]
     evidence = made_up(0)
     assert np.isfinite(attack.score(evidence)).all()
     with pytest.raises(errors.MeasurementError, match="needs shadow models"):
         attack.score(replace(evidence, shadows=None))
+    more = {"Annotated": Annotated, "partial": partial, "_score": lambda evidence, weight: np.full(12, weight)}
+    settable = names(with_settings, attacks, **more)["name"].with_settings({"weight": 2.0, "of_another": 3})
+    assert settable.score(evidence).tolist() == [2.0] * 12
+    assert settable.settings.model_dump() == {"weight": 2.0}
 
 
 def test_the_metric_that_is_shown_is_one_and_is_made_as_measurements_are() -> None:

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.cli.flags import Checkpoints, Shared
 from unlearn_audit.cli.generated import Flags, add_verb
 from unlearn_audit.cli.measure import measure
@@ -14,8 +15,8 @@ def _mia(
         str,
         typer.Argument(
             metavar="ATTACK",
-            help="loss, confidence, entropy, modified-entropy; shokri, lira, lira-offline, rmia, rmia-offline, ulira "
-            "(these want --shadows); quantile; svc; threshold (the first four), all; or module:callable.",
+            help=f"{', '.join(ATTACKS)}; threshold (the first four), all; or module:callable. "
+            "Those that compare with shadow models want --shadows.",
         ),
     ],
     checkpoints: Checkpoints = None,
