@@ -5,6 +5,7 @@ import shlex
 import shutil
 import tomllib
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -24,6 +25,7 @@ PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT /
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", "".join(PAGES.values()), re.MULTILINE | re.DOTALL)
 HELP = [text for kind, text in BLOCKS if kind == "text" and text.startswith("$ unlearn-audit")]
 TOML = [text for kind, text in BLOCKS if kind == "toml"]
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 COMMANDS = [
     line
     for kind, text in BLOCKS
@@ -127,6 +129,23 @@ def test_tables_of_the_readme_tell_of_what_there_is(head: str, table: Mapping[st
     told = [name for row in rows for name in re.findall(r"`([\w-]+)`", row.split("|")[1])]
     assert len(told) > 9
     assert set(told) <= set(table)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.split("\n")[0])
+def test_a_python_block_runs(block: str, here: Path) -> None:
+    if "import unlearn_audit as ua" not in block:
+        pytest.skip("a piece of a file, not a notebook's lines")
+    smaller = {'"digits"': '"digits?train=200&test=100"', "epochs=5": "epochs=1", "steps=100": "steps=3",
+               '{"steps": 100}': '{"steps": 3, "resamples": 100}'}  # fmt: skip
+    if find_spec("pandas") is None:
+        smaller["report.to_frame()"] = ""
+    for whole, part in smaller.items():
+        assert whole in block
+        block = block.replace(whole, part)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert (here / "report" / "report.json").exists()
+    assert names["report"]["rcd.ratio_to_unseen", "unlearned"].value > 0
 
 
 def test_three_commands_lead_from_the_demo_to_a_verdict_and_a_page(
