@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from unlearn_audit.report import AuditReport, Comparison, Data, Interval, Measurement, SetSummary, Subject, Tool
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Typer draws for a terminal wherever it finds itself on certain build machines; here it never is one.
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
+
+
+# Limits in tests are for hangs: a property that is slow on a busy machine is no failure.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 class Ran(NamedTuple):

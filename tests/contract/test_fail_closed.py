@@ -33,7 +33,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 each_rule = pytest.mark.parametrize("rule", RULES)
 in_a_shared_folder = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

@@ -84,7 +84,9 @@ def test_writing_what_was_read_gives_the_same_bytes(report: AuditReport, tmp_pat
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
+)
 @given(
     st.one_of(finite, st.integers(-1000, 1000), texts, st.none()),
     st.tuples(finite, finite),

@@ -163,7 +163,7 @@ def test_a_claim_is_touched_while_the_work_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stale", [True, False])
 def test_of_many_that_race_for_a_task_one_wins(folder: FleetFolder, dead: int, stale: bool) -> None:
     racers, rounds = 8, 25
-    start, end, home = (threading.Barrier(racers, timeout=60) for _ in range(3))
+    start, end, home = (threading.Barrier(racers, timeout=600) for _ in range(3))
     won: list[int] = []
 
     def race(number: int) -> None:
