@@ -260,7 +260,7 @@ def test_only_endings_that_are_known_are_no_part_of_a_name(path: str, kept: str)
 def test_an_input_is_read_whole_up_to_its_bound(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x" * 100)
     assert read_input(tmp_path / "f", "policy", ConfigError, most=100) == b"x" * 100
-    with pytest.raises(ConfigError, match=r"f is larger than 0 KiB, which no policy of this tool is; it was not read"):
+    with pytest.raises(ConfigError, match=r"f is larger than 0 KiB, the limit for a policy; it was not read"):
         read_input(tmp_path / "f", "policy", ConfigError, most=99)
 
 
@@ -286,7 +286,7 @@ def test_a_name_with_a_null_byte_is_refused(tmp_path: Path) -> None:
 def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/h")
     assert expanded("~/x", DataError) == Path("/h/x")
-    with pytest.raises(DataError, match="nobody of that name has a home folder here"):
+    with pytest.raises(DataError, match="no user of that name has a home folder here"):
         expanded("~no-such-person/x", DataError)
 
 

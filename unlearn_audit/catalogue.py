@@ -166,7 +166,7 @@ class MetricInfo(NamedTuple):
 
     @property
     def is_text(self) -> bool:
-        """Whether its values are words."""
+        """Return whether its values are words."""
         return self.unit == "verdict"
 
 

@@ -91,7 +91,7 @@ def read_input(path: Path, kind: str, error: type[AuditError], *, most: int) -> 
     except OSError as problem:
         raise error(f"cannot read {kind} {path}: {problem.strerror or problem}") from problem
     if content is None or len(content) > most:
-        raise error(f"{path} is larger than {_size(most)}, which no {kind} of this tool is; it was not read")
+        raise error(f"{path} is larger than {_size(most)}, the limit for a {kind}; it was not read")
     return content
 
 
@@ -103,13 +103,13 @@ def expanded(path: str | Path, error: type[AuditError]) -> Path:
     """Return a path with `~` and `~name` for home folders filled in.
 
     Raises:
-        AuditError: `error`, when nobody of that name has a home folder here.
+        AuditError: `error`, when no user of that name has a home folder here.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as problem:
         raise error(
-            f"{path}: nobody of that name has a home folder here; write ./{path} for a file so named"
+            f"{path}: no user of that name has a home folder here; write ./{path} for a file so named"
         ) from problem
 
 

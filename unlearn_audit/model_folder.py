@@ -183,7 +183,7 @@ def _shards_of(path: Path) -> list[str]:
 
 
 def looks_like_hub_name(path: str) -> bool:
-    """Tell whether what is no file may be the name of a model on a hub.
+    """Return whether what is no file may be the name of a model on a hub.
 
     >>> looks_like_hub_name("google/vit-base-patch16-224"), looks_like_hub_name("runs/model.safetensors")
     (True, False)

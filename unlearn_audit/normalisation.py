@@ -213,7 +213,7 @@ def _short(values: Moments) -> str:
 
 
 def _alike(one: Transform, other: Transform) -> bool:
-    """Whether two normalisations are the same but for digits left out."""
+    """Return whether two normalisations are the same but for digits left out."""
     rows = zip(one.mean, one.std, other.mean, other.std, strict=True)
     return all(abs(m1 - m2) <= ALIKE * max(s1, s2) and abs(s1 - s2) <= ALIKE * max(s1, s2) for m1, s1, m2, s2 in rows)
 

@@ -147,7 +147,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _is_machinery(name: str) -> bool:
-    """Tell whether a file is ours, torch's or the interpreter's."""
+    """Return whether a file is ours, torch's or the interpreter's."""
     path = str(Path(name).resolve())
     inside = [path.startswith(f"{folder}{os.sep}") for folder in (_OURS, TORCH, _PYTHON)]
     return name.startswith("<") or inside[0] or inside[1] or (inside[2] and not _is_installed(path))

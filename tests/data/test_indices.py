@@ -252,7 +252,7 @@ def test_a_pipe_in_place_of_indices_is_not_waited_for(tmp_path: Path, name: str)
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("~nobody-of-that-name/a.npy", "nobody of that name has a home folder"),
+        ("~nobody-of-that-name/a.npy", "no user of that name has a home folder"),
         ("a" * 5000 + ".npy", "File name too long"),
         ("x/" * 3000 + "a.npy", "File name too long"),
     ],

@@ -362,7 +362,7 @@ def test_flags_reach_the_settings(
 @pytest.mark.parametrize(
     ("name", "flags", "says"),
     [
-        ("ieu", ["--steps", 3, "--epochs", 1], ["steps and epochs are two ways to say one thing"]),
+        ("ieu", ["--steps", 3, "--epochs", 1], ["steps and epochs exclude each other"]),
         ("ieu", ["--c", 1.5], ["settings of ieu", "c: "]),
         ("ieu", ["--retain-free", "--c", 0], ["no gradient is left to take"]),
         ("rl", ["--retain-free", "--order", "alternate"], ["order alternate needs the retain set"]),

@@ -51,7 +51,7 @@ def test_a_budget_that_is_given_replaces_the_default_one_and_two_are_refused(nam
     given_epochs = parse_settings(method(name), {"epochs": 2})
     assert (given_steps.steps, given_steps.epochs) == (7, None)
     assert (given_epochs.steps, given_epochs.epochs) == (None, 2)
-    with pytest.raises(ConfigError, match="steps and epochs are two ways to say one thing"):
+    with pytest.raises(ConfigError, match="steps and epochs exclude each other"):
         parse_settings(method(name), {"steps": 7, "epochs": 2})
 
 

@@ -391,7 +391,7 @@ def test_a_state_is_neither_gone_on_from_nor_lost_unasked(state: bytes, tiny: Pa
     path = state_path(tmp_path / "u.safetensors")
     path.write_bytes(state)
     with pytest.raises(
-        UsageError, match="holds the state of a killed run; add --resume to go on, or --force"
+        UsageError, match="holds the state of an interrupted run; add --resume to continue, or --force"
     ) as caught:
         apply(CASES["ieu"], tmp_path, tiny)
     assert caught.value.exit_code == 2
@@ -462,7 +462,7 @@ def test_ctrl_c_ends_with_130_and_the_next_command_says_how_to_go_on(
     assert not out.exists()
     looked_at = run("inspect", state_path(out))
     assert looked_at.code == 3
-    assert "is no checkpoint but the state of a killed run" in looked_at.stderr
+    assert "is not a checkpoint but the state of an interrupted run" in looked_at.stderr
     refused = run(*command)
     assert refused.code == 2
     assert "add --resume to go on, or --force to begin anew" in refused.stderr

@@ -55,7 +55,7 @@ def test_a_spec_holds_the_settings_and_leaves_out_what_is_none() -> None:
     ("setting", "told"),
     [
         ("hidden_size", "no setting"),
-        ("hidden_size=2&hidden_size=3", "stands there twice"),
+        ("hidden_size=2&hidden_size=3", "is given twice"),
         ("_attn_implementation=owner/kernel", "no setting"),
         ("attn_implementation=eager", "no setting"),
         ("auto_map={}", "no setting"),

@@ -184,7 +184,7 @@ def test_timm_takes_options() -> None:
     ("spec", "told"),
     [
         ("torchvision:resnet18?weights=DEFAULT", "is no option.*takes channels="),
-        ("torchvision:resnet18?channels=1&channels=1", "stands there twice"),
+        ("torchvision:resnet18?channels=1&channels=1", "is given twice"),
         ("torchvision:resnet18?channels=/etc/x", "a number, true, false or a word"),
         ("timm:resnet18?checkpoint_path=x", "is no option"),
         ("timm:resnet18?pretrained=true", "is no option"),

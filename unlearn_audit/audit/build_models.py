@@ -45,7 +45,7 @@ class Made(NamedTuple):
 
     @property
     def is_there(self) -> bool:
-        """Whether it is made."""
+        """Return whether it is made."""
         return self.path is not None and self.path.exists()
 
 

@@ -50,7 +50,7 @@ def _sections_read(section: str) -> tuple[str, ...]:
 
 
 def _is_code(context: AuditContext, section: str) -> bool:
-    """Whether a model, the data or an attack is a callable of the user's: nobody knows when its code changes."""
+    """Return whether a model, the data or an attack is a callable of the user's: nobody knows when its code changes."""
     attacks = context.config.mia.attacks if section == "mia" and context.config.mia else ()
     return (
         any(models.is_code(one.spec) for one in context.subjects)

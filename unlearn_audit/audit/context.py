@@ -226,7 +226,7 @@ def _doubts(candidate: Candidate, splits: Splits) -> Iterator[str]:
 
 
 def _other_data(metadata: Metadata, splits: Splits) -> bool:
-    """Whether a checkpoint's record says that its training examples are not those that it is to be compared on.
+    """Return whether a checkpoint's record says that its training examples are not those that it is to be compared on.
 
     The rows themselves count where they are recorded, and not the spec that named them: another test set, or another
     `train=` that leaves the same examples, makes no other model.

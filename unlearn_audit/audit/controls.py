@@ -43,7 +43,7 @@ def random_control(context: AuditContext) -> Candidate:
 
 
 def _unknown(candidate: Candidate) -> bool:
-    """Whether a model was handed over as a module and nobody can tell how it is built."""
+    """Return whether a model was handed over as a module and nobody can tell how it is built."""
     return candidate.in_memory and models.is_code(candidate.spec)
 
 

@@ -67,7 +67,7 @@ def _same(one: Candidate, other: Candidate, *, same_weights: bool) -> str | None
 
 
 def _alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether every tensor of one is the other's, up to rounding or a little noise."""
+    """Return whether every tensor of one is the other's, up to rounding or a little noise."""
     if {name: tensor.shape for name, tensor in one.items()} != {name: tensor.shape for name, tensor in other.items()}:
         return False
     return all(_close(tensor.double(), other[name].double()) for name, tensor in one.items())

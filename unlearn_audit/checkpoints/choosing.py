@@ -156,7 +156,7 @@ def _rivals(sets: Sequence[WeightSet]) -> list[WeightSet]:
 
 
 def _same(file: TorchFile, one: WeightSet, other: WeightSet) -> bool:
-    """Tell whether two sets hold the same numbers under the same names, wrappers' prefixes aside."""
+    """Return whether two sets hold the same numbers under the same names, wrappers' prefixes aside."""
     first, second = ({str(name).removeprefix("module."): t for name, t in s.tensors.items()} for s in (one, other))
     if first.keys() != second.keys():
         return False

@@ -43,7 +43,7 @@ class WeightSet(NamedTuple):
 
 
 def is_average(key: str) -> bool:
-    """Tell whether a key speaks of weights averaged over training (EMA, SWA, a mean teacher).
+    """Return whether a key speaks of weights averaged over training (EMA, SWA, a mean teacher).
 
     >>> is_average("model_ema"), is_average("ema_state_dict"), is_average("schema")
     (True, True, False)
@@ -63,7 +63,7 @@ def items_of(value: object) -> Mapping[Any, Any] | None:
 
 
 def is_module(value: object) -> bool:
-    """Tell whether a value stands for a module of torch's, whatever its class."""
+    """Return whether a value stands for a module of torch's, whatever its class."""
     if not isinstance(value, Placeholder):
         return False
     return {"_parameters", "_modules"} <= value.attributes.keys() or value.name.startswith("torch.nn.modules.")
@@ -86,12 +86,12 @@ def walked(content: object, deepest: int) -> Iterator[tuple[tuple[str, ...], obj
 
 
 def is_key_of_weights(key: object) -> bool:
-    """Tell whether a key is one that weights are usually saved under, and no optimizer."""
+    """Return whether a key is one that weights are usually saved under, and no optimizer."""
     return isinstance(key, str) and bool(_KEY.search(key)) and key != "state" and not _BESIDE.search(key)
 
 
 def is_weight(name: object, value: object) -> bool:
-    """Tell whether an entry belongs to a state dict: a tensor, or the extra state of a module that has none."""
+    """Return whether an entry belongs to a state dict: a tensor, or the extra state of a module that has none."""
     return isinstance(value, StoredTensor) or (
         value is None and isinstance(name, str) and name.endswith("_extra_state")
     )
@@ -150,7 +150,7 @@ def unnamed_averages(content: object) -> dict[str, str]:
 
 
 def is_state(items: Mapping[Any, Any]) -> bool:
-    """Tell whether a dictionary maps names to tensors and to nothing else."""
+    """Return whether a dictionary maps names to tensors and to nothing else."""
     weights = all(is_weight(*item) for item in items.items())
     return weights and any(isinstance(value, StoredTensor) for value in items.values())
 

@@ -18,7 +18,7 @@ def first_value(data: bytes) -> object:
 
 
 def is_old_pickle(data: bytes) -> bool:
-    """Tell whether `data` is one whole pickle of protocol 0 or 1, which has no mark at its beginning."""
+    """Return whether `data` is one whole pickle of protocol 0 or 1, which has no mark at its beginning."""
     try:
         names = [opcode.name for opcode, _, _ in pickletools.genops(data)]
     except Exception:  # not a pickle

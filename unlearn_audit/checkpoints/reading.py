@@ -153,7 +153,7 @@ def _from_safetensors(path: Path, loaded: LoadedFile, weights: str | None) -> Ch
     entries, tensors = dict(loaded.entries), dict(loaded.tensors)
     if STATE_ENTRY in entries:
         raise CheckpointError(
-            f"{path} is no checkpoint but the state of a killed run; the command that wrote it goes on with --resume"
+            f"{path} is not a checkpoint but the state of an interrupted run; continue that run with --resume"
         )
     metadata: Metadata | None = None
     notes: tuple[str, ...] = ()

@@ -109,7 +109,7 @@ def _describe(path: Path, head: bytes) -> str | None:
 
 
 def _is_tar_of_torch(path: Path) -> bool:
-    """Tell whether torch wrote a tar archive, as it did before version 0.1.10."""
+    """Return whether torch wrote a tar archive, as it did before version 0.1.10."""
     try:
         with tarfile.open(path, "r:") as archive:
             names = {member.name for member in islice(archive, 4)}

@@ -73,7 +73,7 @@ def pickle_refusal(path: Path) -> CheckpointError:
 
 
 def _arrays(content: object) -> bool:
-    """Tell whether a pickle holds arrays or tensors at its top."""
+    """Return whether a pickle holds arrays or tensors at its top."""
     values = (items_of(content) or {"": content}).values()
     return any(kind_of(value) in {"numpy.ndarray", "Tensor"} for value in values)
 
@@ -121,7 +121,7 @@ def _nothing(path: Path, items: Mapping[Any, Any]) -> CheckpointError:
 
 
 def _are_arrays(value: object) -> bool:
-    """Tell whether names stand for NumPy arrays and for nothing else."""
+    """Return whether names stand for NumPy arrays and for nothing else."""
     items = items_of(value)
     return bool(items) and all(kind_of(entry) == "numpy.ndarray" for entry in (items or {}).values())
 
@@ -133,7 +133,7 @@ def _look_beside(path: Path) -> str:
 
 
 def _is_mixture(value: object) -> bool:
-    """Tell whether tensors stand among other values."""
+    """Return whether tensors stand among other values."""
     items = items_of(value)
     if not items or "param_groups" in items:
         return False

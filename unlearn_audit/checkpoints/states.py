@@ -111,7 +111,7 @@ def _count_nonfinite(tensor: Tensor) -> int:
 
 
 def _is_text(name: object) -> bool:
-    """Tell whether a name is text that can be written to a file."""
+    """Return whether a name is text that can be written to a file."""
     try:
         return isinstance(name, str) and bool(name.encode())
     except UnicodeEncodeError:

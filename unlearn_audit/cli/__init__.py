@@ -60,7 +60,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
     verbose: Annotated[bool, typer.Option(*reversed(VERBOSE), help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Is the data gone from this model, is the model still good, how sure are we?

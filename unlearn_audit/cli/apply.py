@@ -130,23 +130,25 @@ def _apply(
     ] = None,
     recipe: Annotated[
         Literal["published"] | None,
-        typer.Option(help="published: the source's own settings where it has any, in place of our defaults."),
+        typer.Option(help="published: the source's own settings, where it gives any, instead of the defaults."),
     ] = None,
     retain: Annotated[str | None, typer.Option(help="Retain set; default: the rest of the training set.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data spec; default: what the checkpoint says.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model spec; default: what the checkpoint says.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data spec; default: as recorded in the checkpoint.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model spec; default: as recorded in the checkpoint.")] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="KEY", help="Which of several sets of weights in the file: model_ema, …")
     ] = None,
     mean: Annotated[str | None, typer.Option(help="Normalisation: one number, or one per channel.")] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Allow torchvision: data to be fetched.")] = False,
-    config: Annotated[Path | None, typer.Option(help="Configuration file; flags win over it.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Allow torchvision: data to be downloaded.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Configuration file; flags take precedence.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 (default), tf32 or bf16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of batches and noise.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run, if there is one.")] = False,
-    save_every: Annotated[float, typer.Option(min=0, help="Seconds between two writes of what it needs.")] = 30.0,
+    seed: Annotated[int | None, typer.Option(help="Random seed of batches and noise.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run, if there is one.")] = False,
+    save_every: Annotated[
+        float, typer.Option(min=0, help="Seconds between two saves of the state for --resume.")
+    ] = 30.0,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:

@@ -16,17 +16,18 @@ def _audit(
     path: Annotated[Path, typer.Argument(metavar="CONFIG", help="The config: unlearn-audit.toml.")],
     only: Annotated[str | None, typer.Option(help="Only these sections: rcd,mia.")] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be done and how long it takes; do nothing.")
+        bool, typer.Option("--plan", help="Show what would be done and how long it would take, without doing it.")
     ] = False,
     retrain: Annotated[
-        int, typer.Option(help="Make this many models more without the forget set, trained as the original was.", min=0)
+        int, typer.Option(help="Train this many more models without the forget set, with the original's recipe.", min=0)
     ] = 0,
     recipe: Annotated[
-        str | None, typer.Option(help="Of --retrain: small or resnet; default: what the original says.")
+        str | None, typer.Option(help="Recipe for --retrain: small or resnet; default: the original's.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of --retrain: instead of the recipe's.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs for --retrain; default: the recipe's.", min=1)] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="First remove the models and measurements that a former run left in --out.")
+        bool,
+        typer.Option("--fresh", help="First remove the models and measurements that an earlier run left in --out."),
     ] = False,
     *,
     shared: Shared,
@@ -52,7 +53,7 @@ def _audit(
 
     request = resolve(config_layers(flag_values((), shared, {}), path))
     if not retrain and (recipe or epochs):
-        raise UsageError("--recipe and --epochs say how --retrain trains; give --retrain N, too, or leave them out")
+        raise UsageError("--recipe and --epochs require --retrain N")
     if retrain:
         from unlearn_audit.audit.build_models import with_retrained
 
@@ -82,7 +83,7 @@ def _tell_plan(request: Any, shared: Shared, sections: tuple[str, ...]) -> None:
     steps = list(planned_steps(request, shared.out or Path(), sections_asked(request.config, sections)))
     draw(_table(steps))
     known = [step.seconds for step in steps if step.seconds is not None and not step.there]
-    message(f"about {_duration(sum(known))} for what can be told beforehand", quiet=shared.quiet)
+    message(f"about {_duration(sum(known))} for the parts that can be estimated", quiet=shared.quiet)
 
 
 def _table(steps: Any) -> Any:

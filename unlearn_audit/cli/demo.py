@@ -13,10 +13,10 @@ from unlearn_audit.cli.flags import Force, Quiet
 def _demo(
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),
     scenario: Annotated[
-        Literal["mislabelled", "random", "class"], typer.Option(help="What is to be forgotten.")
+        Literal["mislabelled", "random", "class"], typer.Option(help="What to forget.")
     ] = "mislabelled",
     seed: Annotated[
-        int, typer.Option(help="Of everything; the same seed, the same report.", min=0, max=10**18 - 1, metavar="N")
+        int, typer.Option(help="Random seed; the same seed gives the same report.", min=0, max=10**18 - 1, metavar="N")
     ] = 0,
     force: Force = False,
     quiet: Quiet = False,

@@ -13,8 +13,8 @@ import typer
 DATA, RUN, OUTPUT = "What to measure on", "How to compute", "Output"
 
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.", rich_help_panel=OUTPUT)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages.", rich_help_panel=OUTPUT)]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of errors.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no messages.", rich_help_panel=OUTPUT)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks of errors.", rich_help_panel=OUTPUT)]
 
 
 def _option(panel: str, help_text: str, *names: str, metavar: str | None = None) -> Any:
@@ -32,11 +32,11 @@ class Shared:
 
     original: Annotated[list[str] | None, _option(DATA, "Checkpoint trained on everything.", metavar="CKPT")] = None
     retrained: Annotated[
-        list[str] | None, _option(DATA, "Checkpoint trained without the forget set; repeat it.", metavar="CKPT")
+        list[str] | None, _option(DATA, "Checkpoint trained without the forget set; repeatable.", metavar="CKPT")
     ] = None
-    unlearned: Annotated[list[str] | None, _option(DATA, "Checkpoint after unlearning; repeat it.", metavar="CKPT")] = (
-        None
-    )
+    unlearned: Annotated[
+        list[str] | None, _option(DATA, "Checkpoint after unlearning; repeatable.", metavar="CKPT")
+    ] = None
     forget: Annotated[
         str | None,
         _option(DATA, "Forget set: idx.npy, .txt, .csv, .json, class:3, random:0.1:0, range:0-99, mislabelled."),
@@ -55,13 +55,13 @@ class Shared:
     mean: Annotated[str | None, _option(DATA, "Normalisation: one number, or one per channel: 0.5,0.5,0.5.")] = None
     std: Annotated[str | None, _option(DATA, "Normalisation, like --mean.")] = None
     sample: Annotated[int | None, _option(DATA, "Measure on a seeded sample of the forget set.", metavar="N")] = None
-    download: Annotated[bool, _option(DATA, "Allow torchvision: data to be fetched.", "--download")] = False
-    config: Annotated[Path | None, _option(RUN, "Configuration file; flags win over it.")] = None
+    download: Annotated[bool, _option(DATA, "Allow torchvision: data to be downloaded.", "--download")] = False
+    config: Annotated[Path | None, _option(RUN, "Configuration file; flags take precedence.")] = None
     device: Annotated[str | None, _option(RUN, "auto, cpu, cuda, cuda:N or mps.")] = None
     precision: Annotated[str | None, _option(RUN, "fp32 (default), tf32 or bf16.")] = None
-    batch_size: Annotated[int | None, _option(RUN, "Images in one forward pass.")] = None
-    seed: Annotated[int | None, _option(RUN, "Of sampling, twin, controls and resampling.")] = None
-    format: Annotated[Literal["table", "json", "markdown"], _option(OUTPUT, "What stdout gets.", "--format")] = "table"
+    batch_size: Annotated[int | None, _option(RUN, "Images per forward pass.")] = None
+    seed: Annotated[int | None, _option(RUN, "Random seed of sampling, twin, controls and resampling.")] = None
+    format: Annotated[Literal["table", "json", "markdown"], _option(OUTPUT, "Format of stdout.", "--format")] = "table"
     out: Annotated[Path | None, _option(OUTPUT, "Folder for report.json.")] = None
     force: Force = False
     quiet: Quiet = False

@@ -29,16 +29,18 @@ def _gate(
         ),
     ],
     baseline: Annotated[Path | None, _file("report.json of the last release, for rules that limit a change.")] = None,
-    subject: Annotated[str | None, typer.Option(help="Label to gate in the place of the role unlearned.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Label of the subject to gate instead of the role unlearned.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, _file("Gate this file, which must be one that the report measured, by its SHA-256.")
     ] = None,
     today: Annotated[
         datetime | None,
-        typer.Option(help="The day on which waivers are looked at.", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD"),
+        typer.Option(help="Date on which waivers are evaluated.", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD"),
     ] = None,
-    format: Annotated[Literal["table", "json", "markdown"], typer.Option(help="What stdout gets.")] = "table",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write JSON, too.", metavar="FILE")] = None,
+    format: Annotated[Literal["table", "json", "markdown"], typer.Option(help="Format of stdout.")] = "table",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON.", metavar="FILE")] = None,
     markdown: Annotated[Path | None, _file("Write Markdown, such as a step summary.")] = None,
     junit: Annotated[Path | None, _file("Write JUnit XML, as CI systems show it.")] = None,
     statement: Annotated[Path | None, _file("Write an unsigned in-toto Statement (test-result), for signing.")] = None,

@@ -27,15 +27,15 @@ def _init(
         list[Path] | None, typer.Argument(metavar="CKPT...", help="Checkpoints; roles from their metadata.")
     ] = None,
     original: Annotated[list[Path] | None, _role("Checkpoint trained on everything.")] = None,
-    retrained: Annotated[list[Path] | None, _role("Checkpoint trained without the forget set; repeat it.")] = None,
-    unlearned: Annotated[list[Path] | None, _role("Checkpoint after unlearning; repeat it.")] = None,
+    retrained: Annotated[list[Path] | None, _role("Checkpoint trained without the forget set; repeatable.")] = None,
+    unlearned: Annotated[list[Path] | None, _role("Checkpoint after unlearning; repeatable.")] = None,
     forget: Annotated[str | None, typer.Option(help="Forget set: idx.npy, class:3, random:0.1:0, …")] = None,
-    data: Annotated[str | None, typer.Option(help="Data spec, where the checkpoints do not say it.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model spec, where the weights do not tell it.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data spec, if the checkpoints do not record it.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model spec, if it cannot be recognised from the weights.")] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="KEY", help="Which of several sets of weights in a file.")
     ] = None,
-    mean: Annotated[str | None, typer.Option(help="Normalisation, where the checkpoints do not say it.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Normalisation, if the checkpoints do not record it.")] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for unlearn-audit.toml and policy.toml.")] = Path(),
     force: Force = False,
@@ -143,7 +143,7 @@ def _agreed(given: Sequence[Given], said: "Sequence[Metadata | None]") -> tuple[
 
 
 def _drawn_otherwise_now(metadata: "Metadata") -> bool:
-    """Whether a checkpoint's forget set was drawn at random by a version that drew others under the same words."""
+    """Return whether a random forget set was drawn by a version that drew other examples for the same spec."""
     by = metadata.tool_version or ""
     return bool(metadata.forget) and str(metadata.forget).startswith("random:") and f"{by}.".startswith("0.1.")
 

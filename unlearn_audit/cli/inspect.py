@@ -12,14 +12,14 @@ from unlearn_audit.cli.streams import stdout_kept
 
 
 def _inspect(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, whatever its ending.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint of any format.")],
     model: Annotated[str | None, typer.Option(help="Model spec, as a measuring verb would take it.")] = None,
     data: Annotated[str | None, typer.Option(help="Data spec, as a measuring verb would take it.")] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="KEY", help="Which of several sets of weights in the file.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Configuration file; flags win over it.")] = None,
-    format: Annotated[Literal["table", "json"], typer.Option(help="What stdout gets.")] = "table",
+    config: Annotated[Path | None, typer.Option(help="Configuration file; flags take precedence.")] = None,
+    format: Annotated[Literal["table", "json"], typer.Option(help="Format of stdout.")] = "table",
 ) -> None:
     """Say what a checkpoint holds: format, digest, architecture, data, where each was said, broken values.
 

@@ -83,7 +83,7 @@ def _told(shared: Shared) -> Callable[[], None]:
 
 
 def _written_before(path: Path) -> bool:
-    """Whether a report was there before this process began; one that two audits write at once is not."""
+    """Return whether a report was there before this process began; one that two audits write at once is not."""
     try:
         return path.stat().st_mtime < BEGAN
     except OSError:  # none, or a folder that cannot be one, which is told where it is made

@@ -26,7 +26,7 @@ def _mia(
 ) -> None:
     """Can forget examples be told from their unseen twin, and better than on a retrained model?
 
-    AUC .5 means that they cannot be told apart; the value to compare with is the
+    AUC 0.5 means that they are indistinguishable; the value to compare with is the
     retrained models'. Shadow models that were trained test the original; for an
     unlearned model the right attack is ulira, whose shadow models were unlearned
     in the same way.

@@ -8,7 +8,7 @@ import typer
 
 
 def _schema(
-    what: Annotated[Literal["report", "config", "policy"], typer.Argument(help="Which document.")] = "report",
+    what: Annotated[Literal["report", "config", "policy"], typer.Argument(help="Document to describe.")] = "report",
 ) -> None:
     """Print the JSON Schema of a report, a config or a policy.
 

@@ -25,18 +25,20 @@ def _option(text: str, *names: str, metavar: str | None = None, least: int | Non
     return typer.Option(*names, help=text, rich_help_panel=PANEL, metavar=metavar, min=least)
 
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The fleet's folder; it is all there is of a fleet.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The fleet's folder, which holds all of its state.")]
 Checkpoints = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[CKPT]...", help="Whose recipe to follow; unlearned ones add their method for ulira."),
+    typer.Argument(
+        metavar="[CKPT]...", help="Checkpoints whose recipe to follow; unlearned ones add their method for ulira."
+    ),
 ]
-Count = Annotated[int | None, _option("Models in all, an even number; default 16. A fleet can grow.", metavar="N")]
+Count = Annotated[int | None, _option("Total number of models, even; default 16. A fleet can grow.", metavar="N")]
 Queries = Annotated[
-    int | None, _option("Views of an image: 1, 2 or 18; default 1, or 2 where the recipe augments.", metavar="N")
+    int | None, _option("Views per image: 1, 2 or 18; default 1, or 2 if the recipe augments.", metavar="N")
 ]
-RecipeName = Annotated[str | None, _option("Recipe, where no checkpoint says one: small or resnet.", "--recipe")]
-Epochs = Annotated[int | None, _option("Instead of the recipe's.", least=1)]
-AllowCode = Annotated[bool, _option("Run the module:callable that the plan names as data or model.", "--allow-code")]
+RecipeName = Annotated[str | None, _option("Recipe, if no checkpoint records one: small or resnet.", "--recipe")]
+Epochs = Annotated[int | None, _option("Epochs, instead of the recipe's.", least=1)]
+AllowCode = Annotated[bool, _option("Allow the plan's data and model to be module:callable code.", "--allow-code")]
 
 
 @measuring
@@ -141,9 +143,11 @@ def _run(
     queries: Queries = None,
     recipe: RecipeName = None,
     epochs: Epochs = None,
-    workers: Annotated[int | None, _option("Processes; default: one a GPU, else one a CPU core.", least=1)] = None,
+    workers: Annotated[
+        int | None, _option("Number of processes; default: one per GPU, else one per CPU core.", least=1)
+    ] = None,
     backend: Annotated[
-        Literal["local", "ray"], _option("Processes of this machine, or a Ray cluster (extra `ray`).", "--backend")
+        Literal["local", "ray"], _option("Local processes, or a Ray cluster (extra `ray`).", "--backend")
     ] = "local",
     allow_code: AllowCode = False,
     *,
@@ -220,7 +224,7 @@ def _worker(
 
 def _status(
     folder: Folder,
-    format: Annotated[Literal["table", "json"], typer.Option(help="What stdout gets.")] = "table",
+    format: Annotated[Literal["table", "json"], typer.Option(help="Format of stdout.")] = "table",
     allow_code: AllowCode = False,
 ) -> None:
     """What is done, what is being worked on and by whom, what failed.
@@ -262,7 +266,9 @@ def _state_of(context: Any, job: Any) -> dict[str, Any]:
 
 def _verify(
     folder: Folder,
-    remove: Annotated[bool, _option("Remove what is damaged, for `shadows run` to make anew.", "--remove")] = False,
+    remove: Annotated[
+        bool, _option("Remove damaged files, so that `shadows run` makes them again.", "--remove")
+    ] = False,
     allow_code: AllowCode = False,
     quiet: Quiet = False,
 ) -> None:

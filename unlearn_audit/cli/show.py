@@ -17,21 +17,23 @@ if TYPE_CHECKING:
 
 def _show(
     report: Annotated[Path, typer.Argument(help="report.json of an audit.")],
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page that stands alone, with pictures.", metavar="FILE")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained page with charts.", metavar="FILE")] = None,
     markdown: Annotated[
-        Path | None, typer.Option(help="Write Markdown, such as $GITHUB_STEP_SUMMARY.", metavar="FILE")
+        Path | None, typer.Option(help="Write Markdown, for example to $GITHUB_STEP_SUMMARY.", metavar="FILE")
     ] = None,
     format: Annotated[
         Literal["table", "markdown"] | None,
-        typer.Option(help="What stdout gets; default table, or nothing where a file is written."),
+        typer.Option(help="Format of stdout; default: table, or nothing if a file is written."),
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="Show a gate's decisions too; `gate` has the exit code.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Also show the decisions of a policy; `gate` sets the exit code.")
+    ] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="report.json of the last release, as for gate.", metavar="FILE")
     ] = None,
-    subject: Annotated[str | None, typer.Option(help="Label to gate in the place of the role unlearned.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Label of the subject to gate instead of the role unlearned.")
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -48,7 +50,7 @@ def _show(
 
     for flag, value in (("--subject", subject), ("--baseline", baseline)):
         if value is not None and policy is None:
-            raise UsageError(f"{flag} is for the gate's decisions; name a policy with --policy")
+            raise UsageError(f"{flag} requires --policy")
     _check(html, markdown, force=force)
     found = read_report(report)
     gated = None if policy is None else gate_files(report, policy, baseline=baseline, subject=subject)

@@ -16,16 +16,16 @@ def _train(
         str, typer.Option(help="Model spec, e.g. small-cnn, resnet20, torchvision:resnet18.")
     ] = "small-cnn",
     without: Annotated[
-        str | None, typer.Option(help="Leave this forget set out: a retrained model. idx.npy, class:3, …")
+        str | None, typer.Option(help="Leave out this forget set, for a retrained model: idx.npy, class:3, …")
     ] = None,
     mean: Annotated[str | None, typer.Option(help="Normalisation; default: the data's own. See --mean of rcd.")] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="small or resnet; default: the one for the model.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of initialisation and order.", min=0)] = 0,
+    recipe: Annotated[str | None, typer.Option(help="Recipe: small or resnet; default: depends on the model.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the recipe's.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of initialisation and order.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, tf32 or bf16.")] = "fp32",
-    download: Annotated[bool, typer.Option("--download", help="Allow torchvision: data to be fetched.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Allow torchvision: data to be downloaded.")] = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:

@@ -32,7 +32,7 @@ class Reading(NamedTuple):
 
     @property
     def seen(self) -> bool:
-        """Whether it tells the subject from the retrained models."""
+        """Return whether it tells the subject from the retrained models."""
         return self.comparison.seen
 
 
@@ -80,7 +80,7 @@ def powerless(originals: Sequence[Reading]) -> tuple[str, ...]:
 
 
 def _is_of_memory(reading: Reading) -> bool:
-    """Whether an instrument is made to see what a model remembers, and not how good it is."""
+    """Return whether an instrument is made to see what a model remembers, and not how good it is."""
     return reading.instrument == RELEARNING or reading.measurement.name.startswith("mia.")
 
 

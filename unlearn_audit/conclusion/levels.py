@@ -53,7 +53,7 @@ def _uncompared(found: _Found, name: str, label: str) -> tuple[float, Bounds, Me
 
 
 def _is_a_verdict(measurement: Measurement) -> bool:
-    """Whether a number speaks of the question that is asked here."""
+    """Return whether a number speaks of the question that is asked here."""
     return "legacy" not in measurement.flags and "another question" not in measurement.flags
 
 
@@ -101,7 +101,7 @@ def _attacks(found: _Found, label: str) -> Iterator[LevelReading]:
         value, ends, _ = known
         yield LevelReading(
             ScaledDifference("AUC", *(end - TOLD_APART_BY_CHANCE for end in (value, ends.low, ends.high))),
-            f"{instrument_of(name)} ({_with_ends(measurement, value, ends)}, .5 where nothing is told apart)",
+            f"{instrument_of(name)} ({_with_ends(measurement, value, ends)}, 0.5 means indistinguishable)",
         )
 
 

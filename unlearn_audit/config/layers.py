@@ -33,12 +33,12 @@ class Layer(NamedTuple):
 
 
 def outranks_metadata(origin: str) -> bool:
-    """Whether a value of that origin wins over the checkpoint's own metadata."""
+    """Return whether a value of that origin wins over the checkpoint's own metadata."""
     return origin in (FLAG, ENVIRONMENT, NAMED)
 
 
 def code_is_allowed(origin: str) -> bool:
-    """Whether a `package.module:callable` of that origin may be run: only a flag or a config named with `--config`."""
+    """Return whether a `package.module:callable` of that origin may run: only a flag's or a named config's may."""
     return origin in (FLAG, NAMED)
 
 
@@ -53,7 +53,7 @@ def find_config(start: Path) -> Path | None:
 
 
 def _has_our_table(project: Path) -> bool:
-    """Whether it is a `pyproject.toml` with our table; one that is broken counts where it mentions us."""
+    """Return whether it is a `pyproject.toml` with our table; one that is broken counts where it mentions us."""
     if not os.path.isfile(project) or not os.path.getsize(project):
         return False
     content = read_input(project, "config", ConfigError, most=MOST_BYTES)
@@ -101,7 +101,7 @@ def environment_layer(variables: Mapping[str, str]) -> Layer:
 
 
 def is_index_words(spec: str) -> bool:
-    """Whether an index spec is words such as `class:3`, not a file; `mislabelled.npy` is a file."""
+    """Return whether an index spec is words such as `class:3`, not a file; `mislabelled.npy` is a file."""
     word, colon, _ = spec.partition(":")
     return word in INDEX_WORDS and (bool(colon) or not Path(spec).suffix)
 

@@ -64,7 +64,7 @@ def _channels_first(
 
 
 def _may_lie(shape: tuple[int, ...], usual: str) -> bool:
-    """Whether images of this shape may lie the other way than arrays of their type usually do.
+    """Return whether images of this shape may lie the other way than arrays of their type usually do.
 
     The channels are few where both other sizes are not, or are the one size that is not of a square image.
     """

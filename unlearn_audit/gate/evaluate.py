@@ -124,7 +124,7 @@ def gate_files(
         UsageError: the report has no such subject, or the file cannot be read, or a rule that blocks judges another.
     """
     if checkpoint is not None and subject is not None:
-        raise UsageError("--subject and --checkpoint both say whom to gate; give one of them")
+        raise UsageError("--subject and --checkpoint exclude each other; give one of them")
     moment = now or datetime.now(UTC)
     rules, day = read_policy(policy), today or moment.date()
     told = ReportSource(str(policy), sha256_of_file(policy_file(policy)))

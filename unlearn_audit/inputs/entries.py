@@ -86,12 +86,12 @@ def _load(spec: str, origin: str, *, wanted: bool, asked_by: str) -> Dataset:
         if not wanted or may or not spec.startswith("torchvision:"):
             raise
         who = "a checkpoint's metadata" if origin == METADATA else "a config that was merely found"
-        raise DataError(f"{problem}. Nothing was fetched: {who} may not choose that; name the data with --data and "
+        raise DataError(f"{problem}. Nothing was downloaded: {who} may not choose that; name the data with --data and "
                         "say --download") from problem  # fmt: skip
 
 
 def _same_rows(checkpoint: Checkpoint, dataset: Dataset) -> bool:
-    """Whether a checkpoint's record says that it was made with this training set, whatever the test set is."""
+    """Return whether a checkpoint's record says that it was made with this training set, whatever the test set is."""
     recorded = checkpoint.metadata.rows_sha256 if checkpoint.metadata else None
     return recorded is not None and recorded == rows_digest(dataset.train)
 

@@ -253,7 +253,9 @@ def _check_state(out: Path, *, force: bool, resume: bool) -> None:
     """Leave no doubt about the state of a killed run: it is gone on with, or forgotten on request."""
     path = check_output(state_path(out), force=True)
     if path.exists() and not resume and not force:
-        raise UsageError(f"{path} holds the state of a killed run; add --resume to go on, or --force to begin anew")
+        raise UsageError(
+            f"{path} holds the state of an interrupted run; add --resume to continue, or --force to start again"
+        )
 
 
 def record_of(candidate: Candidate, splits: Splits, method: Method, seed: int) -> Metadata:

@@ -33,8 +33,8 @@ class FtSettings(LoopSettings):
 
     step_size: float = Field(default=0.01, gt=0, le=1e30, description="learning rate")
     epochs: float | None = Field(default=10, gt=0, le=1e6, description="passes over the retain set")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser, on every parameter")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of the optimiser, on every parameter")
 
 
 class FtWdSettings(FtSettings):
@@ -47,10 +47,12 @@ class FtWdSettings(FtSettings):
     epochs: float | None = Field(default=None, gt=0, le=1e6, description="passes over the retain set, instead of steps")
     steps: int | None = Field(default=400, ge=0, description="minibatch steps, IEU's")
     schedule: Schedule = Field(
-        default="cosine", description="of the learning rate, IEU's: constant, linear, cosine, milestones:3,5"
+        default="cosine", description="schedule of the learning rate, IEU's: constant, linear, cosine, milestones:3,5"
     )
-    momentum: float = Field(default=0.0, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(default=0.0, ge=0, description="of the optimiser, on every parameter, beside alpha")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="weight decay of the optimiser, on every parameter, beside alpha"
+    )
 
 
 def run_ft(context: UnlearningContext, settings: FtSettings) -> Unlearned:

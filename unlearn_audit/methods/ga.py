@@ -24,8 +24,8 @@ class GaSettings(LoopSettings):
 
     step_size: Step = Field(default=1e-4, description="learning rate; published ones go from 1e-6 to 1e-3")
     epochs: float | None = Field(default=5, gt=0, le=1e6, description="passes over the forget set")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser, on every parameter")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of the optimiser, on every parameter")
     loss_clip: Step | None = Field(default=None, description="clip an example's loss at this; a deviation, recorded")
 
 

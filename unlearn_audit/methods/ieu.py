@@ -58,7 +58,8 @@ class IeuSettings(LoopSettings):
     steps: Annotated[int, Field(ge=0)] | None = Field(default=400, description="T, minibatch steps")
     schedule: Schedule = Field(
         default="cosine",
-        description="of eta: constant (Algorithm 1), linear or cosine (to zero), milestones:3,5 (x 0.1 after epochs)",
+        description="schedule of eta: constant (Algorithm 1), linear or cosine (to 0), "
+        "milestones:3,5 (x 0.1 after epochs)",
     )
     scale: Literal["fan_in", "total_d", "none"] = Field(
         default="fan_in",
@@ -69,7 +70,7 @@ class IeuSettings(LoopSettings):
     )
     include_1d: bool = Field(default=False, description="mix biases and BatchNorm's parameters, too")
     retain_free: bool = Field(
-        default=False, description="leave the retain set alone: a form that no result of the paper supports"
+        default=False, description="do not use the retain set: a variant that no result of the paper supports"
     )
     loss_clip: Step | Literal["none"] = Field(
         default=15.0,

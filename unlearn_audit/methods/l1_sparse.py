@@ -18,7 +18,7 @@ class L1SparseSettings(FtSettings):
 
     alpha: Annotated[float, Field(ge=0, le=1e30)] = Field(default=5e-4, description="weight of the sum of |weights|")
     decay: Literal["linear", "none"] = Field(
-        default="linear", description="of the penalty: to zero over the epochs, or none"
+        default="linear", description="schedule of the penalty: to zero over the epochs, or none"
     )
     free_epochs: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs at the end without the penalty")
 

@@ -43,11 +43,14 @@ class LoopSettings(Settings):
     )
     batch_size: Size = Field(default=64, description="examples of a set in one step; full: the whole set in one pass")
     optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="sgd or adam")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="of SGD")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="of the optimiser, on every parameter")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="momentum of SGD")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="weight decay of the optimiser, on every parameter"
+    )
     schedule: Schedule = Field(
         default="constant",
-        description="of the learning rate: constant, linear or cosine (to zero), milestones:3,5 (x 0.1 after epochs)",
+        description="schedule of the step size: constant, linear or cosine (to zero), "
+        "milestones:3,5 (x 0.1 after epochs)",
     )
     augment: Literal["recipe", "yes", "no"] = Field(
         default="recipe", description="crops and flips: as in the original's recipe, yes, or no"
@@ -67,7 +70,7 @@ class LoopSettings(Settings):
             return values
         given = [name for name in BUDGET if values.get(name) is not None]
         if len(given) == 2:
-            raise ValueError("steps and epochs are two ways to say one thing; give one of them")
+            raise ValueError("steps and epochs exclude each other; give one of them")
         return {**values, **dict.fromkeys(name for name in BUDGET if name not in given)} if given else values
 
     @model_validator(mode="after")

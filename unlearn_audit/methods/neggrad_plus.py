@@ -26,7 +26,7 @@ class NegGradPlusSettings(LoopSettings):
 
     alpha: Share = Field(default=0.95, description="weight of the retain loss; the forget loss gets alpha - 1")
     epochs: float | None = Field(default=10, gt=0, le=1e6, description="passes over the retain set")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
     loss_clip: Step | None = Field(
         default=None, description="clip an example's ascended loss at this; a deviation, recorded"
     )

@@ -34,8 +34,8 @@ class RlSettings(LoopSettings):
     PUBLISHED: ClassVar[Mapping[str, Any] | None] = {"batch_size": 256}
 
     epochs: float | None = Field(default=10, gt=0, le=1e6, description="passes over the forget and the retain set")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser, on every parameter")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of the optimiser, on every parameter")
     exclude_true: bool = Field(default=False, description="never draw an example's own label (AMUN's form)")
     redraw: Literal["epoch", "once"] = Field(
         default="epoch", description="new labels in each pass over the forget set, or once"
@@ -43,7 +43,7 @@ class RlSettings(LoopSettings):
     order: Literal["forget-first", "alternate"] = Field(
         default="forget-first", description="a pass over forget, then one over retain; or a batch of each in every step"
     )
-    retain_free: bool = Field(default=False, description="leave the retain set alone")
+    retain_free: bool = Field(default=False, description="do not use the retain set")
 
     @model_validator(mode="after")
     def _order_of_two(self) -> "RlSettings":

@@ -50,11 +50,11 @@ class ScrubSettings(LoopSettings):
     alpha: Weight = Field(default=0.001, description="weight of d on the retain set")
     gamma: Weight = Field(default=0.99, description="weight of the cross-entropy on the retain set")
     temperature: Step = Field(default=4.0, description="T, of both softmaxes in d")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(default=5e-4, ge=0, description="of the optimiser, on every parameter")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of the optimiser, on every parameter")
     schedule: Schedule = Field(
         default="milestones:3,5,9",
-        description="of the learning rate; the published one has x 0.1 after epochs 3, 5, 9",
+        description="schedule of the learning rate; the published one has x 0.1 after epochs 3, 5, 9",
     )
     rewind: bool = Field(
         default=False, description="SCRUB+R: take the epoch whose forget error is nearest to the twin's"

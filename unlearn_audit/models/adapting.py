@@ -295,7 +295,7 @@ def _or_nothing(model: nn.Module, images: Tensor) -> object:
 
 
 def _alike(one: Tensor, other: Tensor, *, within: float = CLOSE) -> bool:
-    """Tell whether two answers differ by little of the largest output; broken values are told elsewhere."""
+    """Return whether two answers differ by little of the largest output; broken values are told elsewhere."""
     if one.shape != other.shape:
         return False
     first, second = one.detach().double(), other.detach().double()

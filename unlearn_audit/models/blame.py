@@ -1,4 +1,4 @@
-"""Whether an exception is a model's own, and not this package's."""
+"""Return whether an exception is a model's own, and not this package's."""
 
 import os
 import traceback
@@ -33,6 +33,6 @@ def models_own(doing: str) -> Iterator[None]:
 
 
 def _within_a_model(problem: BaseException) -> bool:
-    """Tell whether an exception came out of a module's call or of a gradient."""
+    """Return whether an exception came out of a module's call or of a gradient."""
     names = [frame.filename for frame in traceback.extract_tb(problem.__traceback__)]
     return any(name.startswith((f"{TORCH}{os.sep}nn", f"{TORCH}{os.sep}autograd")) for name in names)

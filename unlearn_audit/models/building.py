@@ -142,7 +142,7 @@ def options_of(spec: str) -> tuple[str, dict[str, Scalar]]:
         key, equals, value = part.partition("=")
         if key not in taken or key in options or not equals:
             raise UsageError(
-                f"model '{spec}': {part!r} is no option, or stands there twice; '{named}' takes "
+                f"model '{spec}': {part!r} is not an option, or is given twice; '{named}' takes "
                 f"{', '.join(f'{name}=' for name in taken) or 'none'}"
             )
         if not SCALAR.fullmatch(value):

@@ -124,7 +124,7 @@ def _settings_of(spec: str) -> tuple[str, dict[str, Any]]:
     for part in text.split("&") if mark else ():
         key, equals, value = part.partition("=")
         if not equals or not NAME.fullmatch(key) or key in LEFT_OUT or key in settings:
-            raise UsageError(f"model '{_short(spec)}': {part[:60]!r} is no setting, or stands there twice")
+            raise UsageError(f"model '{_short(spec)}': {part[:60]!r} is not a setting, or is given twice")
         try:
             settings[key] = _parsed(value)
         except ValueError as problem:

@@ -230,7 +230,7 @@ _COMPUTED: Mapping[str, Callable[..., Tensor]] = {
 
 
 def _same(readings: list[Reading]) -> bool:
-    """Tell whether readings hold the same weights."""
+    """Return whether readings hold the same weights."""
     first, *others = (reading.state for reading in readings)
     return all(torch.equal(tensor, other[name]) for other in others for name, tensor in first.items() if name in other)
 

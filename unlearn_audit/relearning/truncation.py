@@ -205,7 +205,7 @@ def _ratios(rates: list[float]) -> list[float]:
 
 
 def _scale_free(octaves: list[float]) -> bool:
-    """Whether the decay slows, and by the same share over each octave."""
+    """Return whether the decay slows, and by the same share over each octave."""
     slowing = [-float(np.log(octave)) for octave in octaves]
     return min(slowing) > STEADY and max(slowing) < SCALE_FREE * min(slowing)
 

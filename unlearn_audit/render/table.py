@@ -205,7 +205,7 @@ def _of_attacks(report: AuditReport) -> list[str]:
         if m.name.endswith(".auc") and m.details.get("differs_from_tables")
     }
     return [
-        f"attacks: forget examples against their unseen twin, n = {rate.n}, base rate {rate.value:.3f}; AUC .5: not "
-        "told apart; read against retrained",
+        f"attacks: forget examples against their unseen twin, n = {rate.n}, base rate {rate.value:.3f}; AUC 0.5: "
+        "indistinguishable; read against retrained",
         *(f"{name} is not as in published tables: {text}" for name, text in differs.items()),
     ]

@@ -84,7 +84,7 @@ class FleetFolder:
             make_subfolder(self.path, name)
 
     def finished(self, job: Job) -> bool:
-        """Whether the model and what it says are there; what is in the files is `verify`'s question."""
+        """Return whether the model and what it says are there; what is in the files is `verify`'s question."""
         return self.model(job).exists() and self.signals(job).exists()
 
     def failed(self, job: Job | str) -> Failure | None:
@@ -187,7 +187,7 @@ class FleetFolder:
         return True
 
     def _stale(self, path: Path, seen: dict[str, Any]) -> bool:
-        """Whether nobody holds a claim any more."""
+        """Return whether nobody holds a claim any more."""
         try:
             untouched = time.time() - path.stat().st_mtime
         except OSError:
@@ -243,7 +243,7 @@ def _touch(path: Path, stop: threading.Event, every: float) -> None:
 
 
 def _alive(pid: object) -> bool:
-    """Whether a process of this machine is there."""
+    """Return whether a process of this machine is there."""
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:

@@ -118,7 +118,7 @@ def _written(folder: Path, plan: FleetPlan, there: FleetPlan | None, sets: Mappi
 
 
 def _is_recipe(changed: list[str]) -> bool:
-    """Whether two plans differ in nothing but the recipe."""
+    """Return whether two plans differ in nothing but the recipe."""
     return all(text.startswith("recipe ") for text in changed)
 
 

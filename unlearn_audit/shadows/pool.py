@@ -102,7 +102,7 @@ def run_workers(
 def _size(context: FleetContext, workers: int | None, left: int) -> int:
     """Return how many workers to start."""
     if workers is not None and workers < 1:
-        raise UsageError(f"{workers} workers cannot do anything; --workers needs at least 1")
+        raise UsageError(f"--workers must be at least 1, not {workers}")
     return min(default_workers(context.compute) if workers is None else workers, max(1, left))
 
 
@@ -186,7 +186,7 @@ class _WorkerPool:
 
     @property
     def at_work(self) -> bool:
-        """Whether any worker has not ended of its own accord."""
+        """Return whether any worker has not ended of its own accord."""
         return any(worker.process.poll() != 0 for worker in self.workers.values())
 
     def stop(self) -> None:

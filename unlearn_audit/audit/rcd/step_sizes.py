@@ -75,7 +75,7 @@ def moved(curve: Curve) -> float | None:
 
 
 def essentially_initial(share: float | None, steps: int) -> bool:
-    """Whether RCD_K is essentially (K + 1) x initial loss, a measure of that loss and not of relearning."""
+    """Return whether RCD_K is essentially (K + 1) x initial loss, a measure of that loss and not of relearning."""
     return steps > 0 and share is not None and abs(share) < HARDLY_MOVED
 
 

@@ -38,7 +38,7 @@ def find_idx(folder: Path, name: str) -> Path:
 
 
 def _same(plain: Path, zipped: Path) -> bool:
-    """Whether a file and its gzipped neighbour have the same bytes."""
+    """Return whether a file and its gzipped neighbour have the same bytes."""
     with reading("idx file", zipped), plain.open("rb") as one, gzip.open(zipped) as other:
         while mine := one.read(1 << 20):
             if other.read(len(mine)) != mine:
