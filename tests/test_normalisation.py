@@ -34,7 +34,9 @@ def said(*, origin: str = "flag", own: Metadata | None = None, **more: Any) -> t
     asked = more.pop("asked", {})
     entry = CheckpointEntry(path="o.pt", **more.pop("entry", {}))
     origins = dict.fromkeys(asked, origin) | {"checkpoint": origin}
-    found = resolve_normalisation(AuditConfig(**asked), origins, entry, checkpoint(own), DIGITS, **more)
+    found = resolve_normalisation(
+        AuditConfig(**asked), origins, entry=entry, checkpoint=checkpoint(own), dataset=DIGITS, **more
+    )
     return found.transform.mean[0], found.origins["mean"], found.notes
 
 

@@ -86,17 +86,17 @@ def run_demo(out: Path, *, scenario: str, seed: int, force: bool, progress: Prog
     """
     check_output_folder(out, force=force, owned=OWNED)
     with one_thread():
-        return _run(out, SCENARIOS[scenario], seed, force, progress)
+        return _run(out, SCENARIOS[scenario], seed=seed, force=force, progress=progress)
 
 
-def _run(out: Path, plan: Scenario, seed: int, force: bool, progress: Progress) -> AuditReport:
+def _run(out: Path, plan: Scenario, *, seed: int, force: bool, progress: Progress) -> AuditReport:
     """Do the work of `run_demo`."""
     dataset = load_data(plan.data.format(seed=seed))
     forget = read_training_indices(plan.forget.format(seed=seed), dataset)
     compute = setup_device("cpu")
     make_output_folder(out, force=force, owned=OWNED)
     atomic_write(out / "forget.npy", lambda path: _save(path, forget))
-    _train(out, dataset, forget, seed, compute, progress)
+    _train(out, dataset, forget=forget, seed=seed, compute=compute, progress=progress)
     _unlearn(out, seed, progress)
     atomic_write(out / "unlearn-audit.toml", _config(seed).encode())
     request = resolve([file_layer(out / "unlearn-audit.toml", origin="config")])
@@ -110,7 +110,7 @@ def _save(path: Path, forget: IndexSet) -> None:
         np.save(stream, forget.indices, allow_pickle=False)
 
 
-def _train(out: Path, dataset: Dataset, forget: IndexSet, seed: int, compute: Device, progress: Progress) -> None:
+def _train(out: Path, dataset: Dataset, *, forget: IndexSet, seed: int, compute: Device, progress: Progress) -> None:
     """Train the original model on everything and the retrained ones without the forget set."""
     for index in range(RETRAINED + 1):
         name = f"retrained-{index}" if index else "original"

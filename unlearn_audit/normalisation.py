@@ -106,10 +106,10 @@ def heir(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> Checkpoint | N
 def resolve_normalisation(
     config: AuditConfig,
     origins: Mapping[str, str],
+    *,
     entry: CheckpointEntry,
     checkpoint: Checkpoint,
     dataset: Dataset,
-    *,
     in_file: FromFile | None = None,
     child: Checkpoint | None = None,
 ) -> Normalisation:
@@ -131,7 +131,18 @@ def resolve_normalisation(
     found: dict[Key, Moments] = {}
     who: dict[Key, str] = {}
     for key in KEYS:
-        value, who[key] = next(_said(key, config, origins, entry, checkpoint, dataset, in_file, child))
+        value, who[key] = next(
+            _said(
+                key,
+                config,
+                origins=origins,
+                entry=entry,
+                checkpoint=checkpoint,
+                dataset=dataset,
+                in_file=in_file,
+                child=child,
+            )
+        )
         found[key] = _per_channel(tuple(value), channels, key)
     transform = Transform(found["mean"], found["std"])
     notes = []
@@ -169,6 +180,7 @@ def normalised_as_asked(dataset: Dataset, config: AuditConfig) -> Dataset:
 def _said(
     key: Key,
     config: AuditConfig,
+    *,
     origins: Mapping[str, str],
     entry: CheckpointEntry,
     checkpoint: Checkpoint,

@@ -179,7 +179,9 @@ def compared(levels: list[float], value: float, variance: float, scale: str = "f
     middle, width = metrics.mean_and_spread(shown)
     if width is not None:
         ours = math.log(value) if scale == "log ratio" else value
-        found = metrics.difference_from_references(ours, middle, width, len(levels), variance)
+        found = metrics.difference_from_references(
+            ours, middle, spread=width, references=len(levels), example_variance=variance
+        )
         freedom = found.degrees_of_freedom
         df = None if math.isinf(freedom) else freedom
         values["comparison"] = comparison(found.value, found.low, found.high, scale, df)

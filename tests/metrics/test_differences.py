@@ -48,7 +48,9 @@ def test_the_rate_is_5_percent_whatever_part_of_the_seeds_chance_is_of_single_ex
     quantiles = (np.arange(200) + 0.5) / 200
     rates = []
     for squared in (1 + ratio) * stats.chi2.ppf(quantiles, references - 1) / (references - 1):
-        found = metrics.difference_from_references(0.0, 0.0, squared**0.5, references, 0.0, single=1.0)
+        found = metrics.difference_from_references(
+            0.0, 0.0, spread=squared**0.5, references=references, example_variance=0.0, single=1.0
+        )
         rates.append(2 * stats.norm.sf(found.high / np.sqrt((1 + ratio) * (1 + 1 / references))))
     assert 0.04 <= np.mean(rates) <= 0.06
 
@@ -77,7 +79,7 @@ def test_models_that_agree_on_every_example_leave_the_width_of_one_disagreement(
 
 
 def test_without_a_spread_of_seeds_the_difference_is_normal() -> None:
-    found = metrics.difference_from_references(1.0, 0.0, 0.0, 3, 0.25)
+    found = metrics.difference_from_references(1.0, 0.0, spread=0.0, references=3, example_variance=0.25)
     assert (found.degrees_of_freedom, found.standard_error) == (np.inf, 0.5)
     assert (found.low, found.high) == pytest.approx(stats.norm.interval(0.95, loc=1, scale=0.5))
     assert found.seen
@@ -85,14 +87,16 @@ def test_without_a_spread_of_seeds_the_difference_is_normal() -> None:
 
 def test_without_chance_of_examples_the_difference_is_students_prediction_interval() -> None:
     references = np.array([0.90, 0.92, 0.97])
-    found = metrics.difference_from_references(0.8, references.mean(), references.std(ddof=1), 3, 0.0)
+    found = metrics.difference_from_references(
+        0.8, references.mean(), spread=references.std(ddof=1), references=3, example_variance=0.0
+    )
     error = references.std(ddof=1) * np.sqrt(1 + 1 / 3)
     assert found.degrees_of_freedom == pytest.approx(2)
     assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 2, loc=found.value, scale=error))
 
 
 def test_both_sources_of_chance_add_up() -> None:
-    found = metrics.difference_from_references(2.0, 1.0, 0.3, 4, 0.04)
+    found = metrics.difference_from_references(2.0, 1.0, spread=0.3, references=4, example_variance=0.04)
     seeds = 0.09 * 1.25
     assert found.standard_error == pytest.approx(np.sqrt(seeds + 0.04))
     assert found.degrees_of_freedom == pytest.approx(3 * (seeds + 0.04) / seeds)
@@ -100,14 +104,16 @@ def test_both_sources_of_chance_add_up() -> None:
 
 @given(finite, finite, st.floats(0, 1e100), st.integers(2, 20), st.floats(0, 1e100))
 def test_a_difference_is_never_nan(value: float, mean: float, spread: float, count: int, variance: float) -> None:
-    found = metrics.difference_from_references(value / 2, mean / 2, spread, count, variance)
+    found = metrics.difference_from_references(
+        value / 2, mean / 2, spread=spread, references=count, example_variance=variance
+    )
     assert not np.isnan([found.value, found.low, found.high, found.degrees_of_freedom]).any()
     assert found.low <= found.value <= found.high
 
 
 @pytest.mark.parametrize("spread", [5e-324, 1e-200, 1e-160])
 def test_a_spread_too_small_to_square_does_not_divide_by_zero(spread: float) -> None:
-    found = metrics.difference_from_references(0.5, 0.5, spread, 3, 1e-4)
+    found = metrics.difference_from_references(0.5, 0.5, spread=spread, references=3, example_variance=1e-4)
     assert found.degrees_of_freedom == np.inf
     assert not found.seen
 
@@ -115,5 +121,10 @@ def test_a_spread_too_small_to_square_does_not_divide_by_zero(spread: float) -> 
 def test_a_model_far_away_is_called_different_by_simulation() -> None:
     rng = np.random.default_rng(6)
     retrained = rng.normal(size=(1000, 3))
-    seen = [metrics.difference_from_references(15.0, r.mean(), r.std(ddof=1), 3, 0.1).seen for r in retrained]
+    seen = [
+        metrics.difference_from_references(
+            15.0, r.mean(), spread=r.std(ddof=1), references=3, example_variance=0.1
+        ).seen
+        for r in retrained
+    ]
     assert np.mean(seen) > 0.9

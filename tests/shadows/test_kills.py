@@ -300,7 +300,7 @@ def test_there_are_no_more_workers_than_work(target: Path, tmp_path: Path, monke
 
 @pytest.mark.parametrize("workers", [0, -1])
 def test_less_than_one_worker_is_refused(workers: int, empty: FleetContext) -> None:
-    with pytest.raises(UsageError, match="--workers needs at least 1"):
+    with pytest.raises(UsageError, match="--workers must be at least 1"):
         run_workers(empty, workers=workers)
 
 
@@ -383,7 +383,7 @@ def test_workers_of_a_cluster_that_only_die_are_given_up(empty: FleetContext, mo
     with pytest.raises(MeasurementError, match="die: RuntimeError: no such folder on this node$"):
         run_on_ray(empty, workers=2)
     assert len(begun) < 12
-    with pytest.raises(UsageError, match="needs at least 1"):
+    with pytest.raises(UsageError, match="must be at least 1"):
         run_on_ray(empty, workers=0)
 
 

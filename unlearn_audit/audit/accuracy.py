@@ -43,7 +43,7 @@ def _measurements(context: AuditContext) -> Iterator[Measurement]:
     for candidate in context.subjects:
         for split in get_args(Split):
             others = [outcomes[other.label, split] for other in context.references(candidate)]
-            yield from _levels(candidate, split, outcomes[candidate.label, split], others, seed)
+            yield from _levels(candidate, split, outcome=outcomes[candidate.label, split], others=others, seed=seed)
         gaps = [_gap(context, candidate, split, outcomes) for split in GAP_SPLITS]
         yield from gaps
         yield _average(candidate, gaps, _constant_columns(context, outcomes))
@@ -57,7 +57,7 @@ def _outcome(context: AuditContext, candidate: Candidate, split: Split) -> Subje
 
 
 def _levels(
-    candidate: Candidate, split: Split, outcome: SubjectAccuracy, others: Sequence[SubjectAccuracy], seed: int
+    candidate: Candidate, split: Split, *, outcome: SubjectAccuracy, others: Sequence[SubjectAccuracy], seed: int
 ) -> Iterator[Measurement]:
     """Yield the accuracy and the mean loss on one split, read against the retrained models' own."""
     n = len(outcome.right)

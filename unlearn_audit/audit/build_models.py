@@ -164,7 +164,7 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
         digest = sha256_of_checkpoint(Path(parent.path))
         path = _path_of_applied(ground, applied, parent, digest)
         if not path.exists():
-            _apply(ground, applied, parent, path, progress)
+            _apply(ground, applied, parent=parent, path=path, progress=progress)
         made_by = {"method": applied.method, "seed": applied.seed, "parent_sha256": digest}
         _check_made(path, ground, made_by | {"transforms": applied.transforms})
         role = find_method(applied.method, allow_code=_code_may_apply(request.origins)).role
@@ -304,7 +304,9 @@ def _path_of_applied(ground: _BuildContext, entry: ApplyEntry, parent: Checkpoin
     return _named(ground, entry.label, {"parent": parent_sha256, "apply": asked} | more)
 
 
-def _apply(ground: _BuildContext, entry: ApplyEntry, parent: CheckpointEntry, path: Path, progress: Progress) -> None:
+def _apply(
+    ground: _BuildContext, entry: ApplyEntry, *, parent: CheckpointEntry, path: Path, progress: Progress
+) -> None:
     """Unlearn from a parent, going on with the state of a killed run."""
     config = ground.config.model_copy(update={"checkpoint": (parent,), "seed": entry.seed, "sample": None})
     apply_method(

@@ -46,7 +46,13 @@ def compared(
         return None
     chance = metrics.chance_of_examples(sides)
     return metrics.difference_from_references(
-        value, reference.value, reference.spread, reference.n, chance.examples, single=chance.single, least=least
+        value,
+        reference.value,
+        spread=reference.spread,
+        references=reference.n,
+        example_variance=chance.examples,
+        single=chance.single,
+        least=least,
     )
 
 

@@ -127,7 +127,7 @@ def _worse(context: AuditContext, candidate: Candidate, view: _View, split: str)
             "its training failed, or its file is not what it is named as"
         )
     elif split == "retain":
-        yield from _worse_on_a_class(context, candidate, view, name, level)
+        yield from _worse_on_a_class(context, candidate, view=view, name=name, level=level)
 
 
 def _anchor(context: AuditContext, candidate: Candidate, view: _View) -> tuple[str, Floats] | None:
@@ -161,7 +161,7 @@ def _paired(gaps: Floats) -> metrics.Bounds | None:
 
 
 def _worse_on_a_class(
-    context: AuditContext, candidate: Candidate, view: _View, name: str, level: Floats
+    context: AuditContext, candidate: Candidate, *, view: _View, name: str, level: Floats
 ) -> Iterator[str]:
     """Yield the classes of the retain set that a retrained model does not know: it was trained without other data."""
     margin, lost = _margin(context, CLASS_MARGIN), []

@@ -212,7 +212,7 @@ def _from_torch(path: Path, kind: Kind, weights: str | None) -> Checkpoint:
         raise CheckpointError(f"{path} holds {len(sets)} sets of weights; at most {_MOST_SETS} are looked at")
     beside, placeholders = others(file.content, sets), _shown(file.names)
     try:
-        read = _of_sets(path, kind, file, sets, weights)
+        read = _of_sets(path, kind, file=file, sets=sets, weights=weights)
     except SeveralWeights as several:
         several.format, several.beside, several.placeholders = kind.value, beside, placeholders
         raise
@@ -226,7 +226,9 @@ def _shown(names: tuple[str, ...]) -> tuple[str, ...]:
     return (*(one_line(name) for name in names[:_MOST_NAMES]), *((f"and {more} more",) if more > 0 else ()))
 
 
-def _of_sets(path: Path, kind: Kind, file: TorchFile, sets: tuple[WeightSet, ...], weights: str | None) -> Checkpoint:
+def _of_sets(
+    path: Path, kind: Kind, *, file: TorchFile, sets: tuple[WeightSet, ...], weights: str | None
+) -> Checkpoint:
     """Make a checkpoint of the set of weights that is meant."""
     if not sets and (weights in (None, ALL) or at_key(file.content, str(weights)) is None):
         raise no_weights(file)

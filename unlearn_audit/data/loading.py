@@ -41,7 +41,7 @@ def load_data(spec: str, *, base: Path = Path("."), allow_code: bool = False, do
     loaded = _load(spec, parsed, Context(parsed.options, base, download), allow_code)
     classes = _check_classes(spec, loaded, parsed.options)
     train, test, origin = _take_subsets(spec, loaded, parsed.options)
-    train, options = _change_labels(spec, train, classes, parsed.options, base)
+    train, options = _change_labels(spec, train, classes=classes, options=parsed.options, base=base)
     if options.root is not None:
         options = replace(options, root=str(absolute(options.root, base)))
     described = {key: value for key, value in options.written().items() if key not in UNDIGESTED}
@@ -149,8 +149,8 @@ def _take_subsets(
     spec: str, loaded: LoadedArrays, options: Options
 ) -> tuple[Examples, Examples, tuple[str, ...] | None]:
     """Return both splits after `train=` and `test=`, and the training files that are left."""
-    train = _subset_rows(spec, "train", options.train, len(loaded.train), options)
-    test = _subset_rows(spec, "test", options.test, len(loaded.test), options)
+    train = _subset_rows(spec, "train", wanted=options.train, size=len(loaded.train), options=options)
+    test = _subset_rows(spec, "test", wanted=options.test, size=len(loaded.test), options=options)
     kept = loaded.train if train is None else loaded.train.subset(train)
     if len(np.unique(kept.labels.numpy())) < 2:
         raise DataError(f"data spec '{spec}' leaves fewer than 2 classes to train on; take a larger train=")
@@ -160,7 +160,7 @@ def _take_subsets(
     return kept, loaded.test if test is None else loaded.test.subset(test), origin
 
 
-def _subset_rows(spec: str, split: str, wanted: int | None, size: int, options: Options) -> NDArray[np.int64] | None:
+def _subset_rows(spec: str, split: str, *, wanted: int | None, size: int, options: Options) -> NDArray[np.int64] | None:
     """Return the sorted first `wanted` rows of a permutation; the two splits draw from different streams."""
     if wanted is None:
         return None
@@ -172,10 +172,12 @@ def _subset_rows(spec: str, split: str, wanted: int | None, size: int, options: 
     return np.sort(stream.permutation(size)[:wanted]).astype(np.int64)
 
 
-def _change_labels(spec: str, train: Examples, classes: int, options: Options, base: Path) -> tuple[Examples, Options]:
+def _change_labels(
+    spec: str, train: Examples, *, classes: int, options: Options, base: Path
+) -> tuple[Examples, Options]:
     """Apply `mislabel=` or `labels=`; return the examples and the options as they are to be recorded."""
     if options.mislabel is not None:
-        return _mislabel(spec, train, classes, options.mislabel, options.seed), options
+        return _mislabel(spec, train, classes=classes, fraction=options.mislabel, seed=options.seed), options
     if options.labels is None:
         return train, options
     path = absolute(options.labels, base)
@@ -188,7 +190,7 @@ def _change_labels(spec: str, train: Examples, classes: int, options: Options, b
     return changed, replace(options, labels=str(path), labels_sha256=digest)
 
 
-def _mislabel(spec: str, train: Examples, classes: int, fraction: float, seed: int) -> Examples:
+def _mislabel(spec: str, train: Examples, *, classes: int, fraction: float, seed: int) -> Examples:
     """Give a seeded choice of examples a label uniform over the classes that are not the true one."""
     count = round(fraction * len(train))
     if count == 0:

@@ -191,13 +191,13 @@ def _decide(
     for entry in entries:
         start = time.perf_counter()
         measurement = report.find(rule.metric, entry.label)
-        verdict, why = _judged(rule, entry, measurement, report, baseline)
+        verdict, why = _judged(rule, entry, measurement=measurement, report=report, baseline=baseline)
         yield Decision(rule, entry.label, verdict, why, entry.sha256, measurement, entry.path,
                        time.perf_counter() - start)  # fmt: skip
 
 
 def _judged(
-    rule: Rule, entry: Subject, measurement: Measurement | None, report: AuditReport, baseline: AuditReport | None
+    rule: Rule, entry: Subject, *, measurement: Measurement | None, report: AuditReport, baseline: AuditReport | None
 ) -> Judgement:
     """Judge a subject's measurement, and with it whether the report agrees with itself."""
     if measurement is not None and measurement.role != entry.role:

@@ -105,7 +105,7 @@ def as_candidate(
     record = model.record if isinstance(model, TrainedModel) else None
     _check_weights(module, label)
     spec = record.model if record else models.name_of(module)
-    transform, said_by, notes = _normalised(module, record, dataset, mean, std)
+    transform, said_by, notes = _normalised(module, record, dataset=dataset, mean=mean, std=std)
     own = compute.to_device(_copied(module, label)).eval()
     sample = transform(dataset.test.images[:SAMPLE]).to(compute.device)
     notes += tuple(note for note in (record.notes if record else ()) if not assumptions([note]))
@@ -144,7 +144,7 @@ def _copied(module: nn.Module, label: str) -> nn.Module:
 
 
 def _normalised(
-    module: nn.Module, record: Metadata | None, dataset: Dataset, mean: Moments, std: Moments
+    module: nn.Module, record: Metadata | None, *, dataset: Dataset, mean: Moments, std: Moments
 ) -> tuple[Transform, str, tuple[str, ...]]:
     """Return the transform of a model's inputs, who said it, and what is to be noted of it."""
     if (mean is None) != (std is None):

@@ -43,7 +43,7 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         }
     metadata = checkpoint.metadata
     entry = CheckpointEntry(path=str(path))
-    spec, origin, _ = model_spec(request.config, request.origins, entry, checkpoint)
+    spec, origin, _ = model_spec(request.config, request.origins, entry=entry, checkpoint=checkpoint)
     notes = list(checkpoint.notes)
     if spec is None:
         found = models.identify(checkpoint.state, where=str(checkpoint.path))

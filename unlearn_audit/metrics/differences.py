@@ -80,10 +80,10 @@ def chance_of_examples(sides: Sequence[tuple[Floats, Floats]]) -> Chance:
 def difference_from_references(
     value: float,
     mean: float,
+    *,
     spread: float,
     references: int,
     example_variance: float,
-    *,
     single: float = 0.0,
     least: float = 0.0,
     level: float = 0.95,

@@ -100,12 +100,12 @@ def tpr_at_fpr(members: Floats, non_members: Floats, fpr: float, level: float = 
         wrong / len(non_members),
         threshold,
         caught,
-        _with_threshold(members, non_members, caught, fpr, level),
+        _with_threshold(members, non_members, caught=caught, fpr=fpr, level=level),
         upper.high if upper else 1.0,
     )
 
 
-def _with_threshold(members: Floats, non_members: Floats, caught: int, fpr: float, level: float) -> Bounds:
+def _with_threshold(members: Floats, non_members: Floats, *, caught: int, fpr: float, level: float) -> Bounds:
     """Return the interval of the true positive rate at the true false positive rate `fpr`.
 
     Two sources of chance: which members there are, by Clopper and Pearson, and where the threshold lies whose true

@@ -73,7 +73,7 @@ def ratio_interval(
         log = parts[0].log - (parts[1].log if below is not None else 0.0)
         found = _Logs(log, np.sqrt(np.sum([part.error**2 for part in parts], axis=0)))
     value = float(above.mean()) / (1.0 if below is None else float(below.mean()))
-    return _around(value, error, found, min(map(len, sets)) - 1, level)
+    return _around(value, error, found=found, freedom=min(map(len, sets)) - 1, level=level)
 
 
 def paired_ratio_interval(
@@ -100,7 +100,7 @@ def paired_ratio_interval(
         if min(first.min(), second.min()) > 0:
             spread = squares[0] / first**2 + squares[1] / second**2 - 2 * squares[2] / (first * second)
             found = _Logs(np.log(first / second), np.sqrt(np.maximum(spread, 0.0) / (n - 1)))
-    return _around(float(above.mean() / below.mean()), error, found, n - 1, level)
+    return _around(float(above.mean() / below.mean()), error, found=found, freedom=n - 1, level=level)
 
 
 def skewed_method(*sizes: int) -> str:
@@ -112,7 +112,7 @@ def _is_resampled(*sets: Floats) -> bool:
     return min(map(len, sets)) >= FEWEST and max(map(len, sets)) <= MOST
 
 
-def _around(value: float, error: float, found: _Logs | None, freedom: int, level: float) -> Bounds | None:
+def _around(value: float, error: float, *, found: _Logs | None, freedom: int, level: float) -> Bounds | None:
     """Return value·exp(-upper tail·error), value·exp(-lower tail·error); None where an end is not finite."""
     low, high = student_interval(0.0, error, freedom, level)
     if found is not None and error > 0:

@@ -102,8 +102,8 @@ def relearn_all(
     Returns:
         The curves in the order of the runs, the step size, and what the search cost.
     """
-    sharpness, search = _measured(runs, step_size, start, algorithm, compute, progress)
-    chosen, decided = _first_step(runs, sharpness, step_size, start, algorithm)
+    sharpness, search = _measured(runs, step_size, start=start, algorithm=algorithm, compute=compute, progress=progress)
+    chosen, decided = _first_step(runs, sharpness, step_size=step_size, start=start, algorithm=algorithm)
     while True:
         careful = step_size == "auto" and search.halvings < HALVINGS
         curves: list[Curve] = []
@@ -134,7 +134,9 @@ def relearn_all(
                 return CurveSet(tuple(curves), chosen, search)
             search = _spent(search, curves)._replace(halvings=0, left_behind=(*search.left_behind, alone))
             heard_now = [index for index in range(len(runs)) if _owner(owners, index) not in search.left_behind]
-            chosen, decided = _first_step(runs, sharpness, step_size, None, algorithm, heard_now)
+            chosen, decided = _first_step(
+                runs, sharpness, step_size=step_size, start=None, algorithm=algorithm, heard=heard_now
+            )
             continue
         chosen, decided = float(chosen) / 2, len(curves) - 1
         search = _spent(search, curves)._replace(halvings=search.halvings + 1)
@@ -181,6 +183,7 @@ def _unsafe(curve: Curve, algorithm: Algorithm) -> bool:
 def _measured(
     runs: Sequence[Run],
     step_size: StepSize | Literal["auto"],
+    *,
     start: Start | None,
     algorithm: Algorithm,
     compute: Device,
@@ -209,6 +212,7 @@ def _measured(
 def _first_step(
     runs: Sequence[Run],
     sharpness: Sequence[float],
+    *,
     step_size: StepSize | Literal["auto"],
     start: Start | None,
     algorithm: Algorithm,

@@ -145,7 +145,7 @@ def _short(excess: Floats, used: int, faded: bool) -> Truncation:
     if steps.min() <= 0:
         return _nothing("not converged", "the loss rises before it fades into rounding", excess)
     rate = float(steps.mean())
-    return _exponential(excess, used, (rate, float(steps.min()), float(steps.max())), None, None)
+    return _exponential(excess, used, rates=(rate, float(steps.min()), float(steps.max())), ratio=None, decay=None)
 
 
 def _judged(excess: Floats, used: int, regularised: bool) -> Truncation:
@@ -160,7 +160,7 @@ def _judged(excess: Floats, used: int, regularised: bool) -> Truncation:
     rates = (float(r_last), float(low), float(max(*pieces, r_last)))
     verdict, reason = _verdict(log, ratio, decay, regularised)
     if verdict == "exponential":
-        return _exponential(excess, used, rates, ratio, decay)
+        return _exponential(excess, used, rates=rates, ratio=ratio, decay=decay)
     found = _nothing(verdict, reason, excess, used)
     slowing = 1 / r_last - 1 / r_mid if r_last > 0 and r_mid > 0 else 0.0
     exponent = float((used + 2 * third - 3 * third) / 2 / slowing) if slowing > 0 else None
@@ -211,7 +211,7 @@ def _scale_free(octaves: list[float]) -> bool:
 
 
 def _exponential(
-    excess: Floats, used: int, rates: tuple[float, float, float], ratio: float | None, decay: float | None
+    excess: Floats, used: int, *, rates: tuple[float, float, float], ratio: float | None, decay: float | None
 ) -> Truncation:
     """Return the result for an exponential, its tail summed beyond the steps used."""
     rate, low, high = rates

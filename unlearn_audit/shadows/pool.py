@@ -266,13 +266,13 @@ def run_on_ray(
     try:
         slots = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))) if workers is None else workers
         worker = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MOST_DEATHS)(_ray_worker)
-        _watch_ray(ray, worker, _size(context, slots, left), context, progress)
+        _watch_ray(ray, worker, size=_size(context, slots, left), context=context, progress=progress)
     finally:
         ray.shutdown()
     return _outcome(context, before, time.monotonic() - began)
 
 
-def _watch_ray(ray: Any, worker: Any, size: int, context: FleetContext, progress: Progress) -> None:
+def _watch_ray(ray: Any, worker: Any, *, size: int, context: FleetContext, progress: Progress) -> None:
     """Report progress until every worker has ended; failed workers are replaced, up to a limit."""
     given, told = (str(context.folder.path.resolve()), context.allow_code), list[str]()
     waiting = [worker.remote(*given) for _ in range(size)]

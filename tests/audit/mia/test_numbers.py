@@ -24,7 +24,9 @@ class Subject:
 def numbers(scores: Scores | str, others: list[Scores], attack: Attack = RANKING) -> dict[str, Measurement]:
     """Measurements by the last part of their name."""
     subject = cast(Candidate, Subject())
-    return {m.name.rpartition(".")[2]: m for m in mia_numbers(attack, subject, scores, others, {})}
+    return {
+        m.name.rpartition(".")[2]: m for m in mia_numbers(attack, subject, scores=scores, others=others, details={})
+    }
 
 
 def draw(rng: np.random.Generator, count: int, shift: float = 0.0) -> Scores:

@@ -39,6 +39,7 @@ class _Found(NamedTuple):
 def mia_numbers(
     attack: Attack,
     candidate: Candidate,
+    *,
     scores: Scores | str,
     others: Sequence[Scores],
     details: dict[str, Any],

@@ -123,14 +123,16 @@ def relearn_until_small(
     )  # fmt: skip
     for one, watch, curve in zip(planned, watches, first.curves, strict=True):
         if watch.stopped_at is None or curve.diverged_at is not None:
-            raise MeasurementError(_refusal(one, watch, floors.text, max_steps, curve.diverged_at))
+            raise MeasurementError(
+                _refusal(one, watch, floor=floors.text, max_steps=max_steps, diverged_at=curve.diverged_at)
+            )
     steps = max(len(curve.loss) for curve in first.curves) - 1
-    lengthened = _lengthened(runs, first, steps, algorithm, compute, progress)
+    lengthened = _lengthened(runs, first, steps=steps, algorithm=algorithm, compute=compute, progress=progress)
     return Stopped(lengthened, steps, _stops(watches))
 
 
 def _lengthened(
-    runs: Sequence[Run], first: CurveSet, steps: int, algorithm: Algorithm, compute: Device, progress: Progress
+    runs: Sequence[Run], first: CurveSet, *, steps: int, algorithm: Algorithm, compute: Device, progress: Progress
 ) -> CurveSet:
     """Take the curves that are shorter than K again; what the short ones cost counts as search."""
     short = [index for index, curve in enumerate(first.curves) if len(curve.loss) <= steps]
@@ -163,7 +165,7 @@ def _precision(one: RelearnPlan, compute: Device) -> Precision:
     return "float32" if compute.precision == "fp32" else "reduced"
 
 
-def _refusal(one: RelearnPlan, watch: Remainder, floor: str, max_steps: int, diverged_at: int | None) -> str:
+def _refusal(one: RelearnPlan, watch: Remainder, *, floor: str, max_steps: int, diverged_at: int | None) -> str:
     """Say whose tail is not exponential, and what to do."""
     name = {"forget": "forget set", "paired": "paired forget set", "unseen": "unseen twin"}[one.kind]
     who = f"{one.candidate.label} relearning its {name}"

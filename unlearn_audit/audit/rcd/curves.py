@@ -151,9 +151,12 @@ def relearn_models(context: AuditContext, settings: RcdSettings, search: SearchS
     twins, said = matched_twins(context, candidates) if settings.match_difficulty else ({}, ())
     planned = plan(context, settings, candidates, twins)
     floors = _floors_beforehand(context, settings, planned)
-    relearned, steps, stops = _relearn(context, settings, planned, floors, search)
+    relearned, steps, stops = _relearn(context, settings, planned=planned, floors=floors, search=search)
     floors = floors or lowest_reached(planned, relearned.curves)
-    taken = tuple(_gathered(one, planned, relearned.curves, floors, twins.get(one.label)) for one in candidates)
+    taken = tuple(
+        _gathered(one, planned, curves=relearned.curves, floors=floors, matched=twins.get(one.label))
+        for one in candidates
+    )
     return RcdCurves(
         context,
         settings,
@@ -181,6 +184,7 @@ def _floors_beforehand(context: AuditContext, settings: RcdSettings, planned: Se
 def _relearn(
     context: AuditContext,
     settings: RcdSettings,
+    *,
     planned: Sequence[RelearnPlan],
     floors: Floors | None,
     search: SearchState,
@@ -219,6 +223,7 @@ def _relearn(
 def _gathered(
     candidate: Candidate,
     planned: Sequence[RelearnPlan],
+    *,
     curves: Sequence[Curve],
     floors: Floors,
     matched: Matched | None,

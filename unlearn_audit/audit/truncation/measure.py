@@ -41,7 +41,7 @@ def _measurements(taken: LongRuns) -> Iterator[Measurement]:
 
 
 def _measurement(
-    taken: LongRuns, one: Judged, name: str, value: float | str | None, details: dict[str, Any], **more: Any
+    taken: LongRuns, one: Judged, *, name: str, value: float | str | None, details: dict[str, Any], **more: Any
 ) -> Measurement:
     """Return a measurement of one subject; a value that is missing says why."""
     return measurement(
@@ -76,7 +76,7 @@ def _verdict(taken: LongRuns, one: Judged) -> Measurement:
         "passes": {"forward": one.curve.forwards, "backward": one.curve.backwards},
         "step_size_search": taken.relearned.search._asdict(),
     }
-    return _measurement(taken, one, "verdict", found.verdict, details)
+    return _measurement(taken, one, name="verdict", value=found.verdict, details=details)
 
 
 def _thinned(one: Judged) -> dict[str, list[float]]:
@@ -88,17 +88,19 @@ def _thinned(one: Judged) -> dict[str, list[float]]:
 
 
 def _from_rate(
-    taken: LongRuns, one: Judged, name: str, convert: Callable[[float], float], details: dict[str, Any]
+    taken: LongRuns, one: Judged, *, name: str, convert: Callable[[float], float], details: dict[str, Any]
 ) -> Measurement:
     """Return something that the rate says, with the bracket of the rate."""
     rates = [other.found.rate for other in taken.references(one) if other.is_exponential and other.found.rate]
     found = one.found
     if not (one.is_exponential and found.rate):
-        return _measurement(taken, one, name, None, details)
+        return _measurement(taken, one, name=name, value=None, details=details)
     ends = sorted(convert(rate) for rate in (found.rate_low, found.rate_high) if rate)
     interval = Interval(low=ends[0], high=ends[1], method=BRACKET) if len(ends) == 2 else None
     reference = reference_of([convert(rate) for rate in rates])
-    return _measurement(taken, one, name, convert(found.rate), details, interval=interval, reference=reference)
+    return _measurement(
+        taken, one, name=name, value=convert(found.rate), details=details, interval=interval, reference=reference
+    )
 
 
 def _rate(taken: LongRuns, one: Judged) -> Measurement:
@@ -108,11 +110,11 @@ def _rate(taken: LongRuns, one: Judged) -> Measurement:
         "rate_at_the_end": one.found.rate,
         "slowest_rate_proved": one.proved.slowest_rate if one.proved else None,
     }
-    return _from_rate(taken, one, "rate", lambda rate: rate, details)
+    return _from_rate(taken, one, name="rate", convert=lambda rate: rate, details=details)
 
 
 def _half_life(taken: LongRuns, one: Judged) -> Measurement:
-    return _from_rate(taken, one, "half_life", lambda rate: float(np.log(2)) / rate, {})
+    return _from_rate(taken, one, name="half_life", convert=lambda rate: float(np.log(2)) / rate, details={})
 
 
 def _relative_error(taken: LongRuns, one: Judged) -> Measurement:
@@ -132,7 +134,7 @@ def _relative_error(taken: LongRuns, one: Judged) -> Measurement:
     interval = _error_interval(one.found, steps) if value is not None and steps is not None else None
     reference = reference_of([level for level in levels if level is not None])
     return _measurement(
-        taken, one, "relative_error", value, details, interval=interval, reference=reference,
+        taken, one, name="relative_error", value=value, details=details, interval=interval, reference=reference,
         at_least=None if one.is_exponential else _beyond(one, steps),
     )  # fmt: skip
 
@@ -166,6 +168,6 @@ def _steps_needed(taken: LongRuns, one: Judged) -> Measurement:
     }
     levels = [relearning.steps_for(other.found, 0.01) for other in taken.references(one)]
     return _measurement(
-        taken, one, "steps_for_1_percent", needed[0.01], details,
+        taken, one, name="steps_for_1_percent", value=needed[0.01], details=details,
         reference=reference_of([level for level in levels if level is not None]),
     )  # fmt: skip

@@ -136,14 +136,14 @@ def take_long_runs(context: AuditContext, settings: TruncationSettings, search: 
         curve_cache=search.curve_cache,
         progress=context.progress,
     )
-    floors = _floors(context, settings, runs, relearned.curves, rcd.weight_decay)
+    floors = _floors(context, settings, runs=runs, curves=relearned.curves, weight_decay=rcd.weight_decay)
     judged = tuple(
         Judged(
             candidate,
             curve,
             floor,
             fit,
-            _judgement(context, run, curve, floor, fit, rcd.weight_decay > 0),
+            _judgement(context, run, curve=curve, floor=floor, fit=fit, regularised=rcd.weight_decay > 0),
             _proof(rcd, run, relearned, fit),
         )
         for candidate, run, curve, (floor, fit) in zip(context.subjects, runs, relearned.curves, floors, strict=True)
@@ -187,6 +187,7 @@ def _check(rcd: RcdSettings, settings: TruncationSettings) -> None:
 def _floors(
     context: AuditContext,
     settings: TruncationSettings,
+    *,
     runs: Sequence[Run],
     curves: Sequence[Curve],
     weight_decay: float,
@@ -198,14 +199,16 @@ def _floors(
     asked = settings.floor
     if asked == "fit":
         pairs = enumerate(zip(runs, curves, strict=True))
-        return [_fitted(context, index, run, curve, weight_decay) for index, (run, curve) in pairs]
+        return [
+            _fitted(context, index, run=run, curve=curve, weight_decay=weight_decay) for index, (run, curve) in pairs
+        ]
     lowest = min((float(curve.objective.min()) for curve in curves if len(curve.objective)), default=0.0)
     value = lowest if asked == "best" else 0.0 if asked == "zero" else float(asked)
     return [(value, None)] * len(curves)
 
 
 def _fitted(
-    context: AuditContext, index: int, run: Run, curve: Curve, weight_decay: float
+    context: AuditContext, index: int, *, run: Run, curve: Curve, weight_decay: float
 ) -> tuple[float, Floor | None]:
     if curve.diverged_at is not None or curve.end is None:
         return 0.0, None
@@ -223,7 +226,7 @@ def _fitted(
 
 
 def _judgement(
-    context: AuditContext, run: Run, curve: Curve, floor: float, fit: Floor | None, regularised: bool
+    context: AuditContext, run: Run, *, curve: Curve, floor: float, fit: Floor | None, regularised: bool
 ) -> Truncation:
     """Judge a trajectory in the precision of its weights; over a floor that is no minimum nothing is exponential."""
     found = relearning.truncation(
