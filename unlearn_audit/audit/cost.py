@@ -73,7 +73,7 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str]) -> I
     prices = [ground.price(spec, compute) for spec in ground.specs.values()]
     for section in sections:
         kept = None if any((folder / PARTS).glob(f"{section}-*.json")) else False
-        yield _section_step(section, kept, config, ground.splits, prices)
+        yield _section_step(section, kept, config=config, splits=ground.splits, prices=prices)
 
 
 class _Price(NamedTuple):
@@ -169,7 +169,9 @@ def _priced(name: str, there: bool | None, each: int, prices: Sequence[_Price], 
     return Step(name, there, each * len(prices) if part == 1 else None, flop, seconds)
 
 
-def _section_step(name: str, there: bool | None, config: AuditConfig, splits: Splits, prices: Sequence[_Price]) -> Step:
+def _section_step(
+    name: str, there: bool | None, *, config: AuditConfig, splits: Splits, prices: Sequence[_Price]
+) -> Step:
     """Return what measuring a section takes; a curvature's number of passes is not known beforehand."""
     rcd = config.rcd or RcdSettings()
     forget, twin = len(splits.measured), len(splits.unseen.forget)

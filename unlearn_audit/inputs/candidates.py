@@ -62,6 +62,7 @@ class Candidate:
 def build_candidate(
     config: AuditConfig,
     origins: Mapping[str, str],
+    *,
     entry: CheckpointEntry,
     checkpoint: Checkpoint,
     label: str,
@@ -88,7 +89,7 @@ def build_candidate(
     """
     metadata = checkpoint.metadata
     child = heir(checkpoint, others)
-    spec, origin, state = model_spec(config, origins, entry, checkpoint, child)
+    spec, origin, state = model_spec(config, origins, entry=entry, checkpoint=checkpoint, child=child)
     notes = checkpoint.notes
     where = str(checkpoint.path)
     found = models.identify(state, where=where) if spec is None else None
@@ -110,7 +111,9 @@ def build_candidate(
     )
     reading = models.read_for(model, state, spec=str(spec), where=where)
     in_file = _in_file(found or reading, model) or _in_folder(checkpoint)
-    normalised = resolve_normalisation(config, origins, entry, checkpoint, dataset, in_file=in_file, child=child)
+    normalised = resolve_normalisation(
+        config, origins, entry=entry, checkpoint=checkpoint, dataset=dataset, in_file=in_file, child=child
+    )
     transform = normalised.transform
     sample = transform(dataset.test.images[:SAMPLE])
     models.materialise(model, sample, spec=str(spec))
@@ -148,6 +151,7 @@ def build_candidate(
 def model_spec(
     config: AuditConfig,
     origins: Mapping[str, str],
+    *,
     entry: CheckpointEntry,
     checkpoint: Checkpoint,
     child: Checkpoint | None = None,

@@ -55,12 +55,12 @@ class Inputs:
         return build_candidate(
             config,
             origins,
-            config.checkpoint[index],
-            self.checkpoints[index],
-            self.labels[index],
-            self.splits.dataset,
-            self.compute,
-            self.others,
+            entry=config.checkpoint[index],
+            checkpoint=self.checkpoints[index],
+            label=self.labels[index],
+            dataset=self.splits.dataset,
+            compute=self.compute,
+            others=self.others,
         )
 
     def candidates(self) -> tuple[Candidate, ...]:

@@ -168,7 +168,15 @@ def apply_method(
     )
     if not resume:
         resumable.remove()  # asked for with --force, else there is none
-    done = _run(method, replace(problem, resumable=resumable), settings, resumable, metadata, out, force=force)
+    done = _run(
+        method,
+        replace(problem, resumable=resumable),
+        settings=settings,
+        resumable=resumable,
+        metadata=metadata,
+        out=out,
+        force=force,
+    )
     seconds = resumable.seconds
     # A model that is trained anew is trained with this normalisation, so that its own record assumes nothing.
     inherited = assumptions(candidate.notes) if method.role == "unlearned" else ()
@@ -211,11 +219,11 @@ def run_method(method: Method, problem: UnlearningContext, settings: Settings) -
 def _run(
     method: Method,
     problem: UnlearningContext,
+    *,
     settings: Settings,
     resumable: StateFile,
     metadata: Metadata,
     out: Path,
-    *,
     force: bool,
 ) -> Unlearned:
     """Run the method; whatever ends it early, what it had reached is not lost."""

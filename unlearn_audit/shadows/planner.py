@@ -70,7 +70,7 @@ def plan_fleet(
         _no_more_said(folder, request, [name for name, value in own.items() if value is not None])
         return _written(folder, _grown(there, count, request), there, {})
     total = (there.count if there else DEFAULT_COUNT) if count is None else count
-    plan, sets = _plan(request, total, queries, recipe, epochs, there)
+    plan, sets = _plan(request, total, queries=queries, recipe=recipe, epochs=epochs, there=there)
     return _written(folder, plan, there, sets)
 
 
@@ -140,6 +140,7 @@ def _npy(rows: Any) -> bytes:
 def _plan(
     request: Resolved,
     count: int,
+    *,
     queries: int | None,
     recipe: str | None,
     epochs: int | None,

@@ -119,7 +119,7 @@ def _against_all(
     def scores_of(candidate: Candidate, treatment: Treatment | None) -> Scores | str:
         key = candidate.label, treatment.key if treatment else ""
         if key not in known:
-            known[key] = _scores(inputs, candidate, treatment, attack, partial(kept.of, attack))
+            known[key] = _scores(inputs, candidate, treatment=treatment, attack=attack, score=partial(kept.of, attack))
         return known[key]
 
     for candidate in context.subjects:
@@ -130,7 +130,7 @@ def _against_all(
         shown = _worst(inputs, scores, settings.worst)
         details = _details(inputs, attack, candidate, treatment)
         yield (
-            tuple(mia_numbers(attack, candidate, scores, comparable, details, shown)),
+            tuple(mia_numbers(attack, candidate, scores=scores, others=comparable, details=details, shown=shown)),
             _arrays(f"mia.{attack.name}/{candidate.label}", scores),
         )
     if attack.name == "svc":
@@ -165,6 +165,7 @@ def _treatment(inputs: AttackInputs, attack: Attack, candidate: Candidate) -> tu
 def _scores(
     inputs: AttackInputs,
     candidate: Candidate,
+    *,
     treatment: Treatment | None,
     attack: Attack,
     score: Callable[[Evidence], Floats],
