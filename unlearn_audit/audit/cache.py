@@ -26,7 +26,8 @@ from unlearn_audit.relearning import Curve, CurveCache
 from unlearn_audit.report import SCHEMA_VERSION, Measurement
 
 FOLDER = "parts"
-VERSION = f"{__version__} schema {SCHEMA_VERSION} torch {torch.__version__} numpy {np.__version__}"
+VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
+PART_VERSION = f"{VERSION} schema {SCHEMA_VERSION}"  # models outlive a change of the report's schema, parts do not
 _Kept = TypeAdapter(tuple[tuple[Measurement, ...], tuple[str, ...]])
 
 
@@ -83,7 +84,7 @@ class ResultCache:
             depends: everything that its numbers depend on, as JSON.
             measure: measures, with a place to keep its curves in.
         """
-        key = f"{name}-{content_key([VERSION, depends])[:24]}"
+        key = f"{name}-{content_key([PART_VERSION, depends])[:24]}"
         known = self._read(key)
         if known is not None:
             self.found += [name] if name not in self.found else []
