@@ -183,11 +183,11 @@ def test_timm_takes_options() -> None:
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("torchvision:resnet18?weights=DEFAULT", "is no option.*takes channels="),
+        ("torchvision:resnet18?weights=DEFAULT", "is not an option.*takes channels="),
         ("torchvision:resnet18?channels=1&channels=1", "is given twice"),
         ("torchvision:resnet18?channels=/etc/x", "a number, true, false or a word"),
-        ("timm:resnet18?checkpoint_path=x", "is no option"),
-        ("timm:resnet18?pretrained=true", "is no option"),
+        ("timm:resnet18?checkpoint_path=x", "is not an option"),
+        ("timm:resnet18?pretrained=true", "is not an option"),
         ("small-cnn?width=3", "takes none"),
     ],
 )

@@ -380,7 +380,7 @@ def test_workers_of_a_cluster_that_only_die_are_given_up(empty: FleetContext, mo
         shutdown=lambda: None,
     )
     monkeypatch.setitem(sys.modules, "ray", fake)
-    with pytest.raises(MeasurementError, match="die: RuntimeError: no such folder on this node$"):
+    with pytest.raises(MeasurementError, match="the last error: RuntimeError: no such folder on this node$"):
         run_on_ray(empty, workers=2)
     assert len(begun) < 12
     with pytest.raises(UsageError, match="must be at least 1"):
