@@ -166,7 +166,7 @@ class MetricInfo(NamedTuple):
 
     @property
     def is_text(self) -> bool:
-        """Return whether its values are words."""
+        """Whether its values are words."""
         return self.unit == "verdict"
 
 

@@ -137,7 +137,7 @@ class Attack(NamedTuple):
 
     @property
     def needs_shadows(self) -> bool:
-        """Return whether it needs shadow models, trained ones or unlearned ones."""
+        """Whether it needs shadow models, trained ones or unlearned ones."""
         return "shadows" in self.needs or "unlearned" in self.needs
 
 

@@ -45,7 +45,7 @@ class Made(NamedTuple):
 
     @property
     def is_there(self) -> bool:
-        """Return whether it is made."""
+        """Whether it is made."""
         return self.path is not None and self.path.exists()
 
 

@@ -32,7 +32,7 @@ class Reading(NamedTuple):
 
     @property
     def seen(self) -> bool:
-        """Return whether it tells the subject from the retrained models."""
+        """Whether it tells the subject from the retrained models."""
         return self.comparison.seen
 
 

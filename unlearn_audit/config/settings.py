@@ -166,7 +166,7 @@ class RcdSettings(FrozenModel):
 
 
 class TruncationSettings(FrozenModel):
-    """Return whether the truncation error of RCD_K is exponential in K; how to relearn is said in `rcd`.
+    """Whether the truncation error of RCD_K is exponential in K; how to relearn is said in `rcd`.
 
     The step size is RCD's, unless one is named here.
     """

@@ -71,17 +71,17 @@ class Rule(_Part):
 
     @property
     def limits(self) -> bool:
-        """Return whether it limits the value itself."""
+        """Whether it limits the value itself."""
         return self.min is not None or self.max is not None
 
     @property
     def compares(self) -> bool:
-        """Return whether it limits the change since a baseline."""
+        """Whether it limits the change since a baseline."""
         return self.max_increase is not None or self.max_decrease is not None
 
     @property
     def needs_interval(self) -> bool:
-        """Return whether nothing passes without an interval: as the rule says, else where a leak metric is limited."""
+        """Whether nothing passes without an interval: as the rule says, else where a leak metric is limited."""
         if self.require_interval is not None:
             return self.require_interval
         return METRICS[self.metric].leak and self.bound != "value" and (self.limits or self.compares)

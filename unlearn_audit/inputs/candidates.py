@@ -42,7 +42,7 @@ class Candidate:
 
     @property
     def in_memory(self) -> bool:
-        """Return whether it was handed over as a module, so that no file and no spec says how it is built."""
+        """Whether it was handed over as a module, so that no file and no spec says how it is built."""
         return self.path == IN_MEMORY
 
     @property

@@ -1,7 +1,7 @@
 """Unlearning methods: each one an objective, its transforms and its defaults, run by one common loop.
 
 A method edits a model in place and says what it did; it never measures itself. First-order methods go through
-`composing.run_composition`; others (SSD, retraining) do their work in their own `run`.
+`loop.run_composition`; others (SSD, retraining) do their work in their own `run`.
 """
 
 from collections.abc import Callable, Mapping

@@ -32,7 +32,7 @@ class SavedState(NamedTuple):
 
 
 class StateFile:
-    """The resumable of `apply`: the last good state in memory, and in a file every so many seconds.
+    """What makes `apply` resumable: the last good state in memory, and in a file every so many seconds.
 
     Args:
         path: the file.
@@ -82,7 +82,7 @@ class StateFile:
         return self.resumed_at
 
     def keep(self, done: int) -> None:
-        """CurveCache the state after `done` steps, and write it when it is time."""
+        """Keep the state after `done` steps, and write it when it is time."""
         self.last = SavedState(done, self._state())
         if self.clock() - self._written >= self.every:
             self.write()

@@ -29,7 +29,7 @@ class Difference(NamedTuple):
 
     @property
     def seen(self) -> bool:
-        """Return whether the interval leaves zero out."""
+        """Whether the interval leaves zero out."""
         return self.low > 0 or self.high < 0
 
 

@@ -28,7 +28,7 @@ class ScaledDifference(NamedTuple):
 
     @property
     def seen(self) -> bool:
-        """Return whether the interval leaves zero out."""
+        """Whether the interval leaves zero out."""
         return self.low > 0 or self.high < 0
 
     @property
@@ -43,12 +43,12 @@ class ScaledDifference(NamedTuple):
 
     @property
     def blind(self) -> bool:
-        """Return whether a difference that matters would not have been seen."""
+        """Whether a difference that matters would not have been seen."""
         return self.half_width > BLIND_ABOVE.get(self.scale, math.inf)
 
     @property
     def plain(self) -> bool:
-        """Return whether the difference is larger than what a comparison may be blind to, all of its interval."""
+        """Whether the difference is larger than what a comparison may be blind to, all of its interval."""
         size = BLIND_ABOVE.get(self.scale, math.inf)
         return self.low > size or self.high < -size
 

@@ -1,4 +1,4 @@
-"""Return whether an exception is a model's own, and not this package's."""
+"""Tells a model's own exceptions from this package's."""
 
 import os
 import traceback

@@ -51,7 +51,7 @@ class Algorithm:
 
     @property
     def is_plain_descent(self) -> bool:
-        """Return whether every step follows the whole objective's gradient, so that a rise means too large a step."""
+        """Whether every step follows the whole objective's gradient, so that a rise means too large a step."""
         return self.optimizer == "gd" and self.minibatch is None and self.augment is None
 
     def stepper(self, parameters: Sequence[nn.Parameter], step_size: float) -> torch.optim.Optimizer:

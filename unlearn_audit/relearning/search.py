@@ -20,7 +20,7 @@ FITTED = 1e-3  # nats: a loss that begins below has next to nothing to lose
 
 
 def no_cache(index: int, step: object, take: Callable[[], Curve]) -> Curve:
-    """CurveCache nothing: take the curve."""
+    """Take the curve; nothing is cached."""
     return take()
 
 

@@ -178,7 +178,7 @@ class SetSummary(FrozenModel):
 
     @property
     def is_sampled(self) -> bool:
-        """Return whether only a part of the set is measured."""
+        """Whether only a part of the set is measured."""
         return self.measured is not None and self.measured < self.n
 
     @property

@@ -186,7 +186,7 @@ class _WorkerPool:
 
     @property
     def at_work(self) -> bool:
-        """Return whether any worker has not ended of its own accord."""
+        """Whether any worker has not ended of its own accord."""
         return any(worker.process.poll() != 0 for worker in self.workers.values())
 
     def stop(self) -> None:

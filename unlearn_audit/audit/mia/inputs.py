@@ -141,7 +141,7 @@ def _rows(candidate: Candidate, images: Tensor) -> NDArray[np.float32]:
 
 
 def attack_inputs(context: AuditContext, folder: str | None) -> tuple[AttackInputs, list[str]]:
-    """Return the inputs of an audit, with the fleet of a folder where one is named, and what is to be said of it.
+    """Return what attacks look at, with the fleet of a folder where one is named, and what is to be said of it.
 
     Raises:
         DataError: the fleet was made for other examples.

@@ -57,7 +57,7 @@ class ModelCurves:
 
     @property
     def diverged(self) -> bool:
-        """Return whether the forget set's curve has no sum."""
+        """Whether the forget set's curve has no sum."""
         return self.forget.diverged_at is not None
 
     @property

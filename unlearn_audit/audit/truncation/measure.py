@@ -1,4 +1,4 @@
-"""Return whether the truncation error of RCD_K is exponential in K, judged on one long trajectory of every subject."""
+"""Whether the truncation error of RCD_K is exponential in K, judged on one long trajectory of every subject."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

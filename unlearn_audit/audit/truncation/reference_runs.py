@@ -50,12 +50,12 @@ class Judged:
 
     @property
     def is_no_descent(self) -> bool:
-        """Return whether the trajectory rose or diverged."""
+        """Whether the trajectory rose or diverged."""
         return self.curve.diverged_at is not None or self.curve.rises_from is not None
 
     @property
     def is_exponential(self) -> bool:
-        """Return whether there is a rate, and so a tail."""
+        """Whether there is a rate, and so a tail."""
         return self.found.verdict == "exponential"
 
     def why_not(self) -> str:
