@@ -156,6 +156,8 @@ def test_without_momentum_training_is_plain_gradient_descent(dataset: Dataset) -
     [
         ({"momentum": 1.0}, "momentum: must be less than 1"),
         ({"momentum": -0.1}, "momentum: must be at least 0"),
+        ({"step_size": 0.0}, "step_size: must be greater than 0"),
+        ({"step_size": 1e300}, r"step_size: must be at most 1e\+30"),
         ({"weight_decay": math.inf}, "weight_decay: must be a finite number"),
         ({"epochs": True}, "epochs: must be a whole number"),
         ({"epochs": "30"}, "epochs: must be a whole number"),

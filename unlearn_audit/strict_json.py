@@ -51,8 +51,16 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     """
     value = parse(text)
     if not isinstance(value, dict):
-        raise ValueError(f"a JSON object is needed, not a {type(value).__name__}")
+        raise ValueError(f"a JSON object is needed, not {kind_of(value)}")
     return value
+
+
+def kind_of(value: object) -> str:
+    """Return what kind of JSON a value is, in words for messages."""
+    if value is None:
+        return "null"
+    names = {bool: "true or false", str: "a text", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")
 
 
 def _refuse_constant(name: str) -> float:

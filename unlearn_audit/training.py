@@ -37,7 +37,7 @@ class Recipe:
         name: how it is asked for.
         epochs: passes over the training set.
         batch_size: examples per step.
-        step_size: peak learning rate.
+        step_size: peak learning rate, above 0 and at most 1e30.
         momentum: of SGD (Nesterov's), below 1; 0 is plain SGD.
         weight_decay: on every parameter of two or more dimensions.
         augment: random crops (padding of an eighth) and horizontal flips.
@@ -46,7 +46,7 @@ class Recipe:
     name: str
     epochs: Count
     batch_size: Count
-    step_size: Real
+    step_size: Annotated[float, Field(gt=0, le=1e30, strict=True)]
     momentum: Annotated[Real, Field(lt=1)]
     weight_decay: Real
     augment: Annotated[bool, Field(strict=True)]

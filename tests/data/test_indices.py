@@ -164,7 +164,7 @@ BAD_FILES: dict[str, tuple[str, object, str]] = {
     "a word below": ("a.csv", b"unlearn_idx\n1\nx\n", "a.csv, line 3: 'x' is not an integer index"),
     "an open quote": ("a.csv", b'unlearn_idx\n"1\n', "cannot read index file"),
     "a decimal first": ("a.csv", b"1.5\n2\n", "'1.5' is not an integer index"),
-    "a dictionary": ("a.json", b'{"a": 1}', "holds a JSON dict"),
+    "a dictionary": ("a.json", b'{"a": 1}', "is JSON, but an object"),
     "a truth": ("a.json", b"[1, true]", "a.json, entry 1: true is not an integer index"),
     "a float": ("a.json", b"[1.0]", "a.json, entry 0: 1.0 is not an integer index"),
     "nested": ("a.json", b"[[1]]", "is not an integer index"),

@@ -33,13 +33,13 @@ def test_a_number_is_found_by_name_and_model(report: ua.Report) -> None:
     ("key", "says"),
     [
         (("accuracy.tets", "unlearned"), "unknown measurement 'accuracy.tets'; did you mean 'accuracy.test'"),
+        ("accuracy.forget", r'needed: report\["accuracy.forget", "LABEL"\]; labels: unlearned, original <b>'),
+        (("accuracy.test", "unlearned", 0), r'needed: report\["NAME", "LABEL"\]; labels'),
         (("accuracy.test", "unlerned"), "unknown model 'unlerned'; did you mean 'unlearned'"),
         (("rcd.ratio_to_unseen", "original <b>"), "unknown measurement 'rcd.ratio_to_unseen'"),
     ],
 )
-def test_a_number_that_is_not_there_is_told_with_the_nearest(
-    key: tuple[str, str], says: str, report: ua.Report
-) -> None:
+def test_a_number_that_is_not_there_is_told_with_the_nearest(key: Any, says: str, report: ua.Report) -> None:
     with pytest.raises(KeyError, match=says):
         report[key]
 

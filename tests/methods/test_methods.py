@@ -615,14 +615,11 @@ def test_refusals_come_before_any_work_and_leave_nothing(
     taken.write_bytes(b"x")
     with pytest.raises(OutputError, match="taken.safetensors"):
         apply(parent, taken, forget)
-    with pytest.raises(UsageError, match="checkpoint to start from"):
-        apply_method(
-            "ieu",
-            parent,
-            resolve([Layer("flag", {"checkpoint": [{"path": str(parent)}], "forget": str(forget)})]),
-            {},
-            force=True,
-        )
+    request = resolve([Layer("flag", {"checkpoint": [{"path": str(parent)}], "forget": str(forget)})])
+    with monkeypatch.context() as patch:  # nothing is read for it either
+        patch.setattr("unlearn_audit.methods.apply.resolve_inputs", lambda *_, **__: pytest.fail("worked"))
+        with pytest.raises(UsageError, match="checkpoint to start from"):
+            apply_method("ieu", parent, request, {}, force=True)
     with pytest.raises(UsageError, match="unknown method 'ieo'; did you mean 'ieu'"):
         apply_method("ieo", tmp_path / "u", resolve([Layer("flag", {"checkpoint": [{"path": str(parent)}]})]), {})
     with pytest.raises(UsageError, match="no forget set given"):

@@ -49,8 +49,12 @@ class Report(AuditReport):
         """Return a measurement by its name and the label of its model.
 
         Raises:
-            KeyError: there is none; the message has the nearest name and the list.
+            KeyError: there is none, and the message has the nearest name and the list; or the key is not such a pair.
         """
+        if not isinstance(key, tuple) or len(key) != 2:
+            labels = ", ".join(one.label for one in self.subjects)
+            asked = key if isinstance(key, str) else "NAME"
+            raise KeyError(f'a name and a label are needed: report["{asked:.80}", "LABEL"]; labels: {labels}')
         name, subject = key
         found = self.find(name, subject)
         if found is None:

@@ -1,6 +1,7 @@
 """From a checkpoint to an unlearned checkpoint: settle what it is, run the method, write what was done."""
 
 import copy
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -134,14 +135,14 @@ def apply_method(
     added = joining(method, extras)
     config = request.config
     check_checkpoint_output(out, force=force)
+    if any(out.exists() and os.path.exists(given.path) and out.samefile(given.path) for given in config.checkpoint):
+        raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
     _check_state(out, force=force, resume=resume)
     # What is measured of the forget set, and its twin, are no matter of a method.
     inputs = resolve_inputs(
         Resolved(config.model_copy(update={"sample": None, "unseen": None}), request.origins), others=others
     )
     (parent, *_), splits, compute = inputs.checkpoints, inputs.splits, inputs.compute
-    if out.exists() and out.samefile(parent.path):
-        raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
     candidate = inputs.candidate(0)
     metadata = record_of(candidate, splits, method, config.seed).model_copy(
         update={"method": name, "settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}

@@ -17,7 +17,7 @@ from unlearn_audit.data.formats.array_files import MOST_INDEX_BYTES, read_npy, r
 from unlearn_audit.data.formats.index_tensors import read_tensor
 from unlearn_audit.errors import DataError
 from unlearn_audit.files import check_input, read_input
-from unlearn_audit.strict_json import parse
+from unlearn_audit.strict_json import kind_of, parse
 
 COLUMN = "unlearn_idx"
 OTHER_THINGS = frozenset({  # headers of a single column that say something else than where examples stand
@@ -214,7 +214,7 @@ def _json(reader: Reader) -> Entries:
     with reading("index file", reader.path):
         document = parse(text)
     if not isinstance(document, list):
-        raise DataError(f"{reader.shown} holds a JSON {type(document).__name__}; indices are a flat list of integers")
+        raise DataError(f"{reader.shown} is JSON, but {kind_of(document)}; indices are a flat list of integers")
     values = [_json_entry(reader, entry, f"entry {row}") for row, entry in enumerate(document)]
     return reader.entries(values)
 
