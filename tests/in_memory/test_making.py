@@ -1,6 +1,8 @@
 """Training and unlearning in memory: what the command line writes into files, without files."""
 
 import inspect
+import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +147,27 @@ def test_retraining_needs_to_know_how_the_network_is_built(digits: Splits, origi
     trained = ua.train("small-cnn", digits.dataset, without=digits.forget, epochs=1, seed=7, device="cpu")
     assert same(new.model, trained.model)
     assert new.record.role == "retrained"
+
+
+def test_a_network_from_any_function_is_retrained_with_it(digits: Splits) -> None:
+    def local_net() -> nn.Module:
+        return small_cnn(classes=10, channels=1)
+
+    trained = ua.train(named_net, digits.dataset, without=digits.forget, epochs=1, seed=7, recipe="small", device="cpu")
+    for make in (local_net, lambda: local_net(), partial(small_cnn, classes=10, channels=1)):
+        original = ua.train(make, digits.dataset, epochs=1, recipe="small", device="cpu")
+        fine_tuned = ua.unlearn("ft", original, digits, steps=1, device="cpu")
+        for model in (original, fine_tuned):
+            assert same(ua.unlearn("retrain", model, digits, seed=7, device="cpu").model, trained.model)
+
+
+def test_a_function_without_a_name_does_not_keep_a_model_from_being_pickled(digits: Splits) -> None:
+    original = ua.train(lambda: named_net(), digits.dataset, epochs=1, device="cpu")
+    copied = pickle.loads(pickle.dumps(original))
+    assert same(copied.model, original.model)
+    assert copied.record == original.record
+    with pytest.raises(UsageError, match=r"train\(architecture, splits.dataset, without=splits.forget\)"):
+        ua.unlearn("retrain", copied, digits, device="cpu")
 
 
 def test_what_is_wrong_with_settings_is_told_at_once(digits: Splits, original: ua.TrainedModel) -> None:

@@ -65,7 +65,7 @@ def train(
     model, record = train_recorded(
         architecture, data, chosen, without=without, seed=seed, compute=compute, allow_code=True, progress=progress
     )
-    return TrainedModel(model, record)
+    return TrainedModel(model, record, architecture=architecture)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -135,7 +135,8 @@ def unlearn(
     chosen = method if isinstance(method, Method) else find_method(method, allow_code=True)
     values: Settings = parse_settings(chosen, settings, published=published)
     added = joining(chosen, transforms)
-    if chosen.role == "retrained" and not isinstance(model, TrainedModel):
+    architecture = model.architecture if isinstance(model, TrainedModel) else None
+    if chosen.role == "retrained" and architecture is None:
         raise UsageError(
             f"{chosen.name} builds a network anew, and a module does not say how; use "
             "train(architecture, splits.dataset, without=splits.forget)"
@@ -150,7 +151,7 @@ def unlearn(
         compute,
         seed,
         progress,
-        spec=candidate.spec,
+        spec=candidate.spec if architecture is None else architecture,
         recipe=candidate.recipe,
         original_seed=known.seed if known and known.role == "original" else None,
         extras=added,
@@ -170,7 +171,7 @@ def unlearn(
         }
     )
     return UnlearnedModel(_with_weights(module_of(model), context.model), record, done,
-                          deviations_of(chosen, values, added))  # fmt: skip
+                          deviations_of(chosen, values, added), architecture=architecture)  # fmt: skip
 
 
 def _with_weights(module: nn.Module, made: nn.Module) -> nn.Module:

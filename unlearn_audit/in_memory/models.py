@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
@@ -30,10 +31,17 @@ class TrainedModel:
     Attributes:
         model: in evaluation mode.
         record: recipe, seed, data, mean and std, as they stand in the metadata of a checkpoint.
+        architecture: what its network was built from, for a method that builds one anew; a function is not pickled
+            with the model, since it may have no name that leads back to it.
     """
 
     model: nn.Module
     record: Metadata
+    architecture: models.Architecture | None = field(default=None, kw_only=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled and copied."""
+        return vars(self) | {"architecture": self.architecture if isinstance(self.architecture, str) else None}
 
     def __repr__(self) -> str:
         """Say what it is in a line, without all its weights."""

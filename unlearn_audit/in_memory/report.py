@@ -51,11 +51,12 @@ class Report(AuditReport):
         Raises:
             KeyError: there is none, and the message has the nearest name and the list; or the key is not such a pair.
         """
-        if not isinstance(key, tuple) or len(key) != 2:
+        given: Any = key  # in a notebook no type is checked
+        if not isinstance(given, tuple) or len(given) != 2:
             labels = ", ".join(one.label for one in self.subjects)
-            asked = key if isinstance(key, str) else "NAME"
+            asked = given if isinstance(given, str) else "NAME"
             raise KeyError(f'a name and a label are needed: report["{asked:.80}", "LABEL"]; labels: {labels}')
-        name, subject = key
+        name, subject = given
         found = self.find(name, subject)
         if found is None:
             subjects = {one.subject for one in self.measurements}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unlearn_audit.data import Splits, Transform
 from unlearn_audit.engine import Device, Hooks, Resumable
+from unlearn_audit.models import Architecture
 from unlearn_audit.progress import Progress, silent
 
 __all__ = ["Course", "Extra", "Method", "Settings", "StepTransform", "Unlearned", "UnlearningContext"]
@@ -82,7 +83,7 @@ class UnlearningContext:
         compute: device and precision.
         seed: of everything random; the draws of a step depend on (seed, purpose, step) alone.
         progress: callback, called after each step.
-        spec: the model spec, for a method that builds a network anew.
+        spec: the model spec, or a function that makes the network, for a method that builds one anew.
         recipe: how the original was trained, as its metadata has it; {} where nobody knows.
         original_seed: of the original's training, where its metadata has it.
         extras: transforms that were asked for with `--with`, in order.
@@ -98,7 +99,7 @@ class UnlearningContext:
     compute: Device
     seed: int
     progress: Progress = silent
-    spec: str = ""
+    spec: Architecture = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     original_seed: int | None = None
     extras: tuple[Extra, ...] = ()

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
+from unlearn_audit.models import name_of
 from unlearn_audit.training import Recipe, pick_recipe, recorded_recipe, train
 
 
@@ -62,7 +63,7 @@ def _recipe(context: UnlearningContext, settings: RetrainSettings) -> tuple[Reci
             if (settings.epochs and settings.epochs != own.epochs)
             else (own, ())
         )
-    chosen = pick_recipe(settings.recipe, context.spec, epochs=settings.epochs)
+    chosen = pick_recipe(settings.recipe, name_of(context.spec), epochs=settings.epochs)
     if known:
         return chosen, (f"recipe {chosen.name}, while the original's is {known.get('name', 'not known')}",)
     if settings.recipe is None:
