@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from unlearn_audit.catalogue import ATTACK_METRICS, METRICS, SECTION_TITLES, MetricInfo, metric_info
+from unlearn_audit.catalogue import ATTACK_METRICS, DOWN, METRICS, SECTION_TITLES, MetricInfo, info_or_name, metric_info
 from unlearn_audit.gate import Policy
 from unlearn_audit.report import report_schema
 
@@ -38,6 +38,31 @@ def test_what_can_show_a_leak_is_told_apart() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "instrument", "sets", "scale"),
+    [
+        ("accuracy.test", "test accuracy", ("test",), "fraction"),
+        ("gap.forget", "forget accuracy", ("forget",), ""),
+        ("gap.average", "average |gap|", ("retain", "forget", "test"), ""),
+        ("loss.unseen", "unseen loss", ("unseen",), "nats"),
+        ("rcd.raw", "relearning", ("forget", "unseen"), ""),
+        ("rcd.ratio_to_unseen", "relearning", ("forget", "unseen"), "log ratio"),
+        ("mia.lira-offline.auc", "the lira-offline attack", ("forget", "unseen"), "AUC"),
+        ("mia.my-attack.accuracy", "the my-attack attack", ("forget", "unseen"), ""),
+        ("spectrum.trace", "curvature", ("forget", "unseen"), ""),
+    ],
+)
+def test_a_metric_says_what_it_is_a_form_of_and_what_it_is_compared_on(
+    name: str, instrument: str, sets: tuple[str, ...], scale: str
+) -> None:
+    info = metric_info(name)
+    assert (info.instrument, info.sets, info.scale) == (instrument, sets, scale)
+
+
+def test_a_new_metric_is_its_own_instrument() -> None:
+    assert MetricInfo("outputs.name", "the title", "gaps", "nats", DOWN, 3, "what it is").instrument == "the title"
+
+
 @pytest.mark.parametrize("ending", ATTACK_METRICS)
 def test_an_attack_of_the_users_own_has_the_same_metrics(ending: str) -> None:
     mine, ours = metric_info(f"mia.my-attack.{ending}"), METRICS[f"mia.loss.{ending}"]
@@ -52,6 +77,7 @@ def test_an_attack_of_the_users_own_has_the_same_metrics(ending: str) -> None:
 def test_what_is_no_metric_is_not_found(name: str) -> None:
     with pytest.raises(KeyError):
         metric_info(name)
+    assert (info_or_name(name).title, info_or_name(name).instrument) == (name, name)
 
 
 WRITTEN = {info.name: info.what for info in METRICS.values()}

@@ -287,7 +287,7 @@ def test_an_attack_is_read_against_one_half(make_measurement: Make) -> None:
         return conclude([make_measurement(AUC, value=middle, interval=(low, high), flags=flags, unit="ratio")])
 
     assert (
-        "stands out from its unseen twin on the loss attack (mia.loss.auc 0.93 [0.91, 0.95], .5" in read(0.91, 0.95)[0]
+        "stands out from its unseen twin on the loss attack (mia.loss.auc 0.93 [0.91, 0.95], 0.5" in read(0.91, 0.95)[0]
     )
     assert "does not stand out on the loss attack" in read(0.45, 0.55)[0]
     assert "could not tell, being blind, on the loss attack" in read(0.3, 0.7)[0]

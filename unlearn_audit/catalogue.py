@@ -25,6 +25,7 @@ __all__ = [
     "Direction",
     "Entry",
     "MetricInfo",
+    "info_or_name",
     "load",
     "metric_choices",
     "metric_info",
@@ -132,6 +133,13 @@ SECTION_TITLES: Mapping[str, str] = {
     "mia": "Membership inference",
 }
 
+# Section all of whose metrics say in different ways what one instrument sees -> that instrument, as a sentence has it.
+_INSTRUMENTS: Mapping[str, str] = {
+    "rcd": "relearning",
+    "truncation": "the decay of relearning",
+    "spectrum": "curvature",
+}
+
 
 class MetricInfo(NamedTuple):
     """What a metric is: whatever measures, shows or judges it reads it here, and nowhere else.
@@ -149,6 +157,10 @@ class MetricInfo(NamedTuple):
         rests_on_original: whether the original has a part in every value, so that doubts about it count here, too.
         within_one_run: whether values compare only within one run, whose checkpoints share a step size.
         hidden: why no table shows it; empty for one that is shown.
+        form_of: the instrument that it is a form of, as a sentence has it; empty for its section's, or its own title.
+        sets: of examples that it is measured on: a change is told only between reports that have the same ones.
+        scale: on which a value is held against that of a single retrained model, one of a comparison's; empty for a
+            metric that is not.
     """
 
     name: str
@@ -163,6 +175,14 @@ class MetricInfo(NamedTuple):
     rests_on_original: bool = False
     within_one_run: bool = False
     hidden: str = ""
+    form_of: str = ""
+    sets: tuple[str, ...] = ("forget", "unseen")
+    scale: str = ""
+
+    @property
+    def instrument(self) -> str:
+        """Return what tells models apart by this metric, as a sentence has it."""
+        return self.form_of or _INSTRUMENTS.get(self.section, self.title)
 
     @property
     def is_text(self) -> bool:
@@ -173,62 +193,79 @@ class MetricInfo(NamedTuple):
 LOSS_CURVATURE, RELATIVE_CURVATURE = "nats per squared weight", "nats per squared relative change"
 FEW_FALSE = "true positive rate of the {} attack at {} false positives, forget set against its unseen twin"
 TWIN = "the forget set's unseen twin"
+ATTACK = "the {} attack"
 
 # What is measured of every attack, whose name takes the place of {}: ending of the metric's name -> what it is.
 ATTACK_METRICS: Mapping[str, MetricInfo] = {
     info.name.rpartition(".")[2]: info
     for info in (
         MetricInfo("mia.{}.auc", "{} attack AUC", "mia", "probability", COMPARE, 3,
-                   "AUC of the {} attack, forget set against its unseen twin", leak=True),
+                   "AUC of the {} attack, forget set against its unseen twin", leak=True,
+                   form_of=ATTACK, scale="AUC"),
         MetricInfo("mia.{}.tpr_at_fpr_1e-2", "{} TPR at 1 % FPR", "mia", "fraction", COMPARE, 3,
-                   FEW_FALSE.format("{}", "1 %"), leak=True),
+                   FEW_FALSE.format("{}", "1 %"), leak=True, form_of=ATTACK),
         MetricInfo("mia.{}.tpr_at_fpr_1e-3", "{} TPR at 0.1 % FPR", "mia", "fraction", COMPARE, 3,
-                   FEW_FALSE.format("{}", "0.1 %"), leak=True),
+                   FEW_FALSE.format("{}", "0.1 %"), leak=True, form_of=ATTACK),
         MetricInfo("mia.{}.accuracy", "{} attack accuracy", "mia", "fraction", COMPARE, 3,
-                   "balanced accuracy of the {} attack, forget set against its unseen twin", leak=True),
+                   "balanced accuracy of the {} attack, forget set against its unseen twin", leak=True,
+                   form_of=ATTACK),
         MetricInfo("mia.{}.base_rate", "{} base rate", "mia", "fraction", NONE, 3,
                    "share of members among the attacked of the {} attack, forget set against its unseen twin",
-                   hidden="the same for every attack and subject; a note below the table has it"),
+                   hidden="the same for every attack and subject; a note below the table has it", form_of=ATTACK),
     )
 }  # fmt: skip
+
+
+def _of_attack(info: MetricInfo, attack: str) -> MetricInfo:
+    written = {field: getattr(info, field).format(attack) for field in ("name", "title", "what", "form_of")}
+    return info._replace(**written)
+
 
 # Every metric of ours, in the order in which a table shows them; a policy that names anything else is refused.
 METRICS: Mapping[str, MetricInfo] = {
     info.name: info
     for info in (
         MetricInfo("accuracy.retain", "accuracy retain", "gaps", "fraction", UP, 3,
-                   "share of correct predictions on the retain set"),
+                   "share of correct predictions on the retain set",
+                   form_of="retain accuracy", sets=("retain",), scale="fraction"),
         MetricInfo("accuracy.forget", "accuracy forget", "gaps", "fraction", COMPARE, 3,
-                   "share of correct predictions on the forget set", leak=True),
+                   "share of correct predictions on the forget set", leak=True,
+                   form_of="forget accuracy", sets=("forget",), scale="fraction"),
         MetricInfo("accuracy.test", "accuracy test", "gaps", "fraction", UP, 3,
-                   "share of correct predictions on the test set"),
+                   "share of correct predictions on the test set",
+                   form_of="test accuracy", sets=("test",), scale="fraction"),
         MetricInfo("accuracy.unseen", "accuracy unseen", "gaps", "fraction", COMPARE, 3,
-                   f"share of correct predictions on {TWIN}"),
+                   f"share of correct predictions on {TWIN}",
+                   form_of="unseen accuracy", sets=("unseen",), scale="fraction"),
         MetricInfo("loss.retain", "loss retain", "gaps", "nats", DOWN, 2,
-                   "mean cross-entropy on the retain set"),
+                   "mean cross-entropy on the retain set", form_of="retain loss", sets=("retain",), scale="nats"),
         MetricInfo("loss.forget", "loss forget", "gaps", "nats", COMPARE, 2,
-                   "mean cross-entropy on the forget set", leak=True),
+                   "mean cross-entropy on the forget set", leak=True,
+                   form_of="forget loss", sets=("forget",), scale="nats"),
         MetricInfo("loss.test", "loss test", "gaps", "nats", DOWN, 2,
-                   "mean cross-entropy on the test set"),
+                   "mean cross-entropy on the test set", form_of="test loss", sets=("test",), scale="nats"),
         MetricInfo("loss.unseen", "loss unseen", "gaps", "nats", COMPARE, 2,
-                   f"mean cross-entropy on {TWIN}"),
+                   f"mean cross-entropy on {TWIN}", form_of="unseen loss", sets=("unseen",), scale="nats"),
         MetricInfo("gap.retain", "gap retain", "gaps", "fraction", ZERO, 3,
-                   "accuracy on retain minus the retrained models' mean", signed=True),
+                   "accuracy on retain minus the retrained models' mean", signed=True,
+                   form_of="retain accuracy", sets=("retain",)),
         MetricInfo("gap.forget", "gap forget", "gaps", "fraction", ZERO, 3,
-                   "accuracy on forget minus the retrained models' mean", signed=True, leak=True),
+                   "accuracy on forget minus the retrained models' mean", signed=True, leak=True,
+                   form_of="forget accuracy", sets=("forget",)),
         MetricInfo("gap.test", "gap test", "gaps", "fraction", ZERO, 3,
-                   "accuracy on test minus the retrained models' mean", signed=True),
+                   "accuracy on test minus the retrained models' mean", signed=True,
+                   form_of="test accuracy", sets=("test",)),
         MetricInfo("gap.average", "average |gap|", "gaps", "fraction", DOWN, 3,
-                   "mean of the absolute gaps"),
+                   "mean of the absolute gaps", sets=("retain", "forget", "test")),
         MetricInfo("change.retain", "change retain", "gaps", "fraction", UP, 3,
-                   "accuracy on retain minus the original's", signed=True, rests_on_original=True),
+                   "accuracy on retain minus the original's", signed=True, rests_on_original=True, sets=("retain",)),
         MetricInfo("change.test", "change test", "gaps", "fraction", UP, 3,
                    "accuracy on the test examples of classes that are kept minus the original's",
-                   signed=True, rests_on_original=True),
+                   signed=True, rests_on_original=True, sets=("test",)),
         MetricInfo("rcd.raw", "RCD raw", "rcd", "nats x steps", COMPARE, 1,
                    "area under the relearning curve on the forget set", leak=True, within_one_run=True),
         MetricInfo("rcd.ratio_to_unseen", "RCD / unseen", "rcd", "ratio", COMPARE, 3,
-                   "RCD on the forget set / RCD on its unseen twin", leak=True),
+                   "RCD on the forget set / RCD on its unseen twin", leak=True, scale="log ratio"),
         MetricInfo("rcd.ratio_to_retrained", "RCD / retrained", "rcd", "ratio", COMPARE, 3,
                    "RCD / the retrained models' geometric mean RCD", leak=True),
         MetricInfo("rcd.scaled", "RCD x step", "rcd", "nats x step size x steps", COMPARE, 4,
@@ -268,12 +305,13 @@ METRICS: Mapping[str, MetricInfo] = {
         MetricInfo("spectrum.condition_number", "condition number", "spectrum", "ratio", COMPARE, 1,
                    "lambda_max / lambda_min where the objective is convex"),
         *(
-            info._replace(name=info.name.format(attack), title=info.title.format(attack), what=info.what.format(attack))
+            _of_attack(info, attack)
             for info in ATTACK_METRICS.values()
             for attack in ATTACKS
         ),
         MetricInfo("mia.svc.efficacy", "svc MIA-efficacy", "mia", "fraction", COMPARE, 3,
-                   "share of the forget set that an SVC of the field's tables takes for non-members", leak=True),
+                   "share of the forget set that an SVC of the field's tables takes for non-members", leak=True,
+                   form_of=ATTACK.format("svc")),
     )
 }  # fmt: skip
 
@@ -293,8 +331,15 @@ def metric_info(name: str) -> MetricInfo:
     attack, _, ending = rest.rpartition(".")
     if name in METRICS or family != "mia" or not attack:
         return METRICS[name]
-    info = ATTACK_METRICS[ending]
-    return info._replace(name=name, title=info.title.format(attack), what=info.what.format(attack))
+    return _of_attack(ATTACK_METRICS[ending], attack)
+
+
+def info_or_name(name: str) -> MetricInfo:
+    """Return what a metric is; one that only another version of this tool knows is called by its name."""
+    try:
+        return metric_info(name)
+    except KeyError:
+        return MetricInfo(name, name, "", "", NONE, 3, "")
 
 
 def load(kind: str, table: Mapping[str, str] | Mapping[str, Entry], name: str) -> Any:

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from unlearn_audit.catalogue import info_or_name
 from unlearn_audit.conclusion.words import (
-    RELEARNING,
     could_see,
-    instrument_of,
     listed,
     named,
     with_numbers,
@@ -62,7 +61,7 @@ def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Readi
         if "legacy" in measurement.flags or (elsewhere and measurement.role == "original"):
             continue
         aside = "to another question" if elsewhere else ""
-        yield Reading(instrument_of(measurement.name), measurement, comparison, aside)
+        yield Reading(info_or_name(measurement.name).instrument, measurement, comparison, aside)
 
 
 def powerless(originals: Sequence[Reading]) -> tuple[str, ...]:
@@ -81,7 +80,7 @@ def powerless(originals: Sequence[Reading]) -> tuple[str, ...]:
 
 def _is_of_memory(reading: Reading) -> bool:
     """Return whether an instrument is made to see what a model remembers, and not how good it is."""
-    return reading.instrument == RELEARNING or reading.measurement.name.startswith("mia.")
+    return info_or_name(reading.measurement.name).section in ("rcd", "mia")
 
 
 def _grouped(readings: Sequence[Reading]) -> dict[str, list[Reading]]:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from unlearn_audit.catalogue import info_or_name
 from unlearn_audit.conclusion.comparing import difference_to_retrained
-from unlearn_audit.conclusion.words import could_see, instrument_of, listed, named, number
+from unlearn_audit.conclusion.words import could_see, listed, named, number
 from unlearn_audit.metrics import Bounds, ScaledDifference, difference_of_values
 from unlearn_audit.report import Measurement
 
@@ -101,7 +102,7 @@ def _attacks(found: _Found, label: str) -> Iterator[LevelReading]:
         value, ends, _ = known
         yield LevelReading(
             ScaledDifference("AUC", *(end - TOLD_APART_BY_CHANCE for end in (value, ends.low, ends.high))),
-            f"{instrument_of(name)} ({_with_ends(measurement, value, ends)}, 0.5 means indistinguishable)",
+            f"{info_or_name(name).instrument} ({_with_ends(measurement, value, ends)}, 0.5 means indistinguishable)",
         )
 
 
@@ -163,8 +164,8 @@ def _plainly_apart(found: _Found, measurement: Measurement) -> Iterator[str]:
     peers = [one.subject for one in found.of_role(name, "retrained") if one.subject != label]
     if len(peers) != 1 or not _is_a_verdict(measurement):
         return
-    ours, theirs, scale = _uncompared(found, name, label), found.known(name, peers[0]), _scale(name)
-    if ours is None or theirs is None or scale is None:
+    ours, theirs, scale = _uncompared(found, name, label), found.known(name, peers[0]), info_or_name(name).scale
+    if ours is None or theirs is None or not scale:
         return
     sides = [(value, *ends) for value, ends, _ in (ours, theirs)]
     if scale == "log ratio":
@@ -175,13 +176,4 @@ def _plainly_apart(found: _Found, measurement: Measurement) -> Iterator[str]:
     low, high = difference_of_values(value, Bounds(*ends), other, Bounds(*around))
     if ScaledDifference(scale, value - other, low, high).plain:
         told = number(measurement, theirs[0])
-        yield f"{instrument_of(name)} ({_with_ends(measurement, ours[0], ours[1])}, {peers[0]} {told})"
-
-
-def _scale(name: str) -> str | None:
-    """Return the scale on which a metric's values are compared; None for one that is not compared here."""
-    if name == "rcd.ratio_to_unseen":
-        return "log ratio"
-    if name.startswith("mia."):
-        return "AUC" if name.endswith(".auc") else None
-    return {"accuracy": "fraction", "loss": "nats"}.get(name.partition(".")[0])
+        yield f"{info_or_name(name).instrument} ({_with_ends(measurement, ours[0], ours[1])}, {peers[0]} {told})"

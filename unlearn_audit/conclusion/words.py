@@ -3,31 +3,14 @@
 import math
 from collections.abc import Sequence
 
+from unlearn_audit.catalogue import info_or_name
 from unlearn_audit.metrics import ScaledDifference
 from unlearn_audit.report import Measurement
 
-RELEARNING = "relearning"
-# First part of a metric's name -> what tells models apart in that way; {} is the second part.
-INSTRUMENTS = {
-    "accuracy": "{} accuracy", "gap": "{} accuracy", "loss": "{} loss", "rcd": RELEARNING, "mia": "the {} attack",
-    "truncation": "the decay of relearning", "spectrum": "curvature",
-}  # fmt: skip
-
-
-def instrument_of(name: str) -> str:
-    """Return what a metric is a form of: several of them say in different ways what one instrument sees.
-
-    >>> instrument_of("gap.forget"), instrument_of("rcd.raw"), instrument_of("mia.lira-offline.auc")
-    ('forget accuracy', 'relearning', 'the lira-offline attack')
-    """
-    family, _, rest = name.partition(".")
-    what = rest.rpartition(".")[0] if family == "mia" else rest
-    return INSTRUMENTS.get(family, name).format(what)
-
 
 def number(measurement: Measurement, value: float) -> str:
-    """Return a value as its metric is written: fractions with three digits, gaps with their sign."""
-    if measurement.name.startswith("gap."):
+    """Return a value as its metric is written: fractions with three digits, differences with their sign."""
+    if info_or_name(measurement.name).signed:
         return f"{value:+.3f}"
     return f"{value:.3f}" if measurement.unit in ("fraction", "probability") else f"{value:.3g}"
 
@@ -36,7 +19,7 @@ def with_numbers(measurement: Measurement) -> str:
     """Return a metric's name with its value, and the retrained models' where that is not zero by definition."""
     value = measurement.value if isinstance(measurement.value, int | float) else math.nan
     text = f"{measurement.name} {number(measurement, value)}"
-    if measurement.reference is None or measurement.name.startswith("gap."):
+    if measurement.reference is None or info_or_name(measurement.name).direction == "zero is best":
         return text
     return f"{text}, retrained {number(measurement, measurement.reference.value)}"
 

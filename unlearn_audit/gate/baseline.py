@@ -19,7 +19,7 @@ def earlier(metric: str, entry: Subject, report: AuditReport, baseline: AuditRep
         baseline: what was measured of the last release.
     """
     data = report.data
-    sets = dict.fromkeys(("forget", *_sets(metric)))
+    sets = dict.fromkeys(("forget", *METRICS[metric].sets))
     other = [name for name in sets if _digest(data, name) != _digest(baseline.data, name)]
     if data.sha256 != baseline.data.sha256 or other:
         what = f"another {' and '.join(other)} set" if other else "other data"
@@ -64,14 +64,6 @@ def _instrument(report: AuditReport, section: str) -> dict[str, str]:
     found = config.get(section) if isinstance(config, dict) else None
     settings = found if isinstance(found, dict) else {}
     return {key: json.dumps(value) for key, value in settings.items() if key not in OF_NO_CONSEQUENCE}
-
-
-def _sets(metric: str) -> tuple[str, ...]:
-    """Return the sets of examples that a metric was measured on."""
-    ending = metric.rpartition(".")[2]
-    if ending in ("forget", "retain", "test", "unseen"):
-        return (ending,)
-    return ("retain", "forget", "test") if metric == "gap.average" else ("forget", "unseen")
 
 
 def _digest(data: Data, name: str) -> str | None:

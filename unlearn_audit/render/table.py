@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from unlearn_audit.catalogue import ASSUMED_INPUTS, METRICS, MetricInfo, metric_info
+from unlearn_audit.catalogue import ASSUMED_INPUTS, METRICS, MetricInfo, info_or_name
 from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
 from unlearn_audit.render.untrusted import printable
@@ -73,21 +73,13 @@ def shown_metrics(report: AuditReport) -> tuple[MetricInfo, ...]:
     """Return the metrics that a table of the report has: in the catalogue's order, then those that it does not know."""
     names = dict.fromkeys(measurement.name for measurement in report.measurements)
     places = {kind: place for place, kind in enumerate(dict.fromkeys(map(_kind, METRICS)))}
-    infos = sorted(map(_info, names), key=lambda info: places.get(_kind(info.name), len(places)))
+    infos = sorted(map(info_or_name, names), key=lambda info: places.get(_kind(info.name), len(places)))
     return tuple(info for info in infos if not info.hidden)
 
 
 def _kind(name: str) -> str:
     """Return a metric's name without the attack's, so that all attacks' AUCs stand together, then all rates."""
     return re.sub(r"^mia\..+\.", "mia.", name)
-
-
-def _info(name: str) -> MetricInfo:
-    """Return what a metric is; one that only another version of this tool knows is shown by its name."""
-    try:
-        return metric_info(name)
-    except KeyError:
-        return MetricInfo(name, name, "", "", "none", 3, "")
 
 
 def _cell(found: Sequence[Measurement], info: MetricInfo) -> Cell:
