@@ -59,8 +59,8 @@ def demo_head(folder: Path, name: str) -> Run:
 
     values = {"checkpoint": [{"path": str(folder / f"{name}.safetensors")}], "forget": str(folder / "forget.npy")}
     request = resolve([Layer("flag", values, "command line")])
-    bench = open_context(request.config, request.origins)
-    return Run(bench.subjects[0].model, bench.examples("forget"), bench.subjects[0].transform)
+    context = open_context(request.config, request.origins)
+    return Run(context.subjects[0].model, context.examples("forget"), context.subjects[0].transform)
 
 
 def in_numpy(run: Run, weight_decay: float) -> tuple[Softmax, Floats]:

@@ -19,8 +19,7 @@ from sklearn.metrics import roc_curve
 
 from unlearn_audit import metrics
 from unlearn_audit.gate import Policy, apply_policy
-from unlearn_audit.render import figures as pictures
-from unlearn_audit.render import html, markdown
+from unlearn_audit.render import figures, html, markdown
 from unlearn_audit.render.arrays import MOST_BYTES, Arrays, read_arrays, score_names
 from unlearn_audit.render.untrusted import printable
 from unlearn_audit.report import AuditReport, write_arrays, write_report
@@ -261,7 +260,7 @@ def test_without_a_policy_there_is_a_conclusion_and_no_outcome(full: Make) -> No
 
 
 def test_relearning_curves_show_every_model_and_control(full: Make) -> None:
-    (chart,) = pictures.relearning_curves(full(), Arrays({}))
+    (chart,) = figures.relearning_curves(full(), Arrays({}))
     assert [one.label for one in chart.series] == ["o", "u", "retrained (2)", "retrained (2)", "random init"]
     assert [list(one.ys) for one in chart.series] == [[3.0, 2.0, 1.0 + index] for index in range(5)]
     assert len({one.style for one in chart.series}) == 4
@@ -269,19 +268,19 @@ def test_relearning_curves_show_every_model_and_control(full: Make) -> None:
 
 def test_a_long_curve_comes_from_the_arrays(make_report: Make, make_measurement: Make) -> None:
     report = make_report(make_measurement("rcd.raw", "a/b", value=1.0, details={"loss": None}))
-    assert pictures.relearning_curves(report, Arrays({})) == ()
-    (chart,) = pictures.relearning_curves(report, Arrays({"rcd/a/b/forget/loss": np.array([2.0, 1.0])}))
+    assert figures.relearning_curves(report, Arrays({})) == ()
+    (chart,) = figures.relearning_curves(report, Arrays({"rcd/a/b/forget/loss": np.array([2.0, 1.0])}))
     assert list(chart.series[0].ys) == [2.0, 1.0]
 
 
 def test_a_model_looks_the_same_in_all_pictures(full: Make, scores: dict[str, Any]) -> None:
     report = full()
     charts = [
-        *pictures.relearning_curves(report, Arrays({})),
-        *pictures.gap_against_rcd(report),
-        *pictures.step_sizes(report),
-        *pictures.truncation(report),
-        *pictures.roc_curves(report, Arrays(scores)),
+        *figures.relearning_curves(report, Arrays({})),
+        *figures.gap_against_rcd(report),
+        *figures.step_sizes(report),
+        *figures.truncation(report),
+        *figures.roc_curves(report, Arrays(scores)),
     ]
     assert len(charts) == 5
     looks = {(one.label, one.style) for chart in charts for one in chart.series}
@@ -289,14 +288,14 @@ def test_a_model_looks_the_same_in_all_pictures(full: Make, scores: dict[str, An
 
 
 def test_rcd_over_the_gap_has_the_numbers_and_intervals_of_the_report(full: Make) -> None:
-    (chart,) = pictures.gap_against_rcd(full())
+    (chart,) = figures.gap_against_rcd(full())
     assert [(one.xs[0], one.ys[0], one.ends) for one in chart.series] == [
         (pytest.approx(0.01 * (i + 1)), 6.0, ((5.0, 7.0),)) for i in range(5)
     ]
 
 
 def test_rcd_over_step_sizes_has_the_numbers_of_the_details(full: Make) -> None:
-    (chart,) = pictures.step_sizes(full())
+    (chart,) = figures.step_sizes(full())
     assert chart.x.log
     assert [(list(one.xs), list(one.ys)) for one in chart.series][1] == ([0.1, 1.0], [1.4, 5.0])
 
@@ -309,7 +308,7 @@ def test_rcd_over_step_sizes_has_the_numbers_of_the_details(full: Make) -> None:
 def test_roc_curves_are_those_of_another_implementation(members: list[int], non_members: list[int]) -> None:
     """At every false positive rate that scikit-learn knows, our steps have its highest true positive rate."""
     ours, others = np.array(members, float), np.array(non_members, float)
-    xs, ys = pictures.roc_steps(ours, others)
+    xs, ys = figures.roc_steps(ours, others)
     labels = [1] * len(members) + [0] * len(non_members)
     false, true, _ = roc_curve(labels, [*members, *non_members], drop_intermediate=False)
     assert xs == sorted(xs)
@@ -321,13 +320,13 @@ def test_roc_curves_are_those_of_another_implementation(members: list[int], non_
 
 
 def test_infinite_scores_have_a_curve() -> None:
-    xs, ys = pictures.roc_steps(np.array([np.inf, 0.0, -np.inf]), np.array([-np.inf, 0.0, 1.0]))
+    xs, ys = figures.roc_steps(np.array([np.inf, 0.0, -np.inf]), np.array([-np.inf, 0.0, 1.0]))
     assert (xs[0], ys[0]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert (xs[-1], ys[-1]) == (1.0, 1.0)
 
 
 def test_a_roc_chart_says_where_it_resolves_nothing(full: Make, scores: dict[str, Any]) -> None:
-    (chart,) = pictures.roc_curves(full(), Arrays(scores))
+    (chart,) = figures.roc_curves(full(), Arrays(scores))
     assert (chart.x.log, chart.y.log, chart.diagonal) == (True, True, True)
     assert [guide.at for guide in chart.guides] == [1e-3, 1e-2]
     assert "150 non-members resolve no false positive rate below 0.0067" in chart.caption
@@ -435,7 +434,7 @@ def test_what_this_tool_writes_is_read(full: Make, scores: dict[str, Any], tmp_p
 
 def test_scores_of_another_run_are_not_drawn(full: Make, scores: dict[str, Any]) -> None:
     wrong = scores | {MEMBERS: scores[MEMBERS] + 0.1}
-    (chart,) = pictures.roc_curves(full(), Arrays(wrong))
+    (chart,) = figures.roc_curves(full(), Arrays(wrong))
     assert "u" not in [one.label for one in chart.series]
     seen = page_of(full(), wrong)
     assert any("mia.loss.auc of u beside the report do not give its value" in text for text in seen.of("li"))

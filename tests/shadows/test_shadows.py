@@ -32,7 +32,7 @@ from unlearn_audit.shadows import (
     FleetPlan,
     Job,
     Treatment,
-    jobs,
+    all_jobs,
     members,
     open_fleet,
     open_fleet_context,
@@ -94,7 +94,7 @@ def test_models_that_are_added_change_nothing_for_those_before() -> None:
     few, many = made_up(count=4), made_up(count=10, treatments=(IEU,))
     for number in range(4):
         assert np.array_equal(members(few, number, 113), members(many, number, 113))
-    assert jobs(few, 113) == jobs(many, 113)[:4]
+    assert all_jobs(few, 113) == all_jobs(many, 113)[:4]
     times = Counter(int(row) for number in range(10) for row in members(many, number, 113))
     assert set(times.values()) == {5}
 
@@ -128,7 +128,7 @@ FREE = {"count": 6, "treatments": (IEU,), "device": "cuda", "data": "elsewhere",
 
 
 def ids(plan: FleetPlan, size: int = 113) -> list[str]:
-    return [job.id for job in jobs(plan, size) if job.treatment is None]
+    return [job.id for job in all_jobs(plan, size) if job.treatment is None]
 
 
 @pytest.mark.parametrize("name", list(DETERMINANTS))
@@ -160,7 +160,7 @@ def test_the_id_is_the_digest_of_what_is_named(target: Path, finished: Path) -> 
     depends |= {"recipe": plan.recipe, "mean": list(plan.mean), "std": list(plan.std)}
     whole = [1, depends, 3, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()]
     wanted = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
-    assert jobs(plan, POOL)[3].id == wanted
+    assert all_jobs(plan, POOL)[3].id == wanted
     assert (finished / "models" / f"{wanted}.safetensors").exists()
 
 
@@ -173,11 +173,11 @@ TREATED = {
 
 @pytest.mark.parametrize("name", list(TREATED))
 def test_a_treated_models_id_depends_on_its_treatment_and_on_its_parent(name: str) -> None:
-    one, two = (jobs(made_up(treatments=(each,)), 113) for each in (IEU, TREATED[name]))
+    one, two = (all_jobs(made_up(treatments=(each,)), 113) for each in (IEU, TREATED[name]))
     assert one[:4] == two[:4]
     assert {job.id for job in one[4:]}.isdisjoint(job.id for job in two[4:])
     assert [job.parent for job in one[4:]] == [job.id for job in one[:4]]
-    other_parents = jobs(made_up(treatments=(IEU,), seed=1), 113)
+    other_parents = all_jobs(made_up(treatments=(IEU,), seed=1), 113)
     assert {job.id for job in one}.isdisjoint(job.id for job in other_parents)
     assert len({job.id for job in one + two}) == 12
 

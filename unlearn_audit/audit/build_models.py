@@ -149,40 +149,40 @@ def make_models(request: Resolved, folder: Path, progress: Progress = silent) ->
     if not request.config.train and not request.config.apply:
         return request
     _check_methods(request)
-    ground = _ground(request, folder)
+    build = _build_context(request, folder)
     make_subfolder(folder, FOLDER)
     entries = list(request.config.checkpoint)
     for trained in request.config.train:
-        path = _path_of_trained(ground, trained)
+        path = _path_of_trained(build, trained)
         if not path.exists():
-            _train(ground, trained, path, progress)
+            _train(build, trained, path, progress)
         role = "retrained" if trained.without else "original"
-        _check_made(path, ground, {"role": role, "seed": trained.seed})
+        _check_made(path, build, {"role": role, "seed": trained.seed})
         entries.append(CheckpointEntry.model_validate({"path": str(path), "role": role, "label": trained.label}))
     for applied in request.config.apply:
         parent = _entry_of(entries, applied.to)
         digest = sha256_of_checkpoint(Path(parent.path))
-        path = _path_of_applied(ground, applied, parent, digest)
+        path = _path_of_applied(build, applied, parent, digest)
         if not path.exists():
-            _apply(ground, applied, parent=parent, path=path, progress=progress)
+            _apply(build, applied, parent=parent, path=path, progress=progress)
         made_by = {"method": applied.method, "seed": applied.seed, "parent_sha256": digest}
-        _check_made(path, ground, made_by | {"transforms": applied.transforms})
+        _check_made(path, build, made_by | {"transforms": applied.transforms})
         role = find_method(applied.method, allow_code=_code_may_apply(request.origins)).role
         entries.append(CheckpointEntry(path=str(path), role=role, label=applied.label))
     made = request.config.model_copy(update={"checkpoint": tuple(entries)})
     return Resolved(made, dict(request.origins) | {"checkpoint": request.origins.get("train", "config")})
 
 
-def _check_made(path: Path, ground: _BuildContext, wanted: Mapping[str, Any]) -> None:
+def _check_made(path: Path, build: _BuildContext, wanted: Mapping[str, Any]) -> None:
     """Refuse a file that stands in the place of a model that was to be made, and is another one."""
     way_out = "remove it, and the audit makes it anew"
     try:
         metadata = read_checkpoint(path).metadata
     except CheckpointError as problem:
         raise CheckpointError(f"{problem}; or {way_out}") from problem
-    wanted = {"data_sha256": ground.dataset.sha256, **wanted}
+    wanted = {"data_sha256": build.dataset.sha256, **wanted}
     if wanted.get("role") != "original":
-        wanted["forget_sha256"] = ground.forget.sha256
+        wanted["forget_sha256"] = build.forget.sha256
     other = [key for key, value in wanted.items() if metadata is None or getattr(metadata, key) != value]
     if other:
         raise MeasurementError(f"{path} is not the model that the config asks for (other {other[0]}); {way_out}")
@@ -191,16 +191,16 @@ def _check_made(path: Path, ground: _BuildContext, wanted: Mapping[str, Any]) ->
 def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
     """Yield what `make_models` would make or find."""
     _check_methods(request)
-    ground = _ground(request, folder)
+    build = _build_context(request, folder)
     entries = list(request.config.checkpoint)
     for trained in request.config.train:
-        path = _path_of_trained(ground, trained)
+        path = _path_of_trained(build, trained)
         entries.append(CheckpointEntry(path=str(path), label=trained.label))
         yield Made(trained, path)
     for applied in request.config.apply:
         parent = _entry_of(entries, applied.to)
         there = Path(parent.path).exists()
-        path_of = _path_of_applied(ground, applied, parent, sha256_of_checkpoint(Path(parent.path))) if there else None
+        path_of = _path_of_applied(build, applied, parent, sha256_of_checkpoint(Path(parent.path))) if there else None
         entries.append(CheckpointEntry(path=str(path_of or folder / FOLDER / "later"), label=applied.label))
         yield Made(applied, path_of)
 
@@ -222,7 +222,7 @@ def _code_may_apply(origins: Mapping[str, str]) -> bool:
     return code_is_allowed(origins.get("apply", "default"))
 
 
-def _ground(request: Resolved, folder: Path) -> _BuildContext:
+def _build_context(request: Resolved, folder: Path) -> _BuildContext:
     """Load what the models are made of."""
     config = request.config
     if not config.forget:
@@ -239,50 +239,50 @@ def _entry_of(entries: list[CheckpointEntry], label: str) -> CheckpointEntry:
     return next(entry for entry, own in zip(entries, unique_labels(entries), strict=True) if own == label)
 
 
-def _named(ground: _BuildContext, label: str, depends: Mapping[str, Any]) -> Path:
+def _named(build: _BuildContext, label: str, depends: Mapping[str, Any]) -> Path:
     """Return the file of a model that depends on these things."""
-    config = ground.config
+    config = build.config
     common: dict[str, Any] = {
         "version": VERSION,
-        "data": ground.dataset.sha256,
-        "forget": ground.forget.sha256,
+        "data": build.dataset.sha256,
+        "forget": build.forget.sha256,
         "precision": config.precision,
         "device": setup_device(config.device, config.precision).device.type,
     }
     asked = {"mean": config.mean, "std": config.std, "retain": config.retain}
     common |= {key: value for key, value in asked.items() if value is not None}
     digest = sha256_of_bytes(json.dumps(common | dict(depends), sort_keys=True).encode())[:12]
-    return ground.folder / FOLDER / f"{label}-{digest}.safetensors"
+    return build.folder / FOLDER / f"{label}-{digest}.safetensors"
 
 
-def _spec(ground: _BuildContext, entry: TrainEntry) -> str:
-    spec = entry.model or ground.config.model
+def _spec(build: _BuildContext, entry: TrainEntry) -> str:
+    spec = entry.model or build.config.model
     if not spec:
         raise UsageError(f"train {entry.label}: no model named; add `model` to the config or to this entry")
     return spec
 
 
-def _path_of_trained(ground: _BuildContext, entry: TrainEntry) -> Path:
-    spec = _spec(ground, entry)
+def _path_of_trained(build: _BuildContext, entry: TrainEntry) -> Path:
+    spec = _spec(build, entry)
     recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs).settings()
     depends = {"model": spec, "recipe": recipe, "seed": entry.seed, "without": entry.without}
-    return _named(ground, entry.label, depends)
+    return _named(build, entry.label, depends)
 
 
-def _train(ground: _BuildContext, entry: TrainEntry, path: Path, progress: Progress) -> None:
+def _train(build: _BuildContext, entry: TrainEntry, path: Path, progress: Progress) -> None:
     """Train a model, keeping what it goes on with after a kill."""
-    spec, config = _spec(ground, entry), ground.config
+    spec, config = _spec(build, entry), build.config
     resumable = StateFile(state_path(path), {"model": path.name}, resume=True, every=SAVE_EVERY, memory={})
     try:
         train_checkpoint(
             path,
             spec,
-            ground.dataset,
+            build.dataset,
             pick_recipe(entry.recipe, spec, epochs=entry.epochs),
-            without=ground.forget if entry.without else None,
+            without=build.forget if entry.without else None,
             seed=entry.seed,
             compute=setup_device(config.device, config.precision),
-            allow_code=code_is_allowed(ground.origins.get("train", "default")),
+            allow_code=code_is_allowed(build.origins.get("train", "default")),
             clock=None,
             resumable=resumable,
             progress=progress,
@@ -294,30 +294,28 @@ def _train(ground: _BuildContext, entry: TrainEntry, path: Path, progress: Progr
     resumable.remove()
 
 
-def _path_of_applied(ground: _BuildContext, entry: ApplyEntry, parent: CheckpointEntry, parent_sha256: str) -> Path:
+def _path_of_applied(build: _BuildContext, entry: ApplyEntry, parent: CheckpointEntry, parent_sha256: str) -> Path:
     asked = entry.model_dump(mode="json", exclude={"label", "to"} if entry.recipe else {"label", "to", "recipe"})
     own = parent.model_dump(mode="json", include={"model", "mean", "std", "recipe", "epochs"}, exclude_none=True)
-    key = parent.weights or ground.config.weights
+    key = parent.weights or build.config.weights
     more = ({"weights": key} if key else {}) | ({"as": own} if own else {})
     if is_code(entry.method):  # another text of the same name is another method
         more |= {"code": str(sha256_of_code(entry.method))}
-    return _named(ground, entry.label, {"parent": parent_sha256, "apply": asked} | more)
+    return _named(build, entry.label, {"parent": parent_sha256, "apply": asked} | more)
 
 
-def _apply(
-    ground: _BuildContext, entry: ApplyEntry, *, parent: CheckpointEntry, path: Path, progress: Progress
-) -> None:
+def _apply(build: _BuildContext, entry: ApplyEntry, *, parent: CheckpointEntry, path: Path, progress: Progress) -> None:
     """Unlearn from a parent, going on with the state of a killed run."""
-    config = ground.config.model_copy(update={"checkpoint": (parent,), "seed": entry.seed, "sample": None})
+    config = build.config.model_copy(update={"checkpoint": (parent,), "seed": entry.seed, "sample": None})
     apply_method(
         entry.method,
         path,
-        Resolved(config, ground.origins),
+        Resolved(config, build.origins),
         entry.settings,
-        allow_code=_code_may_apply(ground.origins),
+        allow_code=_code_may_apply(build.origins),
         extras=entry.transforms,
         published=entry.recipe is not None,
-        others=ground.checkpoints,
+        others=build.checkpoints,
         resume=True,
         clock=None,
         progress=progress,

@@ -62,18 +62,18 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str]) -> I
     if not config.checkpoint and not config.train:
         raise UsageError("no checkpoint given; name at least one file")
     made = list(models_to_make(request, folder)) if config.train or config.apply else []
-    ground, compute = _survey(request)
+    inputs, compute = _cost_inputs(request)
     for one in made:
-        spec = _spec_of(one, ground.specs, config)
-        ground.specs[one.entry.label] = spec
-        if spec not in ground.networks:
+        spec = _spec_of(one, inputs.specs, config)
+        inputs.specs[one.entry.label] = spec
+        if spec not in inputs.networks:
             allowed = code_is_allowed(request.origins.get("train", "default"))
-            ground.networks[spec] = new_model(spec, ground.splits.dataset, 0, allow_code=allowed, compute=compute)
-        yield _model_step(one, spec, ground, compute)
-    prices = [ground.price(spec, compute) for spec in ground.specs.values()]
+            inputs.networks[spec] = new_model(spec, inputs.splits.dataset, 0, allow_code=allowed, compute=compute)
+        yield _model_step(one, spec, inputs, compute)
+    prices = [inputs.price(spec, compute) for spec in inputs.specs.values()]
     for section in sections:
         kept = None if any((folder / PARTS).glob(f"{section}-*.json")) else False
-        yield _section_step(section, kept, config=config, splits=ground.splits, prices=prices)
+        yield _section_step(section, kept, config=config, splits=inputs.splits, prices=prices)
 
 
 class _Price(NamedTuple):
@@ -98,15 +98,15 @@ class _CostInputs(NamedTuple):
         return self.prices[spec]
 
 
-def _survey(request: Resolved) -> tuple[_CostInputs, Device]:
+def _cost_inputs(request: Resolved) -> tuple[_CostInputs, Device]:
     """Read the checkpoints that there are, and the data that they or the request name."""
-    inputs = resolve_inputs(request)
-    candidates = inputs.candidates()
+    resolved = resolve_inputs(request)
+    candidates = resolved.candidates()
     specs = {one.label: one.spec for one in candidates}
     networks = {one.spec: one.model for one in reversed(candidates)}
     return _CostInputs(
-        inputs.splits, specs, {one.label: one.recipe for one in candidates}, networks, {}
-    ), inputs.compute
+        resolved.splits, specs, {one.label: one.recipe for one in candidates}, networks, {}
+    ), resolved.compute
 
 
 def _spec_of(made: Made, specs: Mapping[str, str], config: AuditConfig) -> str:
@@ -138,29 +138,29 @@ def _seconds(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor)
     return time.perf_counter() - began
 
 
-def _model_step(made: Made, spec: str, ground: _CostInputs, compute: Device) -> Step:
-    entry, splits = made.entry, ground.splits
+def _model_step(made: Made, spec: str, inputs: _CostInputs, compute: Device) -> Step:
+    entry, splits = made.entry, inputs.splits
     if isinstance(entry, TrainEntry):
         size = len(splits.dataset.train) - (len(splits.forget.indices) if entry.without else 0)
         recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs)
-        ground.recipes[entry.label] = recipe.settings()
-        return _priced(f"train {entry.label}", made.is_there, size * recipe.epochs, [ground.price(spec, compute)])
+        inputs.recipes[entry.label] = recipe.settings()
+        return _priced(f"train {entry.label}", made.is_there, size * recipe.epochs, [inputs.price(spec, compute)])
     method = find_method(entry.method, allow_code=True)  # `models_to_make` has refused what may not run
-    problem = UnlearningContext(
-        ground.networks[spec],
+    unlearning = UnlearningContext(
+        inputs.networks[spec],
         splits.dataset.transform,
         splits,
         compute,
         entry.seed,
         spec=spec,
-        recipe=ground.recipes.get(entry.to, {}),
+        recipe=inputs.recipes.get(entry.to, {}),
         extras=parse_extras(entry.transforms),
         count_only=True,
     )
-    done = method.run(problem, parse_settings(method, entry.settings, published=entry.recipe is not None))
+    done = method.run(unlearning, parse_settings(method, entry.settings, published=entry.recipe is not None))
     name = f"apply {entry.method}: {entry.label}"
     name += " (recipe assumed)" if done.recipe_assumed else ""
-    return _priced(name, made.is_there, done.gradient_evaluations, [ground.price(spec, compute)])
+    return _priced(name, made.is_there, done.gradient_evaluations, [inputs.price(spec, compute)])
 
 
 def _priced(name: str, there: bool | None, each: int, prices: Sequence[_Price], *, part: float = 1) -> Step:

@@ -147,7 +147,7 @@ def apply_method(
     metadata = record_of(candidate, splits, method, config.seed).model_copy(
         update={"method": name, "settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
     )
-    problem = UnlearningContext(
+    unlearning = UnlearningContext(
         copy.deepcopy(candidate.model),
         candidate.transform,
         splits,
@@ -164,14 +164,14 @@ def apply_method(
         _identity(metadata, splits, compute),
         resume=resume,
         every=save_every,
-        memory=problem.memory,
+        memory=unlearning.memory,
         clock=clock or time.monotonic,
     )
     if not resume:
         resumable.remove()  # asked for with --force, else there is none
     done = _run(
         method,
-        replace(problem, resumable=resumable),
+        replace(unlearning, resumable=resumable),
         settings=settings,
         resumable=resumable,
         metadata=metadata,
@@ -192,26 +192,26 @@ def apply_method(
             "notes": notes,
         }
     )
-    written = write_checkpoint(out, problem.model.state_dict(), metadata, force=force)
+    written = write_checkpoint(out, unlearning.model.state_dict(), metadata, force=force)
     resumable.remove()
     return Applied(
         written, done, seconds, resumable.resumed_at, tuple(dict.fromkeys((*inputs.notes, *candidate.notes, *notes)))
     )
 
 
-def run_method(method: Method, problem: UnlearningContext, settings: Settings) -> Unlearned:
+def run_method(method: Method, unlearning: UnlearningContext, settings: Settings) -> Unlearned:
     """Run a method on the model of its context, in place.
 
     Args:
         method: which one.
-        problem: what it is given.
+        unlearning: what it is given.
         settings: of this method, checked.
 
     Raises:
         MeasurementError: it diverged.
     """
-    done = method.run(problem, settings)
-    broken = nonfinite(problem.model.state_dict())
+    done = method.run(unlearning, settings)
+    broken = nonfinite(unlearning.model.state_dict())
     if broken:
         raise MeasurementError(f"{method.name} diverged: {next(iter(broken))} is not finite; use a smaller step size")
     return done
@@ -219,7 +219,7 @@ def run_method(method: Method, problem: UnlearningContext, settings: Settings) -
 
 def _run(
     method: Method,
-    problem: UnlearningContext,
+    unlearning: UnlearningContext,
     *,
     settings: Settings,
     resumable: StateFile,
@@ -229,7 +229,7 @@ def _run(
 ) -> Unlearned:
     """Run the method; whatever ends it early, what it had reached is not lost."""
     try:
-        done = run_method(method, problem, settings)
+        done = run_method(method, unlearning, settings)
     except MeasurementError as problem_:
         kept = _keep_last_good(resumable, metadata, str(problem_), out, force=force)
         raise type(problem_)(f"{problem_}{kept}") from problem_

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from unlearn_audit.catalogue import SECTION_TITLES
 from unlearn_audit.gate import Decision, ReviewedWaiver
-from unlearn_audit.render import figures as pictures
+from unlearn_audit.render import figures
 from unlearn_audit.render.arrays import Arrays
 from unlearn_audit.render.charts import Chart
 from unlearn_audit.render.decisions import DECIDED, WAIVED, decision_rows, waiver_rows
@@ -35,12 +35,12 @@ def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
     all_rows = [row for row in rows(report, columns(report)) if any(cell.value != "–" for cell in row.cells)]
     charts = {
         "rcd": (
-            *pictures.relearning_curves(report, arrays),
-            *pictures.gap_against_rcd(report),
-            *pictures.step_sizes(report),
+            *figures.relearning_curves(report, arrays),
+            *figures.gap_against_rcd(report),
+            *figures.step_sizes(report),
         ),
-        "truncation": pictures.truncation(report),
-        "mia": pictures.roc_curves(report, arrays),
+        "truncation": figures.truncation(report),
+        "mia": figures.roc_curves(report, arrays),
     }
     tables = {"rcd": small_tables(report), "mia": exposed(report)}
     found = (

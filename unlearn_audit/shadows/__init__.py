@@ -6,7 +6,7 @@ folder, take jobs from it; a killed one costs no finished model.
 
 from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.jobs import FleetContext, expected_gradients, open_fleet_context, work, work_until_done
-from unlearn_audit.shadows.plan import FleetPlan, Job, Treatment, jobs, members, read_plan
+from unlearn_audit.shadows.plan import FleetPlan, Job, Treatment, all_jobs, members, read_plan
 from unlearn_audit.shadows.planner import PlannedFleet, plan_fleet
 from unlearn_audit.shadows.pool import FleetRun, default_workers, run_on_ray, run_workers
 from unlearn_audit.shadows.store import Fleet, FleetSignals, open_fleet
@@ -23,9 +23,9 @@ __all__ = [
     "Job",
     "PlannedFleet",
     "Treatment",
+    "all_jobs",
     "default_workers",
     "expected_gradients",
-    "jobs",
     "members",
     "open_fleet",
     "open_fleet_context",

@@ -34,7 +34,7 @@ from unlearn_audit.methods.resume import StateFile
 from unlearn_audit.models import load_state
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.shadows.folder import FleetFolder
-from unlearn_audit.shadows.plan import PLAN_NAME, FleetPlan, Job, Treatment, jobs, members, read_plan
+from unlearn_audit.shadows.plan import PLAN_NAME, FleetPlan, Job, Treatment, all_jobs, members, read_plan
 from unlearn_audit.training import describe, new_model, train
 
 SAVE_EVERY = 60.0  # seconds between two writes of what an unfinished training goes on with
@@ -70,7 +70,7 @@ class FleetContext:
     @cached_property
     def jobs(self) -> list[Job]:
         """All work, done or not."""
-        return jobs(self.plan, len(self.pool.examples))
+        return all_jobs(self.plan, len(self.pool.examples))
 
 
 def open_fleet_context(path: Path, *, allow_code: bool = False, lease: float | None = None) -> FleetContext:
@@ -271,7 +271,7 @@ def _unlearn(
 ) -> Unlearned:
     """Put a model through a treatment, or only tell what that takes."""
     method: Method = catalogue.load("method", catalogue.METHODS, treatment.method)
-    problem = UnlearningContext(
+    unlearning = UnlearningContext(
         model,
         Transform(context.plan.mean, context.plan.std),
         _forgetting(context, job),
@@ -283,7 +283,7 @@ def _unlearn(
         extras=tuple(parse_extras(treatment.transforms)),
         count_only=count_only,
     )
-    return method.run(problem, parse_settings(method, treatment.settings))
+    return method.run(unlearning, parse_settings(method, treatment.settings))
 
 
 def expected_gradients(context: FleetContext, job: Job) -> int:

@@ -139,7 +139,7 @@ def members(plan: FleetPlan, number: int, size: int) -> NDArray[np.int64]:
     return np.sort(order[half:] if number % 2 else order[:half]).astype(np.int64)
 
 
-def jobs(plan: FleetPlan, size: int) -> list[Job]:
+def all_jobs(plan: FleetPlan, size: int) -> list[Job]:
     """Return all work of a plan: every training, then every treatment.
 
     Args:

@@ -12,7 +12,7 @@ from unlearn_audit.errors import MeasurementError
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.jobs import signals_key
-from unlearn_audit.shadows.plan import FleetPlan, Job, Treatment, jobs, members, read_plan
+from unlearn_audit.shadows.plan import FleetPlan, Job, Treatment, all_jobs, members, read_plan
 
 
 class FleetSignals(NamedTuple):
@@ -53,7 +53,7 @@ class Fleet:
 
     def missing(self, pool: Pool) -> int:
         """Return how many planned models are not finished."""
-        return sum(not self.folder.finished(job) for job in jobs(self.plan, len(pool.examples)))
+        return sum(not self.folder.finished(job) for job in all_jobs(self.plan, len(pool.examples)))
 
     def evidence(self, treatment: Treatment | None, pool: Pool) -> FleetSignals:
         """Return what the finished models say.
@@ -68,7 +68,7 @@ class Fleet:
         key = treatment.key if treatment else None
         wanted = [
             job
-            for job in jobs(self.plan, len(pool.examples))
+            for job in all_jobs(self.plan, len(pool.examples))
             if (job.treatment.key if job.treatment else None) == key and self.folder.finished(job)
         ]
         if not wanted:

@@ -79,17 +79,17 @@ def matched_twin(context: AuditContext, reference_models: Sequence[Candidate]) -
         twin,
         float(np.abs(offered[labels, partners] - wanted).mean()),
         float(np.abs(offered[labels, drawn] - wanted).mean()),
-        tuple(judge.label for judge in reference_models),
+        tuple(model.label for model in reference_models),
     )
 
 
 def _losses(context: AuditContext, reference_models: Sequence[Candidate], labels: Integers) -> tuple[Floats, Floats]:
     """Return mean losses of the paired forget examples [n], and of the pool under every label [classes, p]."""
     wanted, offered = [], []
-    for judge in reference_models:
-        forget = context.paired_forget(judge)
+    for model in reference_models:
+        forget = context.paired_forget(model)
         wanted.append(metrics.cross_entropy(forget.logits.astype(np.float64), labels))
-        logits = context.signals(judge, "test").logits[context.splits.pool].astype(np.float64)
+        logits = context.signals(model, "test").logits[context.splits.pool].astype(np.float64)
         each = [metrics.cross_entropy(logits, np.full(len(logits), label)) for label in range(logits.shape[1])]
         offered.append(np.stack(each))
     return np.mean(wanted, axis=0), np.mean(offered, axis=0)

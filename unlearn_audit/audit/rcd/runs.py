@@ -115,7 +115,7 @@ def matched_twins(context: AuditContext, candidates: Sequence[Candidate]) -> tup
     found = {}
     for candidate in candidates:
         reference_models = context.references(candidate) or retrained
-        key = tuple(judge.label for judge in reference_models)
+        key = tuple(model.label for model in reference_models)
         made[key] = made.get(key) or matched_twin(context, reference_models)
         found[candidate.label] = made[key]
     return found, tuple(_about_matching(context, found, retrained))
