@@ -8,6 +8,7 @@ import torch
 from unlearn_audit import data, models
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.common_step import RELEARNING
+from unlearn_audit.catalogue import METRICS
 from unlearn_audit.relearning import Start
 
 
@@ -25,6 +26,8 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
     asked = {name: getattr(config, name) for name in _sections_read(section)}
     return {
         "section": section,
+        # a section that measures one more thing than it did is measured again
+        "metrics": [name for name, info in METRICS.items() if info.section == section],
         "settings": {name: part.model_dump(mode="json") for name, part in asked.items() if part is not None},
         "given": {name: sorted(part.model_fields_set) for name, part in asked.items() if part is not None},
         "subjects": [
