@@ -302,6 +302,9 @@ def make_measurement() -> Callable[..., Measurement]:
             "n": 100,
             "method": "made up",
         }
+        compared = values.get("comparison")
+        if compared is not None and compared.blind:
+            values["flags"] = (*values.get("flags", ()), "blind")
         return Measurement(name=name, subject=subject, **defaults | values)
 
     return make

@@ -288,6 +288,7 @@ def test_a_report_of_an_older_or_newer_version_says_how_to_get_one_that_is_read(
         ({"difference": 0.7}, "the difference 0.7 lies outside its interval"),
         ({"df": 0.5}, "comparison.df: must be at least 1"),
         ({"scale": "percent"}, "comparison.scale"),
+        ({"blind_below": 0.05}, "blind_below is 0.05, half of the interval's width 0.1"),
         ({"blind_below": None}, "comparison.blind_below"),
         ({"p_value": 0.05}, "comparison.p_value"),
     ],
@@ -300,6 +301,18 @@ def test_a_comparison_that_contradicts_itself_or_is_not_whole_is_refused(
     assert read_report(tmp_path / "whole.json").measurements[0].comparison == comparison(0.5, 0.4, 0.6)
     path = rewritten(whole, tmp_path / "r", lambda body: body["measurements"][0]["comparison"].update(values))
     assert said in refusal(path)
+
+
+@pytest.mark.parametrize(("half", "flags"), [(0.2, []), (0.05, ["blind"]), (None, ["blind"])])
+def test_a_flag_that_the_comparison_contradicts_is_refused(
+    make_report: Make, make_measurement: Make, tmp_path: Path, half: float | None, flags: list[str]
+) -> None:
+    found = None if half is None else comparison(0.5, 0.5 - half, 0.5 + half)
+    whole = make_report(make_measurement(comparison=found))
+    write_report(whole, tmp_path / "whole.json")
+    assert read_report(tmp_path / "whole.json").measurements[0].flags == (("blind",) if half == 0.2 else ())
+    path = rewritten(whole, tmp_path / "r", lambda body: body["measurements"][0].update(flags=flags))
+    assert 'flag "blind", which its comparison contradicts' in refusal(path)
 
 
 def test_an_unknown_flag_is_refused(report: AuditReport, tmp_path: Path) -> None:

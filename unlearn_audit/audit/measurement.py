@@ -5,7 +5,7 @@ from typing import Any
 
 from unlearn_audit.catalogue import metric_info
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.metrics import BLIND_ABOVE, Bounds
+from unlearn_audit.metrics import Bounds
 from unlearn_audit.report import Comparison, Interval, Measurement, MeasurementFlag, Reference
 
 
@@ -45,7 +45,7 @@ def measurement(
         ValidationError: there is neither a value nor a reason.
     """
     info = metric_info(name)
-    blind = comparison is not None and comparison.blind_below > BLIND_ABOVE[comparison.scale]
+    blind = comparison is not None and comparison.blind
     return Measurement(
         name=name,
         subject=candidate.label,

@@ -129,20 +129,17 @@ def _tensor(storage: object, offset: object, size: object, stride: object, *more
     """Describe a view of a storage that stays within it."""
     if not isinstance(storage, Storage):
         raise Damaged("a tensor has no storage")
-    return _view(storage, storage.dtype, offset, size, stride)
+    return _view(storage, storage.dtype, offset=offset, size=size, stride=stride)
 
 
-def _tensor_of_type(
-    storage: object,
-    offset: object,
-    size: object,
-    stride: object,
-    grad: object,
-    hooks: object,
-    dtype: object,
-    *_: object,
-) -> StoredTensor:
-    """Describe a view of a storage of bytes, read as numbers of a type that has no storage of its own."""
+def _tensor_of_type(storage: object, *arguments: object) -> StoredTensor:
+    """Describe a view of a storage of bytes, read as numbers of a type that has no storage of its own.
+
+    The arguments are offset, size, stride, whether a gradient is needed, hooks and type; a pickle names none of them.
+    """
+    if len(arguments) < 6:
+        raise Damaged("a tensor has no storage or no type")
+    offset, size, stride, _, _, dtype, *_ = arguments
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
         raise Damaged("a tensor has no storage or no type")
     width = dtype.itemsize
@@ -150,10 +147,10 @@ def _tensor_of_type(
     if storage.start * storage.dtype.itemsize % width:
         raise Damaged("a tensor begins within an element")
     start = storage.start * storage.dtype.itemsize // width
-    return _view(aligned._replace(dtype=dtype, start=start), dtype, offset, size, stride)
+    return _view(aligned._replace(dtype=dtype, start=start), dtype, offset=offset, size=size, stride=stride)
 
 
-def _view(storage: Storage, dtype: torch.dtype, offset: object, size: object, stride: object) -> StoredTensor:
+def _view(storage: Storage, dtype: torch.dtype, *, offset: object, size: object, stride: object) -> StoredTensor:
     sizes, strides, (first,) = _sizes(size), _sizes(stride), _sizes((offset,))
     if len(sizes) != len(strides):
         raise Damaged("a tensor has a shape and strides of different lengths")

@@ -85,7 +85,7 @@ def _page(path: Path, report: "AuditReport", gated: "Gated | None") -> str:
     arrays = read_arrays(path, report)
     if gated is None:
         return html.render(report, arrays)
-    return html.render(report, arrays, gated.decisions, gated.waivers, tuple(told(gated)))
+    return html.render(report, arrays, decisions=gated.decisions, waivers=gated.waivers, said=tuple(told(gated)))
 
 
 def _markdown(report: "AuditReport", gated: "Gated | None") -> str:

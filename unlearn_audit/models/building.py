@@ -101,7 +101,7 @@ def build(
         model: nn.Module = catalogue.load("model", catalogue.MODELS, spec)(classes=classes, channels=channels)
         return model
     make = _from_torchvision if library == TORCHVISION else _from_timm
-    return make(name, classes, channels, image_size, options)
+    return make(name, classes=classes, channels=channels, image_size=image_size, options=options)
 
 
 def check_name(spec: str) -> None:
@@ -190,7 +190,7 @@ def _timm() -> Any:
 
 
 def _from_torchvision(
-    name: str, classes: int, channels: int, image_size: ImageSize, options: Mapping[str, Scalar]
+    name: str, *, classes: int, channels: int, image_size: ImageSize, options: Mapping[str, Scalar]
 ) -> nn.Module:
     """Build one of torchvision's classifiers."""
     from torchvision import models
@@ -235,7 +235,7 @@ def _take_channels(model: nn.Module, channels: int, spec: str) -> None:
 
 
 def _from_timm(
-    name: str, classes: int, channels: int, image_size: ImageSize, options: Mapping[str, Scalar]
+    name: str, *, classes: int, channels: int, image_size: ImageSize, options: Mapping[str, Scalar]
 ) -> nn.Module:
     """Build one of timm's models."""
     timm = _timm()

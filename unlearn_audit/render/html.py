@@ -30,6 +30,7 @@ OUTCOMES = {0: ("passed", "✓"), 1: ("failed", "✗"), 3: ("error", "!"), 4: ("
 def render(
     report: AuditReport,
     arrays: Arrays = NO_ARRAYS,
+    *,
     decisions: Sequence[Decision] | None = None,
     waivers: Sequence[ReviewedWaiver] = (),
     said: Sequence[str] = (),

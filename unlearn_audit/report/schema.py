@@ -6,6 +6,7 @@ measurement or a body that does not match its digest each raise `ReportError`.
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from unlearn_audit.catalogue import Direction, metric_choices
 from unlearn_audit.errors import ReportError
 from unlearn_audit.files import atomic_write, read_input
+from unlearn_audit.metrics import BLIND_ABOVE
 from unlearn_audit.strict_json import first_problem, parse_object
 
 if TYPE_CHECKING:
@@ -96,9 +98,16 @@ class Comparison(FrozenModel):
         low, high = self.interval.low, self.interval.high
         if not low <= self.difference <= high:
             raise ValueError(f"the difference {self.difference:.6g} lies outside its interval [{low:.6g}, {high:.6g}]")
+        if not math.isclose(self.blind_below, (half := (high - low) / 2), rel_tol=1e-9, abs_tol=1e-12):
+            raise ValueError(f"blind_below is {self.blind_below:.6g}, half of the interval's width {half:.6g}")
         if self.seen != (low > 0 or high < 0):
             raise ValueError(f"seen is {self.seen}, which the interval [{low:.6g}, {high:.6g}] contradicts")
         return self
+
+    @property
+    def blind(self) -> bool:
+        """Whether a difference that matters would not have been seen."""
+        return self.blind_below > BLIND_ABOVE[self.scale]
 
 
 class Measurement(FrozenModel):
@@ -132,9 +141,13 @@ class Measurement(FrozenModel):
     doubts: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _null_has_a_reason(self) -> "Measurement":
+    def _agrees_with_itself(self) -> "Measurement":
         if self.value is None and not self.reason:
             raise ValueError(f"{self.name} of {self.subject} is null without a reason")
+        flagged = "blind" in self.flags
+        if flagged != (self.comparison is not None and self.comparison.blind):
+            which = f'{"the" if flagged else "no"} flag "blind"'
+            raise ValueError(f"{self.name} of {self.subject} has {which}, which its comparison contradicts")
         return self
 
 
