@@ -76,6 +76,7 @@ def test_a_toml_block_is_a_config_or_a_policy(text: str, tmp_path: Path) -> None
     elif "schema_version" in values:
         assert check_config(path, also=problems_of).forget
     else:  # a table to be added to a config
+        (tmp_path / "shadows").mkdir()  # it is looked for; whether it holds models is no matter of a config
         path.write_text('forget = "class:3"\ndata = "digits"\n[[train]]\nlabel = "original"\n[gaps]\n' + text)
         assert check_config(path, also=problems_of).forget
 
