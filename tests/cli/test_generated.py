@@ -5,27 +5,27 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from unlearn_audit.cli.generated import Kind, kind_of, shown, value_of
+from unlearn_audit.cli.generated import OptionKind, kind_of, shown, value_of
 from unlearn_audit.config import SECTIONS
 
 
 @pytest.mark.parametrize(
     ("annotation", "kind"),
     [
-        (bool, Kind(bool)),
-        (Annotated[int, Field(ge=0)] | None, Kind(int)),
-        (str | None, Kind(str)),
-        (Literal["gd", "sgd"], Kind(str, ("gd", "sgd"))),
-        (Literal["fit"] | float, Kind(str, mixed=True, metavar="fit|X")),
-        (Literal["auto"] | int, Kind(str, mixed=True, metavar="auto|N")),
-        (tuple[float, ...], Kind(str, mixed=True, metavar="X,…", several="always")),
+        (bool, OptionKind(bool)),
+        (Annotated[int, Field(ge=0)] | None, OptionKind(int)),
+        (str | None, OptionKind(str)),
+        (Literal["gd", "sgd"], OptionKind(str, ("gd", "sgd"))),
+        (Literal["fit"] | float, OptionKind(str, mixed=True, metavar="fit|X")),
+        (Literal["auto"] | int, OptionKind(str, mixed=True, metavar="auto|N")),
+        (tuple[float, ...], OptionKind(str, mixed=True, metavar="X,…", several="always")),
         (
             Literal["auto", "lambda"] | float | tuple[float, ...],
-            Kind(str, mixed=True, metavar="VALUE", several="with a comma"),
+            OptionKind(str, mixed=True, metavar="VALUE", several="with a comma"),
         ),
     ],
 )
-def test_what_the_command_line_takes_for_a_setting(annotation: Any, kind: Kind) -> None:
+def test_what_the_command_line_takes_for_a_setting(annotation: Any, kind: OptionKind) -> None:
     assert kind_of(annotation) == kind
 
 
@@ -49,7 +49,7 @@ EITHER = kind_of(Literal["auto"] | float | tuple[float, ...])
         (3, kind_of(int), 3),
     ],
 )
-def test_what_is_typed_is_read_as_the_settings_take_it(text: Any, kind: Kind, value: Any) -> None:
+def test_what_is_typed_is_read_as_the_settings_take_it(text: Any, kind: OptionKind, value: Any) -> None:
     found = value_of(text, kind)
     assert (found, type(found)) == (value, type(value))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from unlearn_audit.cli.init_templates import Start, StartingCheckpoint, starting_config, starting_policy
+from unlearn_audit.cli.init_templates import StarterFiles, StartingCheckpoint, starting_config, starting_policy
 from unlearn_audit.config import check_config
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.gate import read_policy
@@ -155,7 +155,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @given(texts, texts, texts, texts, st.sampled_from([None, "original", "unlearned"]))
 def test_whatever_the_names_they_are_read_back(path: str, forget: str, data: str, said: str, role: str | None) -> None:
-    start = Start([StartingCheckpoint(path, role, said, said)], forget, said, data, None)
+    start = StarterFiles([StartingCheckpoint(path, role, said, said)], forget, said, data, None)
     found = tomllib.loads(starting_config(start))
     assert found["checkpoint"] == [{"path": path} | ({"role": role} if role else {})]
     assert (found["forget"], found["data"]) == (forget, data)
@@ -164,13 +164,13 @@ def test_whatever_the_names_they_are_read_back(path: str, forget: str, data: str
 
 def test_a_name_that_is_no_utf8_is_refused() -> None:
     with pytest.raises(UsageError, match="not UTF-8"):
-        starting_config(Start([StartingCheckpoint("caf\udce9.pt")]))
+        starting_config(StarterFiles([StartingCheckpoint("caf\udce9.pt")]))
 
 
 def test_the_commented_keys_are_keys_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uncommenting what is commented out leaves a config that is valid."""
     (tmp_path / "a.pt").write_bytes(b"x")
-    lines = starting_config(Start([StartingCheckpoint("a.pt")])).splitlines()
+    lines = starting_config(StarterFiles([StartingCheckpoint("a.pt")])).splitlines()
     keys = ("# forget =", "# data =", "# model =", "# role =", "# match", "# shadows", "# [truncation]", "# [spectrum]")
     wanted = [line.removeprefix("# ") if line.startswith(keys) else line for line in lines]
     assert sum(line.startswith(keys) for line in lines) == len(keys)

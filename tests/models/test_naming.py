@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations, prune
 
 from unlearn_audit import models
 from unlearn_audit.errors import CheckpointError
-from unlearn_audit.models.naming import Reading, read_names, wanted_by
+from unlearn_audit.models.naming import NameReading, read_names, wanted_by
 
 State = dict[str, Tensor]
 
@@ -29,7 +29,7 @@ class Net(nn.Module):
         return self.fc(self.layer1(self.conv1(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def read(state: Mapping[str, Tensor], model: nn.Module | None = None) -> Reading:
+def read(state: Mapping[str, Tensor], model: nn.Module | None = None) -> NameReading:
     return read_names(state, wanted_by(model or Net()), where="c.pt")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearn_audit.audit.cache import FOLDER as PARTS
+from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
 from unlearn_audit.audit.cache import VERSION
 from unlearn_audit.audit.config_checks import attack_problems, method_problems
 from unlearn_audit.checkpoints import Checkpoint, read_checkpoint
@@ -119,8 +119,8 @@ def assumed_recipes(request: Resolved) -> list[str]:
 
 
 def discard(folder: Path) -> None:
-    """Remove what former audits have kept in a folder to go on with: models, and finished parts."""
-    for path in [*(folder / FOLDER).glob("*"), *(folder / PARTS).glob("*")]:
+    """Remove what former audits have kept in a folder to go on with: models, and cached sections."""
+    for path in [*(folder / FOLDER).glob("*"), *(folder / CACHED_SECTIONS).glob("*")]:
         if not OURS.fullmatch(path.name):
             continue
         try:

@@ -25,9 +25,9 @@ from unlearn_audit.files import atomic_write, make_subfolder, sha256_of_bytes
 from unlearn_audit.relearning import Curve, CurveCache
 from unlearn_audit.report import SCHEMA_VERSION, Measurement
 
-FOLDER = "parts"
+FOLDER = "parts"  # of cached sections, their curves and scores
 VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
-PART_VERSION = f"{VERSION} schema {SCHEMA_VERSION}"  # models outlive a change of the report's schema, parts do not
+SECTION_VERSION = f"{VERSION} schema {SCHEMA_VERSION}"  # models outlive another schema of reports, sections do not
 _Kept = TypeAdapter(tuple[tuple[Measurement, ...], tuple[str, ...]])
 
 
@@ -67,7 +67,7 @@ class ResultCache:
     """Finds what was measured before, and keeps what is measured now.
 
     Args:
-        folder: where parts are kept; None keeps nothing.
+        folder: where cached sections are kept; None keeps nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -84,7 +84,7 @@ class ResultCache:
             depends: everything that its numbers depend on, as JSON.
             measure: measures, with a place to keep its curves in.
         """
-        key = f"{name}-{content_key([PART_VERSION, depends])[:24]}"
+        key = f"{name}-{content_key([SECTION_VERSION, depends])[:24]}"
         known = self._read(key)
         if known is not None:
             self.found += [name] if name not in self.found else []

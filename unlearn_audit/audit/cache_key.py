@@ -1,4 +1,4 @@
-"""What the numbers of a section depend on, so that a part that is kept can be found again and never a stale one."""
+"""What the numbers of a section depend on, so that a cached section can be found again and never a stale one."""
 
 from pathlib import Path
 from typing import Any

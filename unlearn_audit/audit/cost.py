@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn_audit.audit.build_models import Made, models_to_make
-from unlearn_audit.audit.cache import FOLDER as PARTS
+from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
 from unlearn_audit.config import ApplyEntry, AuditConfig, RcdSettings, Resolved, TrainEntry, code_is_allowed
 from unlearn_audit.data import Dataset, Splits
 from unlearn_audit.engine import Device
@@ -72,7 +72,7 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str]) -> I
         yield _model_step(one, spec, inputs, compute)
     prices = [inputs.price(spec, compute) for spec in inputs.specs.values()]
     for section in sections:
-        kept = None if any((folder / PARTS).glob(f"{section}-*.json")) else False
+        kept = None if any((folder / CACHED_SECTIONS).glob(f"{section}-*.json")) else False
         yield _section_step(section, kept, config=config, splits=inputs.splits, prices=prices)
 
 

@@ -21,7 +21,7 @@ from unlearn_audit.checkpoints.choosing import (
 )
 from unlearn_audit.checkpoints.entries import WeightSet, is_average, others, weight_sets
 from unlearn_audit.checkpoints.metadata import ENTRY, STATE_ENTRY, Metadata, decode_entry
-from unlearn_audit.checkpoints.recognition import Kind, one_line, recognise
+from unlearn_audit.checkpoints.recognition import FileKind, one_line, recognise
 from unlearn_audit.checkpoints.refusals import check_harmless, listed, no_weights, pickle_refusal
 from unlearn_audit.checkpoints.safetensors_files import LoadedFile, load_safetensors
 from unlearn_audit.checkpoints.shards import load_sharded
@@ -105,8 +105,8 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
     check_input(path, "checkpoint", CheckpointError)
     try:
         kind = recognise(path)
-        if kind in {Kind.SAFETENSORS, Kind.INDEX}:
-            loaded = load_safetensors(path) if kind is Kind.SAFETENSORS else load_sharded(path)
+        if kind in {FileKind.SAFETENSORS, FileKind.INDEX}:
+            loaded = load_safetensors(path) if kind is FileKind.SAFETENSORS else load_sharded(path)
             return _from_safetensors(path, loaded, weights)
         return _from_torch(path, kind, weights)
     except OSError as problem:
@@ -201,9 +201,9 @@ def _tie(path: Path, tensors: dict[str, Tensor], tied: Mapping[str, str]) -> Non
         tensors[name] = tensors[owner]
 
 
-def _from_torch(path: Path, kind: Kind, weights: str | None) -> Checkpoint:
+def _from_torch(path: Path, kind: FileKind, weights: str | None) -> Checkpoint:
     """Make a checkpoint of what torch.save wrote."""
-    if kind is Kind.PICKLE:
+    if kind is FileKind.PICKLE:
         raise pickle_refusal(path)
     file = open_torch(path, kind)
     check_harmless(file)
@@ -227,7 +227,7 @@ def _shown(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _of_sets(
-    path: Path, kind: Kind, *, file: TorchFile, sets: tuple[WeightSet, ...], weights: str | None
+    path: Path, kind: FileKind, *, file: TorchFile, sets: tuple[WeightSet, ...], weights: str | None
 ) -> Checkpoint:
     """Make a checkpoint of the set of weights that is meant."""
     if not sets and (weights in (None, ALL) or at_key(file.content, str(weights)) is None):

@@ -40,7 +40,7 @@ _MAGICS = (
 _PACKERS = ("gzip", "bzip2", "xz", "zstd")
 
 
-class Kind(Enum):
+class FileKind(Enum):
     """The four kinds of checkpoint that are read, and the one that is refused only after a look inside."""
 
     SAFETENSORS = "safetensors"
@@ -56,14 +56,14 @@ def one_line(text: str, *, longest: int = 200) -> str:
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
-def recognise(path: Path) -> Kind:
+def recognise(path: Path) -> FileKind:
     """Return what the file at `path` is, judged by its content.
 
     Args:
         path: an existing, non-empty file.
 
     Returns:
-        The kind. `Kind.PICKLE` stands for a pickle that torch did not write.
+        The kind. `FileKind.PICKLE` stands for a pickle that torch did not write.
 
     Raises:
         CheckpointError: it is something else; the message says what it looks like and what to do.
@@ -73,18 +73,18 @@ def recognise(path: Path) -> Kind:
     brace = head[8:9] == b"{"
     # The length comes first: a header of 0x0280 bytes begins like a pickle, one of 0x04034b50 like a zip.
     if brace and int.from_bytes(head[:8], "little") <= path.stat().st_size:
-        return Kind.SAFETENSORS
+        return FileKind.SAFETENSORS
     if head.startswith(b"PK\x03\x04"):
         return _kind_of_zip(path)
     if head[0] == 0x80 and b"\x00" < head[1:2] <= b"\x05":
-        return Kind.TORCH_LEGACY if first_value(head) == TORCH_MAGIC else Kind.PICKLE
+        return FileKind.TORCH_LEGACY if first_value(head) == TORCH_MAGIC else FileKind.PICKLE
     if head.lstrip()[:1] == b"{" and _as_text(head) is not None:
-        return Kind.INDEX
+        return FileKind.INDEX
     if is_old_pickle(head):
-        return Kind.PICKLE
+        return FileKind.PICKLE
     described = _describe(path, head)
     if described is None and brace:
-        return Kind.SAFETENSORS
+        return FileKind.SAFETENSORS
     raise CheckpointError(f"{path} {described or 'is a binary file of no known kind, or damaged; ' + _NEEDED}")
 
 
@@ -125,7 +125,7 @@ def _as_text(head: bytes) -> str | None:
     return text if text and cut and all(c.isprintable() or c in "\t\r\n\ufeff" for c in text) else None
 
 
-def _kind_of_zip(path: Path) -> Kind:
+def _kind_of_zip(path: Path) -> FileKind:
     """Tell torch's zip archives from all others by the names of their members."""
     _check_table(path)
     try:
@@ -151,7 +151,7 @@ def _kind_of_zip(path: Path) -> Kind:
         raise CheckpointError(f"refused: {path} is compressed; {ways_out.compressed(path)}")
     if sum(member.file_size for member in members) > path.stat().st_size:
         raise CheckpointError(f"refused: {path} claims more bytes than it has; {_AGAIN}")
-    return Kind.TORCH_ZIP
+    return FileKind.TORCH_ZIP
 
 
 def _check_table(path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from unlearn_audit.checkpoints.choosing import read_set
 from unlearn_audit.checkpoints.entries import weight_sets
 from unlearn_audit.checkpoints.metadata import ENTRY
-from unlearn_audit.checkpoints.recognition import Kind, recognise
+from unlearn_audit.checkpoints.recognition import FileKind, recognise
 from unlearn_audit.checkpoints.refusals import check_harmless
 from unlearn_audit.checkpoints.safetensors_files import LoadedFile, json_object, load_safetensors
 from unlearn_audit.checkpoints.torch_files import open_torch
@@ -64,9 +64,9 @@ def _load_shard(index: Path, name: str) -> LoadedFile:
     """Read a shard: a safetensors file, or a state dict that torch.save wrote."""
     path = _shard(index, name)
     kind = recognise(path)
-    if kind is Kind.SAFETENSORS:
+    if kind is FileKind.SAFETENSORS:
         return load_safetensors(path)
-    if kind is Kind.TORCH_ZIP:
+    if kind is FileKind.TORCH_ZIP:
         file = open_torch(path, kind)
         check_harmless(file)
         sets = weight_sets(file.content)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unlearn_audit.checkpoints.recognition import Kind
+from unlearn_audit.checkpoints.recognition import FileKind
 from unlearn_audit.checkpoints.stored import Damaged, Storage, StoredTensor
 from unlearn_audit.checkpoints.unpickling import Unpickler
 from unlearn_audit.errors import CheckpointError
@@ -88,18 +88,18 @@ class TorchFile(NamedTuple):
         return torch.frombuffer(mapped, dtype=storage.dtype, count=storage.numel, offset=at)
 
 
-def open_torch(path: Path, kind: Kind) -> TorchFile:
+def open_torch(path: Path, kind: FileKind) -> TorchFile:
     """Return what torch.save put into the file; nothing of it is imported or called, no tensor is read yet.
 
     Args:
         path: the file.
-        kind: `Kind.TORCH_ZIP` or `Kind.TORCH_LEGACY`.
+        kind: `FileKind.TORCH_ZIP` or `FileKind.TORCH_LEGACY`.
 
     Raises:
         CheckpointError: the file is damaged, or needs more steps or memory to be read than weights do.
     """
     try:
-        return _open_zip(path) if kind is Kind.TORCH_ZIP else _open_legacy(path)
+        return _open_zip(path) if kind is FileKind.TORCH_ZIP else _open_legacy(path)
     except Damaged as problem:
         raise _damaged(path, problem) from problem
 

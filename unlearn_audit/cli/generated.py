@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from unlearn_audit.cli.flags import measuring
 
 
-class Kind(NamedTuple):
+class OptionKind(NamedTuple):
     """What the command line takes for a setting: a plain type, the words that it knows, whether it may be a list.
 
     `mixed` says that it may be a word or a number, and so is read from text.
@@ -24,15 +24,15 @@ class Kind(NamedTuple):
     several: Literal["never", "with a comma", "always"] = "never"
 
 
-def kind_of(annotation: Any) -> Kind:
+def kind_of(annotation: Any) -> OptionKind:
     """Return what the command line takes for a field of settings."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return kind_of(get_args(annotation)[0])
     if origin is Literal:
-        return Kind(str, get_args(annotation))
+        return OptionKind(str, get_args(annotation))
     if origin is tuple:
-        return Kind(str, mixed=True, metavar="X,…", several="always")
+        return OptionKind(str, mixed=True, metavar="X,…", several="always")
     if origin in (Union, types.UnionType):
         kinds = [kind_of(each) for each in get_args(annotation) if each is not type(None)]
         if len(kinds) == 1:
@@ -40,8 +40,8 @@ def kind_of(annotation: Any) -> Kind:
         parts = [metavar for kind in kinds for metavar in kind.words or (_METAVARS.get(kind.plain, "TEXT"),)]
         metavar = "|".join(parts) if len(parts) <= SHORT else "VALUE"
         listed = any(kind.several != "never" for kind in kinds)
-        return Kind(str, mixed=True, metavar=metavar, several="with a comma" if listed else "never")
-    return Kind(annotation if annotation in (bool, int, float) else str)
+        return OptionKind(str, mixed=True, metavar=metavar, several="with a comma" if listed else "never")
+    return OptionKind(annotation if annotation in (bool, int, float) else str)
 
 
 _METAVARS = {int: "N", float: "X"}
@@ -89,7 +89,7 @@ def shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
-def value_of(text: Any, kind: Kind) -> Any:
+def value_of(text: Any, kind: OptionKind) -> Any:
     """Return what was typed as a number, a word or a list of them; what is none of these the settings refuse."""
     if not kind.mixed or not isinstance(text, str):
         return text
@@ -124,7 +124,7 @@ class Flags(NamedTuple):
     texts: Mapping[str, str] = {}
     only_on: Sequence[str] = ()
 
-    def options(self, panel: str) -> Iterator[tuple[inspect.Parameter, Kind]]:
+    def options(self, panel: str) -> Iterator[tuple[inspect.Parameter, OptionKind]]:
         """Yield every flag, in the order of the section, and what it takes.
 
         Args:

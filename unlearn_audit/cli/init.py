@@ -12,7 +12,7 @@ from unlearn_audit.cli.flags import Force, Quiet, channel_values
 
 if TYPE_CHECKING:
     from unlearn_audit.checkpoints import Metadata
-    from unlearn_audit.cli.init_templates import Start
+    from unlearn_audit.cli.init_templates import StarterFiles
 
 Given = tuple[Path, str | None]  # a checkpoint and the role that its flag gives it
 ROLES = ("original", "retrained", "unlearned")
@@ -49,7 +49,7 @@ def _init(
 
       unlearn-audit init o.safetensors --unlearned u.pt --forget idx.npy
     """
-    from unlearn_audit.cli.init_templates import POLICY_NAME, Start, starting_config, starting_policy
+    from unlearn_audit.cli.init_templates import POLICY_NAME, StarterFiles, starting_config, starting_policy
     from unlearn_audit.config import CONFIG_NAME
     from unlearn_audit.files import atomic_write, check_output_folder, make_output_folder
 
@@ -60,7 +60,7 @@ def _init(
         for path in paths or ()
     ]
     check_output_folder(out, force=force, owned=(CONFIG_NAME, POLICY_NAME))
-    asked = Start((), forget, None, data, model, weights, _moments(mean, "--mean"), _moments(std, "--std"))
+    asked = StarterFiles((), forget, None, data, model, weights, _moments(mean, "--mean"), _moments(std, "--std"))
     start = _start(given, asked, out)
     texts = {CONFIG_NAME: starting_config(start), POLICY_NAME: starting_policy()}
     make_output_folder(out, force=force, owned=(CONFIG_NAME, POLICY_NAME))
@@ -71,7 +71,7 @@ def _init(
         message(line, quiet=quiet)
 
 
-def _start(given: Sequence[Given], asked: "Start", out: Path) -> "Start":
+def _start(given: Sequence[Given], asked: "StarterFiles", out: Path) -> "StarterFiles":
     """Read the checkpoints and return what is known, with paths as a file in `out` has to name them."""
     from unlearn_audit.cli.init_templates import StartingCheckpoint
     from unlearn_audit.config import anchored_data_spec
@@ -159,7 +159,7 @@ def _from(out: Path, path: Path) -> str:
     return Path(os.path.relpath(path.absolute(), out.resolve())).as_posix()
 
 
-def _left_to_do(start: "Start") -> Iterator[str]:
+def _left_to_do(start: "StarterFiles") -> Iterator[str]:
     """Yield what the person still has to fill in."""
     roles = [checkpoint.role for checkpoint in start.checkpoints]
     if start.forget is None:

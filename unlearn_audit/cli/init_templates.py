@@ -28,7 +28,7 @@ class StartingCheckpoint(NamedTuple):
     tells_recipe: bool = False
 
 
-class Start(NamedTuple):
+class StarterFiles(NamedTuple):
     """What is known before the first audit; `forget_from` names who said what is to be forgotten."""
 
     checkpoints: Sequence[StartingCheckpoint]
@@ -80,7 +80,7 @@ NO_RETRAINED = """\
 """
 
 
-def starting_config(start: Start) -> str:
+def starting_config(start: StarterFiles) -> str:
     """Return the text of a first config.
 
     Raises:
@@ -97,7 +97,7 @@ def starting_policy() -> str:
     return shipped_policy("default").replace("--policy default", f"--policy {POLICY_NAME}")
 
 
-def _forget(start: Start) -> Iterator[str]:
+def _forget(start: StarterFiles) -> Iterator[str]:
     yield "# The training examples to forget: a file of indices (.npy, .txt, .csv, .json), class:3, random:0.1:0,\n"
     yield "# range:0-99 or mislabelled.\n"
     if start.forget is None:
@@ -107,7 +107,7 @@ def _forget(start: Start) -> Iterator[str]:
         yield f"forget = {_quoted(start.forget)}{said}\n"
 
 
-def _data(start: Start) -> Iterator[str]:
+def _data(start: StarterFiles) -> Iterator[str]:
     yield "# The data: digits, idx:DIR, npz:FILE, folder:DIR, torchvision:NAME, or package.module:callable.\n"
     if start.data is not None:
         yield f"data = {_quoted(start.data)}\n"
@@ -118,7 +118,7 @@ def _data(start: Start) -> Iterator[str]:
         yield '# data = "digits"             # needed where a checkpoint does not say it: fill it in\n'
 
 
-def _model(start: Start) -> Iterator[str]:
+def _model(start: StarterFiles) -> Iterator[str]:
     yield "# The architecture: a name, torchvision:NAME, timm:NAME, or package.module:callable.\n"
     if start.model is not None:
         yield f"model = {_quoted(start.model)}\n"
@@ -129,13 +129,13 @@ def _model(start: Start) -> Iterator[str]:
         yield '# model = "resnet20"           # needed where the weights do not tell it: `unlearn-audit inspect CKPT`\n'
 
 
-def _weights(start: Start) -> Iterator[str]:
+def _weights(start: StarterFiles) -> Iterator[str]:
     if start.weights is not None:
         yield "# Which of several sets of weights in a file is meant; a [[checkpoint]] can have its own.\n"
         yield f"weights = {_quoted(start.weights)}\n"
 
 
-def _normalisation(start: Start) -> Iterator[str]:
+def _normalisation(start: StarterFiles) -> Iterator[str]:
     yield "# How inputs are normalised, after scaling to [0, 1]: (x - mean) / std, one number or one per channel.\n"
     said = [(one.mean, one.std) for one in start.checkpoints if one.mean and one.std]
     for (mean, std), count in Counter(said).items():
@@ -145,7 +145,7 @@ def _normalisation(start: Start) -> Iterator[str]:
         yield "# std = 0.25                   # else the data's own are assumed, and the report says so\n"
 
 
-def _no_retrained(start: Start) -> str:
+def _no_retrained(start: StarterFiles) -> str:
     """Return what is to be done without a retrained model: commands as complete as what is known."""
     tells = any(one.tells_recipe for one in start.checkpoints)
     train = ["unlearn-audit", "train", "--data", _known(start, "data", DATA_SOURCES) or "SPEC"]
@@ -160,7 +160,7 @@ def _no_retrained(start: Start) -> str:
     return NO_RETRAINED.format(how=how, audit=audit, train=shlex.join(train))
 
 
-def _known(start: Start, key: str, names: Iterable[str]) -> str | None:
+def _known(start: StarterFiles, key: str, names: Iterable[str]) -> str | None:
     """Return what the person says, or what all checkpoints that say it agree on, where it is no code to run."""
     if (asked := getattr(start, key)) is not None:
         return str(asked) if str(asked).isprintable() else None
@@ -176,7 +176,7 @@ def _said(key: str, specs: Sequence[str], of: int) -> Iterator[str]:
         yield f"# {count} of {of} checkpoints say: {key} = {_quoted(spec)}\n"
 
 
-def _checkpoint(checkpoint: StartingCheckpoint, start: Start) -> Iterator[str]:
+def _checkpoint(checkpoint: StartingCheckpoint, start: StarterFiles) -> Iterator[str]:
     yield f"[[checkpoint]]\npath = {_quoted(checkpoint.path)}\n"
     if checkpoint.role:
         yield f"role = {_quoted(checkpoint.role)}\n"

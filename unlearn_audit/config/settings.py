@@ -29,10 +29,10 @@ def _tuple_of_numbers(value: Any) -> Any:
 Channels = Annotated[tuple[Number, ...], BeforeValidator(_tuple_of_numbers), Field(min_length=1)]
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Step = Annotated[Number, Field(gt=0, le=1e30)]
-CODE = re.compile(r"[\w.]+:[\w.]+")  # `package.module:callable` of the user's own
+USER_CODE = re.compile(r"[\w.]+:[\w.]+")  # `package.module:callable` of the user's own
 
 
-class FrozenModel(BaseModel):
+class ConfigModel(BaseModel):
     """A part of a configuration: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -48,7 +48,7 @@ Mean = Channels | None
 Std = Annotated[Channels | None, AfterValidator(_positive)]
 
 
-class CheckpointEntry(FrozenModel):
+class CheckpointEntry(ConfigModel):
     """One checkpoint: where it is and what it is; a role not given comes from its metadata, else it is `subject`.
 
     What it has of its own (`model`, `mean`, `std`) counts for it, and not what the whole configuration says. `weights`
@@ -79,7 +79,7 @@ Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
-class TrainEntry(FrozenModel):
+class TrainEntry(ConfigModel):
     """A model that `audit` trains first: an original, or, without the forget set, a retrained one."""
 
     label: Label
@@ -90,7 +90,7 @@ class TrainEntry(FrozenModel):
     seed: Seed = 0
 
 
-class ApplyEntry(FrozenModel):
+class ApplyEntry(ConfigModel):
     """A model that `audit` makes by unlearning, from the model labelled `to`; settings are those of the method.
 
     `recipe = "published"` follows the method's source where `settings` say nothing.
@@ -109,16 +109,16 @@ class ApplyEntry(FrozenModel):
     @field_validator("method")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in METHODS and not CODE.fullmatch(name):
+        if name not in METHODS and not USER_CODE.fullmatch(name):
             raise ValueError(unknown_name("method", name, METHODS))
         return name
 
 
-class GapSettings(FrozenModel):
+class GapSettings(ConfigModel):
     """Accuracy and loss on every split, and the gaps to retrained models."""
 
 
-class RcdSettings(FrozenModel):
+class RcdSettings(ConfigModel):
     """The relearning convergence delay: how to relearn, what to sum, what to compare it with; see `relearning`."""
 
     optimizer: Annotated[Literal["gd", "sgd", "adam"], Field(description="How to descend")] = "gd"
@@ -165,7 +165,7 @@ class RcdSettings(FrozenModel):
     ] = 2000
 
 
-class TruncationSettings(FrozenModel):
+class TruncationSettings(ConfigModel):
     """Whether the truncation error of RCD_K is exponential in K; how to relearn is said in `rcd`.
 
     The step size is RCD's, unless one is named here.
@@ -182,7 +182,7 @@ class TruncationSettings(FrozenModel):
     ] = "fit"
 
 
-class SpectrumSettings(FrozenModel):
+class SpectrumSettings(ConfigModel):
     """The curvature of the loss on the forget set."""
 
     eigenvalues: Annotated[int, Field(ge=1, le=100, strict=True, description="How many of the largest")] = 10
@@ -193,7 +193,7 @@ class SpectrumSettings(FrozenModel):
     controls: Annotated[Flag, Field(description="Random initialisation, too")] = True
 
 
-class _MiaSettings(FrozenModel):
+class _MiaSettings(ConfigModel):
     """Membership inference: which attacks, with which shadow models; "threshold" and "all" name several.
 
     Beside its own keys it takes the settings of every attack.
@@ -212,7 +212,7 @@ class _MiaSettings(FrozenModel):
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         known = (*ATTACK_GROUPS, *ATTACKS)
         for index, name in enumerate(names):
-            if name not in known and not CODE.fullmatch(name):
+            if name not in known and not USER_CODE.fullmatch(name):
                 raise ValueError(unknown_name("attack", name, known))
             if name in names[:index]:
                 raise ValueError(f"attack '{name}' is named twice")
@@ -234,7 +234,7 @@ else:
     )
 
 
-class AuditConfig(FrozenModel):
+class AuditConfig(ConfigModel):
     """Everything an audit needs to know; a measurement runs when its section is there."""
 
     schema_version: VersionOne = 1
@@ -292,7 +292,7 @@ class AuditConfig(FrozenModel):
 
 
 # The tables that a config may have besides its own keys.
-SECTIONS: Mapping[str, type[FrozenModel]] = {
+SECTIONS: Mapping[str, type[ConfigModel]] = {
     "checkpoint": CheckpointEntry,
     "gaps": GapSettings,
     "rcd": RcdSettings,

@@ -38,13 +38,13 @@ SHIPPED = ("default", "strict", "lenient", "without-original")
 Change = Annotated[Number, Field(ge=0)]
 
 
-class _Part(BaseModel):
+class _PolicyModel(BaseModel):
     """A part of a policy: frozen, unknown keys refused, no conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Rule(_Part):
+class Rule(_PolicyModel):
     """One demand on one metric of one subject (a role or a label)."""
 
     id: Said
@@ -124,7 +124,7 @@ class Rule(_Part):
             yield ": bound = 'value' tests no interval, so it cannot require one"
 
 
-class Waiver(_Part):
+class Waiver(_PolicyModel):
     """A person's word that one rule need not hold for one checkpoint, until a day."""
 
     rule: Said
@@ -143,7 +143,7 @@ class Waiver(_Part):
         return digest
 
 
-class Policy(_Part):
+class Policy(_PolicyModel):
     """A list of rules, and what is waived for now."""
 
     schema_version: VersionOne

@@ -175,7 +175,7 @@ def model_spec(
     return None, "state dict", checkpoint.state
 
 
-def _in_file(found: models.Identified | models.Reading, model: nn.Module) -> FromFile | None:
+def _in_file(found: models.Identified | models.NameReading, model: nn.Module) -> FromFile | None:
     """Return the mean and std that stand among the weights; none at all where the model normalises by itself."""
     if found.mean and found.std:
         return FromFile(found.mean, found.std)

@@ -5,14 +5,14 @@ from unlearn_audit.models.blame import models_own
 from unlearn_audit.models.building import RGB, Architecture, build, check_name, is_code, name_of
 from unlearn_audit.models.hugging_face import spec_of_config, written_out
 from unlearn_audit.models.loading import flops_per_image, load_state, other_types, parameter_count
-from unlearn_audit.models.naming import Reading, normalises_itself, read_for, read_names, wanted_by
+from unlearn_audit.models.naming import NameReading, normalises_itself, read_for, read_names, wanted_by
 from unlearn_audit.models.recognition import Identified, identify
 
 __all__ = [
     "RGB",
     "Architecture",
     "Identified",
-    "Reading",
+    "NameReading",
     "adapt",
     "build",
     "check_name",

@@ -33,7 +33,7 @@ Fits = Callable[[Shapes], bool]
 
 
 @dataclass(frozen=True)
-class Reading:
+class NameReading:
     """Weights under the names that a model has.
 
     Attributes:
@@ -51,7 +51,7 @@ class Reading:
     fitting: bool = True
 
 
-def read_names(state: Mapping[str, Tensor], fits: Fits, *, where: str) -> Reading:
+def read_names(state: Mapping[str, Tensor], fits: Fits, *, where: str) -> NameReading:
     """Find the reading of a state dict's names that a model has.
 
     Tried in this order: the names as they stand; without wrappers' parts, states of losses and metrics, and with pruned
@@ -69,7 +69,7 @@ def read_names(state: Mapping[str, Tensor], fits: Fits, *, where: str) -> Readin
         CheckpointError: two prefixes fit with different weights, or the weights are quantised.
     """
     if fits(shapes_of(state)):
-        return Reading(dict(state))
+        return NameReading(dict(state))
     whole = _cleaned(state)
     if fits(shapes_of(whole.state)):
         return whole
@@ -85,7 +85,7 @@ def read_names(state: Mapping[str, Tensor], fits: Fits, *, where: str) -> Readin
     _refuse_quantised(state, where)
     common = next((prefix for prefix in below if all(name.startswith(f"{prefix}.") for name in whole.state)), None)
     likeliest = whole if common is None else below[common]
-    return Reading(likeliest.state, likeliest.notes, likeliest.mean, likeliest.std, fitting=False)
+    return NameReading(likeliest.state, likeliest.notes, likeliest.mean, likeliest.std, fitting=False)
 
 
 def wanted_by(model: nn.Module) -> Fits:
@@ -94,7 +94,7 @@ def wanted_by(model: nn.Module) -> Fits:
     return lambda shapes: {name for name in shapes if not is_counter(name)} == wanted
 
 
-def read_for(model: nn.Module, state: Mapping[str, Tensor], *, spec: str, where: str) -> Reading:
+def read_for(model: nn.Module, state: Mapping[str, Tensor], *, spec: str, where: str) -> NameReading:
     """Find the reading of a state dict's names that a model has, as `read_names`, and as its library may write them.
 
     Args:
@@ -112,7 +112,7 @@ def read_for(model: nn.Module, state: Mapping[str, Tensor], *, spec: str, where:
     found = renamed(model, state)
     if found is None:
         return reading
-    return Reading(found, ("names are those that transformers writes, read as those that it computes with",))
+    return NameReading(found, ("names are those that transformers writes, read as those that it computes with",))
 
 
 def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
@@ -122,7 +122,7 @@ def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
     return sorted(found, key=lambda prefix: (prefix.count("."), prefix))
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> Reading:
+def _below(state: Mapping[str, Tensor], prefix: str) -> NameReading:
     """Read what stands below a prefix; say what stands elsewhere."""
     inside, outside = {}, []
     for name, tensor in state.items():
@@ -134,10 +134,10 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> Reading:
     short = {name.removeprefix(f"{prefix}."): tensor for name, tensor in cleaned.state.items()}
     notes = (f"prefix '{prefix}.' removed", *cleaned.notes)
     notes += (f"left out, as not below '{prefix}.': {_some(outside)}",) if outside else ()
-    return Reading(short, notes, cleaned.mean, cleaned.std)
+    return NameReading(short, notes, cleaned.mean, cleaned.std)
 
 
-def _cleaned(state: Mapping[str, Tensor]) -> Reading:
+def _cleaned(state: Mapping[str, Tensor]) -> NameReading:
     """Read names without wrappers' parts and leftovers, weights put together, a normalisation taken out."""
     named = {_without_wrappers(name): tensor for name, tensor in state.items()}
     if len(named) < len(state):  # two names would become one
@@ -153,7 +153,7 @@ def _cleaned(state: Mapping[str, Tensor]) -> Reading:
     left = [name for name in whole if LEFTOVER.search(name)]
     notes += (f"left out, as no part of the model: {_some(left)}",) if left else ()
     kept = {name: tensor for name, tensor in whole.items() if name not in left}
-    return Reading(kept, notes, mean, std)
+    return NameReading(kept, notes, mean, std)
 
 
 def _without_wrappers(name: str) -> str:
@@ -229,7 +229,7 @@ _COMPUTED: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
-def _same(readings: list[Reading]) -> bool:
+def _same(readings: list[NameReading]) -> bool:
     """Return whether readings hold the same weights."""
     first, *others = (reading.state for reading in readings)
     return all(torch.equal(tensor, other[name]) for other in others for name, tensor in first.items() if name in other)

@@ -16,7 +16,7 @@ from unlearn_audit.errors import CheckpointError, UsageError
 from unlearn_audit.model_folder import CONFIG
 from unlearn_audit.models.building import RGB, TIMM, TORCHVISION, Shapes, shapes_of, skeleton
 from unlearn_audit.models.loading import differences, is_counter
-from unlearn_audit.models.naming import Reading, read_names
+from unlearn_audit.models.naming import NameReading, read_names
 
 TABLE = "fingerprints.json"
 SKETCH = 16  # hashes kept of a set; the overlap of two sets is then known to about 1 / sqrt(16)
@@ -219,7 +219,7 @@ def _matches(shapes: Shapes) -> list[tuple[str, int, int]]:
     return sorted(found, key=lambda match: preference(match[0]))
 
 
-def _identified(reading: Reading, matches: list[tuple[str, int, int]], *, renamed: bool) -> Identified:
+def _identified(reading: NameReading, matches: list[tuple[str, int, int]], *, renamed: bool) -> Identified:
     """Put the answer together with what it takes for granted."""
     spec, classes, channels = matches[0]
     state = reading.state

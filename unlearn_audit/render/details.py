@@ -11,13 +11,13 @@ Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Whole = Annotated[int, Field(strict=True)]
 
 
-class _Part(BaseModel):
+class _DetailsModel(BaseModel):
     """A part of some details; fields that no picture needs are passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class StepSize(_Part):
+class StepSize(_DetailsModel):
     """One model's RCD under one step size."""
 
     step_size: Annotated[Real, Field(gt=0)]
@@ -28,7 +28,7 @@ class StepSize(_Part):
     kendall_tau_reason: str | None = None
 
 
-class OrderChange(_Part):
+class OrderChangeDetails(_DetailsModel):
     """From which K on a model is above, or below, another one."""
 
     other: str = Field(alias="with")
@@ -36,16 +36,16 @@ class OrderChange(_Part):
     larger_from_there: bool
 
 
-class RcdDetails(_Part):
+class RcdDetails(_DetailsModel):
     """Of `rcd.raw`; a curve that is null stands in the arrays."""
 
     loss: tuple[Real, ...] | None = None
     step_sizes: tuple[StepSize, ...] | None = None
     rank_by_k: dict[str, Whole] | None = None
-    order_changes: tuple[OrderChange, ...] | None = None
+    order_changes: tuple[OrderChangeDetails, ...] | None = None
 
 
-class _Excess(_Part):
+class _Excess(_DetailsModel):
     steps: tuple[Annotated[Whole, Field(ge=0)], ...]
     values: tuple[Real, ...]
 
@@ -56,13 +56,13 @@ class _Excess(_Part):
         return self
 
 
-class TruncationDetails(_Part):
+class TruncationDetails(_DetailsModel):
     """Of `truncation.verdict`."""
 
     excess: _Excess | None = None
 
 
-class Exposed(_Part):
+class Exposed(_DetailsModel):
     """One example that an attack calls a member, and the share of the unseen twin that scores as high."""
 
     index: Whole
@@ -71,16 +71,16 @@ class Exposed(_Part):
     share_of_twin_above: Real
 
 
-class MiaDetails(_Part):
+class MiaDetails(_DetailsModel):
     """Of `mia.<attack>.auc`."""
 
     worst: tuple[Exposed, ...] | None = None
 
 
-Kind = TypeVar("Kind", RcdDetails, TruncationDetails, MiaDetails)
+AnyDetails = TypeVar("AnyDetails", RcdDetails, TruncationDetails, MiaDetails)
 
 
-def details_of(measurement: Measurement, kind: type[Kind]) -> Kind:
+def details_of(measurement: Measurement, kind: type[AnyDetails]) -> AnyDetails:
     """Return a measurement's details as a kind; empty ones where they are of no known form (`unreadable` says so)."""
     try:
         return kind.model_validate(measurement.details)

@@ -18,16 +18,16 @@ from unlearn_audit.strict_json import parse_object, problems
 from unlearn_audit.training import Recipe, recorded_recipe
 
 PLAN_NAME = "fleet.json"
-CODE = 1  # counted up when the same plan would give other numbers: the training loop, the assignment, the forget sets
+CODE_VERSION = 1  # counted up when a plan would give other numbers: the training loop, the assignment, the forget sets
 
 
-class _Part(BaseModel):
+class _PlanModel(BaseModel):
     """A part of a plan: frozen, unknown keys refused, no conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Treatment(_Part):
+class Treatment(_PlanModel):
     """An unlearning method with its settings, as a checkpoint's metadata has them."""
 
     method: str
@@ -40,7 +40,7 @@ class Treatment(_Part):
         return _digest(self.model_dump(mode="json"))
 
 
-class FleetPlan(_Part):
+class FleetPlan(_PlanModel):
     """Everything that the models of a fleet depend on.
 
     Attributes:
@@ -148,7 +148,9 @@ def all_jobs(plan: FleetPlan, size: int) -> list[Job]:
     """
     trainings = [Job(_training_id(plan, number, size), number) for number in range(plan.count)]
     treated = [
-        Job(_digest([CODE, training.id, treatment.key, plan.precision]), training.number, treatment, training.id)
+        Job(
+            _digest([CODE_VERSION, training.id, treatment.key, plan.precision]), training.number, treatment, training.id
+        )
         for treatment in plan.treatments
         for training in trainings
     ]
@@ -161,7 +163,7 @@ def _training_id(plan: FleetPlan, number: int, size: int) -> str:
         mode="json", include={"data_sha256", "pool_sha256", "seed", "model", "mean", "std", "recipe", "precision"}
     )
     chosen = np.ascontiguousarray(members(plan, number, size), dtype="<i8")
-    return _digest([CODE, depends, number, hashlib.sha256(chosen.tobytes()).hexdigest()])
+    return _digest([CODE_VERSION, depends, number, hashlib.sha256(chosen.tobytes()).hexdigest()])
 
 
 def _digest(value: object) -> str:

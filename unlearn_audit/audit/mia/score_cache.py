@@ -14,7 +14,7 @@ from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.errors import OutputError
 
 Floats = NDArray[np.float64]
-CODE = 3  # counted up when an attack of the catalogue would give other scores on the same evidence
+CODE_VERSION = 3  # counted up when an attack of the catalogue would give other scores on the same evidence
 
 
 class KeptScores:
@@ -54,7 +54,7 @@ class KeptScores:
 
 def _key(attack: Attack, evidence: Evidence) -> str:
     shadows = [None if each is None else _digest(each) for each in (evidence.shadows, evidence.unlearned)]
-    depends = [CODE, attack.name, attack.settings.model_dump(mode="json"), evidence.seed, shadows]
+    depends = [CODE_VERSION, attack.name, attack.settings.model_dump(mode="json"), evidence.seed, shadows]
     return content_key(depends, evidence.logits, evidence.labels)[:32]
 
 

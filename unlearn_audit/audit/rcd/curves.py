@@ -13,7 +13,7 @@ from unlearn_audit.audit.rcd.auto_steps import relearn_until_small
 from unlearn_audit.audit.rcd.floors import Floors, chosen_floors, fitted_floors, lowest_reached
 from unlearn_audit.audit.rcd.matched_twin import Matched
 from unlearn_audit.audit.rcd.runs import (
-    Kind,
+    RelearnKind,
     RelearnPlan,
     algorithm_of,
     algorithm_text,
@@ -229,7 +229,7 @@ def _gathered(
     matched: Matched | None,
 ) -> ModelCurves:
     """Return one candidate's curves with what is summed of them."""
-    own: dict[Kind, tuple[RelearnPlan, Curve]] = {
+    own: dict[RelearnKind, tuple[RelearnPlan, Curve]] = {
         one.kind: (one, curve)
         for one, curve in zip(planned, curves, strict=True)
         if one.candidate.label == candidate.label

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from unlearn_audit.audit.context import AuditContext
-from unlearn_audit.audit.rcd.runs import Kind, RelearnPlan
+from unlearn_audit.audit.rcd.runs import RelearnKind, RelearnPlan
 from unlearn_audit.relearning import Curve, Floor, fit_floor, lowest_floor
 
 
@@ -18,10 +18,10 @@ class Floors(NamedTuple):
     """
 
     text: str
-    values: Mapping[tuple[str, Kind], float]
-    fits: Mapping[tuple[str, Kind], Floor]
+    values: Mapping[tuple[str, RelearnKind], float]
+    fits: Mapping[tuple[str, RelearnKind], Floor]
 
-    def of(self, label: str, kind: Kind) -> float:
+    def of(self, label: str, kind: RelearnKind) -> float:
         """Return the floor of one curve."""
         return self.values[label, kind]
 
@@ -52,7 +52,7 @@ def fitted_floors(context: AuditContext, planned: Sequence[RelearnPlan], *, weig
         own: whether every candidate keeps its own floor (each classifier has its own features); otherwise the lowest
             one found on a set is common to all candidates.
     """
-    fits: dict[tuple[str, Kind], Floor] = {}
+    fits: dict[tuple[str, RelearnKind], Floor] = {}
     for index, one in enumerate(planned):
         task = f"fitting floor {index + 1} of {len(planned)}"
         fits[one.candidate.label, one.kind] = fit_floor(

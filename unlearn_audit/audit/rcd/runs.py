@@ -17,7 +17,7 @@ from unlearn_audit.relearning import Algorithm, Curve, Run, scoped
 from unlearn_audit.streams import generator
 from unlearn_audit.training import crop_and_flip
 
-Kind = Literal["forget", "paired", "unseen"]
+RelearnKind = Literal["forget", "paired", "unseen"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -29,7 +29,7 @@ class RelearnPlan(NamedTuple):
     """
 
     candidate: Candidate
-    kind: Kind
+    kind: RelearnKind
     run: Run
     indices: Integers
 
@@ -185,7 +185,7 @@ def _chosen(context: AuditContext, fraction: float) -> Integers | None:
 
 def _parts(
     context: AuditContext, chosen: Integers | None, matched: Matched | None
-) -> Iterator[tuple[Kind, RelearnSplit]]:
+) -> Iterator[tuple[RelearnKind, RelearnSplit]]:
     """Yield what one candidate relearns; forget examples and their twins are parted in the same way."""
     splits = context.splits
     twin = matched.twin if matched else splits.unseen
