@@ -465,7 +465,7 @@ def test_ctrl_c_ends_with_130_and_the_next_command_says_how_to_go_on(
     assert "is not a checkpoint but the state of an interrupted run" in looked_at.stderr
     refused = run(*command)
     assert refused.code == 2
-    assert "add --resume to go on, or --force to begin anew" in refused.stderr
+    assert "add --resume to continue, or --force to start again" in refused.stderr
     resumed = run(*command, "--resume")
     assert resumed.code == 0
     assert "(45 steps, taken up at step 20, " in resumed.stderr
