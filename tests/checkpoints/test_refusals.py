@@ -402,7 +402,7 @@ def test_very_many_tensors_or_dimensions_are_refused_at_once(tmp_path: Path) -> 
     (tmp_path / "c").write_bytes(header({"w": entry(offsets=[0] * 1_000_000)}, bytes(8)))
     assert "the file is damaged" in refused(tmp_path / "c")
     (tmp_path / "c").write_bytes(header({"w": entry(dtype=["F32"] * 1_000_000)}, bytes(8)))
-    assert "unknown dtype" in refused(tmp_path / "c")
+    assert "the file is damaged" in refused(tmp_path / "c")
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "~nobody/c.pt", "a/" * 3000 + "c.pt", "a\nb.pt"])
