@@ -97,7 +97,7 @@ def test_what_the_users_own_code_prints_is_no_part_of_the_product(tiny: Path, he
     request = f"--model talking:make {tiny}/unlearned.safetensors"
     done = shell(f"ua gaps {request} --forget {tiny}/forget.npy --format json --quiet")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["schema_version"] == 1
+    assert json.loads(done.stdout)["schema_version"] == 2
     for text in ("at import", "below python", "around", "from a child", "when called", "at every pass", "at the end"):
         assert text in done.stderr, text
     done = shell(f"ua inspect {tiny}/unlearned.safetensors --model talking:make --format json")

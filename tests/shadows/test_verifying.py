@@ -160,7 +160,7 @@ def test_models_that_do_not_say_their_task_or_parent_yet_are_sound(whole: FleetC
     for job in whole.jobs:
         checkpoint = read_checkpoint(whole.folder.model(job))
         assert checkpoint.metadata is not None
-        assert checkpoint.metadata.notes == (f"shadow model {job.number + 1} of a fleet, job {job.id}",)
+        assert checkpoint.metadata.notes == (f"shadow model {job.number + 1} of a fleet, task {job.id}",)
         older = checkpoint.metadata.model_copy(update={"notes": (), "parent_sha256": None, "torch_version": "1"})
         write_checkpoint(whole.folder.model(job), checkpoint.state, older, force=True)
         whole.folder.signals(job).unlink()
@@ -170,7 +170,7 @@ def test_models_that_do_not_say_their_task_or_parent_yet_are_sound(whole: FleetC
 @pytest.mark.parametrize(
     ("said", "says"),
     [
-        ({"notes": ("shadow model 1 of a fleet, job 0",)}, "another job"),
+        ({"notes": ("shadow model 1 of a fleet, task 0",)}, "another task"),
         ({"notes": (), "seed": 5}, "another seed"),
         ({"notes": (), "role": "original"}, "another role"),
         ({"notes": (), "recipe": {"epochs": 3}}, "another recipe"),

@@ -131,7 +131,7 @@ def _settings_of(spec: str) -> tuple[str, dict[str, Any]]:
             raise UsageError(f"model '{_short(spec)}': {key}: {problem}") from problem
     for key in _keys_in(settings):
         if not NAME.fullmatch(key) or key in LEFT_OUT:  # a part may not choose what the whole may not
-            raise UsageError(f"model '{_short(spec)}': {key[:60]!r} is no setting")
+            raise UsageError(f"model '{_short(spec)}': {key[:60]!r} is not a setting")
     for key, number in _numbers_in("", settings):
         most = MOST_LAYERS if re.search("depth|layers|blocks|stages", key) else LARGEST_NUMBER
         if abs(number) > most:
