@@ -145,9 +145,16 @@ def area(attack: Attack, evidence: Evidence) -> float:
     return found
 
 
+# What these find of the planted leak; an attack that is new has to find at least .9 of it.
+STRONG = (
+    "loss", "confidence", "entropy", "modified-entropy", "quantile", "shokri", "lira", "lira-offline", "rmia",
+    "rmia-offline", "ulira", "svc",
+)  # fmt: skip
+
+
 @every
 def test_an_obvious_leak_is_found(name: str) -> None:
-    assert area(ATTACKS[name], planted(0, 5.0)) > 0.9
+    assert area(ATTACKS[name], planted(0, 5.0)) > (0.97 if name in STRONG else 0.9)
 
 
 @every
