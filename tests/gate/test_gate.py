@@ -76,6 +76,49 @@ def test_a_limit_that_must_hold_for_retrained_models_is_void_where_it_does_not(
     assert judge({"min": 0.8}, value=0.3, interval=(0.2, 0.4), reference=reference) == FAILED
 
 
+# ----- a rule on the audit, and not on the model
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "verdict"),
+    [
+        ({"max": 0.1}, {"value": 0.04}, PASSED),
+        ({"max": 0.1}, {"value": 0.88}, INCONCLUSIVE),
+        ({"max": 0.1}, {"value": None, "reason": "not even the original"}, INCONCLUSIVE),
+        ({"max": 0.1}, {"value": 0.88, "interval": (0.8, 0.9)}, INCONCLUSIVE),
+        ({"max": 0.1}, {"value": "text"}, ERROR),
+        ({"equals": "exponential", "metric": "truncation.verdict"}, {"value": "slower"}, INCONCLUSIVE),
+        (
+            {"equivalent_to": "retrained", "margin": 0.01},
+            {
+                "value": 0.9,
+                "comparison": comparison(0.4, 0.3, 0.5, scale="fraction"),
+                "reference": Reference(role="retrained", value=0.5, n=3),
+            },
+            INCONCLUSIVE,
+        ),
+    ],
+)
+def test_a_rule_may_leave_open_what_would_have_failed(
+    make_measurement: Make, rule: dict[str, Any], values: dict[str, Any], verdict: Verdict
+) -> None:
+    plain = Rule.model_validate({"id": "r", "metric": METRIC} | rule)
+    found = make_measurement(plain.metric, **values)
+    left_open = judge_one(plain.model_copy(update={"otherwise": "inconclusive"}), found)
+    assert left_open.verdict == verdict
+    not_met = "not met, which limits the audit and says nothing against the model" in left_open.why
+    assert judge_one(plain, found).verdict == (FAILED if not_met else verdict)
+
+
+def test_a_report_that_misses_such_a_rule_exits_4(make_report: Make, make_measurement: Make) -> None:
+    able = {"id": "able", "min": 0.5}  # without a rule by which a model can fail a policy is refused
+    limit = {"id": "could-have-seen", "metric": "loss.test", "max": 0.1, "otherwise": "inconclusive"}
+    report = make_report(make_measurement(METRIC, value=0.9), make_measurement("loss.test", value=0.88))
+    assert exit_code(apply_policy(policy(able, limit), report)) == 4
+    assert exit_code(apply_policy(policy(able, limit | {"otherwise": None}), report)) == 1
+    assert exit_code(apply_policy(policy(able | {"min": 0.95}, limit), report)) == 1  # a leak comes first
+
+
 # ----- min and max
 
 
@@ -438,6 +481,11 @@ REFUSED: dict[str, tuple[str, str]] = {
         '[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nseverity="warn"',
         "every rule only warns, so that nothing could ever fail.*advisory = true",
     ),
+    "nothing can fail": (
+        '[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\notherwise="inconclusive"',
+        "every rule only warns or leaves the verdict open.*and no `otherwise`",
+    ),
+    "otherwise": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\notherwise="pass"', "unknown otherwise 'pass'"),
     "advisory but blocking": (
         'advisory=true\n[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0',
         "advisory = true says that nothing blocks, but rule 'a' does",

@@ -131,6 +131,24 @@ def test_junit_tells_failures_from_errors_and_what_is_skipped(places: tuple[Path
     assert "expired" in named["waiver.bad"]
 
 
+def test_what_a_rule_leaves_open_is_no_failure_in_any_output(
+    here: Path, make_report: Make, make_measurement: Make, run: Run
+) -> None:
+    write_report(make_report(make_measurement(), make_measurement("loss.test", value=0.88)), here / "r.json")
+    rules = '[[rule]]\nid = "able"\nmetric = "accuracy.test"\nmin = 0.5\n[[rule]]\nid = "could-have-seen"\n'
+    rules += 'metric = "loss.test"\nmax = 0.1\notherwise = "inconclusive"\n'
+    (here / "p.toml").write_text(f"schema_version = 1\n{rules}")
+    ran = run("gate", "r.json", "--policy", "p.toml", "--junit", "o.xml", "--statement", "o.json")
+    assert ran.code == 4
+    assert "0.88, max 0.1: not met, which limits the audit" in " ".join(ran.stdout.split())
+    (suite,) = ElementTree.parse(here / "o.xml").getroot()
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "1")
+    assert (suite[2][0].get("message") or "").startswith("inconclusive: 0.88, max 0.1: not met")
+    said = json.loads((here / "o.json").read_text())["predicate"]  # the format has no word for "open"
+    assert (said["result"], said["passedTests"], said["failedTests"]) == ("FAILED", ["able"], ["could-have-seen"])
+    assert '"otherwise"' in run("schema", "policy").stdout
+
+
 def test_text_that_is_not_trusted_stays_text_everywhere(
     here: Path, make_report: Make, make_measurement: Make, run: Run
 ) -> None:

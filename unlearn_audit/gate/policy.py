@@ -66,6 +66,11 @@ class Rule(_PolicyModel):
     )
     holds_for: Literal["retrained"] | None = None
     min_n: Annotated[int, Field(ge=0, strict=True)] = 0
+    otherwise: Literal["inconclusive"] | None = Field(
+        default=None,
+        description="inconclusive: a rule that is not met leaves the verdict open (exit 4) instead of "
+        "failing the model (exit 1): for what limits the audit, which is no fault of the model",
+    )
     severity: Literal["fail", "warn"] = "fail"
     reason: str | None = None
 
@@ -85,6 +90,11 @@ class Rule(_PolicyModel):
         if self.require_interval is not None:
             return self.require_interval
         return METRICS[self.metric].leak and self.bound != "value" and (self.limits or self.compares)
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether a model can fail by it: a rule that only warns, or only leaves open, stops none as leaking."""
+        return self.severity == "fail" and self.otherwise is None
 
     @field_validator("metric")
     @classmethod
@@ -169,10 +179,11 @@ class Policy(_PolicyModel):
     @model_validator(mode="after")
     def _blocks(self) -> "Policy":
         blocking = [rule.id for rule in self.rule if rule.severity == "fail"]
-        if not blocking and not self.advisory:
+        if not self.advisory and not any(rule.can_fail for rule in self.rule):
+            which = "warns or leaves the verdict open" if blocking else "warns"
             raise ValueError(
-                'every rule only warns, so that nothing could ever fail; give one severity = "fail", or say '
-                "advisory = true at the top of the policy"
+                f'every rule only {which}, so that nothing could ever fail; give one severity = "fail"'
+                + (" and no `otherwise`" if blocking else ", or say advisory = true at the top of the policy")
             )
         if blocking and self.advisory:
             raise ValueError(

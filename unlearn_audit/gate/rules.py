@@ -1,8 +1,9 @@
 """One rule against one measurement. It fails closed: what is not a plain pass or a plain failure is neither.
 
 A rule passes only on a measured, finite number whose required end of the interval holds. A number on the wrong side
-fails with its whole interval; a missing or null measurement, too few examples, or an interval that reaches across the
-limit is inconclusive; a text where a number belongs, or the reverse, is an error of the report.
+fails with its whole interval (or is inconclusive, where the rule says so); a missing or null measurement, too few
+examples, or an interval that reaches across the limit is inconclusive; a text where a number belongs, or the reverse,
+is an error of the report.
 """
 
 import math
@@ -16,6 +17,7 @@ from unlearn_audit.report import Comparison, Interval, Measurement
 
 FEWEST_RETRAINED = 3  # for a test of equivalence: a spread over two seeds says nothing
 LEAST_LEVEL = 0.95  # an interval that covers less often has ends that promise less
+LEFT_OPEN = "not met, which limits the audit and says nothing against the model"
 NO_BASELINE = "there is nothing to compare it with; name the last release's report with --baseline"
 
 
@@ -53,8 +55,15 @@ def judge(rule: Rule, measurement: Measurement | None, earlier: Measurement | st
         earlier: the same measurement of the baseline, or why there is none; asked for by rules that limit a change.
 
     Returns:
-        A verdict that is never "waived", and why.
+        A verdict that is never "waived", and why; never "failed" where the rule says `otherwise = "inconclusive"`.
     """
+    found = _judged(rule, measurement, earlier)
+    if found.verdict == Verdict.FAILED and rule.otherwise == "inconclusive":
+        return Judgement(Verdict.INCONCLUSIVE, f"{found.why}: {LEFT_OPEN}")
+    return found
+
+
+def _judged(rule: Rule, measurement: Measurement | None, earlier: Measurement | str) -> Judgement:
     if measurement is None:
         return Judgement(Verdict.INCONCLUSIVE, "not measured")
     unfit = _unfit(rule, measurement)
