@@ -1,6 +1,7 @@
 """The demo: everything end to end on embedded data, written with the rooms of the house.
 
-Handwritten digits, a small network with BatchNorm: an original model, three retrained ones, IEU, and an audit of all.
+Handwritten digits, a small network with BatchNorm: an original model, three retrained ones, IEU or a model that was
+retrained with a part of the forget set left in, and an audit of all.
 """
 
 from collections.abc import Mapping
@@ -10,14 +11,16 @@ from typing import NamedTuple
 import numpy as np
 
 from unlearn_audit.audit import run_audit
+from unlearn_audit.checkpoints import write_checkpoint
 from unlearn_audit.config import Layer, file_layer, resolve
-from unlearn_audit.data import Dataset, IndexSet, load_data, read_training_indices
+from unlearn_audit.data import Dataset, IndexSet, digest_of, load_data, read_training_indices
 from unlearn_audit.engine import Device, derive_seed, one_thread, setup_device
 from unlearn_audit.files import atomic_write, check_output_folder, make_output_folder
 from unlearn_audit.methods.apply import apply_method
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.report import AuditReport, write_report
-from unlearn_audit.training import SMALL, train_checkpoint
+from unlearn_audit.streams import generator
+from unlearn_audit.training import SMALL, train_checkpoint, train_recorded
 
 MODEL = "small-cnn"
 RETRAINED = 3
@@ -32,11 +35,19 @@ OWNED = (
 
 
 class Scenario(NamedTuple):
-    """What is to be forgotten: a data spec and an index spec, with {seed} to fill in, and a sentence."""
+    """What is to be forgotten, and what is handed in as unlearned.
+
+    Attributes:
+        data: data spec, with {seed} to fill in.
+        forget: index spec, likewise.
+        story: a sentence.
+        kept: share of the forget set that "unlearned" was trained with, anew; 0: IEU is applied to the original.
+    """
 
     data: str
     forget: str
     story: str
+    kept: float = 0.0
 
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -45,6 +56,12 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "random": Scenario("digits", "random:0.1:{seed}", "forget a random 10 % of the training examples"),
     "class": Scenario("digits", "class:3", "forget every 3"),
+    "partial": Scenario(
+        "digits?mislabel=0.1&seed={seed}",
+        "mislabelled",
+        "10 % of the training labels are wrong; the model called unlearned was retrained with a tenth of them left in",
+        kept=0.1,
+    ),
 }
 
 CONFIG = """\
@@ -72,7 +89,7 @@ def run_demo(out: Path, *, scenario: str, seed: int, force: bool, progress: Prog
 
     Args:
         out: folder to write into; made where it is missing.
-        scenario: "mislabelled", "random" or "class".
+        scenario: one of `SCENARIOS`.
         seed: of everything; the same seed gives the same report on the same machine.
         force: replace what an earlier demo wrote.
         progress: callback, called after each step.
@@ -97,7 +114,10 @@ def _run(out: Path, plan: Scenario, *, seed: int, force: bool, progress: Progres
     make_output_folder(out, force=force, owned=OWNED)
     atomic_write(out / "forget.npy", lambda path: _save(path, forget))
     _train(out, dataset, forget=forget, seed=seed, compute=compute, progress=progress)
-    _unlearn(out, seed, progress)
+    if plan.kept:
+        _retrain_in_part(out, dataset, forget=forget, kept=plan.kept, seed=seed, compute=compute, progress=progress)
+    else:
+        _unlearn(out, seed, progress)
     atomic_write(out / "unlearn-audit.toml", _config(seed).encode())
     request = resolve([file_layer(out / "unlearn-audit.toml", origin="config")])
     report = run_audit(request.config, origins=request.origins, progress=progress)
@@ -139,6 +159,28 @@ def _unlearn(out: Path, seed: int, progress: Progress) -> None:
     }
     request = resolve([Layer("flag", asked)])
     apply_method("ieu", out / "unlearned.safetensors", request, {}, force=True, clock=None, progress=progress)
+
+
+def _retrain_in_part(
+    out: Path, dataset: Dataset, *, forget: IndexSet, kept: float, seed: int, compute: Device, progress: Progress
+) -> None:
+    """Train anew without most of the forget set, and record of it only that it is called unlearned."""
+    count = round(len(forget) * (1 - kept))
+    rows = np.sort(generator("demo", seed, "kept").choice(forget.indices, count, replace=False))
+    model, metadata = train_recorded(
+        MODEL,
+        dataset,
+        SMALL,
+        without=IndexSet(f"{1 - kept:.0%} of {forget.spec}", rows, digest_of(rows)),
+        seed=derive_seed(seed, "demo", "unlearned"),
+        compute=compute,
+        clock=None,
+        progress=progress,
+        task="training unlearned",
+    )
+    unsaid = dict.fromkeys(("forget", "forget_sha256", "forget_n", "rows_sha256"))
+    told = metadata.model_copy(update={"role": "unlearned", **unsaid})
+    write_checkpoint(out / "unlearned.safetensors", model.state_dict(), told, force=True)
 
 
 def _config(seed: int) -> str:

@@ -33,7 +33,7 @@ STREAMS: Mapping[str, str] = {
     "random mask": "weights that a random mask leaves alone",
     "shadow": "seeds of shadow models",
     "treatment": "seeds of the unlearning of shadow models",
-    "demo": "seeds of the models of the demo",
+    "demo": "seeds of the models of the demo, and which examples a partly retrained one keeps",
     # measuring
     "probe": "whatever a model draws while it is tried out",
     "relearning": "anything random of relearning",

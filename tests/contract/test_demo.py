@@ -219,6 +219,10 @@ def test_other_scenarios_run_and_their_commands_work(run: Cli, tmp_path: Path, s
     if scenario == "random":
         assert any("no difference seen" in text for text in report.conclusion if text.startswith("original"))
         assert any("cannot show whether the data was ever used" in text for text in report.conclusion)
+    elif scenario == "partial":
+        assert 0.09 < number(report, "accuracy.forget", "unlearned") < 0.11  # a tenth is still known, the rest is not
+        told = next(text for text in report.conclusion if text.startswith("unlearned"))
+        assert "differs from the retrained models on forget accuracy" in told
     else:
         assert number(report, "accuracy.forget", "original") > 0.95
         assert all(number(report, "accuracy.forget", label) < 0.05 for label in RETRAINED)

@@ -13,7 +13,8 @@ from unlearn_audit.cli.flags import Force, Quiet
 def _demo(
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),
     scenario: Annotated[
-        Literal["mislabelled", "random", "class"], typer.Option(help="What to forget.")
+        Literal["mislabelled", "random", "class", "partial"],
+        typer.Option(help="What to forget; partial: a tenth of it is kept in a model that is called unlearned."),
     ] = "mislabelled",
     seed: Annotated[
         int, typer.Option(help="Random seed; the same seed gives the same report.", min=0, max=10**18 - 1, metavar="N")
