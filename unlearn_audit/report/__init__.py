@@ -1,8 +1,16 @@
 """The contract between what measures and what judges: the report document, its schema, reading and writing it."""
 
-from unlearn_audit.report.schema import (
+from unlearn_audit.report.document import (
     ARRAYS_NAME,
     MAX_REPORT_BYTES,
+    canonical_digest,
+    dump_report,
+    parse_report,
+    read_report,
+    write_arrays,
+    write_report,
+)
+from unlearn_audit.report.schema import (
     SCHEMA_VERSION,
     AuditReport,
     Comparison,
@@ -16,13 +24,7 @@ from unlearn_audit.report.schema import (
     SetSummary,
     Subject,
     Tool,
-    canonical_digest,
-    dump_report,
-    parse_report,
-    read_report,
     report_schema,
-    write_arrays,
-    write_report,
 )
 
 __all__ = [
