@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, settings
 
-from unlearn_audit.report import AuditReport, Comparison, Data, Interval, Measurement, SetSummary, Subject, Tool
+from unlearn_audit.report import (
+    AuditReport,
+    Comparison,
+    CouldSee,
+    Data,
+    Interval,
+    Measurement,
+    SetSummary,
+    Subject,
+    Tool,
+)
 
 if TYPE_CHECKING:
     from unlearn_audit.data import Examples, Splits
@@ -286,6 +296,12 @@ def comparison(value: float, low: float, high: float, scale: Any = "fraction", d
     )  # fmt: skip
 
 
+def could_see(share: float | None = 0.03, dose: float | None = 0.05, **values: Any) -> CouldSee:
+    """Make up how small a leak would have been seen."""
+    reason = None if share and dose else "not even the original is seen"
+    return CouldSee(**{"share": share, "dose": dose, "runs": 18, "seen_when": "made up", "reason": reason, **values})
+
+
 @pytest.fixture(scope="session")
 def make_measurement() -> Callable[..., Measurement]:
     """Make up a measurement: make_measurement("rcd.raw", "unlearned", value=1.0, interval=(0.5, 1.5), ...)."""
@@ -302,8 +318,7 @@ def make_measurement() -> Callable[..., Measurement]:
             "n": 100,
             "method": "made up",
         }
-        compared = values.get("comparison")
-        if compared is not None and compared.blind:
+        if any(part is not None and part.blind for part in map(values.get, ("comparison", "could_see"))):
             values["flags"] = (*values.get("flags", ()), "blind")
         return Measurement(name=name, subject=subject, **defaults | values)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import comparison
+from conftest import comparison, could_see
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -313,6 +313,44 @@ def test_a_flag_that_the_comparison_contradicts_is_refused(
     assert read_report(tmp_path / "whole.json").measurements[0].flags == (("blind",) if half == 0.2 else ())
     path = rewritten(whole, tmp_path / "r", lambda body: body["measurements"][0].update(flags=flags))
     assert 'flag "blind", which its comparison contradicts' in refusal(path)
+
+
+def test_what_could_be_seen_comes_back_and_is_no_part_of_reports_without_it(
+    make_report: Make, make_measurement: Make, tmp_path: Path
+) -> None:
+    whole = make_report(make_measurement(could_see=could_see(0.03, None)), make_measurement("loss.test"))
+    write_report(whole, tmp_path / "whole.json")
+    jsonschema.validate(json.loads((tmp_path / "whole.json").read_bytes()), report_schema())
+    back = read_report(tmp_path / "whole.json").measurements
+    assert (back[0].could_see, back[1].could_see) == (could_see(0.03, None), None)
+    older = rewritten(whole, tmp_path / "r", lambda body: [one.pop("could_see") for one in body["measurements"]])
+    assert [one.could_see for one in read_report(older).measurements] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"share": 0.0}, "could_see.share: must be greater than 0"),
+        ({"dose": 1.5}, "could_see.dose"),
+        ({"share": None}, "what could be seen is null without a reason"),
+        ({"power": 1.0}, "could_see.power"),
+        ({"runs": None}, "could_see.runs"),
+        ({"chance": 0.5}, "could_see.chance"),
+        ({"share": None, "dose": None, "reason": "not even the original"}, "comparison and could_see contradict"),
+    ],
+)
+def test_what_could_be_seen_is_refused_where_it_is_not_whole(
+    make_report: Make, make_measurement: Make, tmp_path: Path, values: dict[str, Any], said: str
+) -> None:
+    whole = make_report(make_measurement(could_see=could_see()))
+    path = rewritten(whole, tmp_path / "r", lambda body: body["measurements"][0]["could_see"].update(values))
+    assert said in refusal(path)
+
+
+def test_what_misses_even_the_original_is_blind(make_measurement: Make) -> None:
+    assert make_measurement(could_see=could_see(None, None)).flags == ("blind",)
+    assert make_measurement(could_see=could_see(None, 0.9)).flags == ()  # it is seen where every example has some of it
+    assert make_measurement(could_see=could_see(None, None, auc=0.77)).flags == ()
 
 
 def test_an_unknown_flag_is_refused(report: AuditReport, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from unlearn_audit.catalogue import metric_info
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.metrics import Bounds
-from unlearn_audit.report import Comparison, Interval, Measurement, MeasurementFlag, Reference
+from unlearn_audit.report import Comparison, CouldSee, Interval, Measurement, MeasurementFlag, Reference
 
 
 def measurement(
@@ -21,6 +21,7 @@ def measurement(
     at_least: float | None = None,
     reference: Reference | None = None,
     comparison: Comparison | None = None,
+    could_see: CouldSee | None = None,
     flags: Sequence[MeasurementFlag] = (),
     details: Mapping[str, Any] | None = None,
 ) -> Measurement:
@@ -37,6 +38,7 @@ def measurement(
         at_least: what is known of a value that is missing; of no account where there is one.
         reference: what the value is to be read against.
         comparison: with the retrained models; one that is blind is flagged as such.
+        could_see: how small a leak it would have shown, likewise.
         flags: what else is to be known before anything is concluded from the value.
         details: whatever pictures and readers may want beside it; nothing is decided by it.
 
@@ -45,7 +47,7 @@ def measurement(
         ValidationError: there is neither a value nor a reason.
     """
     info = metric_info(name)
-    blind = comparison is not None and comparison.blind
+    blind = any(part is not None and part.blind for part in (comparison, could_see))
     return Measurement(
         name=name,
         subject=candidate.label,
@@ -59,6 +61,7 @@ def measurement(
         at_least=at_least if value is None else None,
         reference=reference,
         comparison=comparison,
+        could_see=could_see,
         flags=(*flags, "blind") if blind else tuple(flags),
         method=method,
         details=dict(details or {}),

@@ -94,14 +94,50 @@ class Comparison(FrozenModel):
         return self.blind_below > BLIND_ABOVE[self.scale]
 
 
+class CouldSee(FrozenModel):
+    """How small a leak this number would have shown: parts of the original planted into retrained models, and counted.
+
+    Attributes:
+        share: of the forget set, kept as the original has it, from which on the plant is seen; null where none is.
+        dose: of the way back to the original on every forget example, likewise.
+        power: the part of all plants of a size that has to be seen for the size to count as seen.
+        runs: plants of each size: retrained models that carry them, times draws of examples.
+        seen_when: what counts as seen, in words.
+        reason: why there is no share or no dose.
+        auc: at which the fleet's own models, unlearned in the same way, are told apart, each with its pair left out;
+            null where no fleet has any. What over-unlearning leaves cannot be planted; this is its measure.
+    """
+
+    share: Annotated[Number, Field(gt=0, le=1)] | None
+    dose: Annotated[Number, Field(gt=0, le=1)] | None
+    power: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.8
+    runs: Count
+    seen_when: str
+    reason: str | None = None
+    auc: Annotated[Number, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "CouldSee":
+        if (self.share is None or self.dose is None) and not self.reason:
+            raise ValueError("what could be seen is null without a reason")
+        return self
+
+    @property
+    def blind(self) -> bool:
+        """Whether not even the original itself would have been seen."""
+        return self.share is None and self.dose is None and self.auc is None
+
+
 class Measurement(FrozenModel):
     """One number about one subject with everything needed to read it; `value` null comes with a `reason`.
 
     Attributes:
         at_least: what is known of a value that is null: it is no smaller than this.
         comparison: with the retrained models, where there are enough of them.
-        flags: "blind": a difference that matters would not have been seen; "legacy": an attack that is never a verdict;
-            "another question": its answer is to another one than whether this subject forgot.
+        could_see: how small a leak it would have shown, where that was measured.
+        flags: "blind": a difference that matters, or even the original itself, would not have been seen; "legacy": an
+            attack that is never a verdict; "another question": its answer is to another one than whether this subject
+            forgot.
         details: what only pictures and curious readers use; nothing is decided by it.
         doubts: why this number may not answer the question, where the subject itself is beyond doubt: its relearning
             curve hardly moved, say. No gate passes what rests on it, of this subject or of one that is read against it.
@@ -119,6 +155,7 @@ class Measurement(FrozenModel):
     at_least: Number | None = None
     reference: Reference | None = None
     comparison: Comparison | None = None
+    could_see: CouldSee | None = None
     flags: tuple[MeasurementFlag, ...] = ()
     method: str
     details: dict[str, Any] = Field(default_factory=dict)
@@ -129,10 +166,16 @@ class Measurement(FrozenModel):
         if self.value is None and not self.reason:
             raise ValueError(f"{self.name} of {self.subject} is null without a reason")
         flagged = "blind" in self.flags
-        if flagged != (self.comparison is not None and self.comparison.blind):
-            which = f'{"the" if flagged else "no"} flag "blind"'
-            raise ValueError(f"{self.name} of {self.subject} has {which}, which its comparison contradicts")
+        if flagged != self.is_blind:
+            which = "the" if flagged else "no"
+            what = "comparison contradicts" if self.could_see is None else "comparison and could_see contradict"
+            raise ValueError(f'{self.name} of {self.subject} has {which} flag "blind", which its {what}')
         return self
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether its comparison misses what matters, or it misses even the original."""
+        return any(part is not None and part.blind for part in (self.comparison, self.could_see))
 
 
 class Subject(FrozenModel):
