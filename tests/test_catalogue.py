@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from unlearn_audit.catalogue import ATTACK_METRICS, DOWN, METRICS, SECTION_TITLES, MetricInfo, info_or_name, metric_info
+from unlearn_audit.catalogue import ATTACK_METRICS, METRICS, SECTION_TITLES, MetricInfo, info_or_name, metric_info
+from unlearn_audit.catalogue.metrics import DOWN
 from unlearn_audit.gate import Policy
 from unlearn_audit.report import report_schema
 

@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from unlearn_audit import __version__, catalogue, models
 from unlearn_audit.checkpoints import Metadata, write_checkpoint
 from unlearn_audit.data import Dataset, IndexSet, rows_digest
-from unlearn_audit.engine import Batches, Device, Resumable, Term, Terms, derive_seed, descend, upload
+from unlearn_audit.engine import Batches, Device, Resumable, Term, Terms, crop_and_flip, derive_seed, descend
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import ConfigError
 from unlearn_audit.files import check_output
@@ -150,28 +149,6 @@ def new_model(
     return model
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to an eighth of its size (zeros come in) and mirror every other one, at random.
-
-    Args:
-        images: [B, C, H, W], already normalised.
-        generator: on the CPU, so that every device sees the same augmentation.
-
-    Returns:
-        [B, C, H, W].
-    """
-    count, _, height, width = images.shape
-    pad = max(1, height // 8)
-    padded = functional.pad(images, (pad, pad, pad, pad))
-    shifts = upload(torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator), images.device)
-    rows = shifts[0] + torch.arange(height, device=images.device)
-    columns = shifts[1] + torch.arange(width, device=images.device)
-    mirrored = upload(torch.rand(count, 1, generator=generator) < 0.5, images.device)
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    index = torch.arange(count, device=images.device)
-    return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
 def train(
     spec: models.Architecture,
     dataset: Dataset,
@@ -206,20 +183,43 @@ def train(
         MeasurementError: the model cannot take the images, or training diverged.
     """
     model = new_model(spec, dataset, seed, allow_code=allow_code, compute=compute)
-    batches = Batches(
-        dataset.train.subset(indices),
-        dataset.transform,
-        recipe.batch_size,
-        seed,
-        "train",
-        compute,
-        crop_and_flip if recipe.augment else None,
-    )
+    rows, augment = dataset.train.subset(indices), crop_and_flip if recipe.augment else None
+    batches = Batches(rows, dataset.transform, recipe.batch_size, seed, "train", compute, augment)
     steps = recipe.epochs * batches.per_epoch
+    return follow(recipe, model, batches, steps=steps, resumable=resumable, progress=progress, task=task)
+
+
+def follow(
+    recipe: Recipe,
+    model: nn.Module,
+    batches: Batches,
+    *,
+    steps: int,
+    resumable: Resumable | None = None,
+    progress: Progress = silent,
+    task: str = "training",
+) -> nn.Module:
+    """Train a model in place for a number of steps, over which the recipe's schedule is stretched.
+
+    Args:
+        recipe: optimiser, peak step size and decay; the batches have its size and augmentation.
+        model: on the device of the batches.
+        batches: what it is trained on; their seed is that of the model's own draws, too.
+        steps: how many.
+        resumable: lets a killed run go on.
+        progress: callback, called after each step.
+        task: its name in the progress.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        MeasurementError: training diverged.
+    """
 
     def terms(step: int) -> Terms:
         images, labels = batches.at(step)
-        with compute.autocast():
+        with batches.compute.autocast():
             logits = model(images)
         return {"loss": Term(example_losses(logits, labels).mean())}
 
@@ -227,13 +227,12 @@ def train(
         warm = min(1.0, (step + 1) / (WARM_UP * steps))
         return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
-    optimizer = _optimizer(model, recipe)
     descend(
         model,
         terms,
-        optimizer,
+        _optimizer(model, recipe),
         steps=steps,
-        seed=seed,
+        seed=batches.seed,
         schedule=schedule,
         resumable=resumable,
         progress=progress,

@@ -4,6 +4,7 @@ Sets live on the device as they were stored (uint8 stays uint8) and are normalis
 function of its arguments and seeds: the batch of a step depends on (seed, name, step) alone.
 """
 
+from unlearn_audit.engine.augmentation import crop_and_flip
 from unlearn_audit.engine.batches import Augment, Batches
 from unlearn_audit.engine.device import (
     Device,
@@ -34,6 +35,7 @@ __all__ = [
     "TermGradients",
     "Terms",
     "chunks",
+    "crop_and_flip",
     "derive_seed",
     "descend",
     "full_float32",

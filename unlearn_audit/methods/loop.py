@@ -10,12 +10,11 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from unlearn_audit.engine import Batches, Hooks, Stop, Terms, descend, trainable
+from unlearn_audit.engine import Batches, Hooks, Stop, Terms, crop_and_flip, descend, trainable
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Course, Extra, Settings, StepTransform, Unlearned, UnlearningContext
 from unlearn_audit.methods.published import BUDGET
-from unlearn_audit.training import crop_and_flip
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Step = Annotated[float, Field(gt=0, le=1e30)]

@@ -10,12 +10,11 @@ from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.matched_twin import Matched, matched_twin
 from unlearn_audit.config import RcdSettings
 from unlearn_audit.data import Examples
-from unlearn_audit.engine import derive_seed
+from unlearn_audit.engine import crop_and_flip, derive_seed
 from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.relearning import Algorithm, Curve, Run, scoped
 from unlearn_audit.streams import generator
-from unlearn_audit.training import crop_and_flip
 
 RelearnKind = Literal["forget", "paired", "unseen"]
 Floats = NDArray[np.float64]

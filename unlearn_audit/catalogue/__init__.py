@@ -1,0 +1,49 @@
+"""What there is, by name: where it stands (`entries`), and what each metric is (`metrics`).
+
+A new model, data source, method, transform or attack is one file (or function), one line there and one test file; a new
+metric is one entry there, the code that measures it and a test.
+"""
+
+from unlearn_audit.catalogue.entries import (
+    ASSUMED_INPUTS,
+    ATTACK_GROUPS,
+    ATTACKS,
+    DATA_SOURCES,
+    METHODS,
+    MODELS,
+    RECIPES,
+    TRANSFORMS,
+    Entry,
+    load,
+)
+from unlearn_audit.catalogue.metrics import (
+    ATTACK_METRICS,
+    METRICS,
+    SECTION_TITLES,
+    Direction,
+    MetricInfo,
+    info_or_name,
+    metric_choices,
+    metric_info,
+)
+
+__all__ = [
+    "ASSUMED_INPUTS",
+    "ATTACKS",
+    "ATTACK_GROUPS",
+    "ATTACK_METRICS",
+    "DATA_SOURCES",
+    "METHODS",
+    "METRICS",
+    "MODELS",
+    "RECIPES",
+    "SECTION_TITLES",
+    "TRANSFORMS",
+    "Direction",
+    "Entry",
+    "MetricInfo",
+    "info_or_name",
+    "load",
+    "metric_choices",
+    "metric_info",
+]

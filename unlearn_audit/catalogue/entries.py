@@ -1,0 +1,108 @@
+"""What there is, by name, and where it stands: "module:attribute", imported when it is used."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from unlearn_audit.errors import UsageError, unknown_name
+
+ASSUMED_INPUTS = "assumed: inputs normalised"  # how the note of a checkpoint begins whose normalisation nobody says
+
+
+class Entry(NamedTuple):
+    """Where a thing is, "module:attribute", and what it is, for help that must not import it."""
+
+    where: str
+    what: str
+
+
+MODELS: Mapping[str, str] = {
+    "small-cnn": "unlearn_audit.models.small:small_cnn",
+    "resnet20": "unlearn_audit.models.cifar:resnet20",
+    "resnet32": "unlearn_audit.models.cifar:resnet32",
+    "resnet44": "unlearn_audit.models.cifar:resnet44",
+    "resnet56": "unlearn_audit.models.cifar:resnet56",
+    "cifar-resnet18": "unlearn_audit.models.cifar:cifar_resnet18",
+    "cifar-resnet50": "unlearn_audit.models.cifar:cifar_resnet50",
+}
+
+DATA_SOURCES: Mapping[str, str] = {
+    "digits": "unlearn_audit.data.sources:digits",
+    "idx": "unlearn_audit.data.sources:idx",
+    "npz": "unlearn_audit.data.sources:npz",
+    "folder": "unlearn_audit.data.sources:folder",
+    "torchvision": "unlearn_audit.data.sources:torchvision_dataset",
+}
+
+RECIPES: Mapping[str, str] = {
+    "small": "unlearn_audit.training:SMALL",
+    "resnet": "unlearn_audit.training:RESNET",
+}
+
+METHODS: Mapping[str, Entry] = {
+    "ieu": Entry("unlearn_audit.methods.ieu:IEU", "descend on retain, ascend on forget, re-initialise step by step"),
+    "ft": Entry("unlearn_audit.methods.ft:FT", "fine-tune on the retain set"),
+    "ft-wd": Entry("unlearn_audit.methods.ft:FT_WD", "fine-tune while the weights shrink: IEU Noisy without its noise"),
+    "ga": Entry("unlearn_audit.methods.ga:GA", "gradient ascent on the forget set alone"),
+    "neggrad-plus": Entry("unlearn_audit.methods.neggrad_plus:NEGGRAD_PLUS", "descend on retain and ascend on forget"),
+    "rl": Entry("unlearn_audit.methods.random_labels:RL", "fine-tune with random labels on the forget set"),
+    "scrub": Entry("unlearn_audit.methods.scrub:SCRUB", "leave the original on forget, stay with it on retain"),
+    "salun": Entry("unlearn_audit.methods.salun:SALUN", "random labels, and only the salient weights move"),
+    "l1-sparse": Entry("unlearn_audit.methods.l1_sparse:L1_SPARSE", "fine-tune with an l1 penalty that fades"),
+    "ssd": Entry("unlearn_audit.methods.ssd:SSD", "dampen weights that matter most to the forget set; no training"),
+    "retrain": Entry("unlearn_audit.methods.retrain:RETRAIN", "train anew without the forget set: the reference"),
+}
+
+# What edits the gradient or the weights in each step, whatever the objective: `--with NAME`.
+TRANSFORMS: Mapping[str, Entry] = {
+    "ascent": Entry("unlearn_audit.methods.transforms.ascent:ASCENT", "ascend the forget set's loss, too (IEU's GA)"),
+    "reinit": Entry(
+        "unlearn_audit.methods.transforms.reinit:REINIT",
+        "mix the weights with draws of an initialisation (IEU's Noisy)",
+    ),
+    "mask": Entry("unlearn_audit.methods.transforms.mask:MASK", "only the most salient weights, or random ones, move"),
+    "l1": Entry("unlearn_audit.methods.transforms.l1:L1", "an l1 penalty that fades"),
+}
+
+ATTACKS: Mapping[str, Entry] = {
+    "loss": Entry("unlearn_audit.attacks.threshold:loss", "a threshold on the loss"),
+    "confidence": Entry("unlearn_audit.attacks.threshold:confidence", "a threshold on the largest probability"),
+    "entropy": Entry("unlearn_audit.attacks.threshold:entropy", "a threshold on the entropy of the outputs"),
+    "modified-entropy": Entry(
+        "unlearn_audit.attacks.threshold:modified_entropy", "a threshold on the entropy towards the label"
+    ),
+    "quantile": Entry("unlearn_audit.attacks.quantile:quantile", "the margin against what held-out images have"),
+    "shokri": Entry("unlearn_audit.attacks.shokri:shokri", "a classifier a class, trained on shadow models' outputs"),
+    "lira": Entry("unlearn_audit.attacks.lira:lira", "log-odds against shadow models with and without the example"),
+    "lira-offline": Entry("unlearn_audit.attacks.lira:lira_offline", "log-odds against shadow models without it"),
+    "rmia": Entry("unlearn_audit.attacks.rmia:rmia", "likelihood against that under all shadow models"),
+    "rmia-offline": Entry("unlearn_audit.attacks.rmia:rmia_offline", "likelihood against shadow models without it"),
+    "ulira": Entry("unlearn_audit.attacks.ulira:ulira", "log-odds against models that unlearned it or never saw it"),
+    "svc": Entry("unlearn_audit.attacks.svc:svc", "the field's MIA-efficacy; legacy, never a verdict"),
+}
+
+# Names for several attacks at once; "all" leaves out those that lack what they need, and says so.
+_THRESHOLD = ("loss", "confidence", "entropy", "modified-entropy")
+ATTACK_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "threshold": _THRESHOLD,
+    "population": _THRESHOLD,  # another name of "threshold"
+    "all": tuple(ATTACKS),
+}
+
+
+def load(kind: str, table: Mapping[str, str] | Mapping[str, Entry], name: str) -> Any:
+    """Import and return what `table` has under `name`.
+
+    Args:
+        kind: what the table holds, for the message ("model", "attack").
+        table: one of the dict literals of the catalogue.
+        name: the key asked for.
+
+    Raises:
+        UsageError: the name is not in the table; the message has the nearest match and the list.
+    """
+    if name not in table:
+        raise UsageError(unknown_name(kind, name, table))
+    entry = table[name]
+    module, _, attribute = (entry if isinstance(entry, str) else entry.where).partition(":")
+    return getattr(import_module(module), attribute)
