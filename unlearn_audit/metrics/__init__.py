@@ -20,6 +20,7 @@ from unlearn_audit.metrics.operating_points import (
 )
 from unlearn_audit.metrics.power import BLIND_ABOVE, ScaledDifference, difference_of_values
 from unlearn_audit.metrics.skewed import mean_interval, paired_ratio_interval, ratio_interval, skewed_method
+from unlearn_audit.metrics.two_sample import FEWEST_PAIRS, Swaps, TwoSample, paired_swaps, two_sample_test
 from unlearn_audit.metrics.values import (
     Bounds,
     accuracy,
@@ -37,12 +38,15 @@ from unlearn_audit.metrics.values import (
 
 __all__ = [
     "BLIND_ABOVE",
+    "FEWEST_PAIRS",
     "Accuracy",
     "Bounds",
     "Chance",
     "Difference",
     "OperatingPoint",
     "ScaledDifference",
+    "Swaps",
+    "TwoSample",
     "accuracy",
     "auc",
     "auc_components",
@@ -58,11 +62,13 @@ __all__ = [
     "mean_interval",
     "non_members_needed",
     "paired_ratio_interval",
+    "paired_swaps",
     "ratio_interval",
     "ratio_of_medians",
     "skewed_method",
     "student_interval",
     "tail_share",
     "tpr_at_fpr",
+    "two_sample_test",
     "wilson_interval",
 ]
