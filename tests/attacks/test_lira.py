@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from unlearn_audit import metrics
-from unlearn_audit.attacks import Evidence, Shadows, lira
+from unlearn_audit.attacks import Attack, Evidence, Shadows, lira
 from unlearn_audit.attacks.lira import LiraSettings
 from unlearn_audit.attacks.ulira import ulira
 from unlearn_audit.errors import MeasurementError
@@ -81,18 +81,51 @@ def test_ulira_compares_models_that_unlearned_with_those_that_never_saw(models: 
     evidence = made_up(3, models=models, count=6)
     assert evidence.unlearned is not None
     assert not (evidence.unlearned.inside | evidence.unlearned.outside).all()  # some were trained on, and kept
-    expected = written_out(evidence, evidence.unlearned, "pooled" if models < 64 else "per_example", offline=False)
-    np.testing.assert_allclose(ulira.score(evidence), expected, rtol=1e-6, atol=1e-9)
+    for variance in ("pooled", "per_example") if models == 64 else ("pooled",):
+        expected = written_out(evidence, evidence.unlearned, variance, offline=False)
+        found = ulira.with_settings({"variance": variance}).score(evidence)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_one_variance_serves_all_below_64_models_and_each_example_has_its_own_from_there() -> None:
-    assert lira.PER_EXAMPLE_FROM == 64
-    for models, same, other in ((62, "pooled", "per_example"), (64, "per_example", "pooled")):
-        evidence = made_up(4, models=models, count=5)
-        for make in (lira.online, lira.offline):
-            found = make().score(evidence)
-            assert (found == make(LiraSettings(variance=same)).score(evidence)).all()  # type: ignore[arg-type]
-            assert not np.allclose(found, make(LiraSettings(variance=other)).score(evidence))  # type: ignore[arg-type]
+@pytest.mark.parametrize("attack", [lira.lira, lira.lira_offline, ulira])
+def test_four_models_are_enough_for_empirical_bayes_and_fewer_examples_than_20_are_not(attack: Attack) -> None:
+    assert attack.explain is not None
+    trends = "examples have two shadow models on each side that is read"
+    for models, count, asked, taken, because in (
+        (4, 24, "auto", "eb", None),
+        (64, 24, "auto", "eb", None),
+        (4, 24, "eb", "eb", None),
+        (3, 24, "auto", "pooled", "fewer than 4 shadow models"),
+        (8, 19, "auto", "pooled", f"fewer than 20 {trends}"),
+        (8, 19, "eb", "pooled", f"fewer than 20 {trends}"),
+        (8, 24, "pooled", "pooled", None),
+    ):
+        evidence = made_up(4, models=models, count=count)
+        evidence = replace(evidence, unlearned=evidence.shadows)
+        made = attack.with_settings({"variance": asked})
+        assert made.explain is not None
+        told = made.explain(evidence)
+        assert told["variance"] == taken
+        assert told.get("variance_because", "").partition(":")[0] == (because or "")
+        if models < 4:
+            continue  # one side has a single model, and pooled has its own refusal
+        found = made.score(evidence)
+        assert (found == attack.with_settings({"variance": taken}).score(evidence)).all()
+        other = "pooled" if taken == "eb" else "eb"
+        if asked != "pooled":
+            assert (found == attack.with_settings({"variance": other}).score(evidence)).all() == (taken == "pooled")
+
+
+def test_what_empirical_bayes_shrinks_by_is_told() -> None:
+    evidence = made_up(4, models=8, count=24)
+    assert lira.lira.explain is not None
+    assert lira.lira_offline.explain is not None
+    told = lira.lira.explain(evidence)
+    assert set(told) == {"variance", "nu_0", "tau", "gamma", "mean_w"}
+    assert set(told["nu_0"]) == {"inside", "outside"}
+    assert len(told["gamma"]) == 3
+    assert 0 <= told["mean_w"] < 1
+    assert set(lira.lira_offline.explain(evidence)["nu_0"]) == {"outside"}
 
 
 # --- closed forms ---
@@ -135,7 +168,7 @@ def test_normal_log_odds_have_the_auc_of_the_closed_form(variance: Variance, shi
     expected = pytest.approx(stats.norm.cdf(shift / np.sqrt(2)), abs=2e-3)
     if shift:
         assert area(lira.online(LiraSettings(variance=variance)).score(evidence)) == expected
-        assert area(ulira.score(evidence)) == expected
+        assert area(ulira.with_settings({"variance": variance}).score(evidence)) == expected
     assert area(lira.offline(LiraSettings(variance=variance)).score(evidence)) == expected
 
 
@@ -146,7 +179,8 @@ def test_scores_are_the_log_ratio_of_two_normal_densities() -> None:
     said = np.array([[phi(*each) for each in zip(row[:, 0], evidence.labels, strict=True)]
                      for row in evidence.shadows.logits])  # fmt: skip
     inside, outside = stats.norm(said[:4].mean(axis=0), 2), stats.norm(said[4:].mean(axis=0), 2)
-    np.testing.assert_allclose(lira.lira.score(evidence), inside.logpdf(asked) - outside.logpdf(asked), atol=1e-4)
+    pooled = lira.online(LiraSettings(variance="pooled"))
+    np.testing.assert_allclose(pooled.score(evidence), inside.logpdf(asked) - outside.logpdf(asked), atol=1e-4)
 
 
 def test_examples_of_different_spread_need_a_variance_each_to_reach_it() -> None:

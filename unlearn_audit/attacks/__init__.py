@@ -111,6 +111,8 @@ class Attack(NamedTuple):
         differs: what keeps its numbers from being compared with published tables, in words; None where nothing does.
         settings: what it runs with; scores that are kept are found again by them.
         make: settings -> the same attack with these; None where nothing can be set.
+        explain: evidence -> what was estimated from shadow models on the way, for details; it reads nothing that the
+            target says. None where there is nothing to tell.
     """
 
     name: str
@@ -123,6 +125,7 @@ class Attack(NamedTuple):
     differs: str | None = None
     settings: AttackSettings = AttackSettings()
     make: Callable[[Any], "Attack"] | None = None
+    explain: Callable[[Evidence], Mapping[str, Any]] | None = None
 
     def with_settings(self, values: Mapping[str, Any]) -> "Attack":
         """Return the attack with those of the values that are settings of its own.

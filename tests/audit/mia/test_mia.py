@@ -109,7 +109,10 @@ def test_ulira_asks_of_unlearned_models_and_concludes_nothing_of_an_original(fou
     assert "another question" in of(found, "mia.ulira.auc", "original").flags
     assert "ulira" not in next(line for line in found.conclusion if line.startswith("original"))
     assert [line for line in found.limitations if line.startswith("ulira of original: this model was never unlearned")]
-    assert of(found, "mia.ulira.auc", "unlearned").details["unlearned_by"] == "ieu"
+    details = of(found, "mia.ulira.auc", "unlearned").details
+    assert details["unlearned_by"] == "ieu"
+    assert details["variance"] == "eb"
+    assert set(details["nu_0"]) == {"inside", "outside"}
 
 
 def test_shadows_that_were_only_trained_are_named_as_the_wrong_question_for_an_unlearned_model(
@@ -319,7 +322,8 @@ def seen(tiny: Path, tiny_fleet: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         caught.append(evidence)
         return np.arange(len(evidence.labels), dtype=np.float64)
 
-    monkeypatch.setattr(room, "ulira", room.ulira._replace(score=score, needs=("shadows", "unlearned", "population")))
+    needs = ("shadows", "unlearned", "population")
+    monkeypatch.setattr(room, "ulira", room.ulira._replace(score=score, needs=needs, make=None))
     shutil.rmtree(tiny_fleet / "scores")
     (tiny_fleet / "scores").mkdir()
     audited(tiny, ("unlearned",), attacks=["ulira"], shadows=str(tiny_fleet))

@@ -1,5 +1,6 @@
 """What attacks look at: a target's answers to all queries, and what shadow models say of the same examples."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class AttackInputs:
         self._population: dict[str, Population] = {}
         self._shadows: dict[str, Shadows] = {}
         self._signals: dict[str, FleetSignals] = {}
+        self._explained: dict[tuple[str, str], Mapping[str, Any]] = {}
 
     def treatment_of(self, candidate: Candidate) -> Treatment | None:
         """Return the fleet's treatment that the candidate went through, if it knows one."""
@@ -64,6 +66,17 @@ class AttackInputs:
             test=self.context.signals(candidate, "test") if splits else None,
             seed=self.context.config.seed,
         )
+
+    def explained(self, attack: Attack, candidate: Candidate, treatment: Treatment | None) -> Mapping[str, Any]:
+        """Return what an attack estimated from shadow models, which is the same for every target."""
+        key = attack.name, treatment.key if treatment else ""
+        if key not in self._explained:
+            try:
+                told = attack.explain(self.evidence(candidate, attack, treatment)) if attack.explain else {}
+            except MeasurementError:  # then there are no scores either, and their reason is told
+                told = {}
+            self._explained[key] = told
+        return self._explained[key]
 
     def signals(self, treatment: Treatment | None) -> FleetSignals:
         """Return everything that the fleet's finished models say, without or after a treatment."""

@@ -186,6 +186,7 @@ def _details(inputs: AttackInputs, attack: Attack, candidate: Candidate, treatme
         found["shadow_models"] = inputs.count(treatment)
         found["shadows_were"] = "trained, then unlearned" if "unlearned" in attack.needs else "trained"
         found |= inputs.training
+        found |= inputs.explained(attack, candidate, treatment)
     if treatment is not None:
         found["unlearned_by"] = treatment.method
     if candidate.role == "unlearned" and "shadows" in attack.needs:

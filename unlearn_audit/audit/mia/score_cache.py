@@ -14,7 +14,7 @@ from unlearn_audit.catalogue import ATTACKS
 from unlearn_audit.errors import OutputError
 
 Floats = NDArray[np.float64]
-CODE_VERSION = 3  # counted up when an attack of the catalogue would give other scores on the same evidence
+CODE_VERSION = 4  # counted up when an attack of the catalogue would give other scores on the same evidence
 
 
 class KeptScores:
