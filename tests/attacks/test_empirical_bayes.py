@@ -32,7 +32,7 @@ def pooled(values: Floats, inside: Mask, target: Floats) -> Floats:
     found = []
     for chosen in (inside, ~inside):
         side = eb.side_of(values, chosen)
-        spread = np.sqrt(side.squares.sum() / (side.count - 1).sum())
+        spread = np.sqrt(side.squares.sum() / (side.models - 1).sum())
         found.append(stats.norm.logpdf(target, side.mean, spread))
     return np.asarray(found[0] - found[1])
 
@@ -144,7 +144,7 @@ def test_scale_and_shift_change_nothing_and_exchanged_sides_change_the_sign() ->
 def test_with_very_many_models_every_example_speaks_for_itself() -> None:
     drawn = Drawn(3, models=512, count=100, difference=lambda rng, ease: -1 - 0.5 * ease + rng.normal(0, 1, len(ease)))
     sides = [eb.side_of(drawn.values, chosen) for chosen in (drawn.inside, ~drawn.inside)]
-    own = [stats.norm.logpdf(drawn.target, s.mean, np.sqrt(s.squares / (s.count - 1))) for s in sides]
+    own = [stats.norm.logpdf(drawn.target, s.mean, np.sqrt(s.squares / (s.models - 1))) for s in sides]
     assert np.corrcoef(drawn.eb, own[0] - own[1])[0, 1] > 0.99
 
 
@@ -154,7 +154,7 @@ def test_an_example_with_one_model_on_a_side_has_the_trend_alone() -> None:
     outside = ~inside
     outside[np.flatnonzero(outside[:, 0])[1:], 0] = False
     sides = [eb.side_of(drawn.values, chosen) for chosen in (inside, outside)]
-    assert sides[1].count[0] == 1
+    assert sides[1].models[0] == 1
     terms = eb.difficulty_terms((sides[0].mean + sides[1].mean) / 2)
     far = sides[1]._replace(squares=np.concatenate([[0.0], sides[1].squares[1:]]))
     found = eb.shrunken_variances(far, terms)

@@ -22,12 +22,12 @@ class Side(NamedTuple):
     """What the models of one side say of N examples.
 
     Attributes:
-        count: [N] models.
+        models: [N] how many.
         mean: [N] of their values.
         squares: [N] sum of squared deviations from the mean.
     """
 
-    count: Floats
+    models: Floats
     mean: Floats
     squares: Floats
 
@@ -66,9 +66,9 @@ def side_of(values: Floats, chosen: Mask) -> Side:
         values: [M, N].
         chosen: [M, N], at least one for each example.
     """
-    count = chosen.sum(axis=0).astype(np.float64)
-    mean = np.where(chosen, values, 0.0).sum(axis=0) / count
-    return Side(count, mean, np.where(chosen, (values - mean) ** 2, 0.0).sum(axis=0))
+    models = chosen.sum(axis=0).astype(np.float64)
+    mean = np.where(chosen, values, 0.0).sum(axis=0) / models
+    return Side(models, mean, np.where(chosen, (values - mean) ** 2, 0.0).sum(axis=0))
 
 
 def enough(*sides: Mask) -> bool:
@@ -103,7 +103,7 @@ def shrunken_variances(side: Side, terms: Floats) -> Variances:
     """
     from scipy.special import digamma, polygamma
 
-    freedom = side.count - 1
+    freedom = side.models - 1
     heard = freedom > 0
     half = freedom[heard] / 2
     logarithms = np.log(np.maximum(side.squares[heard] / freedom[heard], LEAST_SQUARE)) - digamma(half) + np.log(half)
@@ -145,10 +145,10 @@ def fit_both(inside: Side, outside: Side) -> Fit:
     centre, difference = (inside.mean + outside.mean) / 2, inside.mean - outside.mean
     terms = difficulty_terms(centre)
     variances = [shrunken_variances(side, terms) for side in (inside, outside)]
-    noise = variances[0].values / inside.count + variances[1].values / outside.count
+    noise = variances[0].values / inside.models + variances[1].values / outside.models
     weights = 1 / (noise + 0.1 * float(difference.var()))
     root = np.sqrt(weights)
-    trend = np.linalg.lstsq(root[:, None] * terms, root * difference, rcond=None)[0]
+    trend = np.asarray(np.linalg.lstsq(root[:, None] * terms, root * difference, rcond=None)[0], dtype=np.float64)
     about = difference - terms @ trend
     left = max(1, len(about) - terms.shape[1])
     square = max(0.0, float((weights * (about * about * (len(about) / left) - noise)).sum() / weights.sum()))

@@ -7,6 +7,7 @@ import torch
 
 from unlearn_audit import data, models
 from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.mia import score_cache
 from unlearn_audit.audit.rcd.common_step import RELEARNING
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.relearning import Start
@@ -44,7 +45,7 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
         "seed": config.seed,
         "start": start if section in RELEARNING else None,
         "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
-        "shadows": _fleet(context) if section == "mia" else None,
+        "shadows": [score_cache.CODE_VERSION, _fleet(context)] if section == "mia" else None,
     }  # fmt: skip
 
 
