@@ -294,6 +294,18 @@ def test_an_attack_is_read_against_one_half(make_measurement: Make) -> None:
     assert read(0.91, 0.95, ("legacy",))[0].startswith("No retrained model")
 
 
+def test_ulira_is_read_against_retrained_models_alone_and_both_ends_count(make_measurement: Make, say: Say) -> None:
+    """A model that never saw the data was never unlearned: it is like neither side, and need not lie at one half."""
+    (told,) = conclude([make_measurement("mia.ulira.auc", value=0.75, interval=(0.7, 0.8), unit="probability")])
+    assert told.startswith("No retrained model was given")
+    for ends in ((-0.3, -0.1), (0.1, 0.3)):
+        apart = {"comparison": comparison(sum(ends) / 2, *ends, "AUC"), "value": 0.5}
+        assert (
+            "differs from the retrained models on the ulira attack"
+            in conclude([say("mia.ulira.auc", "unlearned", seen=True, **apart)])[0]
+        )
+
+
 def test_a_fall_from_the_originals_accuracy_is_told_with_its_interval(make_measurement: Make) -> None:
     found = conclude([
         share(make_measurement, "forget", "original", 1006, 1012),

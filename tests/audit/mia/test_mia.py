@@ -113,6 +113,26 @@ def test_ulira_asks_of_unlearned_models_and_concludes_nothing_of_an_original(fou
     assert details["unlearned_by"] == "ieu"
     assert details["variance"] == "eb"
     assert set(details["nu_0"]) == {"inside", "outside"}
+    assert "own_models" not in details  # of four models two are left when a pair is left out
+
+
+def test_ulira_says_what_it_finds_of_the_fleets_own_models(tiny: Path, tiny_fleet: Path, tmp_path: Path) -> None:
+    fleet = tmp_path / "shadows"
+    shutil.copytree(tiny_fleet, fleet)
+    plan_fleet(fleet, resolve([]), count=6)
+    work(open_fleet_context(fleet))
+    report = audited(tiny, ("unlearned", "retrained-1"), attacks=["ulira", "loss"], shadows=str(fleet))
+    own = of(report, "mia.ulira.auc", "unlearned").details["own_models"]
+    assert (own["targets"], own["compared_with"]) == (6, 4)
+    assert 0 <= own["low"] <= own["auc"] <= own["high"] <= 1
+    for subject in ("unlearned", "retrained-1"):
+        could_see = of(report, "mia.ulira.auc", subject).could_see
+        assert could_see is not None
+        assert (could_see.auc, could_see.share, could_see.runs) == (own["auc"], None, 6)
+    assert of(report, "mia.loss.auc", "unlearned").could_see is None
+    told = [line for line in report.limitations if line.startswith("ulira: of the fleet's own models")]
+    assert len(told) == 1
+    assert f"AUC of {own['auc']:.3f}" in told[0]
 
 
 def test_shadows_that_were_only_trained_are_named_as_the_wrong_question_for_an_unlearned_model(

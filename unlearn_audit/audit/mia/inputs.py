@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unlearn_audit.attacks import Attack, Evidence, Population, Shadows, Signals
 from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.mia.own_models import OwnModels, own_models
 from unlearn_audit.data import Pool, make_pool, old_forget_set, query, read_training_indices
 from unlearn_audit.engine import predict
 from unlearn_audit.errors import DataError, MeasurementError
@@ -35,6 +36,7 @@ class AttackInputs:
         self._shadows: dict[str, Shadows] = {}
         self._signals: dict[str, FleetSignals] = {}
         self._explained: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._own: dict[tuple[str, str], OwnModels | None] = {}
 
     def treatment_of(self, candidate: Candidate) -> Treatment | None:
         """Return the fleet's treatment that the candidate went through, if it knows one."""
@@ -77,6 +79,16 @@ class AttackInputs:
                 told = {}
             self._explained[key] = told
         return self._explained[key]
+
+    def own_models(self, attack: Attack, treatment: Treatment | None) -> OwnModels | None:
+        """Return what an attack finds of the fleet's own models that went through a treatment; None without them."""
+        if treatment is None:
+            return None
+        key = attack.name, treatment.key
+        if key not in self._own:
+            labels = self.pool.examples.labels.numpy()[self.pool.targets]
+            self._own[key] = own_models(attack, self.shadows(treatment), labels) if self.count(treatment) else None
+        return self._own[key]
 
     def signals(self, treatment: Treatment | None) -> FleetSignals:
         """Return everything that the fleet's finished models say, without or after a treatment."""

@@ -38,6 +38,7 @@ def measure_mia(context: AuditContext, settings: MiaSettings, _search: SearchSta
         for measurements, scores in _against_all(context, inputs, attack, settings):
             found += measurements
             arrays |= scores
+    said += _of_own_models(context, inputs, attacks)
     context.progress("membership inference", len(attacks), len(attacks))
     return SectionResult(tuple(found), tuple(said), arrays)
 
@@ -99,6 +100,17 @@ def _other_questions(context: AuditContext, attacks: Sequence[Attack]) -> list[s
     return told
 
 
+def _of_own_models(context: AuditContext, inputs: AttackInputs, attacks: Sequence[Attack]) -> Iterator[str]:
+    """Yield what attacks find of the fleet's own models that were unlearned as a subject was."""
+    known = (inputs.treatment_of(one) for one in context.subjects)
+    treatments = {each.key: each for each in known if each is not None}
+    for attack in attacks:
+        for treatment in treatments.values():
+            own = inputs.own_models(attack, treatment) if "unlearned" in attack.needs else None
+            if own is not None:
+                yield own.told(attack.name, treatment.method)
+
+
 WRONG_HYPOTHESIS = (
     "the shadow models were trained and not unlearned: the scores ask whether an unlearned model is like one that was "
     "trained on the example; whether it is like one that unlearned it is ulira's question"
@@ -128,9 +140,18 @@ def _against_all(
         others = [scores_of(other, treatment) for other in context.references(candidate)]
         comparable = [other for other in others if isinstance(other, Scores)]
         shown = _worst(inputs, scores, settings.worst)
-        details = _details(inputs, attack, candidate, treatment)
+        own = inputs.own_models(attack, treatment)
+        numbers = mia_numbers(
+            attack,
+            candidate,
+            scores=scores,
+            others=comparable,
+            details=_details(inputs, attack, candidate, treatment),
+            shown=shown,
+            could_see=own.could_see if own else None,
+        )
         yield (
-            tuple(mia_numbers(attack, candidate, scores=scores, others=comparable, details=details, shown=shown)),
+            tuple(numbers),
             _arrays(f"mia.{attack.name}/{candidate.label}", scores),
         )
     if attack.name == "svc":
@@ -187,6 +208,8 @@ def _details(inputs: AttackInputs, attack: Attack, candidate: Candidate, treatme
         found["shadows_were"] = "trained, then unlearned" if "unlearned" in attack.needs else "trained"
         found |= inputs.training
         found |= inputs.explained(attack, candidate, treatment)
+        own = inputs.own_models(attack, treatment)
+        found |= {"own_models": own.details} if own else {}
     if treatment is not None:
         found["unlearned_by"] = treatment.method
     if candidate.role == "unlearned" and "shadows" in attack.needs:

@@ -11,7 +11,7 @@ from unlearn_audit.attacks import Attack
 from unlearn_audit.audit.measurement import interval, measurement
 from unlearn_audit.audit.reference import compared, comparison_of, reference_of
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.report import Comparison, Measurement, MeasurementFlag
+from unlearn_audit.report import Comparison, CouldSee, Measurement, MeasurementFlag
 
 Floats = NDArray[np.float64]
 # False positive rate -> how its measurement is called.
@@ -34,6 +34,7 @@ class _Found(NamedTuple):
     others: Sequence[Scores]
     details: dict[str, Any]
     reason: str | None
+    could_see: CouldSee | None
 
 
 def mia_numbers(
@@ -44,6 +45,7 @@ def mia_numbers(
     others: Sequence[Scores],
     details: dict[str, Any],
     shown: Sequence[dict[str, Any]] = (),
+    could_see: CouldSee | None = None,
 ) -> Iterator[Measurement]:
     """Yield every measurement of one attack on one subject.
 
@@ -54,11 +56,13 @@ def mia_numbers(
         others: of the retrained models that it is compared with.
         details: what is to be said of how the scores came about.
         shown: the most exposed examples, for the AUC's details.
+        could_see: what it finds of the fleet's own models, of the AUC.
     """
     empty = Scores(np.zeros(0), np.zeros(0))
     reason = scores if isinstance(scores, str) else why_no_value(scores)
     comparable = [other for other in others if why_no_value(other) is None]
-    found = _Found(attack, candidate, empty if isinstance(scores, str) else scores, comparable, details, reason)
+    ours = empty if isinstance(scores, str) else scores
+    found = _Found(attack, candidate, ours, comparable, details, reason, could_see)
     yield _auc(found, shown)
     for rate, name in RATES.items():
         yield _tpr(found, rate, name)
@@ -145,6 +149,7 @@ def _auc(found: _Found, shown: Sequence[dict[str, Any]]) -> Measurement:
         interval=interval(bounds, "DeLong, logit scale"),
         reference=reference_of(levels),
         comparison=comparison,
+        could_see=found.could_see,
         details=details,
     )
 
