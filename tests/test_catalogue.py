@@ -34,7 +34,7 @@ def test_what_can_show_a_leak_is_told_apart() -> None:
     assert leaks == {
         name
         for name in METRICS
-        if (name.startswith(("rcd.", "mia.")) and not name.endswith(".base_rate"))
+        if (name.startswith(("rcd.", "mia.", "resurgence.")) and not name.endswith(".base_rate"))
         or name in ("accuracy.forget", "loss.forget", "gap.forget")
     }
 

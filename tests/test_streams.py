@@ -136,6 +136,7 @@ PINNED = {
     "spectrum": "7f700f21e07e8287",
     "lanczos": "0a9c65e3785bcdb3",
     "lanczos restart": "b83f94639887c679",
+    "resurgence": "9eddd0b1b2c45bb8",
     "shokri": "14279db465b4e7d2",
     "shokri network": "bbad534732697d92",
 }

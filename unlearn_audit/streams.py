@@ -43,6 +43,7 @@ STREAMS: Mapping[str, str] = {
     "spectrum": "anything random of the spectrum",
     "lanczos": "start vectors and probes of a spectrum",
     "lanczos restart": "a new direction where a Krylov space is exhausted",
+    "resurgence": "minibatches of the fine-tuning of copies, and whatever they draw in it",
     "shokri": "which shadow outputs Shokri's networks are trained on",
     "shokri network": "initialisation and minibatches of Shokri's networks",
 }

@@ -30,7 +30,8 @@ from unlearn_audit.audit.mia.measure import measure_mia
 from unlearn_audit.audit.rcd.common_step import RELEARNING, with_common_step
 from unlearn_audit.audit.rcd.measure import measure_rcd
 from unlearn_audit.audit.reference_checks import examine_subjects, telling_apart
-from unlearn_audit.audit.section import Measure, SearchState, SectionResult
+from unlearn_audit.audit.resurgence.measure import measure_resurgence
+from unlearn_audit.audit.section import ArrayCache, Measure, SearchState, SectionResult, no_array_cache
 from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.audit.truncation.measure import measure_truncation
 from unlearn_audit.conclusion import conclude
@@ -52,6 +53,7 @@ MEASUREMENTS: Mapping[str, Measure] = {
     "truncation": measure_truncation,
     "spectrum": measure_spectrum,
     "mia": measure_mia,
+    "resurgence": measure_resurgence,
 }
 
 
@@ -201,11 +203,13 @@ def _measured(context: AuditContext, asked: Sequence[str], cache: ResultCache) -
 def _section(context: AuditContext, cache: ResultCache, name: str, start: Start | None = None) -> SectionResult:
     """Return what a section finds, measured now or found in the cache."""
 
-    def measure(curves: CurveCache) -> SectionResult:
-        return MEASUREMENTS[name](context, getattr(context.config, name), SearchState(start, curves))
+    def measure(arrays: ArrayCache, curves: CurveCache) -> SectionResult:
+        return MEASUREMENTS[name](context, getattr(context.config, name), SearchState(start, curves, arrays))
 
     depends = depends_on(context, name, start)
-    return measure(no_cache) if depends is None else cache.section(name, depends, measure)
+    if depends is None:
+        return measure(no_array_cache, no_cache)
+    return cache.section(name, depends, partial(measure, cache.arrays(name, depends)))
 
 
 def _data(context: AuditContext) -> Data:

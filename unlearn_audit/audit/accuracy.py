@@ -10,7 +10,7 @@ from unlearn_audit import metrics
 from unlearn_audit.audit.changes import measure_changes
 from unlearn_audit.audit.context import AuditContext, Split
 from unlearn_audit.audit.measurement import interval, measurement
-from unlearn_audit.audit.reference import PAIRED, compared, comparison_of, no_reference, reference_of
+from unlearn_audit.audit.reference import PAIRED, comparison_of, difference_of_means, no_reference, reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.config import GapSettings
 from unlearn_audit.engine import derive_seed
@@ -88,20 +88,8 @@ def _levels(
 def _read_against(ours: Floats, others: Sequence[Floats], scale: Scale) -> dict[str, Any]:
     """Return the fields of a measurement that say what the retrained models have, and how far this one is from it."""
     levels = [float(other.mean()) for other in others if len(other)]
-    difference = _difference(ours, others, scale) if levels else None
+    difference = difference_of_means(ours, others, scale) if levels else None
     return {"reference": reference_of(levels), "comparison": comparison_of(difference, scale)}
-
-
-def _difference(ours: Floats, others: Sequence[Floats], scale: Scale) -> metrics.Difference | None:
-    """Compare a mean over examples with the retrained models', paired over examples; None below two of them."""
-    n = len(ours)
-    if n < (1 if scale == "fraction" else 2) or len(others) < 2:
-        return None
-    # Models that agree on every example still come from a finite set: count one disagreement, in the spirit of
-    # Agresti & Min 2005, so that no interval has zero width.
-    least = 1 / n**2 if scale == "fraction" else 0.0
-    levels = [float(other.mean()) for other in others]
-    return compared(float(ours.mean()), levels, [(ours, np.stack(others))], least=least)
 
 
 def _gap(
@@ -111,7 +99,7 @@ def _gap(
     others = [outcomes[other.label, split].right for other in context.references(candidate)]
     right = outcomes[candidate.label, split].right
     levels = [float(other.mean()) for other in others]
-    difference = _difference(right, others, "fraction")
+    difference = difference_of_means(right, others, "fraction")
     value = float(right.mean() - np.mean(levels)) if others else None
     ends = None if difference is None else metrics.Bounds(difference.low, difference.high)
     floor = max(levels) - min(levels) if len(levels) > 1 else None

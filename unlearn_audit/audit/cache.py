@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from unlearn_audit import __version__
-from unlearn_audit.audit.section import SectionResult
+from unlearn_audit.audit.section import ArrayCache, Arrays, SectionResult, no_array_cache
 from unlearn_audit.files import atomic_write, make_subfolder, sha256_of_bytes
 from unlearn_audit.relearning import Curve, CurveCache
 from unlearn_audit.report import SCHEMA_VERSION, Measurement
@@ -84,7 +84,7 @@ class ResultCache:
             depends: everything that its numbers depend on, as JSON.
             measure: measures, with a place to keep its curves in.
         """
-        key = f"{name}-{content_key([SECTION_VERSION, depends])[:24]}"
+        key = _section_key(name, depends)
         known = self._read(key)
         if known is not None:
             self.found += [name] if name not in self.found else []
@@ -114,6 +114,26 @@ class ResultCache:
             keep_arrays(path, _as_arrays(curve))
         return curve
 
+    def arrays(self, name: str, depends: Mapping[str, Any]) -> ArrayCache:
+        """Return where a section under way keeps arrays that take long, each under a name of its own.
+
+        Args:
+            name: of the section.
+            depends: everything that its numbers depend on, as JSON.
+        """
+        return no_array_cache if self.folder is None else partial(self._arrays, _section_key(name, depends))
+
+    def _arrays(self, key: str, name: str, make: Callable[[], Arrays]) -> Arrays:
+        folder = self.folder or Path()
+        path = folder / f"{key}.arrays-{name}.npz"
+        known = kept_arrays(path)
+        if known is not None:
+            return known
+        made = make()
+        make_subfolder(folder.parent, folder.name)
+        keep_arrays(path, made)
+        return made
+
     def _read(self, key: str) -> SectionResult | None:
         if self.folder is None:
             return None
@@ -129,15 +149,20 @@ class ResultCache:
         return None if arrays is None else SectionResult(measured, said, arrays)
 
     def _write(self, key: str, result: SectionResult) -> None:
-        """Keep a section; its JSON comes last, with a digest of both files. Its curves have served."""
+        """Keep a section; its JSON comes last, with a digest of both files. Its curves and arrays have served."""
         if self.folder is None:
             return
         make_subfolder(self.folder.parent, self.folder.name)
         numbers = keep_arrays(self.folder / f"{key}.npz", result.arrays)
         body = _Kept.dump_json((result.measurements, result.limitations))
         atomic_write(self.folder / f"{key}.json", sha256_of_bytes(body, numbers).encode() + b"\n" + body)
-        for path in self.folder.glob(f"{key}.curve-*.npz"):
-            path.unlink(missing_ok=True)
+        for part in ("curve", "arrays"):
+            for path in self.folder.glob(f"{key}.{part}-*.npz"):
+                path.unlink(missing_ok=True)
+
+
+def _section_key(name: str, depends: Mapping[str, Any]) -> str:
+    return f"{name}-{content_key([SECTION_VERSION, depends])[:24]}"
 
 
 NO_CACHE = ResultCache(None)

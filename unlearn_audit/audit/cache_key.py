@@ -46,6 +46,7 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
         "start": start if section in RELEARNING else None,
         "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
         "shadows": [score_cache.CODE_VERSION, _fleet(context)] if section == "mia" else None,
+        **({"recipes": [one.recipe for one in context.subjects]} if section == "resurgence" else {}),
     }  # fmt: skip
 
 

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from unlearn_audit.audit.build_models import Made, models_to_make
 from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
-from unlearn_audit.config import ApplyEntry, AuditConfig, RcdSettings, Resolved, TrainEntry, code_is_allowed
+from unlearn_audit.config import (
+    ApplyEntry,
+    AuditConfig,
+    RcdSettings,
+    Resolved,
+    ResurgenceSettings,
+    TrainEntry,
+    code_is_allowed,
+)
 from unlearn_audit.data import Dataset, Splits
 from unlearn_audit.engine import Device
 from unlearn_audit.errors import UsageError
@@ -73,6 +81,9 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str]) -> I
     prices = [inputs.price(spec, compute) for spec in inputs.specs.values()]
     for section in sections:
         kept = None if any((folder / CACHED_SECTIONS).glob(f"{section}-*.json")) else False
+        if section == "resurgence" and config.resurgence is not None:
+            yield _resurgence_step(kept, config.resurgence, inputs, prices)
+            continue
         yield _section_step(section, kept, config=config, splits=inputs.splits, prices=prices)
 
 
@@ -189,3 +200,21 @@ def _section_step(
         steps = rcd.steps if isinstance(rcd.steps, int) else rcd.max_steps
         return _priced(name, there, forget * (config.truncation.reference_steps or max(100, 10 * steps)), prices)
     return Step(name, there)
+
+
+def _resurgence_step(
+    there: bool | None, settings: ResurgenceSettings, inputs: _CostInputs, prices: Sequence[_Price]
+) -> Step:
+    """Return what copies of all models take: one look at each, and the steps of those that are fine-tuned."""
+    splits, name = inputs.splits, "resurgence"
+    looks = len(splits.measured) + len(splits.unseen.forget) + len(splits.dataset.test)
+    looked = _priced(name, there, looks * (len(settings.alterations) + 1), prices, part=FORWARD)
+    recorded = next((one for one in inputs.recipes.values() if one), {}).get("batch_size", 0)
+    batch = pick_recipe(settings.recipe, "").batch_size if settings.recipe else recorded
+    steps = settings.steps if "fine-tune" in settings.alterations else 0
+    tuned = _priced(name, there, steps * min(int(batch), len(splits.retain)), prices)
+    return tuned._replace(
+        gradients=tuned.gradients or None,
+        flop=(tuned.flop or 0) + (looked.flop or 0),
+        seconds=(tuned.seconds or 0) + (looked.seconds or 0),
+    )

@@ -56,6 +56,26 @@ def compared(
     )
 
 
+def difference_of_means(
+    ours: NDArray[np.float64], others: Sequence[NDArray[np.float64]], scale: Scale
+) -> metrics.Difference | None:
+    """Compare a mean over examples with the retrained models', paired over examples; None below two of them.
+
+    Args:
+        ours: the subject's number for each example, [n].
+        others: the retrained models', each [n].
+        scale: what the numbers are: "fraction" of examples, or "nats".
+    """
+    n = len(ours)
+    if n < (1 if scale == "fraction" else 2) or len(others) < 2:
+        return None
+    # Models that agree on every example still come from a finite set: count one disagreement, in the spirit of
+    # Agresti & Min 2005, so that no interval has zero width.
+    least = 1 / n**2 if scale == "fraction" else 0.0
+    levels = [float(other.mean()) for other in others]
+    return compared(float(ours.mean()), levels, [(ours, np.stack(others))], least=least)
+
+
 def comparison_of(difference: metrics.Difference | None, scale: Scale) -> Comparison | None:
     """Return a difference to the retrained models as a report has it.
 

@@ -26,16 +26,27 @@ class SectionResult:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
+Arrays = Mapping[str, NDArray[Any]]
+ArrayCache = Callable[[str, Callable[[], Arrays]], Arrays]  # given a name and how to make them, returns arrays
+
+
+def no_array_cache(name: str, make: Callable[[], Arrays]) -> Arrays:
+    """Make the arrays; nothing is cached."""
+    return make()
+
+
 class SearchState(NamedTuple):
-    """What a section that relearns is handed: where its search for a step size begins, and curves taken before a kill.
+    """What a section is handed beside its settings: where a search begins, and what was found before a kill.
 
     Attributes:
-        start: where the search of the section before it ended; None where there was none.
+        start: where the search for a step size of the section before it ended; None where there was none.
         curve_cache: asked for a curve before it is taken.
+        array_cache: asked for other arrays before they are made.
     """
 
     start: Start | None = None
     curve_cache: CurveCache = no_cache
+    array_cache: ArrayCache = no_array_cache
 
 
 ANEW = SearchState()

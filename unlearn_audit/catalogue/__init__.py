@@ -5,6 +5,7 @@ metric is one entry there, the code that measures it and a test.
 """
 
 from unlearn_audit.catalogue.entries import (
+    ALTERATIONS,
     ASSUMED_INPUTS,
     ATTACK_GROUPS,
     ATTACKS,
@@ -28,6 +29,7 @@ from unlearn_audit.catalogue.metrics import (
 )
 
 __all__ = [
+    "ALTERATIONS",
     "ASSUMED_INPUTS",
     "ATTACKS",
     "ATTACK_GROUPS",

@@ -89,6 +89,16 @@ ATTACK_GROUPS: Mapping[str, tuple[str, ...]] = {
     "all": tuple(ATTACKS),
 }
 
+# What may happen to a model after its release -> where that is done, and how a sentence has it: "after ...".
+ALTERATIONS: Mapping[str, Entry] = {
+    "int8": Entry("unlearn_audit.audit.resurgence.alterations:int8", "rounding of the weights to 8 bits"),
+    "int4": Entry("unlearn_audit.audit.resurgence.alterations:int4", "rounding of the weights to 4 bits"),
+    "prune-30": Entry("unlearn_audit.audit.resurgence.alterations:prune_30", "pruning of 30 % of the weights"),
+    "prune-50": Entry("unlearn_audit.audit.resurgence.alterations:prune_50", "pruning of 50 % of the weights"),
+    "prune-70": Entry("unlearn_audit.audit.resurgence.alterations:prune_70", "pruning of 70 % of the weights"),
+    "fine-tune": Entry("unlearn_audit.audit.resurgence.alterations:fine_tune", "fine-tuning on the retain set"),
+}
+
 
 def load(kind: str, table: Mapping[str, str] | Mapping[str, Entry], name: str) -> Any:
     """Import and return what `table` has under `name`.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from unlearn_audit.catalogue.entries import ATTACKS
+from unlearn_audit.catalogue.entries import ALTERATIONS, ATTACKS
 
 Direction = Literal["higher is better", "lower is better", "compare to retrained", "zero is best", "none"]
 UP: Direction = "higher is better"
@@ -19,6 +19,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "truncation": "Truncation",
     "spectrum": "Curvature",
     "mia": "Membership inference",
+    "resurgence": "Resurgence",
 }
 
 # Section all of whose metrics say in different ways what one instrument sees -> that instrument, as a sentence has it.
@@ -26,6 +27,7 @@ _INSTRUMENTS: Mapping[str, str] = {
     "rcd": "relearning",
     "truncation": "the decay of relearning",
     "spectrum": "curvature",
+    "resurgence": "resurgence",
 }
 
 
@@ -103,9 +105,27 @@ ATTACK_METRICS: Mapping[str, MetricInfo] = {
     )
 }  # fmt: skip
 
+_BELOW = "a table of its own has it, before and after"
+
+# What is measured of every alteration, likewise: its name takes the place of {}, what it is that of {what}.
+_ALTERATION_METRICS: tuple[MetricInfo, ...] = (
+    MetricInfo("resurgence.{}", "back by {}", "resurgence", "fraction", ZERO, 3,
+               "forget accuracy that comes back after {what}, beyond what comes back to retrained models",
+               signed=True, leak=True, sets=("forget",)),
+    MetricInfo("resurgence.{}.gap", "gap forget {}", "resurgence", "fraction", ZERO, 3,
+               "forget accuracy after {what} minus that of retrained models after the same",
+               signed=True, leak=True, hidden=_BELOW, sets=("forget",)),
+)  # fmt: skip
+
 
 def _of_attack(info: MetricInfo, attack: str) -> MetricInfo:
     written = {field: getattr(info, field).format(attack) for field in ("name", "title", "what", "form_of")}
+    return info._replace(**written)
+
+
+def _of_alteration(info: MetricInfo, name: str) -> MetricInfo:
+    what = ALTERATIONS[name].what
+    written = {field: getattr(info, field).format(name, what=what) for field in ("name", "title", "what")}
     return info._replace(**written)
 
 
@@ -200,6 +220,11 @@ METRICS: Mapping[str, MetricInfo] = {
         MetricInfo("mia.svc.efficacy", "svc MIA-efficacy", "mia", "fraction", COMPARE, 3,
                    "share of the forget set that an SVC of the field's tables takes for non-members", leak=True,
                    form_of=ATTACK.format("svc")),
+        *(
+            _of_alteration(info, alteration)
+            for info in _ALTERATION_METRICS
+            for alteration in ALTERATIONS
+        ),
     )
 }  # fmt: skip
 

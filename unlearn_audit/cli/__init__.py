@@ -23,6 +23,7 @@ from unlearn_audit.cli import (
     inspect,
     mia,
     rcd,
+    resurgence,
     schema,
     shadows,
     show,
@@ -72,7 +73,8 @@ def _root(
 
 
 for verb in (
-    demo, rcd, truncation, spectrum, gaps, mia, shadows, train, init, audit, gate, show, inspect, validate, schema,
+    demo, rcd, truncation, spectrum, gaps, mia, resurgence, shadows, train, init, audit, gate, show, inspect, validate,
+    schema,
 ):  # fmt: skip
     verb.register(app)
 apply.register(app)

@@ -68,6 +68,7 @@ attacks = ["loss"]              # or "threshold", or "all" with shadow models
 
 # [truncation]                  # is the truncation error of RCD_K really exponential in K?
 # [spectrum]                    # curvature of the loss on the forget set
+# [resurgence]                  # does it come back in copies that are rounded, pruned, fine-tuned on other data?
 """
 
 NO_RETRAINED = """\

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from unlearn_audit.conclusion.comparing import Reading, compared_sentence, powerless, readings_of
 from unlearn_audit.conclusion.levels import change_sentence, level_readings, level_sentence, one_reference_sentence
+from unlearn_audit.conclusion.resurgence import resurgence_sentence
 from unlearn_audit.conclusion.words import listed
 from unlearn_audit.report import Measurement
 
@@ -55,7 +56,8 @@ def conclude(measurements: Sequence[Measurement], *, doubted: Sequence[str] = ()
     sentences += _of_subjects(measurements, subjects, readings, useless)
     for label, role in references:
         told = compared_sentence(label, role, readings[label], (), only_seen=True)
-        sentences += [told] if told else []
+        back = resurgence_sentence(measurements, label, role, only_seen=True)
+        sentences += [each for each in (told, back) if each]
     sentences += [_no_power(instrument) for instrument in useless]
     sentences += _many([reading for label, role in subjects if role != "original" for reading in readings[label]])
     if comparable and not originals and not all(reading.seen for reading in comparable):
@@ -90,6 +92,7 @@ def _of_subjects(
             one_reference_sentence(measurements, label, role),
             level_sentence(label, role, levels),
             change_sentence(measurements, label, role),
+            resurgence_sentence(measurements, label, role),
         ):
             if told:
                 yield told

@@ -46,8 +46,8 @@ def difference_to_retrained(measurement: Measurement) -> ScaledDifference | None
 def readings_of(measurements: Sequence[Measurement], label: str) -> tuple[Reading, ...]:
     """Return every comparison of one subject, in the order of the report.
 
-    Two kinds are left out, whatever they see: legacy attacks, which are never a verdict, and attacks on an original
-    that ask whether it was unlearned, whose scores have no direction.
+    Three kinds are left out, whatever they see: legacy attacks, which are never a verdict, attacks on an original that
+    ask whether it was unlearned, whose scores have no direction, and resurgence, whose sentence is its own.
     """
     return tuple(_readings(measurements, label))
 
@@ -55,7 +55,7 @@ def readings_of(measurements: Sequence[Measurement], label: str) -> tuple[Readin
 def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Reading]:
     for measurement in measurements:
         comparison = difference_to_retrained(measurement) if measurement.subject == label else None
-        if comparison is None or measurement.value is None:
+        if comparison is None or measurement.value is None or measurement.name.startswith("resurgence."):
             continue
         elsewhere = "another question" in measurement.flags
         if "legacy" in measurement.flags or (elsewhere and measurement.role == "original"):

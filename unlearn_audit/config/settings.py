@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS, METHODS, load
+from unlearn_audit.catalogue import ALTERATIONS, ATTACK_GROUPS, ATTACKS, METHODS, RECIPES, load
 from unlearn_audit.config.layers import incomplete_words
 from unlearn_audit.config.toml_source import Flag, Number, Said, VersionOne
 from unlearn_audit.errors import unknown_name
@@ -234,6 +234,36 @@ else:
     )
 
 
+class ResurgenceSettings(ConfigModel):
+    """Whether what was forgotten comes back without the data: in copies that are rounded, pruned or fine-tuned."""
+
+    alterations: Annotated[
+        tuple[str, ...], Field(min_length=1, description=f"What copies go through: {', '.join(ALTERATIONS)}")
+    ] = tuple(ALTERATIONS)
+    steps: Annotated[int, Field(ge=1, le=1_000_000, strict=True, description="Of fine-tuning, on the retain set")] = 100
+    step_size: Annotated[Step | None, Field(description="Peak of fine-tuning; default: a tenth of the recipe's")] = None
+    recipe: Annotated[
+        Said | None, Field(description="Of fine-tuning, by name; default: the original's, as its file has it")
+    ] = None
+
+    @field_validator("alterations")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(names):
+            if name not in ALTERATIONS:
+                raise ValueError(unknown_name("alteration", name, ALTERATIONS))
+            if name in names[:index]:
+                raise ValueError(f"alteration '{name}' is named twice")
+        return names
+
+    @field_validator("recipe")
+    @classmethod
+    def _a_recipe(cls, name: str | None) -> str | None:
+        if name is not None and name not in RECIPES:
+            raise ValueError(unknown_name("recipe", name, RECIPES))
+        return name
+
+
 class AuditConfig(ConfigModel):
     """Everything an audit needs to know; a measurement runs when its section is there."""
 
@@ -260,6 +290,7 @@ class AuditConfig(ConfigModel):
     truncation: TruncationSettings | None = None
     spectrum: SpectrumSettings | None = None
     mia: MiaSettings | None = None
+    resurgence: ResurgenceSettings | None = None
 
     @field_validator("apply")
     @classmethod
@@ -299,4 +330,5 @@ SECTIONS: Mapping[str, type[ConfigModel]] = {
     "truncation": TruncationSettings,
     "spectrum": SpectrumSettings,
     "mia": MiaSettings,
+    "resurgence": ResurgenceSettings,
 }

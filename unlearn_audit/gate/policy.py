@@ -61,8 +61,8 @@ class Rule(_PolicyModel):
     require_interval: Flag | None = Field(
         default=None,
         description="true: a number without an interval is inconclusive; false: it is held by its value; not given: "
-        "where the metric shows a leak (rcd.*, mia.*, gap.forget, accuracy.forget, loss.forget), a number without an "
-        'interval can fail but not pass, unless bound is "value"',
+        "where the metric shows a leak (rcd.*, mia.*, resurgence.*, gap.forget, accuracy.forget, loss.forget), a "
+        'number without an interval can fail but not pass, unless bound is "value"',
     )
     holds_for: Literal["retrained"] | None = None
     min_n: Annotated[int, Field(ge=0, strict=True)] = 0

@@ -27,6 +27,7 @@ def audit(
     truncation: Section = None,
     spectrum: Section = None,
     mia: Section | Sequence[str] = None,
+    resurgence: Section = None,
     mean: Moments = None,
     std: Moments = None,
     seed: int = 0,
@@ -50,6 +51,7 @@ def audit(
         truncation: whether the truncation error of RCD is exponential in K.
         spectrum: the curvature of the loss on the forget set.
         mia: membership inference: names of attacks, or settings.
+        resurgence: whether it comes back without the data: copies are rounded, pruned, fine-tuned.
         mean: of inputs in [0, 1] as all these models were trained, one number or one per channel; default: what `train`
             and `unlearn` recorded; for other modules the data's own, and the report says that it is assumed.
         std: likewise.
@@ -70,6 +72,7 @@ def audit(
     _check_distinct(models)
     named = {label: _role(label, model, roles or {}) for label, model in models.items()}
     asked = {"gaps": gaps, "rcd": rcd, "truncation": truncation, "spectrum": spectrum, "mia": _attacks(mia)}
+    asked["resurgence"] = resurgence
     values = {
         "data": splits.dataset.spec,
         "forget": splits.forget.spec,

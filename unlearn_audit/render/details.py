@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from unlearn_audit.catalogue import ALTERATIONS
 from unlearn_audit.report import AuditReport, Measurement
 
 Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
@@ -77,7 +78,24 @@ class MiaDetails(_DetailsModel):
     worst: tuple[Exposed, ...] | None = None
 
 
-AnyDetails = TypeVar("AnyDetails", RcdDetails, TruncationDetails, MiaDetails)
+class GapDetails(_DetailsModel):
+    """A gap to the retrained models with its interval."""
+
+    value: Real | None = None
+    low: Real | None = None
+    high: Real | None = None
+
+
+class ResurgenceDetails(_DetailsModel):
+    """Of `resurgence.<alteration>`: before and after."""
+
+    gap_before: GapDetails | None = None
+    gap_after: GapDetails | None = None
+    test_accuracy: tuple[Real | None, Real | None] | None = None
+    twosample_p_before: Real | None = None
+
+
+AnyDetails = TypeVar("AnyDetails", RcdDetails, TruncationDetails, MiaDetails, ResurgenceDetails)
 
 
 def details_of(measurement: Measurement, kind: type[AnyDetails]) -> AnyDetails:
@@ -109,4 +127,5 @@ def _problems(report: AuditReport) -> Iterator[str]:
 
 def _kind_of(name: str) -> type[Any] | None:
     kinds: dict[str, type[Any]] = {"rcd.raw": RcdDetails, "truncation.verdict": TruncationDetails}
+    kinds |= {f"resurgence.{name}": ResurgenceDetails for name in ALTERATIONS}
     return MiaDetails if name.startswith("mia.") and name.endswith(".auc") else kinds.get(name)

@@ -1,6 +1,6 @@
 """The pictures of a report: relearning curves, RCD against utility and against step size, ROC curves."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from unlearn_audit import metrics
 from unlearn_audit.render import semilog
 from unlearn_audit.render.arrays import Arrays, curve_name, score_names
-from unlearn_audit.render.charts import CONTROL, ORIGINAL, RETRAINED, Axis, Chart, Guide, Series, Style, style_of
+from unlearn_audit.render.charts import Axis, Chart, Guide
 from unlearn_audit.render.details import RcdDetails, details_of
+from unlearn_audit.render.looks import Look
 from unlearn_audit.render.untrusted import printable
 from unlearn_audit.report import AuditReport, Measurement
 
@@ -18,31 +19,6 @@ RATES = (Guide(1e-3, "0.1 %"), Guide(1e-2, "1 %"))
 MOST_CORNERS = 300  # of a ROC curve
 FAR = 20  # times the smallest value: where a linear axis shows little
 SAME = 1e-6  # how far the AUC of the arrays may be from the report's, when they belong together
-
-
-class _Look:
-    """How every subject of a report is called and drawn, the same in all of its pictures."""
-
-    def __init__(self, report: AuditReport) -> None:
-        self.roles = {entry.subject: entry.role for entry in report.measurements}
-        seeds = sum(role == "retrained" for role in self.roles.values())
-        together = f"retrained ({seeds})"
-        self.labels = {
-            label: together if role == "retrained" and seeds > 1 else label for label, role in self.roles.items()
-        }
-        self.styles = dict(_styles(self.roles))
-
-    def series(self, label: str, xs: Sequence[float], ys: Sequence[float]) -> Series:
-        return Series(self.labels[label], xs, ys, self.styles[label])
-
-
-def _styles(roles: Mapping[str, str]) -> Iterator[tuple[str, Style]]:
-    """Yield a style for every subject: one for the first original, one for all retrained seeds, one for controls."""
-    free = (style for style in map(style_of, range(10**9)) if style.colour != ORIGINAL.colour)
-    fixed = {"retrained": RETRAINED, "control": CONTROL}
-    first = next((label for label, role in roles.items() if role == "original"), None)
-    for label, role in roles.items():
-        yield label, ORIGINAL if label == first else fixed.get(role) or next(free)
 
 
 def _of(report: AuditReport, name: str) -> list[Measurement]:
@@ -59,7 +35,7 @@ def _number(measurement: Measurement | None) -> float | None:
 
 def relearning_curves(report: AuditReport, arrays: Arrays) -> tuple[Chart, ...]:
     """Return the loss on the forget set while every model relearns it; the areas below are RCD."""
-    look = _Look(report)
+    look = Look(report)
     series = []
     for measurement in _of(report, "rcd.raw"):
         label = measurement.subject
@@ -88,7 +64,7 @@ def gap_against_rcd(report: AuditReport) -> tuple[Chart, ...]:
 
 
 def _over_gap(report: AuditReport, name: str, title: str) -> Chart | None:
-    look = _Look(report)
+    look = Look(report)
     series = []
     for measurement in _of(report, name):
         gap, value = _number(report.find("gap.average", measurement.subject)), _number(measurement)
@@ -115,7 +91,7 @@ def _spread_out(values: Sequence[float]) -> bool:
 
 def step_sizes(report: AuditReport) -> tuple[Chart, ...]:
     """Return RCD over the step size, where several were asked for."""
-    look = _Look(report)
+    look = Look(report)
     series = []
     for measurement in _of(report, "rcd.raw"):
         pairs = [
@@ -142,7 +118,7 @@ def step_sizes(report: AuditReport) -> tuple[Chart, ...]:
 
 def truncation(report: AuditReport) -> tuple[Chart, ...]:
     """Return the excess over the floor on a logarithmic axis, with the verdict on its decay."""
-    look = _Look(report)
+    look = Look(report)
     curves = semilog.series_of(report)
     # A curve's label is what is fit to print of its subject's.
     subjects = {printable(label): label for label in look.labels}
@@ -155,7 +131,7 @@ def truncation(report: AuditReport) -> tuple[Chart, ...]:
 
 def roc_curves(report: AuditReport, arrays: Arrays) -> tuple[Chart, ...]:
     """Return one picture per attack whose scores lie beside the report and give the AUC that the report has."""
-    look = _Look(report)
+    look = Look(report)
     found: dict[str, list[tuple[str, Floats, Floats]]] = {}
     for attack, measurement, members, non_members in _scores(report, arrays):
         if _belongs(measurement, members, non_members):
@@ -189,7 +165,7 @@ def _belongs(measurement: Measurement, members: Floats, non_members: Floats) -> 
     return found is not None and told is not None and abs(found - told) <= SAME
 
 
-def _roc_chart(attack: str, curves: Sequence[tuple[str, Floats, Floats]], look: _Look) -> Chart:
+def _roc_chart(attack: str, curves: Sequence[tuple[str, Floats, Floats]], look: Look) -> Chart:
     fewest = min(len(non_members) for _, _, non_members in curves)
     low = 0.6 * min(1e-3, *(1 / max(len(members), len(others)) for _, members, others in curves))
     return Chart(

@@ -10,12 +10,13 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Axis(NamedTuple):
-    """What an axis shows; ends that are not fixed come from the data."""
+    """What an axis shows; ends that are not fixed come from the data; `names` stand at 0, 1, 2, …, if given."""
 
     title: str
     log: bool = False
     low: float | None = None
     high: float | None = None
+    names: tuple[str, ...] = ()
 
     def shows(self, value: float) -> bool:
         """Return whether a value has a place on such an axis."""
@@ -30,6 +31,7 @@ class Scale(NamedTuple):
     high: float
     start: float
     end: float
+    names: tuple[str, ...] = ()
 
     def place(self, value: float) -> float:
         """Return the pixel of a value; a value beyond the ends stands at the end."""
@@ -43,6 +45,8 @@ class Scale(NamedTuple):
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return values to label, with their labels."""
+        if self.names:
+            return [(float(index), name) for index, name in enumerate(self.names)]
         return _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
 
 
@@ -54,7 +58,7 @@ def scale_of(axis: Axis, values: Iterable[float], start: float, end: float) -> S
         low = math.log10(axis.low) if axis.log else axis.low
     if axis.high is not None:
         high = math.log10(axis.high) if axis.log else axis.high
-    return Scale(axis.log, low, max(high, low + max(1 / LARGEST, 1e-9 * abs(low))), start, end)
+    return Scale(axis.log, low, max(high, low + max(1 / LARGEST, 1e-9 * abs(low))), start, end, axis.names)
 
 
 def _linear_ends(shown: list[float]) -> tuple[float, float]:

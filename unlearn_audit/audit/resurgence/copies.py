@@ -1,0 +1,141 @@
+"""Copies of every subject, altered one after the other, and what each answers: one copy is in memory at a time."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit import catalogue
+from unlearn_audit.attacks import log_odds
+from unlearn_audit.audit.context import AuditContext, Split
+from unlearn_audit.audit.resurgence.alterations import Alteration, FineTuning, with_step_size
+from unlearn_audit.audit.section import ArrayCache
+from unlearn_audit.config import ResurgenceSettings
+from unlearn_audit.engine import derive_seed, predict
+from unlearn_audit.errors import ConfigError, MeasurementError
+from unlearn_audit.inputs import Candidate
+from unlearn_audit.training import Recipe, pick_recipe, recorded_recipe
+
+Floats = NDArray[np.float64]
+Logits = Callable[[Split], NDArray[np.float32]]
+NO_RECIPE = (
+    "nothing says how the original was trained; name the recipe with --recipe, or as `recipe` of its [[checkpoint]]"
+)
+
+
+class Answers(NamedTuple):
+    """What a model or an altered copy of it answers.
+
+    Attributes:
+        right: [n] 1.0 where it is right about a measured forget example.
+        log_odds: [2m] of the label: forget examples that have a partner, then their partners in the unseen twin.
+        test: [t] 1.0 where it is right about a test example of a class that is kept.
+    """
+
+    right: Floats
+    log_odds: Floats
+    test: Floats
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What every subject answers, before and after each alteration.
+
+    Attributes:
+        before: by label.
+        after: by label and alteration; or why there is no such copy.
+        tuning: how copies were fine-tuned.
+    """
+
+    before: Mapping[str, Answers]
+    after: Mapping[tuple[str, str], Answers | str]
+    tuning: FineTuning
+
+    def came_through(self, candidates: Sequence[Candidate], alteration: str) -> list[Candidate]:
+        """Return those of whom there is an altered copy."""
+        return [one for one in candidates if isinstance(self.after[one.label, alteration], Answers)]
+
+
+def look_at_copies(context: AuditContext, settings: ResurgenceSettings, cache: ArrayCache) -> Looks:
+    """Alter a copy of every subject in every way that was asked for.
+
+    Args:
+        context: the models and the sets.
+        settings: which alterations, and how copies are fine-tuned.
+        cache: asked for what a copy answers before it is made.
+    """
+    tuning = FineTuning(
+        context.examples("retain"),
+        _recipe(context, settings),
+        settings.steps,
+        derive_seed(context.config.seed, "resurgence"),
+        context.compute,
+        context.progress,
+    )
+    total = len(context.subjects) * len(settings.alterations)
+    before = {one.label: _as_it_is(context, one) for one in context.subjects}
+    after: dict[tuple[str, str], Answers | str] = {}
+    for name in settings.alterations:
+        alteration: Alteration = catalogue.load("alteration", catalogue.ALTERATIONS, name)
+        for index, one in enumerate(context.subjects):
+            make = partial(_altered, context, one, alteration, tuning)
+            after[one.label, name] = _kept(cache, f"{name}-{index}", make)
+            context.progress("altering copies", len(after), total, f"{one.label}, {name}")
+    return Looks(before, after, tuning)
+
+
+def _recipe(context: AuditContext, settings: ResurgenceSettings) -> Recipe | str:
+    """Return the recipe that all copies are fine-tuned by: named, else the original's as the files have it."""
+    if settings.recipe is not None:
+        return with_step_size(pick_recipe(settings.recipe, ""), settings.step_size)
+    known = [one.recipe for one in (*context.with_role("original"), *context.subjects) if one.recipe]
+    if not known:
+        return NO_RECIPE
+    try:
+        return with_step_size(recorded_recipe(known[0]), settings.step_size)
+    except ConfigError as problem:
+        return str(problem)
+
+
+def _kept(cache: ArrayCache, name: str, make: Callable[[], Answers]) -> Answers | str:
+    """Return what a copy answers, found or made; or why there is none."""
+    try:
+        found = cache(name, lambda: make()._asdict())
+    except MeasurementError as problem:
+        return str(problem)
+    return Answers(**found)
+
+
+def _as_it_is(context: AuditContext, candidate: Candidate) -> Answers:
+    return _answers(context, lambda split: context.signals(candidate, split).logits)
+
+
+def _altered(context: AuditContext, candidate: Candidate, alter: Alteration, tuning: FineTuning) -> Answers:
+    """Alter a copy, look at it and let it go."""
+    altered = copy.deepcopy(candidate.model)
+    alter(altered, candidate.transform, tuning)
+
+    def logits(split: Split) -> NDArray[np.float32]:
+        found = predict(altered, context.examples(split).images, candidate.transform, compute=context.compute)
+        if not np.isfinite(found).all():
+            raise MeasurementError(f"its outputs on the {split} set are not finite")
+        return found
+
+    return _answers(context, logits)
+
+
+def _answers(context: AuditContext, logits: Logits) -> Answers:
+    splits = context.splits
+    sets: tuple[Split, ...] = ("forget", "unseen", "test")
+    forget, unseen, test = ((logits(split), context.examples(split).labels.numpy()) for split in sets)
+    paired = np.searchsorted(splits.measured, splits.unseen.forget)  # both are sorted
+    odds = [log_odds(forget[0][paired], forget[1][paired]), log_odds(*unseen)]
+    return Answers(_right(*forget), np.concatenate(odds), _right(*test)[splits.lasting_test])
+
+
+def _right(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Floats:
+    return np.asarray(logits.argmax(axis=1) == labels, dtype=np.float64)
