@@ -19,7 +19,15 @@ from unlearn_audit.audit.controls import RANDOM
 from unlearn_audit.catalogue import ATTACK_METRICS, METRICS
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
 from unlearn_audit.config import SECTIONS, AuditConfig, CheckpointEntry
-from unlearn_audit.data import Examples, Splits, Transform, load_data, make_splits, read_training_indices
+from unlearn_audit.data import (
+    Examples,
+    Splits,
+    Transform,
+    load_data,
+    make_spare_twin,
+    make_splits,
+    read_training_indices,
+)
 from unlearn_audit.engine import Device, FullBatch, setup_device
 from unlearn_audit.errors import DataError, MeasurementError, UsageError
 from unlearn_audit.models import build
@@ -378,6 +386,23 @@ def test_an_unfair_comparison_is_in_the_report_for_the_gate_to_see(tiny: Path) -
     entries = (CheckpointEntry(path=str(tiny / "original.safetensors"), role="retrained"),)
     (one,) = run_audit(config.model_copy(update={"checkpoint": entries})).subjects
     assert one.doubts == ("original is used as retrained, but its metadata says original",)
+
+
+def test_a_model_that_was_stopped_by_a_look_at_the_twin_is_in_doubt_and_by_other_examples_not(
+    tiny: Path, tmp_path: Path
+) -> None:
+    parent = read_checkpoint(tiny / "unlearned.safetensors")
+    assert parent.metadata is not None
+    splits = make_splits(load_data("digits?mislabel=0.1&seed=0"), str(tiny / "forget.npy"))
+    spare = make_spare_twin(splits, at_most=50)
+    assert spare is not None
+    for looked_at, expected in ((spare.unseen, ""), (splits.unseen.unseen[:7], "by a look at 7 of the 144 examples")):
+        path = tmp_path / f"{len(looked_at)}.safetensors"
+        told = parent.metadata.model_copy(update={"looked_at": tuple(looked_at.tolist())})
+        write_checkpoint(path, parent.state, told, force=False)
+        entry = {"path": str(path), "role": "unlearned"}
+        (subject,) = run_audit(config_of(tiny, gaps={}, checkpoint=[entry])).subjects
+        assert [expected in text for text in subject.doubts] == [True] * bool(expected)
 
 
 def test_retrained_models_that_were_trained_otherwise_than_the_original_are_named(tiny: Path, tmp_path: Path) -> None:

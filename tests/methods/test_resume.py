@@ -246,6 +246,20 @@ def test_a_run_that_a_stop_ended_is_not_gone_on_from(tiny: Path, tmp_path: Path)
     assert sha256_of_file(tmp_path / "u.safetensors") == sha256_of_file(tmp_path / "whole" / "u.safetensors")
 
 
+def test_the_nearest_look_of_a_killed_run_is_not_forgotten(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unlearn_audit.methods.stopping.LIKE_UNSEEN", 2.0)  # never reached
+    case = Case("neggrad-plus", {"steps": 60, "stop_at": "unseen"})
+    (tmp_path / "whole").mkdir()
+    apply(case, tmp_path / "whole", tiny)
+    with killed_at(45):
+        apply(case, tmp_path, tiny)
+    apply(case, tmp_path, tiny, resume=True)
+    assert sha256_of_file(tmp_path / "u.safetensors") == sha256_of_file(tmp_path / "whole" / "u.safetensors")
+    assert "the least distance was" in str(read_checkpoint(tmp_path / "u.safetensors").metadata)
+
+
 def test_the_seconds_of_all_parts_are_added_up(tiny: Path, tmp_path: Path) -> None:
     now = [100.0]
     case = Case("ft", {"steps": 60})

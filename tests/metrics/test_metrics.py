@@ -124,6 +124,29 @@ def test_auc_turns_around_with_the_sides_and_ignores_monotone_maps(members: Floa
     assert found == pytest.approx(1 - (metrics.auc(non_members, members) or 0))
 
 
+def test_the_distance_of_kolmogorov_and_smirnov_is_scipys() -> None:
+    draws = np.random.default_rng(0)
+    for n, m in ((20, 20), (150, 90), (400, 7)):
+        first, second = draws.normal(size=n).round(1), draws.normal(0.3, 1.5, size=m).round(1)
+        found = metrics.kolmogorov_smirnov(first, second)
+        assert found is not None
+        assert found.value == pytest.approx(stats.ks_2samp(first, second).statistic)
+        assert found.p == pytest.approx(stats.kstwobign.sf(found.value * np.sqrt(n * m / (n + m))))
+    assert metrics.kolmogorov_smirnov(np.ones(3), np.ones(5)) == (0.0, 1.0)
+
+
+def test_half_of_all_pairs_of_samples_lie_as_far_apart_as_the_median_distance() -> None:
+    draws = np.random.default_rng(1)
+    found = [metrics.kolmogorov_smirnov(*draws.normal(size=(2, 200))) for _ in range(1000)]
+    share = np.mean([each.p >= 0.5 for each in found if each])
+    assert share == pytest.approx(0.5, abs=0.1)  # steps of 1/200 make the limit a little conservative
+
+
+def test_a_distance_is_undefined_for_an_empty_side_and_for_nan() -> None:
+    assert metrics.kolmogorov_smirnov(np.zeros(0), np.ones(3)) is None
+    assert metrics.kolmogorov_smirnov(np.ones(3), np.array([1.0, np.nan])) is None
+
+
 def test_auc_is_undefined_for_an_empty_side_and_for_nan() -> None:
     some, none, broken = np.array([1.0, 2.0]), np.zeros(0), np.array([1.0, np.nan])
     for one, other in [(some, none), (none, some), (none, none), (broken, some), (some, broken)]:

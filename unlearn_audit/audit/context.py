@@ -216,12 +216,24 @@ def _doubts(candidate: Candidate, splits: Splits) -> Iterator[str]:
         old = old_subsets(splits.dataset.spec, str(metadata.data_sha256), allow_code=True)
         message = f"{candidate.label} was made with other data than is measured here: not a fair comparison"
         yield f"{message}; {old}" if old else message
+    yield from _looked_at(candidate.label, metadata, splits)
     if candidate.role == "retrained" and metadata.recipe_assumed:
         recipe = f"{metadata.recipe.get('name')}, {metadata.recipe.get('epochs')} epochs"
         yield (
             f"{candidate.label} was trained by a default recipe ({recipe}), since nothing says how the original was: a "
             "difference may come from that, and not from the forget set; name the recipe with --recipe and --epochs, "
             "or as `recipe` of the original's [[checkpoint]]"
+        )
+
+
+def _looked_at(label: str, metadata: Metadata, splits: Splits) -> Iterator[str]:
+    """Yield that examples of the twin have decided how a model was made, so that it is not judged by fresh ones."""
+    stale = len(np.intersect1d(metadata.looked_at or (), splits.unseen.unseen))
+    if stale:
+        yield (
+            f"{label} was stopped by a look at {stale} of the {len(splits.unseen)} examples of the unseen twin, so "
+            f"that a comparison with the twin flatters it; audit with the seed of its making (--seed {metadata.seed}), "
+            "without --unseen and --sample"
         )
 
 

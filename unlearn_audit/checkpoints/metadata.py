@@ -52,6 +52,7 @@ class Metadata(BaseModel):
         forget_n: number of forget examples.
         steps: optimizer steps taken.
         gradient_evaluations: per-example gradients computed.
+        looked_at: held-out examples, as test indices, by which it was decided when to stop.
         wall_seconds: how long the steps took.
         notes: what the reader should know of how it was made, above all where that deviates from the method's source.
         tool_version: version of this package that wrote the file.
@@ -83,6 +84,7 @@ class Metadata(BaseModel):
     forget_n: Count | None = None
     steps: Count | None = None
     gradient_evaluations: Count | None = None
+    looked_at: tuple[Count, ...] | None = None
     wall_seconds: Annotated[float, Field(ge=0)] | None = None
     notes: tuple[Name, ...] = ()
     tool_version: Name | None = None

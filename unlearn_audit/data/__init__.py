@@ -6,6 +6,7 @@ from unlearn_audit.data.loading import load_data, old_subsets
 from unlearn_audit.data.old_draws import old_forget_set
 from unlearn_audit.data.pool import Pool, make_pool
 from unlearn_audit.data.queries import QUERY_COUNTS, query
+from unlearn_audit.data.spare_twin import make_spare_twin
 from unlearn_audit.data.spec import is_code, parse_spec
 from unlearn_audit.data.splits import Splits, make_splits, read_training_indices
 from unlearn_audit.data.twin import Twin
@@ -23,6 +24,7 @@ __all__ = [
     "is_code",
     "load_data",
     "make_pool",
+    "make_spare_twin",
     "make_splits",
     "named_classes",
     "old_forget_set",

@@ -29,7 +29,7 @@ class Term(NamedTuple):
 Terms = Mapping[str, Term]
 TermGradients = Mapping[str, Sequence[Tensor]]  # term -> gradient of weight x loss, one tensor a trainable parameter
 StepHook = Callable[[int], None]
-Stop = Callable[[Mapping[str, float]], str | None]  # mean loss of each term since the last look -> why to stop
+Stop = Callable[[Mapping[str, float]], str | None]  # what a look has found, by name -> why to stop
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Hooks:
         mix: edits weights with the gradient already taken, as decoupled weight decay does.
         hold: looks at the weights as the optimiser will find them.
         after: edits weights after the optimiser's step.
+        look: what else is measured at every look, by name: it is shown beside the losses, and a stop is given it.
         parts: whether `gradient` needs the terms' gradients apart, one backward pass for each term.
         gradient_evaluations: gradients of single examples that were taken to prepare.
         gradients: steps -> those that `terms` takes in the first so many steps.
@@ -53,6 +54,7 @@ class Hooks:
     mix: StepHook | None = None
     hold: StepHook | None = None
     after: StepHook | None = None
+    look: Callable[[int], Mapping[str, float]] | None = None
     parts: bool = False
     gradient_evaluations: int = 0
     gradients: Callable[[int], int] | None = None
@@ -128,6 +130,8 @@ def descend(
         seen.append({name: term.loss.detach() for name, term in found.items()})
         if (step + 1) % CHECK_EVERY == 0 or step == steps - 1:
             means = _look(seen, step, watched, task)
+            for measured in (hook.look(step) for hook in hooks if hook.look):
+                means |= measured
             progress(task, step + 1, steps, ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
             seen.clear()
             why = stop(means) if stop else None

@@ -165,6 +165,7 @@ def unlearn(
             "transforms": tuple(transforms),
             "steps": done.steps,
             "gradient_evaluations": done.gradient_evaluations,
+            "looked_at": done.looked_at,
             "recipe": candidate.recipe if done.recipe is None else done.recipe,
             "recipe_assumed": True if done.recipe_assumed else None,
             "notes": (*notes_of(chosen, done, values, added), *inherited),

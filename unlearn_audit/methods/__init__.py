@@ -116,6 +116,7 @@ class Unlearned:
         steps: optimiser steps taken.
         gradient_evaluations: gradients of single examples taken.
         stopped: why it stopped before its budget was spent.
+        looked_at: held-out examples, as test indices, that decided when it stopped; None where none did.
         notes: what the reader should know of the run, in words; deviations from the source are told by `published`.
         recipe: how the model was trained, where it was trained anew; else that of the original holds.
         recipe_assumed: whether that recipe is a default, since nothing said how the original was trained.
@@ -125,6 +126,7 @@ class Unlearned:
     gradient_evaluations: int
     stopped: str | None = None
     notes: tuple[str, ...] = ()
+    looked_at: tuple[int, ...] | None = None
     recipe: Mapping[str, Any] | None = None
     recipe_assumed: bool = False
 

@@ -186,6 +186,7 @@ def apply_method(
         update={
             "steps": done.steps,
             "gradient_evaluations": done.gradient_evaluations,
+            "looked_at": done.looked_at,
             "wall_seconds": round(seconds, 3) if clock else None,
             "recipe": metadata.recipe if done.recipe is None else done.recipe,
             "recipe_assumed": True if done.recipe_assumed else None,

@@ -3,18 +3,19 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
-from unlearn_audit.engine import Batches, Hooks, Stop, Terms, crop_and_flip, descend, trainable
+from unlearn_audit.engine import Batches, Hooks, Terms, crop_and_flip, descend, trainable
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Course, Extra, Settings, StepTransform, Unlearned, UnlearningContext
 from unlearn_audit.methods.published import BUDGET
+from unlearn_audit.methods.stopping import StopAt, Unseen, first_of, stop_at_losses
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Step = Annotated[float, Field(gt=0, le=1e30)]
@@ -60,6 +61,16 @@ class LoopSettings(Settings):
     stop_retain_loss: Step | None = Field(
         default=None, description="stop once the retain batches' mean loss of 20 steps is at least this"
     )
+
+    stop_at: StopAt | None = Field(
+        default=None,
+        description="unseen: stop once forget losses are distributed as on held-out examples outside the twin",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_idle_stop(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a stop that was not asked for: seeds of treated shadow models come from the settings as written."""
+        return {key: value for key, value in dump(self).items() if key != "stop_at" or value is not None}
 
     @model_validator(mode="before")
     @classmethod
@@ -126,10 +137,14 @@ def run_composition(
         UsageError: a stop asks for a loss that the method never takes.
         MeasurementError: it diverged.
     """
-    stop = _stop(settings, objective)
+    at_losses = stop_at_losses(
+        {"forget": settings.stop_forget_loss, "retain": settings.stop_retain_loss}, objective.losses
+    )
+    unseen = Unseen(context) if settings.stop_at else None
     course = Course(_budget(settings, objective), objective.epoch_of)
     extras = [*(Extra(transform, chosen) for transform, chosen in own), *context.extras]
     hooks = [*(extra.transform.make(context, extra.settings, course) for extra in extras), *hooks]
+    hooks = [*hooks, unseen.hooks()] if unseen else hooks
     steps, stopped = course.steps, None
     if not context.count_only:
         steps, stopped = descend(
@@ -140,14 +155,15 @@ def run_composition(
             seed=context.seed,
             schedule=schedule_of(settings.schedule, course),
             hooks=hooks,
-            stop=stop,
+            stop=first_of(at_losses, unseen.stop if unseen else None),
             resumable=context.resumable,
             progress=context.progress,
             task=task,
         )
     taken = [hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks]
     told = [note for hook in hooks for note in hook.notes]
-    return Unlearned(steps, objective.gradients(steps) + sum(taken), stopped, tuple(dict.fromkeys(told)))
+    done = Unlearned(steps, objective.gradients(steps) + sum(taken), stopped, tuple(dict.fromkeys(told)))
+    return replace(done, notes=(*done.notes, *unseen.notes(stopped)), looked_at=unseen.looked_at) if unseen else done
 
 
 def _budget(settings: LoopSettings, objective: Objective) -> int:
@@ -192,21 +208,6 @@ def schedule_of(text: str, course: Course) -> Callable[[int], float]:
         epochs = [int(number) for number in numbers.split(",")]
         return lambda step: round(0.1 ** sum(course.epoch_of(step) >= epoch for epoch in epochs), 15)
     return lambda step: 1.0
-
-
-def _stop(settings: LoopSettings, objective: Objective) -> Stop | None:
-    """Return what to ask at every look; None where nothing was asked for."""
-    limits = {"forget": settings.stop_forget_loss, "retain": settings.stop_retain_loss}
-    wanted = {name: limit for name, limit in limits.items() if limit is not None}
-    for name in wanted:
-        if name not in objective.losses:
-            raise UsageError(f"stop_{name}_loss: no step of this method takes the {name} set's loss; leave it out")
-
-    def stop(means: Mapping[str, float]) -> str | None:
-        reached = [name for name, limit in wanted.items() if name in means and means[name] >= limit]
-        return f"{reached[0]} loss {means[reached[0]]:.3f} reached {wanted[reached[0]]:g}" if reached else None
-
-    return stop if wanted else None
 
 
 # ----- what objectives are made of

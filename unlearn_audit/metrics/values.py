@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -144,6 +145,34 @@ def auc_variance(members: Floats, non_members: Floats) -> float:
     """Return DeLong's variance of the AUC; both sides need two scores."""
     ours, theirs = auc_components(members, non_members)
     return float(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs))
+
+
+class Distance(NamedTuple):
+    """A distance of two samples in [0, 1], and how often samples of one distribution lie as far apart or farther."""
+
+    value: float
+    p: float
+
+
+def kolmogorov_smirnov(first: Floats, second: Floats) -> Distance | None:
+    """Return D = max |F(x) - G(x)| of two empirical distributions; None where a sample is empty or not finite.
+
+    p = P(K >= D·sqrt(nm / (n + m))) with Kolmogorov's limiting distribution K (Smirnov 1948), from about 20 values on.
+
+    >>> kolmogorov_smirnov(np.arange(4.0), np.arange(4.0) + 2).value
+    0.5
+
+    Args:
+        first: [n].
+        second: [m].
+    """
+    if not len(first) or not len(second) or not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return None
+    places = np.concatenate([first, second])
+    shares = [np.searchsorted(np.sort(each), places, side="right") / len(each) for each in (first, second)]
+    value = float(np.abs(shares[0] - shares[1]).max())
+    effective = len(first) * len(second) / (len(first) + len(second))
+    return Distance(value, float(special.kolmogorov(value * np.sqrt(effective))))
 
 
 def tail_share(values: Floats, fraction: float = 0.05) -> float | None:
