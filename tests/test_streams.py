@@ -133,6 +133,7 @@ PINNED = {
     "relearning": "24f26ce19042cc1c",
     "relearned part": "ba88a3781e68a698",
     "random control": "c605225b7940a0d9",
+    "planted": "359009a49dd4c79b",
     "bootstrap": "ac3cd9686b74c125",
     "spectrum": "7f700f21e07e8287",
     "lanczos": "0a9c65e3785bcdb3",

@@ -40,6 +40,7 @@ STREAMS: Mapping[str, str] = {
     "relearning": "anything random of relearning",
     "relearned part": "--relearn: which forget examples are relearned",
     "random control": "the randomly initialised control",
+    "planted": "which forget examples of the original are put into retrained models; swaps of labels that test these",
     "bootstrap": "resampling of examples",
     "spectrum": "anything random of the spectrum",
     "lanczos": "start vectors and probes of a spectrum",

@@ -5,6 +5,7 @@ Every measuring verb builds a small config and calls `audit_checkpoints`; module
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from unlearn_audit.audit.context import (
     limitations_of,
     open_context,
 )
+from unlearn_audit.audit.detectable.measure import measure_detectable, on_by_default
+from unlearn_audit.audit.measurement import seeing
 from unlearn_audit.audit.mia.measure import measure_mia
 from unlearn_audit.audit.rcd.common_step import RELEARNING, with_common_step
 from unlearn_audit.audit.rcd.measure import measure_rcd
@@ -35,7 +38,7 @@ from unlearn_audit.audit.section import ArrayCache, Measure, SearchState, Sectio
 from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.audit.truncation.measure import measure_truncation
 from unlearn_audit.conclusion import conclude
-from unlearn_audit.config import AuditConfig
+from unlearn_audit.config import AuditConfig, DetectableSettings
 from unlearn_audit.data import Splits, digest_of, named_classes
 from unlearn_audit.engine import Device
 from unlearn_audit.errors import UsageError, unknown_name
@@ -53,6 +56,7 @@ MEASUREMENTS: Mapping[str, Measure] = {
     "truncation": measure_truncation,
     "spectrum": measure_spectrum,
     "mia": measure_mia,
+    "detectable": measure_detectable,
     "resurgence": measure_resurgence,
 }
 
@@ -141,9 +145,11 @@ def audit_candidates(
 
 def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO_CACHE) -> AuditResult:
     """Measure, and put the report together."""
+    context = _with_plants(context, only)
     notes = [*context.notes, *examine_subjects(context)]
     results = _measured(context, sections_asked(context.config, only), cache)
-    measurements = tuple(one for result in results for one in result.measurements)
+    could_see = {name: seen for result in results for name, seen in result.could_see.items()}
+    measurements = tuple(seeing(one, could_see.get(one.name)) for result in results for one in result.measurements)
     notes += [Note(text) for result in results for text in result.limitations]
     notes += telling_apart(measurements)
     doubts = doubts_of(notes)
@@ -160,6 +166,13 @@ def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO
         limitations=limitations_of(notes),
     )
     return AuditResult(report, {name: array for result in results for name, array in result.arrays.items()})
+
+
+def _with_plants(context: AuditContext, only: tuple[str, ...]) -> AuditContext:
+    """Return the context of a whole audit with the section `detectable`, where everything that it needs is there."""
+    if only or not on_by_default(context.config, [one.role for one in context.subjects]):
+        return context
+    return replace(context, config=context.config.model_copy(update={"detectable": DetectableSettings()}))
 
 
 def _doubted(subjects: Sequence[Subject], measurements: Sequence[Measurement]) -> tuple[str, ...]:

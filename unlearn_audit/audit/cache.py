@@ -23,12 +23,12 @@ from unlearn_audit import __version__
 from unlearn_audit.audit.section import ArrayCache, Arrays, SectionResult, no_array_cache
 from unlearn_audit.files import atomic_write, make_subfolder, sha256_of_bytes
 from unlearn_audit.relearning import Curve, CurveCache
-from unlearn_audit.report import SCHEMA_VERSION, Measurement
+from unlearn_audit.report import SCHEMA_VERSION, CouldSee, Measurement
 
 FOLDER = "parts"  # of cached sections, their curves and scores
 VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
 SECTION_VERSION = f"{VERSION} schema {SCHEMA_VERSION}"  # models outlive another schema of reports, sections do not
-_Kept = TypeAdapter(tuple[tuple[Measurement, ...], tuple[str, ...]])
+_Kept = TypeAdapter(tuple[tuple[Measurement, ...], tuple[str, ...], dict[str, CouldSee]])
 
 
 def content_key(depends: object, *arrays: NDArray[Any]) -> str:
@@ -142,11 +142,11 @@ class ResultCache:
             arrays_file = (self.folder / f"{key}.npz").read_bytes()
             if digest.decode() != sha256_of_bytes(body, arrays_file):
                 return None
-            measured, said = _Kept.validate_json(body)
+            measured, said, could_see = _Kept.validate_json(body)
         except (OSError, ValueError, ValidationError):
             return None
         arrays = kept_arrays(arrays_file)
-        return None if arrays is None else SectionResult(measured, said, arrays)
+        return None if arrays is None else SectionResult(measured, said, arrays, could_see)
 
     def _write(self, key: str, result: SectionResult) -> None:
         """Keep a section; its JSON comes last, with a digest of both files. Its curves and arrays have served."""
@@ -154,7 +154,7 @@ class ResultCache:
             return
         make_subfolder(self.folder.parent, self.folder.name)
         numbers = keep_arrays(self.folder / f"{key}.npz", result.arrays)
-        body = _Kept.dump_json((result.measurements, result.limitations))
+        body = _Kept.dump_json((result.measurements, result.limitations, dict(result.could_see)))
         atomic_write(self.folder / f"{key}.json", sha256_of_bytes(body, numbers).encode() + b"\n" + body)
         for part in ("curve", "arrays"):
             for path in self.folder.glob(f"{key}.{part}-*.npz"):

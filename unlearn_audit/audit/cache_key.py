@@ -12,6 +12,9 @@ from unlearn_audit.audit.rcd.common_step import RELEARNING
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.relearning import Start
 
+# Section -> others whose settings it reads.
+READS = {"truncation": ("rcd",), "detectable": ("gaps", "twosample", "mia")}
+
 
 def depends_on(context: AuditContext, section: str, start: Start | None) -> dict[str, Any] | None:
     """Return everything that a section's numbers depend on, as JSON; None where code of the user's has a part in it.
@@ -24,7 +27,7 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
     config, splits, compute = context.config, context.splits, context.compute
     if _is_code(context, section):
         return None
-    asked = {name: getattr(config, name) for name in _sections_read(section)}
+    asked = {name: getattr(config, name, None) for name in _sections_read(section)}
     return {
         "section": section,
         # a section that measures one more thing than it did is measured again
@@ -51,7 +54,7 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
 
 
 def _sections_read(section: str) -> tuple[str, ...]:
-    return (section, "rcd") if section == "truncation" else (section,)
+    return (section, *READS.get(section, ()))
 
 
 def _is_code(context: AuditContext, section: str) -> bool:

@@ -68,6 +68,14 @@ def measurement(
     )
 
 
+def seeing(found: Measurement, could_see: CouldSee | None) -> Measurement:
+    """Return a subject's measurement with how small a leak it would have shown; None leaves it as it is."""
+    if could_see is None or found.role == "control":
+        return found
+    blind = ("blind",) if could_see.blind and "blind" not in found.flags else ()
+    return found.model_copy(update={"could_see": could_see, "flags": (*found.flags, *blind)})
+
+
 def interval(bounds: Bounds | None, method: str) -> Interval | None:
     """Return both ends with the name of what made them; None where there are none."""
     return None if bounds is None else Interval(low=bounds.low, high=bounds.high, method=method)

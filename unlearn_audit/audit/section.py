@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.relearning import CurveCache, Start, no_cache
-from unlearn_audit.report import Measurement
+from unlearn_audit.report import CouldSee, Measurement
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,13 @@ class SectionResult:
         measurements: in the order of the report.
         limitations: sentences on what the numbers may not be taken for.
         arrays: by name, what is too long for a report: per-example scores, long curves.
+        could_see: metric -> how small a leak its measurements, also those of other sections, would have shown.
     """
 
     measurements: tuple[Measurement, ...]
     limitations: tuple[str, ...] = ()
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    could_see: Mapping[str, CouldSee] = field(default_factory=dict)
 
 
 Arrays = Mapping[str, NDArray[Any]]

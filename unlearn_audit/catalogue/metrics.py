@@ -19,6 +19,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "truncation": "Truncation",
     "spectrum": "Curvature",
     "mia": "Membership inference",
+    "detectable": "What could have been seen",
     "resurgence": "Resurgence",
 }
 
@@ -83,6 +84,7 @@ class MetricInfo(NamedTuple):
 LOSS_CURVATURE, RELATIVE_CURVATURE = "nats per squared weight", "nats per squared relative change"
 FEW_FALSE = "true positive rate of the {} attack at {} false positives, forget set against its unseen twin"
 TWIN = "the forget set's unseen twin"
+ONCE = "the same for every subject; it stands below the table, and under each number that it is about"
 ATTACK = "the {} attack"
 
 # What is measured of every attack, whose name takes the place of {}: ending of the metric's name -> what it is.
@@ -217,6 +219,12 @@ METRICS: Mapping[str, MetricInfo] = {
             for info in ATTACK_METRICS.values()
             for attack in ATTACKS
         ),
+        MetricInfo("detectable.share", "detectable share", "detectable", "fraction", DOWN, 3,
+                   "smallest share of the forget set that would have been seen if it had been kept, by an instrument "
+                   "that stops a model", rests_on_original=True, hidden=ONCE),
+        MetricInfo("detectable.dose", "detectable dose", "detectable", "fraction", DOWN, 3,
+                   "smallest part of the way back to the original on every forget example that would have been seen",
+                   rests_on_original=True, hidden=ONCE),
         MetricInfo("mia.svc.efficacy", "svc MIA-efficacy", "mia", "fraction", COMPARE, 3,
                    "share of the forget set that an SVC of the field's tables takes for non-members", leak=True,
                    form_of=ATTACK.format("svc")),

@@ -234,6 +234,16 @@ else:
     )
 
 
+class DetectableSettings(ConfigModel):
+    """What the audit could have seen: plants of the original's answers in retrained models, shown to each instrument.
+
+    It is measured without being asked for where an original and two retrained models are there.
+    """
+
+    draws: Annotated[int, Field(ge=1, le=1000, strict=True, description="Of examples, for each retrained model")] = 6
+    swaps: Annotated[int, Field(ge=99, le=100_000, strict=True, description="Of labels, for the two-sample test")] = 299
+
+
 class ResurgenceSettings(ConfigModel):
     """Whether what was forgotten comes back without the data: in copies that are rounded, pruned or fine-tuned."""
 
@@ -290,6 +300,7 @@ class AuditConfig(ConfigModel):
     truncation: TruncationSettings | None = None
     spectrum: SpectrumSettings | None = None
     mia: MiaSettings | None = None
+    detectable: DetectableSettings | None = None
     resurgence: ResurgenceSettings | None = None
 
     @field_validator("apply")
@@ -330,5 +341,6 @@ SECTIONS: Mapping[str, type[ConfigModel]] = {
     "truncation": TruncationSettings,
     "spectrum": SpectrumSettings,
     "mia": MiaSettings,
+    "detectable": DetectableSettings,
     "resurgence": ResurgenceSettings,
 }

@@ -137,7 +137,7 @@ def _auc(found: _Found, shown: Sequence[dict[str, Any]]) -> Measurement:
     ours = found.scores
     value, bounds = metrics.auc(*ours), metrics.auc_interval(*ours)
     levels = [level for level in (metrics.auc(*other) for other in found.others) if level is not None]
-    comparison = None if found.reason else _auc_comparison(ours, found.others, levels)
+    comparison = None if found.reason else auc_comparison(ours, found.others)
     details: dict[str, Any] = {"base_rate": _share_of_members(ours)}
     if shown:
         details["worst"] = list(shown)
@@ -154,9 +154,15 @@ def _auc(found: _Found, shown: Sequence[dict[str, Any]]) -> Measurement:
     )
 
 
-def _auc_comparison(ours: Scores, others: Sequence[Scores], levels: Sequence[float]) -> Comparison | None:
-    """Compare AUCs: DeLong's components paired over examples, plus the spread of the retrained seeds."""
+def auc_comparison(ours: Scores, others: Sequence[Scores]) -> Comparison | None:
+    """Compare AUCs: DeLong's components paired over examples, plus the spread of the retrained seeds.
+
+    Args:
+        ours: the subject's scores.
+        others: the retrained models'; below two of them there is nothing to compare with.
+    """
     value = metrics.auc(*ours)
+    levels = [level for level in (metrics.auc(*other) for other in others) if level is not None]
     if value is None or len(levels) < 2 or min(len(ours.members), len(ours.non_members)) < 2:
         return None
     members, non_members = zip(*(metrics.auc_components(*other) for other in others), strict=True)
