@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import comparison
+from conftest import comparison, could_see
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -389,3 +389,35 @@ def test_an_interval_without_end_is_blind_and_breaks_nothing(say: Say) -> None:
     (told, *_) = conclude([say(RATIO, "unlearned", seen=False, half=1e300)])
     assert "could not tell, being blind, on relearning (rcd.ratio_to_unseen, could see no factor)" in told
     assert math.isfinite(BLIND_ABOVE["nats"])
+
+
+# ----- how small a leak could have been seen
+
+
+def test_every_instrument_says_what_it_could_have_seen_the_sharpest_first(say: Say) -> None:
+    found = [
+        say(AUC, "unlearned", seen=None, could_see=could_see(0.128, 0.057)),
+        say("mia.entropy.auc", "unlearned", seen=None, could_see=could_see(None, 0.4)),
+        say("gap.forget", "unlearned", seen=None, could_see=could_see(0.0465, 0.57)),
+        say("gap.forget", "retrained", seen=None, could_see=could_see(0.0465, 0.57)),
+        say("mia.ulira.auc", "unlearned", seen=None, could_see=could_see(None, None, auc=0.77)),
+    ]
+    assert conclude(found)[0] == (
+        "This audit could have seen 4.7 % of the forget set kept as the original has it (forget accuracy), 13 % (the "
+        "loss attack); 5.7 % of the way back to the original on every example (the loss attack)."
+    )
+
+
+def test_an_instrument_that_misses_even_the_original_is_called_blind(say: Say) -> None:
+    found = [
+        say(AUC, "unlearned", seen=None, could_see=could_see(None, None)),
+        say("gap.forget", "unlearned", seen=None, could_see=could_see(None, None)),
+    ]
+    assert conclude(found)[0] == (
+        "Not even the original's own answers in the place of a retrained model's would have been seen by the loss "
+        "attack and forget accuracy: blind on this forget set with these retrained models."
+    )
+
+
+def test_where_nothing_was_planted_nothing_is_said_of_it(say: Say) -> None:
+    assert not any("could have seen" in text for text in conclude([say(AUC, "unlearned", seen=True)]))

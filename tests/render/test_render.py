@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from conftest import could_see
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -145,6 +146,27 @@ def test_every_metric_is_shown_in_every_format_or_says_why_it_is_hidden(
         else:
             assert ("exponential" if info.is_text else "4321") in text, info.name
             assert last in text or gfm.escaped(last) in text, info.name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_beside_each_number_stands_how_small_a_leak_it_would_have_shown(
+    form: str, make_report: Make, make_measurement: Make
+) -> None:
+    sizes = {
+        "gap.forget": could_see(0.0465, 0.57),
+        "mia.loss.auc": could_see(None, 0.57),
+        "mia.entropy.auc": could_see(None, None),
+        "mia.ulira.auc": could_see(None, None, auc=0.77),
+    }
+    found = [make_measurement(name, "u", could_see=seen) for name, seen in sizes.items()]
+    found += [
+        make_measurement(f"detectable.{what}", "u", value=value) for what, value in (("share", 0.0465), ("dose", 0.57))
+    ]
+    text = FORMS[form](make_report(*found))
+    for words in ("sees 4.7 % kept", "sees 57 % dose", "blind", "detectable.share 4.7 %"):
+        assert words in " ".join(text.split()) or gfm.escaped(words) in text, words
+    assert text.count("sees 4.7") == 1
+    assert "sees N %" not in FORMS[form](make_report(make_measurement("gap.forget", "u")))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from unlearn_audit.conclusion.comparing import Reading, compared_sentence, powerless, readings_of
 from unlearn_audit.conclusion.levels import change_sentence, level_readings, level_sentence, one_reference_sentence
+from unlearn_audit.conclusion.plants import power_sentences
 from unlearn_audit.conclusion.resurgence import resurgence_sentence
 from unlearn_audit.conclusion.words import listed
 from unlearn_audit.report import Measurement
@@ -35,8 +36,9 @@ def conclude(measurements: Sequence[Measurement], *, doubted: Sequence[str] = ()
     Every comparison with retrained models that sees a difference is named. One that sees none says how large a
     difference it could have seen, and one that could have seen only large ones is called blind; "no difference seen" is
     weaker than "the same". Where not even the original is told apart by an instrument in any of its forms, the
-    instrument has no power here, and says so. Without two retrained models, what can be read from a model by itself,
-    or against a single retrained one, is said with what it assumes.
+    instrument has no power here, and says so; plants of the original say how small a leak each could have shown.
+    Without two retrained models, what can be read from a model by itself, or against a single retrained one, is said
+    with what it assumes.
 
     Args:
         measurements: of one report.
@@ -59,6 +61,7 @@ def conclude(measurements: Sequence[Measurement], *, doubted: Sequence[str] = ()
         back = resurgence_sentence(measurements, label, role, only_seen=True)
         sentences += [each for each in (told, back) if each]
     sentences += [_no_power(instrument) for instrument in useless]
+    sentences += power_sentences(measurements)
     sentences += _many([reading for label, role in subjects if role != "original" for reading in readings[label]])
     if comparable and not originals and not all(reading.seen for reading in comparable):
         sentences.append(NO_ORIGINAL)

@@ -32,6 +32,15 @@ def could_see(comparison: ScaledDifference) -> str:
     return f"{half:.3f}" if comparison.scale in ("fraction", "AUC") else f"{half:.2g} {comparison.scale}"
 
 
+def percent(part: float) -> str:
+    """Return a part of something in percent, with two digits.
+
+    >>> percent(0.0465), percent(0.129), percent(1.0)
+    ('4.7 %', '13 %', '100 %')
+    """
+    return f"{100 * part:.1f} %" if part < 0.1 else f"{100 * part:.0f} %"
+
+
 def named(label: str, role: str) -> str:
     """Return a subject's label, with its role where that is another word."""
     return label if label == role else f"{label} ({role})"

@@ -193,7 +193,8 @@ def _row(row: Row) -> Element:
         element("td", cell.value, *([element("small", cell.interval)] if cell.interval else []), class_="number")
         for cell in row.cells
     ]
-    return element("tr", element("th", row.label, scope="row", title=row.info.what or None), *cells)
+    sees = [element("small", row.sees)] if row.sees else []
+    return element("tr", element("th", row.label, *sees, scope="row", title=row.info.what or None), *cells)
 
 
 def _small(small: SmallTable, class_: str = "") -> Element:

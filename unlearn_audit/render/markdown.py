@@ -46,7 +46,8 @@ def _table(report: AuditReport) -> Iterator[str]:
     yield "|---|" + "---:|" * len(shown)
     for row in rows(report, shown):
         cells = (escaped(f"{cell.value} {cell.interval}".strip()) for cell in row.cells)
-        yield f"| {escaped(row.label)} | " + " | ".join(cells) + " |"
+        label = f"{row.label} ({row.sees})" if row.sees else row.label
+        yield f"| {escaped(label)} | " + " | ".join(cells) + " |"
 
 
 def _small(small: SmallTable) -> list[str]:

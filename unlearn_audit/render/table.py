@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from unlearn_audit.catalogue import ASSUMED_INPUTS, METRICS, MetricInfo, info_or_name
+from unlearn_audit.conclusion.words import percent
 from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
 from unlearn_audit.render.untrusted import printable
@@ -34,6 +35,7 @@ class Row(NamedTuple):
 
     info: MetricInfo
     cells: tuple[Cell, ...]
+    sees: str = ""  # how small a leak it would have shown, in a few words
 
     @property
     def label(self) -> str:
@@ -65,8 +67,18 @@ def rows(report: AuditReport, shown: Sequence[Column]) -> tuple[Row, ...]:
             _cell([by_key[info.name, label] for label in column.subjects if (info.name, label) in by_key], info)
             for column in shown
         )
-        found.append(Row(info, cells))
+        found.append(Row(info, cells, _sees(report, info.name)))
     return tuple(found)
+
+
+def _sees(report: AuditReport, name: str) -> str:
+    """Return in a few words how small a leak a metric would have shown; nothing where that was not measured."""
+    seen = next((m.could_see for m in report.measurements if m.name == name and m.could_see), None)
+    if seen is None or seen.auc is not None:
+        return ""
+    if seen.share is not None:
+        return f"sees {percent(seen.share)} kept"
+    return "blind" if seen.dose is None else f"sees {percent(seen.dose)} dose"
 
 
 def shown_metrics(report: AuditReport) -> tuple[MetricInfo, ...]:
@@ -138,6 +150,7 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     if truncation is not None:
         notes.append(f"truncation: {truncation.method}; its [low, high] brackets the decay at the end")
     notes += _of_attacks(report)
+    notes += _of_plants(report)
     notes.append("[low, high]: 95 % interval; ±: standard deviation over retrained seeds" + _own_gaps(report))
     notes += _numbered(report)
     named = {info.name for info in shown_metrics(report)}
@@ -149,6 +162,20 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
             names.setdefault(str(m.reason), {})[m.name] = None
         reasons = dict.fromkeys(f"{', '.join(_shortened(tuple(found)))}: {reason}" for reason, found in names.items())
     return (*notes, *reasons)
+
+
+def _of_plants(report: AuditReport) -> list[str]:
+    """Say what could have been seen, and what the words for it below a metric's name mean."""
+    by_name = {m.name: m for m in report.measurements if m.name.startswith("detectable.")}
+    share, dose = by_name.get("detectable.share"), by_name.get("detectable.dose")
+    if share is None or dose is None or not any(m.could_see for m in report.measurements):
+        return []
+    values = [f"{percent(m.value)}" if isinstance(m.value, int | float) else "–" for m in (share, dose)]
+    return [
+        "sees N % kept: a model that keeps N % of the forget set as the original has it would have been told from the "
+        f"retrained ones in 80 % of the cases; detectable.share {values[0]}, detectable.dose (a part of the way back "
+        f"on every example) {values[1]}; blind: not even the original would have been"
+    ]
 
 
 def _assumed_inputs(report: AuditReport) -> list[str]:

@@ -78,5 +78,8 @@ def _table(report: AuditReport, group: tuple[Column, ...]) -> Table:
             if cell.interval:
                 text.append(f"\n{cell.interval}", style="dim")
             cells.append(text)
-        table.add_row(Text(fill(row.label, WIDEST_LABEL)), *cells)
+        label = Text(fill(row.label, WIDEST_LABEL))
+        if row.sees:
+            label.append(f"\n{row.sees}", style="dim")
+        table.add_row(label, *cells)
     return table
