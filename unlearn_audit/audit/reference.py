@@ -31,6 +31,7 @@ def compared(
     sides: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
     *,
     least: float = 0.0,
+    level: float = 0.95,
 ) -> metrics.Difference | None:
     """Return the difference to the retrained models, paired over examples, or None below two of them.
 
@@ -40,6 +41,7 @@ def compared(
         sides: for each set of examples the numbers whose means make up the value: the subject's [n], the retrained
             models' [R, n].
         least: a lower limit of the difference's variance.
+        level: coverage of the interval.
     """
     reference = reference_of(levels)
     if reference is None or reference.spread is None:
@@ -53,6 +55,7 @@ def compared(
         example_variance=chance.examples,
         single=chance.single,
         least=least,
+        level=level,
     )
 
 

@@ -118,18 +118,7 @@ class AttackInputs:
         """Return the fleet's signals as attacks take them."""
         key = treatment.key if treatment else ""
         if key not in self._shadows:
-            found, targets, rest = self.signals(treatment), self.pool.targets, self.pool.rest
-            inside = found.forgotten if treatment else found.inside
-            size = len(self.pool.examples)
-            self._shadows[key] = Shadows(
-                found.queried,
-                inside[:, targets],
-                ~found.inside[:, targets],
-                found.plain[:, rest],
-                found.inside[:, rest],
-                self.pool.examples.labels.numpy()[rest],
-                found.plain[:, size:],
-            )
+            self._shadows[key] = as_shadows(self.signals(treatment), self.pool, unlearned=treatment is not None)
         return self._shadows[key]
 
     def _answers(self, candidate: Candidate, images: Tensor) -> NDArray[np.float32]:
@@ -157,6 +146,26 @@ class AttackInputs:
             signals = Signals(self._finite(candidate, logits), examples.labels.numpy())
             self._population[candidate.label] = Population(signals, _rows(candidate, examples.images))
         return self._population[candidate.label]
+
+
+def as_shadows(found: FleetSignals, pool: Pool, *, unlearned: bool) -> Shadows:
+    """Return a fleet's signals as attacks take them.
+
+    Args:
+        found: of all its finished models.
+        pool: that they were made for.
+        unlearned: whether they went through a treatment.
+    """
+    inside = found.forgotten if unlearned else found.inside
+    return Shadows(
+        found.queried,
+        inside[:, pool.targets],
+        ~found.inside[:, pool.targets],
+        found.plain[:, pool.rest],
+        found.inside[:, pool.rest],
+        pool.examples.labels.numpy()[pool.rest],
+        found.plain[:, len(pool.examples) :],
+    )
 
 
 def _rows(candidate: Candidate, images: Tensor) -> NDArray[np.float32]:

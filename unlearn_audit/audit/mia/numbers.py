@@ -155,21 +155,29 @@ def _auc(found: _Found, shown: Sequence[dict[str, Any]]) -> Measurement:
 
 
 def auc_comparison(ours: Scores, others: Sequence[Scores]) -> Comparison | None:
-    """Compare AUCs: DeLong's components paired over examples, plus the spread of the retrained seeds.
+    """Return the difference of an AUC to the retrained models' as a report has it, see `auc_difference`."""
+    return comparison_of(auc_difference(ours, others), "AUC")
+
+
+def auc_difference(ours: Scores, others: Sequence[Scores], *, level: float = 0.95) -> metrics.Difference | None:
+    """Return the difference of an AUC to the retrained models', or None below two of them.
+
+    DeLong's components are paired over examples, and the spread of the retrained seeds comes on top.
 
     Args:
-        ours: the subject's scores.
-        others: the retrained models'; below two of them there is nothing to compare with.
+        ours: of the subject.
+        others: of the retrained models, on the same examples, under the same shadow models.
+        level: coverage of the interval.
     """
     value = metrics.auc(*ours)
-    levels = [level for level in (metrics.auc(*other) for other in others) if level is not None]
+    levels = [area for area in (metrics.auc(*other) for other in others) if area is not None]
     if value is None or len(levels) < 2 or min(len(ours.members), len(ours.non_members)) < 2:
         return None
     members, non_members = zip(*(metrics.auc_components(*other) for other in others), strict=True)
     own = metrics.auc_components(*ours)
     sides = [(own[0], np.stack(members)), (own[1], np.stack(non_members))]
     least = 1 / (2 * min(map(len, ours))) ** 2  # one example that moves across half of the others
-    return comparison_of(compared(value, levels, sides, least=least), "AUC")
+    return compared(value, levels, sides, least=least, level=level)
 
 
 def _tpr(found: _Found, rate: float, name: str) -> Measurement:
