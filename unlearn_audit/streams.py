@@ -42,6 +42,7 @@ STREAMS: Mapping[str, str] = {
     "random control": "the randomly initialised control",
     "planted": "which forget examples of the original are put into retrained models; swaps of labels that test these",
     "bootstrap": "resampling of examples",
+    "swaps": "two-sample test: which pairs exchange their labels, the folds of its classifier",
     "spectrum": "anything random of the spectrum",
     "lanczos": "start vectors and probes of a spectrum",
     "lanczos restart": "a new direction where a Krylov space is exhausted",

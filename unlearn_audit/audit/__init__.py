@@ -37,6 +37,7 @@ from unlearn_audit.audit.resurgence.measure import measure_resurgence
 from unlearn_audit.audit.section import ArrayCache, Measure, SearchState, SectionResult, no_array_cache
 from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.audit.truncation.measure import measure_truncation
+from unlearn_audit.audit.twosample import measure_twosample
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.config import AuditConfig, DetectableSettings
 from unlearn_audit.data import Splits, digest_of, named_classes
@@ -55,6 +56,7 @@ MEASUREMENTS: Mapping[str, Measure] = {
     "rcd": measure_rcd,
     "truncation": measure_truncation,
     "spectrum": measure_spectrum,
+    "twosample": measure_twosample,
     "mia": measure_mia,
     "detectable": measure_detectable,
     "resurgence": measure_resurgence,

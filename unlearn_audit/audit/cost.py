@@ -189,7 +189,7 @@ def _section_step(
     if name == "gaps":
         passes = forget + twin + len(splits.retain) + len(splits.dataset.test)
         return _priced(name, there, passes, prices, part=FORWARD)
-    if name == "mia":
+    if name in ("mia", "twosample"):
         return _priced(name, there, 2 * twin, prices, part=FORWARD)
     if name == "rcd" and isinstance(rcd.steps, int):
         sets = forget + twin + (0 if splits.unseen.complete else twin)

@@ -5,11 +5,12 @@ from typing import Literal, NamedTuple
 
 from unlearn_audit.catalogue.entries import ALTERATIONS, ATTACKS
 
-Direction = Literal["higher is better", "lower is better", "compare to retrained", "zero is best", "none"]
+Direction = Literal["higher is better", "lower is better", "compare to retrained", "zero is best", "not small", "none"]
 UP: Direction = "higher is better"
 DOWN: Direction = "lower is better"
 COMPARE: Direction = "compare to retrained"
 ZERO: Direction = "zero is best"
+NOT_SMALL: Direction = "not small"
 NONE: Direction = "none"
 
 # Section of a config that measures something -> its heading in a written report, in the order of both.
@@ -18,6 +19,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "rcd": "Relearning",
     "truncation": "Truncation",
     "spectrum": "Curvature",
+    "twosample": "Two-sample test",
     "mia": "Membership inference",
     "detectable": "What could have been seen",
     "resurgence": "Resurgence",
@@ -28,6 +30,7 @@ _INSTRUMENTS: Mapping[str, str] = {
     "rcd": "relearning",
     "truncation": "the decay of relearning",
     "spectrum": "curvature",
+    "twosample": "the two-sample test",
     "resurgence": "resurgence",
 }
 
@@ -52,6 +55,8 @@ class MetricInfo(NamedTuple):
         sets: of examples that it is measured on: a change is told only between reports that have the same ones.
         scale: on which a value is held against that of a single retrained model, one of a comparison's; empty for a
             metric that is not.
+        p_value: whether it is one: chance is in the number itself, which has no interval, and only a small one says
+            something.
     """
 
     name: str
@@ -69,6 +74,7 @@ class MetricInfo(NamedTuple):
     form_of: str = ""
     sets: tuple[str, ...] = ("forget", "unseen")
     scale: str = ""
+    p_value: bool = False
 
     @property
     def instrument(self) -> str:
@@ -214,6 +220,12 @@ METRICS: Mapping[str, MetricInfo] = {
                    "trace / lambda_max"),
         MetricInfo("spectrum.condition_number", "condition number", "spectrum", "ratio", COMPARE, 1,
                    "lambda_max / lambda_min where the objective is convex"),
+        MetricInfo("twosample.p", "two-sample p", "twosample", "probability", NOT_SMALL, 3,
+                   "probability of log-odds that differ as much between forget set and unseen twin, given the "
+                   "retrained models', if the model saw neither", leak=True, p_value=True),
+        MetricInfo("twosample.auc", "two-sample AUC", "twosample", "probability", COMPARE, 3,
+                   "AUC at which forget set and unseen twin are told apart by residual and difficulty, given the "
+                   "retrained models' log-odds", leak=True),
         *(
             _of_attack(info, attack)
             for info in ATTACK_METRICS.values()

@@ -31,6 +31,7 @@ from unlearn_audit.cli import (
     streams,
     train,
     truncation,
+    twosample,
     validate,
 )
 from unlearn_audit.errors import AuditError, ConfigError
@@ -73,8 +74,8 @@ def _root(
 
 
 for verb in (
-    demo, rcd, truncation, spectrum, gaps, mia, resurgence, shadows, train, init, audit, gate, show, inspect, validate,
-    schema,
+    demo, rcd, truncation, spectrum, gaps, twosample, mia, resurgence, shadows, train, init, audit, gate, show, inspect,
+    validate,     schema,
 ):  # fmt: skip
     verb.register(app)
 apply.register(app)

@@ -6,6 +6,7 @@ from unlearn_audit.conclusion.comparing import Reading, compared_sentence, power
 from unlearn_audit.conclusion.levels import change_sentence, level_readings, level_sentence, one_reference_sentence
 from unlearn_audit.conclusion.plants import power_sentences
 from unlearn_audit.conclusion.resurgence import resurgence_sentence
+from unlearn_audit.conclusion.traces import trace_sentence
 from unlearn_audit.conclusion.words import listed
 from unlearn_audit.report import Measurement
 
@@ -20,6 +21,10 @@ NO_RETRAINED = (
 )
 ONE_RETRAINED = (
     "Only one retrained model was given: it takes a second one to tell a difference from the chance of a training run."
+)
+ONE_RETRAINED_TESTED = (
+    "Only one retrained model was given: the two-sample test needs no more, but it takes a second one to tell any "
+    "other difference from the chance of a training run."
 )
 NO_ORIGINAL = (
     "No original model was given: whether these instruments can see any difference on this forget set is not known."
@@ -92,6 +97,7 @@ def _of_subjects(
         alone = alone or bool(levels)
         for told in (
             compared_sentence(label, role, readings[label], () if role == "original" else useless),
+            trace_sentence(measurements, label, role),
             one_reference_sentence(measurements, label, role),
             level_sentence(label, role, levels),
             change_sentence(measurements, label, role),
@@ -130,6 +136,8 @@ def _too_few_references(
     """Say that retrained models are missing, where nothing could be compared."""
     retrained = len({m.subject for m in measurements if m.role == "retrained"})  # their own values may be undefined
     most = max((m.reference.n for m in measurements if m.reference and m.role != "retrained"), default=retrained)
-    if comparable or not subjects or most >= 2:
+    if any(one.comparison for one in comparable) or not subjects or most >= 2:
         return []
+    if comparable:
+        return [ONE_RETRAINED_TESTED]
     return [ONE_RETRAINED if most else NO_RETRAINED]

@@ -4,12 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from unlearn_audit.catalogue import info_or_name
-from unlearn_audit.conclusion.words import (
-    could_see,
-    listed,
-    named,
-    with_numbers,
-)
+from unlearn_audit.conclusion.traces import tells_apart, trace_numbers
+from unlearn_audit.conclusion.words import could_see, listed, named, with_numbers
 from unlearn_audit.metrics import ScaledDifference
 from unlearn_audit.report import Measurement
 
@@ -20,19 +16,38 @@ class Reading(NamedTuple):
     Attributes:
         instrument: what it is a form of, in words.
         measurement: which.
-        comparison: its difference.
+        numbers: its value and what it is read against, in words.
+        comparison: its difference; None for a p-value, which says by itself whether there is one.
         aside: why it speaks of something else, and only where it sees a difference; else "".
     """
 
     instrument: str
     measurement: Measurement
-    comparison: ScaledDifference
+    numbers: str
+    comparison: ScaledDifference | None
     aside: str = ""
 
     @property
     def seen(self) -> bool:
         """Whether it tells the subject from the retrained models."""
-        return self.comparison.seen
+        return tells_apart(self.measurement) if self.comparison is None else self.comparison.seen
+
+    @property
+    def weakness(self) -> float:
+        """How large a difference it could miss, in units of one that matters; 0 where that is not known."""
+        return 0.0 if self.comparison is None else self.comparison.weakness
+
+    @property
+    def blind(self) -> bool:
+        """Whether a difference that matters would not have been seen."""
+        return "blind" in self.measurement.flags if self.comparison is None else self.comparison.blind
+
+    @property
+    def unseen(self) -> str:
+        """What it says where it sees no difference."""
+        if self.comparison is None:
+            return self.numbers
+        return f"{self.measurement.name}, could see {could_see(self.comparison)}"
 
 
 def difference_to_retrained(measurement: Measurement) -> ScaledDifference | None:
@@ -55,17 +70,20 @@ def readings_of(measurements: Sequence[Measurement], label: str) -> tuple[Readin
 def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Reading]:
     for measurement in measurements:
         comparison = difference_to_retrained(measurement) if measurement.subject == label else None
-        if comparison is None or measurement.value is None or measurement.name.startswith("resurgence."):
+        info = info_or_name(measurement.name)
+        p_value = measurement.subject == label and info.p_value
+        if measurement.value is None or (comparison is None and not p_value) or info.section == "resurgence":
             continue
         elsewhere = "another question" in measurement.flags
         if "legacy" in measurement.flags or (elsewhere and measurement.role == "original"):
             continue
         aside = "to another question" if elsewhere else ""
-        yield Reading(info_or_name(measurement.name).instrument, measurement, comparison, aside)
+        numbers = trace_numbers(measurements, measurement) if p_value else with_numbers(measurement)
+        yield Reading(info.instrument, measurement, numbers, comparison, aside)
 
 
 def powerless(originals: Sequence[Reading]) -> tuple[str, ...]:
-    """Return the instruments that do not see even an original in any form: of relearning and the attacks.
+    """Return the instruments that do not see even an original in any form: of relearning, traces and the attacks.
 
     Args:
         originals: the readings of all original models.
@@ -80,7 +98,7 @@ def powerless(originals: Sequence[Reading]) -> tuple[str, ...]:
 
 def _is_of_memory(reading: Reading) -> bool:
     """Return whether an instrument is made to see what a model remembers, and not how good it is."""
-    return info_or_name(reading.measurement.name).section in ("rcd", "mia")
+    return info_or_name(reading.measurement.name).section in ("rcd", "twosample", "mia")
 
 
 def _grouped(readings: Sequence[Reading]) -> dict[str, list[Reading]]:
@@ -117,9 +135,8 @@ def compared_sentence(
         elif instrument in without_power:
             useless.append(instrument)
         else:
-            best = min(judged, key=lambda reading: (reading.comparison.weakness, len(reading.measurement.name)))
-            told = f"{instrument} ({best.measurement.name}, could see {could_see(best.comparison)})"
-            (blind if best.comparison.blind else equal).append(told)
+            best = min(judged, key=lambda reading: (reading.weakness, len(reading.measurement.name)))
+            (blind if best.blind else equal).append(f"{instrument} ({best.unseen})")
     parts = [f"differs from {peers} on {listed(differing)}"] if differing else []
     if equal:
         parts.append(f"no difference seen {'' if differing else f'from {peers} '}on {listed(equal)}")
@@ -130,5 +147,5 @@ def compared_sentence(
 
 def _forms(seen: Sequence[Reading]) -> str:
     """Return the forms in which an instrument sees a difference, each with its numbers."""
-    told = (with_numbers(reading.measurement) + (f" {reading.aside}" if reading.aside else "") for reading in seen)
+    told = (reading.numbers + (f" {reading.aside}" if reading.aside else "") for reading in seen)
     return "; ".join(told)

@@ -30,6 +30,7 @@ from unlearn_audit.config.settings import (
     SpectrumSettings,
     TrainEntry,
     TruncationSettings,
+    TwosampleSettings,
 )
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "SpectrumSettings",
     "TrainEntry",
     "TruncationSettings",
+    "TwosampleSettings",
     "anchored_data_spec",
     "check_config",
     "code_is_allowed",

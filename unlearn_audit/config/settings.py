@@ -193,6 +193,17 @@ class SpectrumSettings(ConfigModel):
     controls: Annotated[Flag, Field(description="Random initialisation, too")] = True
 
 
+class TwosampleSettings(ConfigModel):
+    """The two-sample test of forget set against unseen twin, given the retrained models."""
+
+    swaps: Annotated[
+        int,
+        Field(
+            ge=999, le=9_999, strict=True, description="Exchanges of labels within pairs; p is 1 / (this + 1) at least"
+        ),
+    ] = 999
+
+
 class _MiaSettings(ConfigModel):
     """Membership inference: which attacks, with which shadow models; "threshold" and "all" name several.
 
@@ -299,6 +310,7 @@ class AuditConfig(ConfigModel):
     rcd: RcdSettings | None = None
     truncation: TruncationSettings | None = None
     spectrum: SpectrumSettings | None = None
+    twosample: TwosampleSettings | None = None
     mia: MiaSettings | None = None
     detectable: DetectableSettings | None = None
     resurgence: ResurgenceSettings | None = None
@@ -340,6 +352,7 @@ SECTIONS: Mapping[str, type[ConfigModel]] = {
     "rcd": RcdSettings,
     "truncation": TruncationSettings,
     "spectrum": SpectrumSettings,
+    "twosample": TwosampleSettings,
     "mia": MiaSettings,
     "detectable": DetectableSettings,
     "resurgence": ResurgenceSettings,

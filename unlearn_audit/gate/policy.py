@@ -35,6 +35,7 @@ from unlearn_audit.strict_json import explain
 
 SHIPPED = ("default", "strict", "lenient", "without-original")
 
+LEAST_P = 1 / 1000  # of a p-value, with the fewest swaps that an audit may make
 Change = Annotated[Number, Field(ge=0)]
 
 
@@ -61,8 +62,8 @@ class Rule(_PolicyModel):
     require_interval: Flag | None = Field(
         default=None,
         description="true: a number without an interval is inconclusive; false: it is held by its value; not given: "
-        "where the metric shows a leak (rcd.*, mia.*, resurgence.*, gap.forget, accuracy.forget, loss.forget), a "
-        'number without an interval can fail but not pass, unless bound is "value"',
+        "where the metric shows a leak (rcd.*, twosample.auc, mia.*, resurgence.*, gap.forget, accuracy.forget, "
+        'loss.forget), a number without an interval can fail but not pass, unless bound is "value"',
     )
     holds_for: Literal["retrained"] | None = None
     min_n: Annotated[int, Field(ge=0, strict=True)] = 0
@@ -89,7 +90,8 @@ class Rule(_PolicyModel):
         """Whether nothing passes without an interval: as the rule says, else where a leak metric is limited."""
         if self.require_interval is not None:
             return self.require_interval
-        return METRICS[self.metric].leak and self.bound != "value" and (self.limits or self.compares)
+        info = METRICS[self.metric]
+        return info.leak and not info.p_value and self.bound != "value" and (self.limits or self.compares)
 
     @property
     def can_fail(self) -> bool:
@@ -132,6 +134,17 @@ class Rule(_PolicyModel):
             yield ": holds_for says who must keep min or max for it to mean anything, and there is neither"
         if self.bound == "value" and self.require_interval:
             yield ": bound = 'value' tests no interval, so it cannot require one"
+        if info.p_value:
+            yield from self._problems_of_a_p_value()
+
+    def _problems_of_a_p_value(self) -> Iterator[str]:
+        """Yield what cannot be demanded of a p-value: that it is small, that it has an interval, what never fails."""
+        if self.min is None or self.max is not None:
+            yield f": {self.metric} is a p-value, and only a small one says something: limit it with min alone"
+        elif self.min <= LEAST_P:
+            yield f": {self.metric} is never below {LEAST_P:g}, so that min {self.min:g} could not fail; take 0.01"
+        if self.require_interval:
+            yield f": {self.metric} is a p-value, which has no interval that could be required"
 
 
 class Waiver(_PolicyModel):

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from unlearn_audit import metrics
+from unlearn_audit.catalogue import info_or_name
 from unlearn_audit.gate.policy import Rule
 from unlearn_audit.report import Comparison, Interval, Measurement
 
@@ -154,12 +155,13 @@ def _void(measurement: Measurement, limits: Sequence[_Limit]) -> Judgement | Non
     reference = measurement.reference
     if reference is None or reference.role != "retrained" or _finite(reference.value) is None:
         return Judgement(Verdict.INCONCLUSIVE, "no retrained model shows that one can keep this limit here; add some")
+    usual = "median" if info_or_name(measurement.name).p_value else "mean"
     for limit in limits:
         if limit.sign * (reference.value - limit.number) < 0:
             return Judgement(
                 Verdict.INCONCLUSIVE,
-                f"the retrained models' own mean, {reference.value:.4g}, does not keep {limit.said}: the limit tells "
-                "nobody apart on this forget set; measure more examples, or match the twin on difficulty",
+                f"the retrained models' own {usual}, {reference.value:.4g}, does not keep {limit.said}: the limit "
+                "tells nobody apart on this forget set; measure more examples, or match the twin on difficulty",
             )
     return None
 

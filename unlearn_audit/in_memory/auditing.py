@@ -26,6 +26,7 @@ def audit(
     rcd: Section = None,
     truncation: Section = None,
     spectrum: Section = None,
+    twosample: Section = None,
     mia: Section | Sequence[str] = None,
     resurgence: Section = None,
     mean: Moments = None,
@@ -50,6 +51,7 @@ def audit(
         rcd: the relearning convergence delay, all models at one step size.
         truncation: whether the truncation error of RCD is exponential in K.
         spectrum: the curvature of the loss on the forget set.
+        twosample: whether forget set and unseen twin are told apart, given the retrained models.
         mia: membership inference: names of attacks, or settings.
         resurgence: whether it comes back without the data: copies are rounded, pruned, fine-tuned.
         mean: of inputs in [0, 1] as all these models were trained, one number or one per channel; default: what `train`
@@ -71,8 +73,15 @@ def audit(
     """
     _check_distinct(models)
     named = {label: _role(label, model, roles or {}) for label, model in models.items()}
-    asked = {"gaps": gaps, "rcd": rcd, "truncation": truncation, "spectrum": spectrum, "mia": _attacks(mia)}
-    asked["resurgence"] = resurgence
+    asked = {
+        "gaps": gaps,
+        "rcd": rcd,
+        "truncation": truncation,
+        "spectrum": spectrum,
+        "twosample": twosample,
+        "mia": _attacks(mia),
+        "resurgence": resurgence,
+    }
     values = {
         "data": splits.dataset.spec,
         "forget": splits.forget.spec,

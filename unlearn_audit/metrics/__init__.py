@@ -20,7 +20,14 @@ from unlearn_audit.metrics.operating_points import (
 )
 from unlearn_audit.metrics.power import BLIND_ABOVE, ScaledDifference, difference_of_values
 from unlearn_audit.metrics.skewed import mean_interval, paired_ratio_interval, ratio_interval, skewed_method
-from unlearn_audit.metrics.two_sample import FEWEST_PAIRS, Swaps, TwoSample, paired_swaps, two_sample_test
+from unlearn_audit.metrics.two_sample import (
+    FEWEST_PAIRS,
+    TOLD_P,
+    Swaps,
+    TwoSample,
+    paired_swaps,
+    two_sample_test,
+)
 from unlearn_audit.metrics.values import (
     Bounds,
     Distance,
@@ -41,6 +48,7 @@ from unlearn_audit.metrics.values import (
 __all__ = [
     "BLIND_ABOVE",
     "FEWEST_PAIRS",
+    "TOLD_P",
     "Accuracy",
     "Bounds",
     "Chance",

@@ -1,0 +1,32 @@
+"""`unlearn-audit twosample`: forget set against unseen twin, given retrained models."""
+
+from typing import Any
+
+import typer
+
+from unlearn_audit.cli.flags import Checkpoints, Shared
+from unlearn_audit.cli.generated import Flags, add_verb
+from unlearn_audit.cli.measure import measure
+
+
+def _twosample(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str, Any]) -> None:
+    r"""Is anything left that tells forget examples from their unseen twin, given retrained models?
+
+    Fast methods may leave every average in place and still a trace: answers that
+    lie closer together, say. Needs one retrained model, better three, 50 forget
+    examples or more, and no shadow models. A small p says that a trace is there: 0.05
+    is worth telling, 0.01 a reason to stop. Retrained models' own p are the control.
+
+    [bold]Examples[/bold]
+
+      unlearn-audit twosample demo/unlearned.safetensors demo/retrained-1.safetensors \
+      demo/retrained-2.safetensors demo/retrained-3.safetensors --forget demo/forget.npy
+
+      unlearn-audit twosample u.pt --retrained r1.pt --retrained r2.pt --forget class:3
+    """
+    measure(checkpoints, shared, **sections)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    add_verb(app, "twosample", _twosample, panel="Test", flags=[Flags("twosample")])
