@@ -34,7 +34,7 @@ def test_what_can_show_a_leak_is_told_apart() -> None:
     assert leaks == {
         name
         for name in METRICS
-        if (name.startswith(("rcd.", "mia.", "resurgence.")) and not name.endswith(".base_rate"))
+        if (name.startswith(("rcd.", "twosample.", "mia.", "resurgence.")) and not name.endswith(".base_rate"))
         or name in ("accuracy.forget", "loss.forget", "gap.forget")
     }
 
@@ -51,6 +51,7 @@ def test_what_can_show_a_leak_is_told_apart() -> None:
         ("mia.lira-offline.auc", "the lira-offline attack", ("forget", "unseen"), "AUC"),
         ("mia.my-attack.accuracy", "the my-attack attack", ("forget", "unseen"), ""),
         ("spectrum.trace", "curvature", ("forget", "unseen"), ""),
+        ("twosample.p", "the two-sample test", ("forget", "unseen"), ""),
     ],
 )
 def test_a_metric_says_what_it_is_a_form_of_and_what_it_is_compared_on(

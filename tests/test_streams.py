@@ -136,6 +136,7 @@ PINNED = {
     "planted": "359009a49dd4c79b",
     "bootstrap": "ac3cd9686b74c125",
     "spectrum": "7f700f21e07e8287",
+    "swaps": "36db18a1a3b8a813",
     "lanczos": "0a9c65e3785bcdb3",
     "lanczos restart": "b83f94639887c679",
     "resurgence": "9eddd0b1b2c45bb8",

@@ -37,6 +37,7 @@ VERBS = [
     "truncation",
     "spectrum",
     "gaps",
+    "twosample",
     "mia",
     "train",
     "init",

@@ -492,6 +492,20 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "advisory of a text": ('advisory="yes"\n[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0', "must be true or false"),
     "unseen id": ('[[rule]]\nid="\u200b"\nmetric="rcd.raw"\nmin=0', "must say something that can be seen"),
+    "most of a p-value": ('[[rule]]\nid="a"\nmetric="twosample.p"\nmax=0.05', "limit it with min alone"),
+    "equivalent p-values": (
+        '[[rule]]\nid="a"\nmetric="twosample.p"\nequivalent_to="retrained"\nmargin=0.1',
+        "only a small one says something",
+    ),
+    "change of a p-value": ('[[rule]]\nid="a"\nmetric="twosample.p"\nmax_decrease=0.1', "limit it with min alone"),
+    "p-value that is always reached": (
+        '[[rule]]\nid="a"\nmetric="twosample.p"\nmin=0.001',
+        "could not fail; take 0.01",
+    ),
+    "interval of a p-value": (
+        '[[rule]]\nid="a"\nmetric="twosample.p"\nmin=0.01\nrequire_interval=true',
+        "has no interval that could be required",
+    ),
     "severity": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nseverity="ignore"', "unknown severity"),
     "require_interval": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\nrequire_interval=1', "must be true or false"),
 }
@@ -596,7 +610,7 @@ limits = st.one_of(
     st.fixed_dictionaries({"equivalent_to": st.just("retrained"), "margin": st.floats(1e-300, 1e300)}),
     st.fixed_dictionaries({"max_increase": st.floats(0, 1e300)}, optional={"max_decrease": st.floats(0, 1e300)}),
 )
-COMPARABLE = sorted(set(METRICS) - {"truncation.verdict", "rcd.raw", "rcd.steps_to_relearn"})
+COMPARABLE = sorted(set(METRICS) - {"truncation.verdict", "rcd.raw", "rcd.steps_to_relearn", "twosample.p"})
 extras = st.fixed_dictionaries(
     {"metric": st.sampled_from(COMPARABLE)},
     optional={"min_n": st.integers(0, 200), "severity": st.just("warn")},
@@ -823,6 +837,20 @@ def test_a_leak_without_an_interval_passes_only_where_the_rule_says_so(
 @pytest.mark.parametrize("metric", sorted(info.name for info in METRICS.values() if not info.leak and not info.is_text))
 def test_what_shows_no_leak_is_held_by_its_value(judge: Callable[..., Verdict], metric: str) -> None:
     assert judge({"metric": metric, "min": 0.5}) == PASSED
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(0.0099, FAILED), (0.01, PASSED), (1.0, PASSED), (None, INCONCLUSIVE)])
+def test_a_p_value_is_held_by_itself_from_below(
+    judge: Callable[..., Verdict], value: float | None, verdict: Verdict
+) -> None:
+    rule = {"metric": "twosample.p", "min": 0.01}
+    reason = {"reason": "no retrained model to compare with was given"} if value is None else {}
+    assert judge(rule, value=value, **reason) == verdict
+    assert judge(rule | {"min_n": 101}, value=value, **reason) == INCONCLUSIVE
+    known = [Reference(role="retrained", value=usual, spread=0.1, n=3) for usual in (0.4, 0.005)]
+    assert judge(rule | {"holds_for": "retrained"}, value=value, reference=known[0], **reason) == verdict
+    assert judge(rule | {"holds_for": "retrained"}, value=value, reference=known[1], **reason) == INCONCLUSIVE
+    assert judge(rule | {"holds_for": "retrained"}, value=value, **reason) == INCONCLUSIVE
 
 
 def test_the_readmes_policy_passes_no_report_without_intervals(

@@ -75,7 +75,7 @@ def _root(
 
 for verb in (
     demo, rcd, truncation, spectrum, gaps, twosample, mia, resurgence, shadows, train, init, audit, gate, show, inspect,
-    validate,     schema,
+    validate, schema,
 ):  # fmt: skip
     verb.register(app)
 apply.register(app)
