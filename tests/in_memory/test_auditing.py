@@ -139,6 +139,8 @@ def test_a_section_may_be_asked_for_by_a_word(splits: Splits) -> None:
     found = ua.audit({"original": make_net()}, splits, gaps=False, mia="loss", device="cpu")
     assert {one.name.rpartition(".")[0] for one in found.measurements} == {"mia.loss"}
     assert ua.audit({"original": make_net()}, splits, gaps=False, mia=True, device="cpu").measurements
+    back = ua.audit({"original": make_net()}, splits, gaps=False, resurgence={"alterations": ["int4"]}, device="cpu")
+    assert {one.name for one in back.measurements} >= {"resurgence.int4", "resurgence.int4.gap"}
 
 
 def test_an_attack_of_ones_own_is_named_as_on_the_command_line(splits: Splits, here: Path) -> None:

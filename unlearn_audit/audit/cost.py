@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unlearn_audit.audit.build_models import Made, models_to_make
 from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
+from unlearn_audit.audit.resurgence.copies import RELEARNING
 from unlearn_audit.config import (
     ApplyEntry,
     AuditConfig,
@@ -212,7 +213,9 @@ def _resurgence_step(
     recorded = next((one for one in inputs.recipes.values() if one), {}).get("batch_size", 0)
     batch = pick_recipe(settings.recipe, "").batch_size if settings.recipe else recorded
     steps = settings.steps if "fine-tune" in settings.alterations else 0
-    tuned = _priced(name, there, steps * min(int(batch), len(splits.retain)), prices)
+    relearned = 2 * len(splits.unseen.forget) * (RELEARNING * (len(settings.alterations) + 1) + SEARCH)
+    each = steps * min(int(batch), len(splits.retain)) + (relearned if settings.rcd else 0)
+    tuned = _priced(name, there, each, prices)
     return tuned._replace(
         gradients=tuned.gradients or None,
         flop=(tuned.flop or 0) + (looked.flop or 0),

@@ -79,6 +79,24 @@ def difference_of_means(
     return compared(float(ours.mean()), levels, [(ours, np.stack(others))], least=least)
 
 
+def difference_of_log_ratios(
+    ratios: Sequence[float], sets: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+) -> metrics.Difference | None:
+    """Compare the log of a ratio of two means with the retrained models', paired over examples; None below two of them.
+
+    Args:
+        ratios: the subject's, then the retrained models', all positive.
+        sets: of each in the same order the numbers whose means are divided, [n] over [m].
+    """
+    if len(ratios) < 3 or min(map(len, sets[0])) < 2:
+        return None
+    # d log(ratio) is an example's share of its set's mean, with the other set's against it.
+    shares = [(above / above.mean(), -below / below.mean()) for above, below in sets]
+    sides = [(side[0], np.stack(side[1:])) for side in zip(*shares, strict=True)]
+    logs = [float(np.log(ratio)) for ratio in ratios]
+    return compared(logs[0], logs[1:], sides)
+
+
 def comparison_of(difference: metrics.Difference | None, scale: Scale) -> Comparison | None:
     """Return a difference to the retrained models as a report has it.
 

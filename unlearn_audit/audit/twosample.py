@@ -136,7 +136,7 @@ def _of_subject(
         test.p if test else None,
         reason,
         n=n,
-        reference=_usual_p([one.p for one in others.values()]),
+        reference=usual_p([one.p for one in others.values()]),
         method=f"forget set against its unseen twin, {given}: residual and difficulty, four statistics, {swaps:,} "
         "exact swaps within pairs; the smallest of four p-values, ranked among the swaps' smallest",
         details=_details(test, others, swaps) if test else {"swaps": swaps, "references": count},
@@ -155,8 +155,12 @@ def _of_subject(
     return p, area
 
 
-def _usual_p(values: Sequence[float]) -> Reference | None:
-    """Return the median of the retrained models' own p: one unlucky model of three is not the rule."""
+def usual_p(values: Sequence[float]) -> Reference | None:
+    """Return the median of the retrained models' own p: one unlucky model of three is not the rule.
+
+    Args:
+        values: of the retrained models; none gives None.
+    """
     reference = reference_of(values)
     return reference and reference.model_copy(update={"value": float(np.median(values))})
 

@@ -16,7 +16,8 @@ from unlearn_audit.audit.cache import ResultCache
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.resurgence.measure import measure_resurgence
 from unlearn_audit.audit.section import ANEW, SearchState, SectionResult
-from unlearn_audit.config import AuditConfig, ResurgenceSettings
+from unlearn_audit.audit.twosample import measure_twosample
+from unlearn_audit.config import AuditConfig, ResurgenceSettings, TwosampleSettings
 from unlearn_audit.report import Measurement
 
 FORGET, N = "range:0-99", 100
@@ -86,6 +87,35 @@ def test_what_happens_to_retrained_models_as_well_cancels() -> None:
     assert back.interval.low < 0 < back.interval.high
     one = found["r0", "resurgence.int4"]
     assert (one.value, one.reference.n if one.reference else 0) == (0.0, 2)  # never compared with itself
+
+
+def test_the_two_sample_test_is_made_on_altered_copies() -> None:
+    found, _ = measured(masked(), alterations=("int4", "int8"))
+    same, other = found["u", "resurgence.int8.twosample_p"], found["u", "resurgence.int4.twosample_p"]
+    early = found["u", "resurgence.int4"].details["twosample_p_before"]
+    assert (same.n, other.n) == (N, N)
+    assert max(early, same.value or 1.0) <= 0.01  # other answers on the forget set, and not on its twin
+    assert other.value is not None
+    assert other.reference is not None
+    assert other.reference.n == 3
+    alone = measure_twosample(masked(), TwosampleSettings(), ANEW).measurements
+    p = next(one for one in alone if (one.subject, one.name) == ("u", "twosample.p"))
+    assert p.value == early
+
+
+def test_copies_are_relearned_where_it_is_asked_for() -> None:
+    found, _ = measured(masked(), alterations=("int4",))
+    assert ("u", "resurgence.int4.rcd_ratio") not in found
+    found, _ = measured(masked(), alterations=("int4",), rcd=True)
+    ratio = found["o", "resurgence.int4.rcd_ratio"]  # right about all forget examples, and 19 of 20 of their partners
+    assert isinstance(ratio.value, float)
+    assert ratio.value < 0.9
+    assert ratio.interval is not None
+    assert ratio.interval.low < ratio.value < ratio.interval.high
+    assert ratio.comparison is not None
+    assert ratio.comparison.difference < 0
+    assert ratio.reference is not None
+    assert ratio.reference.n == 3
 
 
 def test_models_are_left_as_they_are() -> None:
@@ -221,3 +251,21 @@ def test_the_verb_finds_the_recipe_and_gives_the_same_bits_again(verb: list[str]
     tuned = [one for one in first["measurements"] if one["name"] == "resurgence.fine-tune"]
     assert [one["value"] is None for one in tuned] == [False] * 4
     assert "5 steps of recipe small on 1293 examples, 64 a step, step size 0.01" in tuned[0]["method"]
+
+
+def test_the_plan_prices_looks_at_copies_and_the_steps_of_fine_tuning(tiny: Path, tmp_path: Path) -> None:
+    from unlearn_audit.audit.cost import planned_steps
+    from unlearn_audit.config import Layer, resolve
+
+    entries = [{"path": str(tiny / f"{name}.safetensors")} for name in ("unlearned", "retrained-1")]
+    asked = {"checkpoint": entries, "forget": str(tiny / "forget.npy"), "device": "cpu"}
+    steps = {}
+    for alterations in (["int4"], ["int4", "fine-tune"]):
+        values = asked | {"resurgence": {"alterations": alterations, "steps": 7}}
+        (one,) = planned_steps(resolve([Layer("flag", values, "test")]), tmp_path, ("resurgence",))
+        steps[len(alterations)] = one
+    assert steps[1].gradients is None
+    assert steps[2].gradients == 7 * 64 * 2  # two models
+    assert steps[2].flop is not None
+    assert steps[1].flop is not None
+    assert steps[2].flop > steps[1].flop > 0

@@ -24,7 +24,7 @@ from unlearn_audit.audit.rcd.numbers import (
 from unlearn_audit.audit.rcd.rankings import OrderChange, looked_at, order_changes, ranks
 from unlearn_audit.audit.rcd.step_sizes import Ablation, ablation_details, ablations, essentially_initial, moved
 from unlearn_audit.audit.rcd.unmoved import relearning_doubts
-from unlearn_audit.audit.reference import compared, comparison_of, reference_of
+from unlearn_audit.audit.reference import comparison_of, difference_of_log_ratios, reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.config import RcdSettings
 from unlearn_audit.relearning import Curve, status
@@ -311,13 +311,8 @@ def _ratio_interval(curves: RcdCurves, one: ModelCurves) -> Interval | None:
 def _ratio_comparison(curves: RcdCurves, one: ModelCurves, levels: Mapping[str, float]) -> Comparison | None:
     """Compare log ratios with the retrained models': paired over examples, plus the spread of their seeds."""
     others = [other for other in curves.references(one) if other.candidate.label in levels]
-    if not one.ratio or len(others) < 2 or min(len(one.paired.areas), len(one.unseen.areas)) < 2:
+    if not one.ratio:
         return None
-    # d log(ratio) is the area's share of its set's mean, with the twin's against it.
-    shares = [
-        (each.paired.areas / each.paired.areas.mean(), -each.unseen.areas / each.unseen.areas.mean())
-        for each in (one, *others)
-    ]
-    sides = [(side[0], np.stack(side[1:])) for side in zip(*shares, strict=True)]
-    logs = [float(np.log(levels[other.candidate.label])) for other in others]
-    return comparison_of(compared(float(np.log(one.ratio)), logs, sides), "log ratio")
+    ratios = [one.ratio, *(levels[other.candidate.label] for other in others)]
+    difference = difference_of_log_ratios(ratios, [(each.paired.areas, each.unseen.areas) for each in (one, *others)])
+    return comparison_of(difference, "log ratio")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from unlearn_audit import catalogue
 from unlearn_audit.attacks import log_odds
@@ -15,13 +16,16 @@ from unlearn_audit.audit.context import AuditContext, Split
 from unlearn_audit.audit.resurgence.alterations import Alteration, FineTuning, with_step_size
 from unlearn_audit.audit.section import ArrayCache
 from unlearn_audit.config import ResurgenceSettings
+from unlearn_audit.data import Examples
 from unlearn_audit.engine import derive_seed, predict
 from unlearn_audit.errors import ConfigError, MeasurementError
 from unlearn_audit.inputs import Candidate
+from unlearn_audit.relearning import Run, relearn, relearn_all
 from unlearn_audit.training import Recipe, pick_recipe, recorded_recipe
 
 Floats = NDArray[np.float64]
 Logits = Callable[[Split], NDArray[np.float32]]
+RELEARNING = 100  # steps: RCD's ratio hardly moves with them
 NO_RECIPE = (
     "nothing says how the original was trained; name the recipe with --recipe, or as `recipe` of its [[checkpoint]]"
 )
@@ -34,11 +38,14 @@ class Answers(NamedTuple):
         right: [n] 1.0 where it is right about a measured forget example.
         log_odds: [2m] of the label: forget examples that have a partner, then their partners in the unseen twin.
         test: [t] 1.0 where it is right about a test example of a class that is kept.
+        areas: [2, m] below each example's loss while it is relearned, of forget examples and of their partners; [2, 0]
+            where nothing was relearned, or relearning diverged.
     """
 
     right: Floats
     log_odds: Floats
     test: Floats
+    areas: Floats
 
 
 @dataclass(frozen=True)
@@ -49,11 +56,17 @@ class Looks:
         before: by label.
         after: by label and alteration; or why there is no such copy.
         tuning: how copies were fine-tuned.
+        step_size: of relearning; None where nothing was relearned.
     """
 
     before: Mapping[str, Answers]
     after: Mapping[tuple[str, str], Answers | str]
     tuning: FineTuning
+    step_size: float | None
+
+    def of(self, label: str, alteration: str) -> Answers | str:
+        """Return what a subject's altered copy answers, or why there is none; without an alteration, the subject."""
+        return self.after[label, alteration] if alteration else self.before[label]
 
     def came_through(self, candidates: Sequence[Candidate], alteration: str) -> list[Candidate]:
         """Return those of whom there is an altered copy."""
@@ -77,15 +90,16 @@ def look_at_copies(context: AuditContext, settings: ResurgenceSettings, cache: A
         context.progress,
     )
     total = len(context.subjects) * len(settings.alterations)
+    step_size = _relearning_step(context) if settings.rcd else None
     before = {one.label: _as_it_is(context, one) for one in context.subjects}
     after: dict[tuple[str, str], Answers | str] = {}
     for name in settings.alterations:
         alteration: Alteration = catalogue.load("alteration", catalogue.ALTERATIONS, name)
         for index, one in enumerate(context.subjects):
-            make = partial(_altered, context, one, alteration, tuning)
+            make = partial(_altered, context, one, alteration, tuning, step_size)
             after[one.label, name] = _kept(cache, f"{name}-{index}", make)
             context.progress("altering copies", len(after), total, f"{one.label}, {name}")
-    return Looks(before, after, tuning)
+    return Looks(before, after, tuning, step_size)
 
 
 def _recipe(context: AuditContext, settings: ResurgenceSettings) -> Recipe | str:
@@ -111,10 +125,46 @@ def _kept(cache: ArrayCache, name: str, make: Callable[[], Answers]) -> Answers 
 
 
 def _as_it_is(context: AuditContext, candidate: Candidate) -> Answers:
-    return _answers(context, lambda split: context.signals(candidate, split).logits)
+    return _answers(context, lambda split: context.signals(candidate, split).logits, np.zeros((2, 0)))
 
 
-def _altered(context: AuditContext, candidate: Candidate, alter: Alteration, tuning: FineTuning) -> Answers:
+def _relearning_step(context: AuditContext) -> float:
+    """Return the step size at which no subject's loss rises while it relearns, as `rcd` finds it."""
+    runs = [
+        Run(one.model, examples, one.transform) for one in context.subjects for examples in _relearned_sets(context)
+    ]
+    owners = [one.label for one in context.subjects for _ in range(2)]
+    found = relearn_all(
+        runs, steps=RELEARNING, step_size="auto", compute=context.compute, owners=owners, progress=context.progress
+    )
+    return float(found.step_size)
+
+
+def _relearned_sets(context: AuditContext) -> tuple[Examples, Examples]:
+    return context.splits.paired_examples, context.splits.unseen.examples
+
+
+def _areas(context: AuditContext, altered: nn.Module, candidate: Candidate, step_size: float) -> Floats:
+    """Return each example's area while a copy relearns the forget set, and while it relearns the twin."""
+    curves = [
+        relearn(
+            Run(altered, examples, candidate.transform),
+            steps=RELEARNING,
+            step_size=step_size,
+            compute=context.compute,
+            progress=context.progress,
+            task=f"relearning a copy of {candidate.label}",
+        )
+        for examples in _relearned_sets(context)
+    ]
+    if any(curve.diverged_at is not None for curve in curves):
+        return np.zeros((2, 0))
+    return np.stack([curve.areas for curve in curves])
+
+
+def _altered(
+    context: AuditContext, candidate: Candidate, alter: Alteration, tuning: FineTuning, step_size: float | None
+) -> Answers:
     """Alter a copy, look at it and let it go."""
     altered = copy.deepcopy(candidate.model)
     alter(altered, candidate.transform, tuning)
@@ -125,16 +175,17 @@ def _altered(context: AuditContext, candidate: Candidate, alter: Alteration, tun
             raise MeasurementError(f"its outputs on the {split} set are not finite")
         return found
 
-    return _answers(context, logits)
+    areas = np.zeros((2, 0)) if step_size is None else _areas(context, altered, candidate, step_size)
+    return _answers(context, logits, areas)
 
 
-def _answers(context: AuditContext, logits: Logits) -> Answers:
+def _answers(context: AuditContext, logits: Logits, areas: Floats) -> Answers:
     splits = context.splits
     sets: tuple[Split, ...] = ("forget", "unseen", "test")
     forget, unseen, test = ((logits(split), context.examples(split).labels.numpy()) for split in sets)
     paired = np.searchsorted(splits.measured, splits.unseen.forget)  # both are sorted
     odds = [log_odds(forget[0][paired], forget[1][paired]), log_odds(*unseen)]
-    return Answers(_right(*forget), np.concatenate(odds), _right(*test)[splits.lasting_test])
+    return Answers(_right(*forget), np.concatenate(odds), _right(*test)[splits.lasting_test], areas)
 
 
 def _right(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Floats:
