@@ -95,7 +95,7 @@ def test_one_file_reproduces_a_comparison(whole: Path) -> None:
         ("original", "original"), ("retrained-1", "retrained"), ("retrained-2", "retrained"),
         ("unlearned", "unlearned")]  # fmt: skip
     assert {m["name"].split(".")[0] for m in report["measurements"]} == {
-        "accuracy", "loss", "gap", "change", "rcd", "mia",
+        "accuracy", "loss", "gap", "change", "rcd", "mia", "detectable",
     }  # fmt: skip
     made = {path.name.rpartition("-")[0]: read_checkpoint(path).metadata for path in (whole / "models").iterdir()}
     assert made["retrained-2"] is not None
@@ -289,16 +289,18 @@ def test_models_need_a_folder_data_and_a_forget_set(run: Cli, config: Path) -> N
 def test_the_plan_tells_what_is_there_and_does_nothing(whole: Path, run: Cli, config: Path) -> None:
     done = run("audit", config, "--out", config.parent / "out", "--plan")
     assert done.code == 0, done.stderr
-    assert done.stdout.count("to do") == 7
+    assert done.stdout.count("to do") == 8
+    assert re.search(r"detectable +to do +– +– +0 s", done.stdout), "plants, since all that they need will be there"
     assert f"{1437:,}" in done.stdout, "one epoch of the training set"
     assert re.search(r"apply ieu: unlearned +to do +336 ", done.stdout), "three steps of 64, 64, 16 and 64 each"
     assert "about" in done.stderr
     assert not (config.parent / "out").exists()
     again = run("audit", whole.parent / "comparison.toml", "--out", whole, "--plan").stdout
     assert "to do" not in again
-    assert again.count("there, if nothing changed") == 3
+    assert again.count("there, if nothing changed") == 4
     only = run("audit", config, "--out", config.parent / "out", "--plan", "--only", "rcd").stdout
     assert "gaps" not in only
+    assert "detectable" not in only
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 

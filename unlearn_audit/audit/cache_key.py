@@ -27,7 +27,7 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
     config, splits, compute = context.config, context.splits, context.compute
     if _is_code(context, section):
         return None
-    asked = {name: getattr(config, name, None) for name in _sections_read(section)}
+    asked = {name: getattr(config, name) for name in _sections_read(section)}
     return {
         "section": section,
         # a section that measures one more thing than it did is measured again

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unlearn_audit.audit.build_models import Made, models_to_make
 from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
+from unlearn_audit.audit.detectable.measure import on_by_default, seconds_at_most
 from unlearn_audit.audit.resurgence.copies import RELEARNING
 from unlearn_audit.config import (
     ApplyEntry,
@@ -24,7 +25,7 @@ from unlearn_audit.config import (
 from unlearn_audit.data import Dataset, Splits
 from unlearn_audit.engine import Device
 from unlearn_audit.errors import UsageError
-from unlearn_audit.inputs import resolve_inputs
+from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extras
@@ -45,7 +46,7 @@ class Step(NamedTuple):
         there: whether it is finished; None where it may be, if nothing that it depends on has changed.
         gradients: of single examples; None where none is taken, or where that is not known beforehand.
         flop: 2 a multiply-add, forward and backward; None where it is not known beforehand.
-        seconds: on this device, from one timed step; None with `flop`.
+        seconds: on this device, from one timed step; None where that is not known beforehand.
     """
 
     name: str
@@ -55,13 +56,14 @@ class Step(NamedTuple):
     seconds: float | None = None
 
 
-def planned_steps(request: Resolved, folder: Path, sections: Sequence[str]) -> Iterator[Step]:
+def planned_steps(request: Resolved, folder: Path, sections: Sequence[str], *, whole: bool = False) -> Iterator[Step]:
     """Yield what an audit would do, in order.
 
     Args:
         request: the configuration.
         folder: of the audit, where models are looked for.
         sections: that it would measure.
+        whole: whether these are all that there are, so that what is on by default comes to them.
 
     Raises:
         UsageError: neither the request nor a checkpoint says what data, model or forget set it is about.
@@ -80,12 +82,27 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str]) -> I
             inputs.networks[spec] = new_model(spec, inputs.splits.dataset, 0, allow_code=allowed, compute=compute)
         yield _model_step(one, spec, inputs, compute)
     prices = [inputs.price(spec, compute) for spec in inputs.specs.values()]
-    for section in sections:
+    roles = [*map(_role, inputs.candidates), *map(_role, made)]
+    planted = ("detectable",) if whole and on_by_default(config, roles) else ()
+    for section in (*sections, *planted):
         kept = None if any((folder / CACHED_SECTIONS).glob(f"{section}-*.json")) else False
         if section == "resurgence" and config.resurgence is not None:
             yield _resurgence_step(kept, config.resurgence, inputs, prices)
             continue
+        if section == "detectable":
+            pairs = len(inputs.splits.unseen.forget)
+            yield Step(section, kept, seconds=seconds_at_most(config, pairs, roles.count("retrained")))
+            continue
         yield _section_step(section, kept, config=config, splits=inputs.splits, prices=prices)
+
+
+def _role(model: Candidate | Made) -> str:
+    """Return what a model is, or will be once it is made."""
+    if not isinstance(model, Made):
+        return model.role
+    if isinstance(model.entry, TrainEntry):
+        return "retrained" if model.entry.without else "original"
+    return "retrained" if model.entry.method == "retrain" else "unlearned"
 
 
 class _Price(NamedTuple):
@@ -96,9 +113,10 @@ class _Price(NamedTuple):
 
 
 class _CostInputs(NamedTuple):
-    """The sets, architecture and recipe of each model by its label, networks and their prices by architecture."""
+    """The sets, the models that are there, architecture and recipe of each by its label, networks and their prices."""
 
     splits: Splits
+    candidates: Sequence[Candidate]
     specs: dict[str, str]
     recipes: dict[str, dict[str, Any]]
     networks: dict[str, nn.Module]
@@ -117,7 +135,7 @@ def _cost_inputs(request: Resolved) -> tuple[_CostInputs, Device]:
     specs = {one.label: one.spec for one in candidates}
     networks = {one.spec: one.model for one in reversed(candidates)}
     return _CostInputs(
-        resolved.splits, specs, {one.label: one.recipe for one in candidates}, networks, {}
+        resolved.splits, candidates, specs, {one.label: one.recipe for one in candidates}, networks, {}
     ), resolved.compute
 
 

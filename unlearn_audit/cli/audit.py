@@ -80,7 +80,8 @@ def _tell_plan(request: Any, shared: Shared, sections: tuple[str, ...]) -> None:
     from unlearn_audit.audit import sections_asked
     from unlearn_audit.audit.cost import planned_steps
 
-    steps = list(planned_steps(request, shared.out or Path(), sections_asked(request.config, sections)))
+    asked = sections_asked(request.config, sections)
+    steps = list(planned_steps(request, shared.out or Path(), asked, whole=not sections))
     draw(_table(steps))
     known = [step.seconds for step in steps if step.seconds is not None and not step.there]
     message(f"about {_duration(sum(known))} for the parts that can be estimated", quiet=shared.quiet)

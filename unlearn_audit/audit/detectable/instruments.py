@@ -15,7 +15,6 @@ from unlearn_audit.audit.reference import difference_of_means
 from unlearn_audit.config import AuditConfig
 
 INDISTINGUISHABLE = 0.5  # AUC
-P_SEEN = 0.05  # of the two-sample test: below it the report says "differs"
 APART = "its difference to the retrained models leaves zero out (95 %)"
 LEVEL = "its interval leaves .5 out (95 %)"
 
@@ -52,8 +51,8 @@ def instruments_of(
     """
     if config.gaps is not None and references > 1:
         yield Instrument("gap.forget", _right, _sees_accuracy, APART)
-    if getattr(config, "twosample", None) is not None and swaps is not None and references > 0:
-        said = f"p < {P_SEEN}"
+    if config.twosample is not None and swaps is not None and references > 0:
+        said = f"p of at most {metrics.TOLD_P}"
         yield Instrument("twosample.p", _log_odds, partial(_sees_two_samples, paired, swaps), said)
     for attack in _threshold_attacks(config):
         said = f"{APART}, or {LEVEL}" if references > 1 else LEVEL
@@ -109,7 +108,7 @@ def _sees_attack(paired: NDArray[np.bool_], plant: Plant) -> bool:
 def _sees_two_samples(paired: NDArray[np.bool_], swaps: metrics.Swaps, plant: Plant) -> bool:
     sides = [np.concatenate(_attacked(paired, one)) for one in (plant.target, *plant.references)]
     found = metrics.two_sample_test(sides[0], np.stack(sides[1:]), swaps)
-    return not isinstance(found, str) and found.p < P_SEEN
+    return not isinstance(found, str) and found.p <= metrics.TOLD_P
 
 
 def read(instrument: Instrument, forget: Signals, unseen: Signals) -> Readings:

@@ -6,6 +6,7 @@ moves a model away from original and retrained models alike is of another kind, 
 were unlearned in the same way is the only measure.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from unlearn_audit.attacks import Signals
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.detectable.instruments import Instrument, instruments_of
 from unlearn_audit.audit.detectable.planting import (
+    FINER,
     POWER,
     SIZES,
     Plant,
@@ -37,6 +39,7 @@ from unlearn_audit.report import CouldSee, Measurement
 from unlearn_audit.streams import generator
 
 # What the shipped policies stop a model by; only these make `detectable.*`, the others have a figure of their own.
+EACH = 0.001  # seconds that an instrument without swaps takes for a plant, a few hundred examples
 BLOCKING = ("gap.forget", "twosample.p", "mia.loss.auc")
 NO_ORIGINAL = "no original was given, of which something could be planted"
 NO_RETRAINED = "no retrained model was given that something could be planted in"
@@ -74,8 +77,30 @@ def on_by_default(config: AuditConfig, roles: Sequence[str]) -> bool:
         config: what is measured.
         roles: of the models.
     """
-    sees = any(section is not None for section in (config.gaps, config.mia, getattr(config, "twosample", None)))
+    sees = any(section is not None for section in (config.gaps, config.mia, config.twosample))
     return config.detectable is None and sees and "original" in roles and roles.count("retrained") > 1
+
+
+def seconds_at_most(config: AuditConfig, pairs: int, bases: int) -> float:
+    """Return how long plants take where nothing is seen before the original itself, from one timed two-sample test.
+
+    Args:
+        config: what is measured.
+        pairs: forget examples that have a partner in the unseen twin.
+        bases: retrained models.
+    """
+    settings = config.detectable or DetectableSettings()
+    plants = bases * (len(SIZES) + FINER) * (settings.draws + 1)
+    if pairs < metrics.FEWEST_PAIRS or config.twosample is None:
+        return plants * len(config.mia.attacks if config.mia else ()) * EACH
+    draws = np.random.default_rng(0)  # of made-up numbers: only how long it takes is of interest
+    made_up, swaps = (
+        draws.normal(size=(3, 2 * pairs)),
+        metrics.paired_swaps(pairs, swaps=settings.swaps, generator=draws),
+    )
+    began = time.perf_counter()
+    metrics.two_sample_test(made_up[0], made_up[1:], swaps)
+    return plants * (time.perf_counter() - began + EACH)
 
 
 def measure_detectable(context: AuditContext, settings: DetectableSettings, _search: SearchState) -> SectionResult:
