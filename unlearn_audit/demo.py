@@ -79,6 +79,8 @@ steps = 100            # K: K + 1 forward and K backward passes over the forget 
 step_size = "auto"     # 1 / (4 lambda_max), halved until no curve rises; or a number, several, or "lambda"
 floor = "zero"         # zero, fit, best, or a number
 
+[twosample]            # given the retrained models: can forget examples be told from unseen ones?
+
 [mia]                  # membership inference
 attacks = ["loss"]
 """

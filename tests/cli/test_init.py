@@ -159,7 +159,7 @@ def test_whatever_the_names_they_are_read_back(path: str, forget: str, data: str
     found = tomllib.loads(starting_config(start))
     assert found["checkpoint"] == [{"path": path} | ({"role": role} if role else {})]
     assert (found["forget"], found["data"]) == (forget, data)
-    assert set(found) == {"schema_version", "seed", "forget", "data", "checkpoint", "gaps", "rcd", "mia"}
+    assert set(found) == {"schema_version", "seed", "forget", "data", "checkpoint", "gaps", "rcd", "twosample", "mia"}
 
 
 def test_a_name_that_is_no_utf8_is_refused() -> None:

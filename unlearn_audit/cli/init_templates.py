@@ -62,18 +62,21 @@ steps = 100                     # K: K + 1 forward and K backward passes over th
 step_size = "auto"              # 1 / (4 lambda_max), halved until no curve rises; or a number
 # match_difficulty = true       # match the unseen twin on difficulty under the retrained models
 
+[twosample]                     # given the retrained models, can forget examples be told from unseen ones?
+
 [mia]                           # membership inference: can an attacker tell forget examples from unseen ones?
 attacks = ["loss"]              # or "threshold", or "all" with shadow models
 # shadows = "shadows"           # a folder that `unlearn-audit shadows run` made: lira, rmia, ulira
 
+# [detectable]                  # how small a leak could be seen: on where an original and two retrained models are
 # [truncation]                  # is the truncation error of RCD_K really exponential in K?
 # [spectrum]                    # curvature of the loss on the forget set
 # [resurgence]                  # does it come back in copies that are rounded, pruned, fine-tuned on other data?
 """
 
 NO_RETRAINED = """\
-# There is no retrained model yet, so the gaps stay open and the policy cannot pass. Train two or more without the
-# forget set, better three, and add each as a [[checkpoint]] with role = "retrained"; or let the audit train them
+# There is no retrained model yet, so the gaps stay open and the policy cannot pass. Train three or more without the
+# forget set, and add each as a [[checkpoint]] with role = "retrained"; or let the audit train them
 # as the original {how}:
 #
 #   {audit}
