@@ -49,6 +49,8 @@ def audited(case: Case, steps: int) -> AuditReport:
             "gaps": {},
             "rcd": {"controls": False, "steps": steps},
             "mia": {"attacks": ["loss"], "worst": 0},
+            "twosample": {},
+            "detectable": {},
             "device": "cpu",
         }
         request = resolve([Layer("flag", asked, "benchmark")])
