@@ -38,6 +38,11 @@ def curve_name(subject: str) -> str:
     return f"rcd/{subject}/forget/loss"
 
 
+def trace_names(subject: str) -> tuple[str, str]:
+    """Return the names of difficulty and residual of the two-sample test, forget examples first in each."""
+    return f"twosample/{subject}/difficulty", f"twosample/{subject}/residual"
+
+
 def read_arrays(path: Path, report: AuditReport) -> Arrays:
     """Read what a report's pictures need.
 
@@ -65,6 +70,8 @@ def _wanted(report: AuditReport) -> Iterator[str]:
         attack = measurement.name.removeprefix("mia.").removesuffix(".auc")
         if measurement.name == f"mia.{attack}.auc":
             yield from score_names(attack, measurement.subject)
+        if measurement.name == "twosample.p":
+            yield from trace_names(measurement.subject)
         if measurement.name == "rcd.raw" and details_of(measurement, RcdDetails).loss is None:
             yield curve_name(measurement.subject)
 

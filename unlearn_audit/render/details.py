@@ -95,7 +95,13 @@ class ResurgenceDetails(_DetailsModel):
     twosample_p_before: Real | None = None
 
 
-AnyDetails = TypeVar("AnyDetails", RcdDetails, TruncationDetails, MiaDetails, ResurgenceDetails)
+class TraceDetails(_DetailsModel):
+    """Of `twosample.p`."""
+
+    ratio_of_spreads: Real | None = None
+
+
+AnyDetails = TypeVar("AnyDetails", RcdDetails, TruncationDetails, TraceDetails, MiaDetails, ResurgenceDetails)
 
 
 def details_of(measurement: Measurement, kind: type[AnyDetails]) -> AnyDetails:
@@ -126,6 +132,10 @@ def _problems(report: AuditReport) -> Iterator[str]:
 
 
 def _kind_of(name: str) -> type[Any] | None:
-    kinds: dict[str, type[Any]] = {"rcd.raw": RcdDetails, "truncation.verdict": TruncationDetails}
+    kinds: dict[str, type[Any]] = {
+        "rcd.raw": RcdDetails,
+        "truncation.verdict": TruncationDetails,
+        "twosample.p": TraceDetails,
+    }
     kinds |= {f"resurgence.{name}": ResurgenceDetails for name in ALTERATIONS}
     return MiaDetails if name.startswith("mia.") and name.endswith(".auc") else kinds.get(name)

@@ -17,6 +17,7 @@ from unlearn_audit.render.markup import as_html, element
 from unlearn_audit.render.sections import Section, decided, provenance, sections, waived
 from unlearn_audit.render.small_tables import SmallTable
 from unlearn_audit.render.table import Column, Row, columns, footnotes
+from unlearn_audit.render.traces import foreign_residuals
 from unlearn_audit.report import AuditReport
 
 NO_ARRAYS = Arrays({})
@@ -128,7 +129,7 @@ def _verdict(
 
 
 def _left_out(report: AuditReport, arrays: Arrays) -> tuple[str, ...]:
-    return (*unreadable(report), *arrays.problems, *foreign_scores(report, arrays))
+    return (*unreadable(report), *arrays.problems, *foreign_scores(report, arrays), *foreign_residuals(report, arrays))
 
 
 # ----- sections

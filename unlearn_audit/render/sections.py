@@ -15,6 +15,7 @@ from unlearn_audit.render.details import Exposed, MiaDetails, details_of
 from unlearn_audit.render.resurgence import resurgence_chart, resurgence_tables
 from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import Row, columns, rows
+from unlearn_audit.render.traces import trace_charts
 from unlearn_audit.report import AuditReport
 
 OTHERS = "Other measurements"  # heading of what only another version of this tool knows
@@ -41,6 +42,7 @@ def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
             *figures.step_sizes(report),
         ),
         "truncation": figures.truncation(report),
+        "twosample": trace_charts(report, arrays),
         "mia": figures.roc_curves(report, arrays),
         "resurgence": resurgence_chart(report),
     }
