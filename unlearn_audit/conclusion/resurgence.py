@@ -11,6 +11,7 @@ from unlearn_audit.report import Comparison, Measurement
 class _Change(NamedTuple):
     """After one alteration: the change of the difference to the retrained models, and the difference itself."""
 
+    name: str
     what: str
     change: Comparison
     gap: Comparison | None
@@ -68,12 +69,12 @@ def _changes(measurements: Sequence[Measurement], label: str) -> Iterator[_Chang
     for name, entry in ALTERATIONS.items():
         one, gap = by_name.get(f"resurgence.{name}"), by_name.get(f"resurgence.{name}.gap")
         if one is not None and one.comparison is not None and not one.doubts:
-            yield _Change(entry.what, one.comparison, gap.comparison if gap else None)
+            yield _Change(name, entry.what, one.comparison, gap.comparison if gap else None)
 
 
 def _silent(rest: Sequence[_Change]) -> str:
     """Return the alterations after which nothing came back, and what the weakest comparison could have seen."""
     least = max(one.change.blind_below for one in rest)
-    blind = [one.what for one in rest if one.change.blind]
-    told = f"{listed([one.what for one in rest])} (could see {least:.3f})"
+    blind = [one.name for one in rest if one.change.blind]
+    told = f"{listed([one.name for one in rest])} (could see {least:.3f})"
     return f"{told}; blind after {listed(blind)}" if blind else told
