@@ -48,6 +48,10 @@ METHODS: Mapping[str, Entry] = {
     "rl": Entry("unlearn_audit.methods.random_labels:RL", "fine-tune with random labels on the forget set"),
     "scrub": Entry("unlearn_audit.methods.scrub:SCRUB", "leave the original on forget, stay with it on retain"),
     "salun": Entry("unlearn_audit.methods.salun:SALUN", "random labels, and only the salient weights move"),
+    "shrink-perturb": Entry(
+        "unlearn_audit.methods.shrink_perturb:SHRINK_PERTURB",
+        "throw most of the weights away at once, then learn retain again",
+    ),
     "l1-sparse": Entry("unlearn_audit.methods.l1_sparse:L1_SPARSE", "fine-tune with an l1 penalty that fades"),
     "ssd": Entry("unlearn_audit.methods.ssd:SSD", "dampen weights that matter most to the forget set; no training"),
     "retrain": Entry("unlearn_audit.methods.retrain:RETRAIN", "train anew without the forget set: the reference"),

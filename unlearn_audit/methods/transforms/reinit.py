@@ -2,6 +2,7 @@
 
 theta <- alpha·theta + (1 - alpha)·xi, xi ~ N(0, 2/d) (Tran & Woo 2026, Definition 8). With a fresh draw each step the
 stationary variance is (1 - alpha)/(1 + alpha)·2/d, not 2/d: the process is mainly weight decay of strength 1 - alpha.
+Once before the first step it is shrink and perturb (Ash & Adams 2020): most of what the weights held is gone at once.
 """
 
 import math
@@ -25,7 +26,9 @@ class ReinitSettings(Settings):
 
     def without_effect(self) -> tuple[str, ...]:
         """Return what does nothing where no weight is mixed, or where there is no noise."""
-        return ("scale", "draw", "include_1d") if self.alpha == 1 else ("draw",) if self.scale == "none" else ()
+        if self.alpha == 1:
+            return ("scale", "draw", "include_1d", "at")
+        return ("draw",) if self.scale == "none" or self.at == "start" else ()
 
     alpha: Share = Field(default=0.999, description="share of the old weights kept at each step; 1 does nothing")
     scale: Literal["fan_in", "total_d", "none"] = Field(
@@ -35,6 +38,9 @@ class ReinitSettings(Settings):
         default="fresh", description="a new draw each step, one, one an epoch"
     )
     include_1d: bool = Field(default=False, description="mix biases and BatchNorm's parameters, too")
+    at: Literal["each_step", "start"] = Field(
+        default="each_step", description="in each step (Algorithm 1), or once before the first one"
+    )
 
 
 class Reinit:
@@ -92,7 +98,13 @@ def _fan_in(tensor: Tensor) -> int:
 
 
 def _make(context: UnlearningContext, settings: ReinitSettings, course: Course) -> Hooks:
-    return Hooks(mix=Reinit(context.model, settings, seed=context.seed, epoch_of=course.epoch_of))
+    mix = Reinit(context.model, settings, seed=context.seed, epoch_of=course.epoch_of)
+    if settings.at == "each_step":
+        return Hooks(mix=mix)
+    if not context.count_only:  # a run that is taken up again gets its own weights back after this
+        with torch.no_grad():
+            mix(0)
+    return Hooks()
 
 
 REINIT = StepTransform("reinit", "Tran & Woo 2026, Definition 8", ReinitSettings, _make)
