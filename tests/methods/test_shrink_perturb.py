@@ -19,7 +19,7 @@ LOOP = {"momentum": 0.9, "steps": 7, "step_size": 0.05, "schedule": "constant", 
 def test_before_the_first_step_the_weights_are_mixed_once_with_a_draw(splits: Splits, keep: float) -> None:
     model = Plain()
     before = snapshot(model)
-    run_shrink_perturb(make_context(model, splits, seed=4), ShrinkPerturbSettings(keep=keep, steps=0))
+    run_shrink_perturb(make_context(model, splits, seed=4), ShrinkPerturbSettings(keep=keep, steps=1, step_size=1e-30))
     drawn = Reinit(Plain(), ReinitSettings(alpha=keep), seed=4).draw(0)
     weights = [name for name, tensor in before.items() if tensor.dim() >= 2]
     assert len(weights) == len(drawn) == 2

@@ -101,7 +101,7 @@ def _make(context: UnlearningContext, settings: ReinitSettings, course: Course) 
     mix = Reinit(context.model, settings, seed=context.seed, epoch_of=course.epoch_of)
     if settings.at == "each_step":
         return Hooks(mix=mix)
-    if not context.count_only:  # a run that is taken up again gets its own weights back after this
+    if course.steps and not context.count_only:  # a run that is taken up again gets its own weights back after this
         with torch.no_grad():
             mix(0)
     return Hooks()
