@@ -610,7 +610,7 @@ limits = st.one_of(
     st.fixed_dictionaries({"equivalent_to": st.just("retrained"), "margin": st.floats(1e-300, 1e300)}),
     st.fixed_dictionaries({"max_increase": st.floats(0, 1e300)}, optional={"max_decrease": st.floats(0, 1e300)}),
 )
-COMPARABLE = sorted(set(METRICS) - {"truncation.verdict", "rcd.raw", "rcd.steps_to_relearn", "twosample.p"})
+COMPARABLE = sorted(info.name for info in METRICS.values() if not (info.is_text or info.within_one_run or info.p_value))
 extras = st.fixed_dictionaries(
     {"metric": st.sampled_from(COMPARABLE)},
     optional={"min_n": st.integers(0, 200), "severity": st.just("warn")},
