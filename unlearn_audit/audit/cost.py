@@ -227,7 +227,8 @@ def _resurgence_step(
     """Return what copies of all models take: one look at each, and the steps of those that are fine-tuned."""
     splits, name = inputs.splits, "resurgence"
     looks = len(splits.measured) + len(splits.unseen.forget) + len(splits.dataset.test)
-    looked = _priced(name, there, looks * (len(settings.alterations) + 1), prices, part=FORWARD)
+    means = len(splits.retain) if "recentre" in settings.alterations else 0
+    looked = _priced(name, there, looks * (len(settings.alterations) + 1) + means, prices, part=FORWARD)
     recorded = next((one for one in inputs.recipes.values() if one), {}).get("batch_size", 0)
     batch = pick_recipe(settings.recipe, "").batch_size if settings.recipe else recorded
     steps = settings.steps if "fine-tune" in settings.alterations else 0

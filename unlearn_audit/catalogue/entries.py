@@ -100,6 +100,7 @@ ALTERATIONS: Mapping[str, Entry] = {
     "prune-30": Entry("unlearn_audit.audit.resurgence.alterations:prune_30", "pruning of 30 % of the weights"),
     "prune-50": Entry("unlearn_audit.audit.resurgence.alterations:prune_50", "pruning of 50 % of the weights"),
     "prune-70": Entry("unlearn_audit.audit.resurgence.alterations:prune_70", "pruning of 70 % of the weights"),
+    "recentre": Entry("unlearn_audit.audit.resurgence.alterations:recentre", "recentring of the logits"),
     "fine-tune": Entry("unlearn_audit.audit.resurgence.alterations:fine_tune", "fine-tuning on the retain set"),
 }
 

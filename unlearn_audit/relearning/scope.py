@@ -89,7 +89,7 @@ def head_run(run: Run, *, compute: Device, weight_decay: float = 0.0) -> Run:
         MeasurementError: the model does not end in a linear layer.
     """
     model = compute.to_device(copy.deepcopy(run.model)).eval()
-    classifier = _last_linear(model, run, compute)
+    classifier = last_linear(model, run, compute)
     features = Features(model, classifier, run.transform, compute)
     head = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None).double()
     head.load_state_dict(classifier.state_dict())
@@ -97,8 +97,17 @@ def head_run(run: Run, *, compute: Device, weight_decay: float = 0.0) -> Run:
     return run._replace(model=head.requires_grad_(True), transform=features, smoothness=bound)
 
 
-def _last_linear(model: nn.Module, run: Run, compute: Device) -> nn.Linear:
-    """Return the linear layer whose output is the model's."""
+def last_linear(model: nn.Module, run: Run, compute: Device) -> nn.Linear:
+    """Return the linear layer whose output is the model's.
+
+    Args:
+        model: on the device, in evaluation mode.
+        run: whose first examples it is tried on.
+        compute: where.
+
+    Raises:
+        MeasurementError: the model does not end in a linear layer.
+    """
     images = run.transform(run.examples.images[:2].to(compute.device))
     outputs: dict[nn.Linear, Tensor] = {}
     hooks = [

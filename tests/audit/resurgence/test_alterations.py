@@ -17,6 +17,7 @@ from unlearn_audit.audit.resurgence.alterations import (
     prune_30,
     prune_50,
     prune_70,
+    recentre,
     with_step_size,
 )
 from unlearn_audit.data import Examples, Transform
@@ -110,6 +111,23 @@ def test_tied_weights_count_once() -> None:
     assert model[0].weight.tolist() == [[0.0, 0.0], [3.0, 4.0]]
 
 
+# ----- recentring
+
+
+def test_recentring_takes_each_class_s_mean_over_the_retain_set_from_its_logit() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    given = tuning()
+    with torch.no_grad():
+        model[1].bias[1] -= 30.0
+        before = model(given.examples.images)
+        recentre(model, SAME, given)
+        after = model(given.examples.images)
+    assert torch.allclose(after, before - before.mean(dim=0), atol=1e-4)
+    assert set(before.argmax(dim=1).tolist()) == {0, 2}
+    assert 1 in after.argmax(dim=1).tolist(), "a class whose logit was merely lowered is back"
+
+
 # ----- fine-tuning
 
 
@@ -154,6 +172,9 @@ class Scale(nn.Module):
         (linear((0.0, 0.0), (0.0, 1.0)), prune_70, tuning(), "nothing to prune: 3 of 4 weights are zero as it is"),
         (Scale(), fine_tune, tuning(recipe="nobody says how"), "nobody says how"),
         (Scale(), fine_tune, tuning(0), "the retain set is empty"),
+        (Scale(), recentre, tuning(0), "the retain set is empty"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Softmax(1)), recentre, tuning(), "not end in a linear layer"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3, bias=False)), recentre, tuning(), "last layer has no bias"),
     ],
 )
 def test_what_cannot_be_altered_says_why(model: nn.Module, alter: Alteration, given: FineTuning, says: str) -> None:

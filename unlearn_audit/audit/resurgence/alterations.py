@@ -1,4 +1,4 @@
-"""What a release may do to a model: rounding of its weights, magnitude pruning, fine-tuning on other data.
+"""What a release may do to a model: rounding of weights, pruning, recentring of logits, fine-tuning on other data.
 
 A model whose forgetting is only a thin cover gives back what lies below. Rounding to 4 bits took language models from
 21 % to 83 % of what they were to forget (Zhang et al. 2025, "Catastrophic failure of LLM unlearning via quantization",
@@ -16,14 +16,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from unlearn_audit.data import Examples, Transform
-from unlearn_audit.engine import Batches, Device, crop_and_flip
+from unlearn_audit.engine import Batches, Device, crop_and_flip, predict
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.relearning import Run, last_linear
 from unlearn_audit.training import Recipe, follow
 
 
@@ -89,6 +91,27 @@ def _prune(copy: nn.Module, _transform: Transform, _tuning: FineTuning, *, share
     with torch.no_grad():
         for weight, part in zip(weights, torch.split(kept, sizes), strict=True):
             weight.mul_(part.view(weight.shape))
+
+
+def recentre(copy: nn.Module, transform: Transform, tuning: FineTuning) -> None:
+    """Take from each class's logit its mean over the retain set's images; no label and nothing forgotten has a part.
+
+    This is what is done after training where classes come up more or less often than in it (Menon et al. 2021,
+    "Long-tail learning via logit adjustment", abstract), with the model's own mean in the place of a class's log
+    frequency. A class whose logit was merely lowered is back; a model that was retrained without the class has nothing
+    that would come up in its logit.
+    """
+    if not len(tuning.examples):
+        raise MeasurementError("the retain set is empty; there is nothing to take means over")
+    try:
+        head = last_linear(copy.eval(), Run(copy, tuning.examples, transform), tuning.compute)
+    except MeasurementError:
+        raise MeasurementError("nothing to recentre: the model does not end in a linear layer") from None
+    if head.bias is None:
+        raise MeasurementError("nothing to recentre: the model's last layer has no bias")
+    means = predict(copy, tuning.examples.images, transform, compute=tuning.compute).mean(axis=0, dtype=np.float64)
+    with torch.no_grad():
+        head.bias.sub_(torch.from_numpy(means).to(head.bias))
 
 
 def fine_tune(copy: nn.Module, transform: Transform, tuning: FineTuning) -> None:
