@@ -104,6 +104,7 @@ def test_without_another_retrained_model_there_is_no_p() -> None:
     _, one = measured(audited(labels=("unlearned", "r1")))
     assert float(one["p", "unlearned"].value or 1) <= 0.05  # one reference is enough for the others
     assert one["p", "unlearned"].reference is None
+    assert one["p", "unlearned"].details["references"] == 1
     assert one["p", "r1"].reason == "no other retrained model to compare with was given"
     assert one["auc", "r1"].value is None
 

@@ -44,3 +44,12 @@ def test_operations_are_counted_twice_per_multiply_add(bench: ModuleType) -> Non
     forward, both = bench.flops_of_image(resnet20(classes=10, channels=3).eval(), torch.zeros(1, 3, 32, 32))
     assert forward == pytest.approx(81.1e6, rel=0.01)
     assert both == pytest.approx(3 * forward, rel=0.02)
+
+
+def test_the_two_sample_tests_floor_is_part_of_what_it_takes(load_benchmark: Callable[[str], ModuleType]) -> None:
+    bench = load_benchmark("bench_two_sample")
+    assert bench.operations(100, 9) == 10 * (2 * 100**2 + 3 * 42 * 100)
+    assert bench.operations(5000, 9) == bench.operations(1000, 9)  # two of the statistics look at a thousand pairs
+    found = bench.measure(60, 19, repeats=1)
+    assert found.floor > 0
+    assert found.test > 0

@@ -76,19 +76,18 @@ def _outcome(context: AuditContext, candidate: Candidate, swaps: metrics.Swaps) 
 # ----- the retrained models' own p
 
 
-def _odd_references(context: AuditContext, found: Mapping[str, Outcome]) -> tuple[str, ...]:
-    """Return the retrained models whose own p is small: on them forget set and twin are told apart, too."""
-    labels = [one.label for one in context.with_role("retrained")]
-    return tuple(label for label in labels if isinstance(one := found[label], metrics.TwoSample) and one.p <= SMALL)
+def _odd_references(context: AuditContext, found: Mapping[str, Outcome]) -> dict[str, float]:
+    """Return the retrained models whose own p is small, with it: on them forget set and twin are told apart, too."""
+    outcomes = ((one.label, found[one.label]) for one in context.with_role("retrained"))
+    return {label: one.p for label, one in outcomes if isinstance(one, metrics.TwoSample) and one.p <= SMALL}
 
 
-def _most_are_odd(context: AuditContext, odd: Sequence[str]) -> bool:
+def _most_are_odd(context: AuditContext, odd: Mapping[str, float]) -> bool:
     return 2 * len(odd) > len(context.with_role("retrained"))
 
 
-def _limitations(context: AuditContext, found: Mapping[str, Outcome], odd: Sequence[str]) -> Iterator[str]:
-    for label in odd:
-        p = getattr(found[label], "p", 0.0)
+def _limitations(context: AuditContext, found: Mapping[str, Outcome], odd: Mapping[str, float]) -> Iterator[str]:
+    for label, p in odd.items():
         yield (
             f"the two-sample test tells forget set and unseen twin apart on {label}, too (p {p:.3g} against the other "
             "retrained models): either the two sets are not alike (split by time or by source, duplicates), or this "
@@ -107,13 +106,13 @@ def _limitations(context: AuditContext, found: Mapping[str, Outcome], odd: Seque
 
 
 def _measurements(
-    context: AuditContext, found: Mapping[str, Outcome], odd: Sequence[str], swaps: int
+    context: AuditContext, found: Mapping[str, Outcome], odd: Mapping[str, float], swaps: int
 ) -> Iterator[Measurement]:
     for candidate in context.subjects:
         outcome = found[candidate.label]
         others = {other.label: found[other.label] for other in context.references(candidate)}
         known = {label: one for label, one in others.items() if isinstance(one, metrics.TwoSample)}
-        p, area = _of_subject(context, candidate, outcome, known, swaps)
+        p, area = _of_subject(context, candidate, outcome=outcome, others=known, swaps=swaps)
         doubts = (NOT_ALIKE,) if candidate.label in odd and _most_are_odd(context, odd) else ()
         yield from (one.model_copy(update={"doubts": doubts}) for one in (p, area))
 
@@ -121,6 +120,7 @@ def _measurements(
 def _of_subject(
     context: AuditContext,
     candidate: Candidate,
+    *,
     outcome: Outcome,
     others: Mapping[str, metrics.TwoSample],
     swaps: int,
@@ -139,14 +139,14 @@ def _of_subject(
         reference=usual_p([one.p for one in others.values()]),
         method=f"forget set against its unseen twin, {given}: residual and difficulty, four statistics, {swaps:,} "
         "exact swaps within pairs; the smallest of four p-values, ranked among the swaps' smallest",
-        details=_details(test, others, swaps) if test else {"swaps": swaps, "references": count},
+        details={"swaps": swaps, "references": count} | (_details(test, others) if test else {}),
     )
     area = measurement(
         "twosample.auc",
         candidate,
         test.auc if test else None,
         reason,
-        n=2 * n,
+        n=2 * (test.used if test else n),
         interval=interval(test.auc_bounds, "DeLong, logit scale") if test else None,
         reference=reference_of([one.auc for one in others.values()]),
         method=f"AUC of a classifier of residual and difficulty, {given}, trained on the other pairs (10 folds of "
@@ -165,7 +165,7 @@ def usual_p(values: Sequence[float]) -> Reference | None:
     return reference and reference.model_copy(update={"value": float(np.median(values))})
 
 
-def _details(test: metrics.TwoSample, others: Mapping[str, metrics.TwoSample], swaps: int) -> dict[str, Any]:
+def _details(test: metrics.TwoSample, others: Mapping[str, metrics.TwoSample]) -> dict[str, Any]:
     return {
         **{f"p_{name}": value for name, value in test.parts.items()},
         "p_spread": test.spread_p,
@@ -174,9 +174,7 @@ def _details(test: metrics.TwoSample, others: Mapping[str, metrics.TwoSample], s
         "ratio_of_spreads": test.spread,
         "slope_forget": test.slopes[0] if test.slopes else None,
         "slope_unseen": test.slopes[1] if test.slopes else None,
-        "references": len(others),
         "references_p": {label: one.p for label, one in others.items()},
-        "swaps": swaps,
         "pairs_of_mmd_and_c2st": test.used,
         "differs": list(_differs(test)),
     }
