@@ -14,6 +14,7 @@ import typer
 from unlearn_audit.catalogue import SECTION_TITLES
 from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Quiet, Shared, config_layers, flag_values, measuring
+from unlearn_audit.cli.until_settled import run_until_settled
 
 if TYPE_CHECKING:
     from unlearn_audit.shadows import FleetContext, FleetRun
@@ -149,6 +150,17 @@ def _run(
     backend: Annotated[
         Literal["local", "ray"], _option("Local processes, or a Ray cluster (extra `ray`).", "--backend")
     ] = "local",
+    until_settled: Annotated[
+        bool,
+        _option(
+            "Grow the fleet to 4, 8, 16, … models, at most --count (default 32), until ulira's difference between "
+            "the unlearned model and the retrained ones is seen, or lies within --margin.",
+            "--until-settled",
+        ),
+    ] = False,
+    margin: Annotated[
+        float, typer.Option(help="Of that difference, as an AUC.", rich_help_panel=PANEL, min=0.001, max=0.5)
+    ] = 0.15,
     allow_code: AllowCode = False,
     *,
     shared: Shared,
@@ -156,25 +168,36 @@ def _run(
     """Train the fleet, or go on with it: killed and run again, it loses no finished model.
 
     What is there already is reused, also where the plan has grown since. Exit 3 if a model could not be made; the
-    others are made all the same.
+    others are made all the same. With --until-settled also exit 4 where the verdict stays open.
 
     [bold]Examples[/bold]
 
       unlearn-audit shadows run shadows/ u.safetensors --forget idx.npy --count 16
 
       unlearn-audit shadows run shadows/ --count 32
+
+      unlearn-audit shadows run shadows/ u.pt r*.pt --forget idx.npy --until-settled
     """
-    from unlearn_audit.shadows import run_on_ray, run_workers
+    from unlearn_audit.shadows import read_plan, run_on_ray, run_workers
 
-    context = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
-    start = run_on_ray if backend == "ray" else run_workers
-    with progress_bars(quiet=shared.quiet) as progress:
-        outcome = start(context, workers=workers, progress=progress)
-    _tell(context, outcome, quiet=shared.quiet)
+    def plan(models: int | None) -> "FleetContext":
+        if until_settled and models is not None and (folder / "fleet.json").exists():
+            models = max(models, read_plan(folder).count)
+        return _planned(folder, checkpoints, shared, models, queries, recipe, epochs, allow_code=allow_code)
+
+    def make(context: "FleetContext") -> int:
+        start = run_on_ray if backend == "ray" else run_workers
+        with progress_bars(quiet=shared.quiet) as progress:
+            outcome = start(context, workers=workers, progress=progress)
+        return _told(context, outcome, quiet=shared.quiet)
+
+    if until_settled:
+        run_until_settled(folder, checkpoints, shared, most=count, margin=margin, plan=plan, make=make)
+    raise typer.Exit(make(plan(count)))
 
 
-def _tell(context: "FleetContext", outcome: "FleetRun", *, quiet: bool) -> None:
-    """Say what became of the tasks, and exit."""
+def _told(context: "FleetContext", outcome: "FleetRun", *, quiet: bool) -> int:
+    """Say what became of the tasks; return the exit code."""
     from unlearn_audit.render.untrusted import brief
 
     total = len(context.jobs)
@@ -188,7 +211,7 @@ def _tell(context: "FleetContext", outcome: "FleetRun", *, quiet: bool) -> None:
         message(brief(f"shadow {job.number + 1}, {job.kind}: {why}; to have it tried again, remove {record}"))
     if outcome.waiting:
         message(f"{outcome.waiting} models wait for one of these")
-    raise typer.Exit(0 if outcome.done + outcome.reused == total else 3)
+    return 0 if outcome.done + outcome.reused == total else 3
 
 
 def _end_with_stdin() -> None:
