@@ -223,6 +223,10 @@ def test_other_scenarios_run_and_their_commands_work(run: Cli, tmp_path: Path, s
         assert 0.09 < number(report, "accuracy.forget", "unlearned") < 0.11  # a tenth is still known, the rest is not
         told = next(text for text in report.conclusion if text.startswith("unlearned"))
         assert "differs from the retrained models on forget accuracy" in told
+        assert run("gate", out / "report.json", "--policy", "default").code == 1
+    elif scenario == "retrained":
+        ran = run("gate", out / "report.json", "--policy", "default")
+        assert ran.code == 0, ran.stdout
     else:
         assert number(report, "accuracy.forget", "original") > 0.95
         assert all(number(report, "accuracy.forget", label) < 0.05 for label in RETRAINED)

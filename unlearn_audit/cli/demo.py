@@ -13,8 +13,11 @@ from unlearn_audit.cli.flags import Force, Quiet
 def _demo(
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),
     scenario: Annotated[
-        Literal["mislabelled", "random", "class", "partial"],
-        typer.Option(help="What to forget; partial: a tenth of it is kept in a model that is called unlearned."),
+        Literal["mislabelled", "random", "class", "partial", "retrained"],
+        typer.Option(
+            help="What to forget. partial, retrained: mislabelled examples, and the model called unlearned was trained "
+            "anew with a tenth of them, or with none."
+        ),
     ] = "mislabelled",
     seed: Annotated[
         int, typer.Option(help="Random seed; the same seed gives the same report.", min=0, max=10**18 - 1, metavar="N")
