@@ -421,3 +421,59 @@ def test_an_instrument_that_misses_even_the_original_is_called_blind(say: Say) -
 
 def test_where_nothing_was_planted_nothing_is_said_of_it(say: Say) -> None:
     assert not any("could have seen" in text for text in conclude([say(AUC, "unlearned", seen=True)]))
+
+
+# ----- a p-value says by itself whether there is a difference
+
+P, SPLIT = "twosample.p", "twosample.auc"
+
+
+def test_a_small_p_is_a_difference_and_a_large_one_is_none_seen(make_measurement: Make) -> None:
+    words = {"differs": ["lie closer together", "depend less on how hard an example is"]}
+    found = conclude([
+        make_measurement(P, "original", value=0.001, details={"differs": ["lie higher"]}),
+        make_measurement(P, "unlearned", value=0.003, details=words),
+        make_measurement(SPLIT, "unlearned", value=0.7),
+        make_measurement(P, "other", value=0.3, details={"differs": []}),
+        make_measurement(SPLIT, "other", value=0.51),
+        *(make_measurement(P, f"r{k}", role="retrained", value=0.2 * k) for k in (1, 2)),
+    ])
+    assert found == (
+        "original: differs from the retrained models on the two-sample test (twosample.p 0.001).",
+        "unlearned: differs from the retrained models on the two-sample test (twosample.p 0.003, told apart with AUC "
+        "0.700).",
+        "unlearned: given the retrained models, its log-odds on forget examples lie closer together and depend less on "
+        "how hard an example is than those on their unseen twin.",
+        "other (subject): no difference seen from the retrained models on the two-sample test (twosample.p 0.300).",
+    )
+
+
+def test_a_test_that_does_not_see_the_original_has_no_power(make_measurement: Make) -> None:
+    found = conclude([
+        make_measurement(P, "original", value=0.4),
+        make_measurement(P, "unlearned", value=0.6),
+        *(make_measurement(P, f"r{k}", role="retrained", value=0.5) for k in (1, 2)),
+    ])
+    assert "unlearned: could not tell, since the original is not seen either, on the two-sample test." in found
+    assert [text for text in found if text.startswith("With the two-sample test no difference is seen even between")]
+
+
+def test_a_retrained_model_that_the_test_tells_apart_is_named(make_measurement: Make) -> None:
+    found = conclude([
+        make_measurement(P, "unlearned", value=0.6),
+        *(make_measurement(P, f"r{k}", role="retrained", value=p) for k, p in enumerate((0.5, 0.02))),
+    ])
+    assert (
+        "r1 (retrained): differs from the other retrained models on the two-sample test (twosample.p 0.020)." in found
+    )
+
+
+def test_one_retrained_model_is_enough_for_the_test_and_for_nothing_else(make_measurement: Make) -> None:
+    found = conclude([
+        make_measurement(P, "unlearned", value=0.6),
+        make_measurement(P, "r0", role="retrained", value=None, reason="no other retrained model"),
+    ])
+    assert found[0] == (
+        "unlearned: no difference seen from the retrained models on the two-sample test (twosample.p 0.600)."
+    )
+    assert found[-1].startswith("Only one retrained model was given: the two-sample test needs no more, but")

@@ -13,9 +13,10 @@ def tells_apart(measurement: Measurement) -> bool:
 
 
 def trace_numbers(measurements: Sequence[Measurement], measurement: Measurement) -> str:
-    """Return a p with the AUC at which the same test tells the sets apart, where there is one."""
+    """Return a p; a small one with the AUC at which the same test tells the sets apart, where there is one."""
     area = next((m for m in measurements if (m.name, m.subject) == ("twosample.auc", measurement.subject)), None)
-    told = f", told apart with AUC {area.value:.3f}" if area and isinstance(area.value, int | float) else ""
+    known = tells_apart(measurement) and area is not None and isinstance(area.value, int | float)
+    told = f", told apart with AUC {area.value:.3f}" if known and area else ""
     return f"{measurement.name} {float(measurement.value or 0):.3f}{told}"
 
 
