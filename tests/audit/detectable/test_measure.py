@@ -137,10 +137,7 @@ def sees(instrument: Instrument, context: AuditContext) -> bool:
 
 
 def _is_told(one: Measurement) -> bool:
-    differs = one.comparison is not None and one.comparison.seen
-    if one.name == "gap.forget":
-        return differs
-    return differs or (one.interval is not None and not one.interval.low <= 0.5 <= one.interval.high)
+    return one.comparison is not None and one.comparison.seen
 
 
 # ----- what is missing

@@ -55,8 +55,8 @@ def instruments_of(
         said = f"p of at most {metrics.TOLD_P}"
         yield Instrument("twosample.p", _log_odds, partial(_sees_two_samples, paired, swaps), said)
     for attack in _threshold_attacks(config):
-        said = f"{APART}, or {LEVEL}" if references > 1 else LEVEL
-        yield Instrument(f"mia.{attack.name}.auc", partial(_scores, attack), partial(_sees_attack, paired), said)
+        said, sees = (APART, _sees_difference) if references > 1 else (LEVEL, _sees_level)
+        yield Instrument(f"mia.{attack.name}.auc", partial(_scores, attack), partial(sees, paired), said)
 
 
 def _threshold_attacks(config: AuditConfig) -> Iterator[Attack]:
@@ -96,13 +96,14 @@ def _attacked(paired: NDArray[np.bool_], readings: Readings) -> Scores:
     return Scores(readings.forget[paired], readings.unseen)
 
 
-def _sees_attack(paired: NDArray[np.bool_], plant: Plant) -> bool:
-    ours = _attacked(paired, plant.target)
-    ends = metrics.auc_interval(*ours)
-    if ends is not None and not ends.low <= INDISTINGUISHABLE <= ends.high:
-        return True
-    found = auc_comparison(ours, [_attacked(paired, one) for one in plant.references])
+def _sees_difference(paired: NDArray[np.bool_], plant: Plant) -> bool:
+    found = auc_comparison(_attacked(paired, plant.target), [_attacked(paired, one) for one in plant.references])
     return found is not None and found.seen
+
+
+def _sees_level(paired: NDArray[np.bool_], plant: Plant) -> bool:
+    ends = metrics.auc_interval(*_attacked(paired, plant.target))
+    return ends is not None and not ends.low <= INDISTINGUISHABLE <= ends.high
 
 
 def _sees_two_samples(paired: NDArray[np.bool_], swaps: metrics.Swaps, plant: Plant) -> bool:
