@@ -411,7 +411,7 @@ SMALL = {
     "truncation": "reference_steps = 30",
     "spectrum": "eigenvalues = 2\nprobes = 2",
     "mia": f"attacks = {json.dumps(list(catalogue.ATTACKS))}\nshadows = 'shadows'",
-    "resurgence": "steps = 3\nrcd = true",
+    "resurgence": "steps = 3\nrcd_steps = 2",
 }
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from unlearn_audit.audit.build_models import Made, models_to_make
 from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
 from unlearn_audit.audit.detectable.measure import on_by_default, seconds_at_most
-from unlearn_audit.audit.resurgence.copies import RELEARNING
 from unlearn_audit.config import (
     ApplyEntry,
     AuditConfig,
@@ -232,8 +231,8 @@ def _resurgence_step(
     recorded = next((one for one in inputs.recipes.values() if one), {}).get("batch_size", 0)
     batch = pick_recipe(settings.recipe, "").batch_size if settings.recipe else recorded
     steps = settings.steps if "fine-tune" in settings.alterations else 0
-    relearned = 2 * len(splits.unseen.forget) * (RELEARNING * (len(settings.alterations) + 1) + SEARCH)
-    each = steps * min(int(batch), len(splits.retain)) + (relearned if settings.rcd else 0)
+    relearned = 2 * len(splits.unseen.forget) * ((settings.rcd_steps or 0) * (len(settings.alterations) + 1) + SEARCH)
+    each = steps * min(int(batch), len(splits.retain)) + (relearned if settings.rcd_steps else 0)
     tuned = _priced(name, there, each, prices)
     return tuned._replace(
         gradients=tuned.gradients or None,

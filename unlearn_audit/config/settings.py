@@ -263,7 +263,9 @@ class ResurgenceSettings(ConfigModel):
     ] = tuple(ALTERATIONS)
     steps: Annotated[int, Field(ge=1, le=1_000_000, strict=True, description="Of fine-tuning, on the retain set")] = 100
     step_size: Annotated[Step | None, Field(description="Peak of fine-tuning; default: a tenth of the recipe's")] = None
-    rcd: Annotated[Flag, Field(description="Relearn every copy, too: RCD on forget set over twin")] = False
+    rcd_steps: Annotated[
+        Positive | None, Field(description="Relearn every copy for so many steps, too: RCD on forget set over twin")
+    ] = None
     recipe: Annotated[
         Said | None, Field(description="Of fine-tuning, by name; default: the original's, as its file has it")
     ] = None

@@ -106,7 +106,7 @@ def test_the_two_sample_test_is_made_on_altered_copies() -> None:
 def test_copies_are_relearned_where_it_is_asked_for() -> None:
     found, _ = measured(masked(), alterations=("int4",))
     assert ("u", "resurgence.int4.rcd_ratio") not in found
-    found, _ = measured(masked(), alterations=("int4",), rcd=True)
+    found, _ = measured(masked(), alterations=("int4",), rcd_steps=20)
     ratio = found["o", "resurgence.int4.rcd_ratio"]  # right about all forget examples, and 19 of 20 of their partners
     assert isinstance(ratio.value, float)
     assert ratio.value < 0.9

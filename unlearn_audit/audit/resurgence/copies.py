@@ -25,7 +25,6 @@ from unlearn_audit.training import Recipe, pick_recipe, recorded_recipe
 
 Floats = NDArray[np.float64]
 Logits = Callable[[Split], NDArray[np.float32]]
-RELEARNING = 100  # steps: RCD's ratio hardly moves with them
 NO_RECIPE = (
     "nothing says how the original was trained; name the recipe with --recipe, or as `recipe` of its [[checkpoint]]"
 )
@@ -48,6 +47,13 @@ class Answers(NamedTuple):
     areas: Floats
 
 
+class Relearning(NamedTuple):
+    """How every copy is relearned: steps of full-batch gradient descent, and their size."""
+
+    steps: int
+    step_size: float
+
+
 @dataclass(frozen=True)
 class Looks:
     """What every subject answers, before and after each alteration.
@@ -56,13 +62,13 @@ class Looks:
         before: by label.
         after: by label and alteration; or why there is no such copy.
         tuning: how copies were fine-tuned.
-        step_size: of relearning; None where nothing was relearned.
+        relearning: how copies were relearned; None where they were not.
     """
 
     before: Mapping[str, Answers]
     after: Mapping[tuple[str, str], Answers | str]
     tuning: FineTuning
-    step_size: float | None
+    relearning: Relearning | None
 
     def of(self, label: str, alteration: str) -> Answers | str:
         """Return what a subject's altered copy answers, or why there is none; without an alteration, the subject."""
@@ -90,16 +96,16 @@ def look_at_copies(context: AuditContext, settings: ResurgenceSettings, cache: A
         context.progress,
     )
     total = len(context.subjects) * len(settings.alterations)
-    step_size = _relearning_step(context) if settings.rcd else None
+    relearning = _relearning(context, settings.rcd_steps) if settings.rcd_steps else None
     before = {one.label: _as_it_is(context, one) for one in context.subjects}
     after: dict[tuple[str, str], Answers | str] = {}
     for name in settings.alterations:
         alteration: Alteration = catalogue.load("alteration", catalogue.ALTERATIONS, name)
         for index, one in enumerate(context.subjects):
-            make = partial(_altered, context, one, alteration, tuning, step_size)
+            make = partial(_altered, context, one, alteration, tuning, relearning)
             after[one.label, name] = _kept(cache, f"{name}-{index}", make)
             context.progress("altering copies", len(after), total, f"{one.label}, {name}")
-    return Looks(before, after, tuning, step_size)
+    return Looks(before, after, tuning, relearning)
 
 
 def _recipe(context: AuditContext, settings: ResurgenceSettings) -> Recipe | str:
@@ -128,29 +134,29 @@ def _as_it_is(context: AuditContext, candidate: Candidate) -> Answers:
     return _answers(context, lambda split: context.signals(candidate, split).logits, np.zeros((2, 0)))
 
 
-def _relearning_step(context: AuditContext) -> float:
-    """Return the step size at which no subject's loss rises while it relearns, as `rcd` finds it."""
+def _relearning(context: AuditContext, steps: int) -> Relearning:
+    """Return how copies are relearned: at the step size at which no subject's loss rises, as `rcd` finds it."""
     runs = [
         Run(one.model, examples, one.transform) for one in context.subjects for examples in _relearned_sets(context)
     ]
     owners = [one.label for one in context.subjects for _ in range(2)]
     found = relearn_all(
-        runs, steps=RELEARNING, step_size="auto", compute=context.compute, owners=owners, progress=context.progress
+        runs, steps=steps, step_size="auto", compute=context.compute, owners=owners, progress=context.progress
     )
-    return float(found.step_size)
+    return Relearning(steps, float(found.step_size))
 
 
 def _relearned_sets(context: AuditContext) -> tuple[Examples, Examples]:
     return context.splits.paired_examples, context.splits.unseen.examples
 
 
-def _areas(context: AuditContext, altered: nn.Module, candidate: Candidate, step_size: float) -> Floats:
+def _areas(context: AuditContext, altered: nn.Module, candidate: Candidate, how: Relearning) -> Floats:
     """Return each example's area while a copy relearns the forget set, and while it relearns the twin."""
     curves = [
         relearn(
             Run(altered, examples, candidate.transform),
-            steps=RELEARNING,
-            step_size=step_size,
+            steps=how.steps,
+            step_size=how.step_size,
             compute=context.compute,
             progress=context.progress,
             task=f"relearning a copy of {candidate.label}",
@@ -163,7 +169,7 @@ def _areas(context: AuditContext, altered: nn.Module, candidate: Candidate, step
 
 
 def _altered(
-    context: AuditContext, candidate: Candidate, alter: Alteration, tuning: FineTuning, step_size: float | None
+    context: AuditContext, candidate: Candidate, alter: Alteration, tuning: FineTuning, relearning: Relearning | None
 ) -> Answers:
     """Alter a copy, look at it and let it go."""
     altered = copy.deepcopy(candidate.model)
@@ -175,7 +181,7 @@ def _altered(
             raise MeasurementError(f"its outputs on the {split} set are not finite")
         return found
 
-    areas = np.zeros((2, 0)) if step_size is None else _areas(context, altered, candidate, step_size)
+    areas = np.zeros((2, 0)) if relearning is None else _areas(context, altered, candidate, relearning)
     return _answers(context, logits, areas)
 
 

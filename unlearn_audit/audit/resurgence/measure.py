@@ -29,7 +29,7 @@ from unlearn_audit.audit.reference import (
     reference_of,
 )
 from unlearn_audit.audit.resurgence.alterations import FineTuning
-from unlearn_audit.audit.resurgence.copies import RELEARNING, Answers, Looks, look_at_copies
+from unlearn_audit.audit.resurgence.copies import Answers, Looks, look_at_copies
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.audit.twosample import pair_swaps, usual_p
 from unlearn_audit.catalogue import ALTERATIONS
@@ -202,7 +202,8 @@ def _p(one: AlteredCopy, swaps: metrics.Swaps) -> P:
 
 def _ratios(one: AlteredCopy) -> Iterator[Measurement]:
     """Yield RCD on the forget set over RCD on the twin of an altered copy, where copies were relearned."""
-    if one.looks.step_size is None:
+    relearning = one.looks.relearning
+    if relearning is None:
         return
     answers = (one.looks.of(each.label, one.name) for each in (one.candidate, *one.peers))
     areas = [each.areas if isinstance(each, Answers) else NOTHING for each in answers]
@@ -220,7 +221,7 @@ def _ratios(one: AlteredCopy) -> Iterator[Measurement]:
         interval=interval(bounds, f"{metrics.skewed_method(*map(len, sets[0]))}, both sets") if known else None,
         reference=reference_of(ratios[1:]),
         comparison=comparison_of(difference_of_log_ratios(ratios, sets), "log ratio") if known else None,
-        method=f"after {one.how}: full-batch GD, step {one.looks.step_size:.4g}, K = {RELEARNING}",
+        method=f"after {one.how}: full-batch GD, step {relearning.step_size:.4g}, K = {relearning.steps}",
     )
 
 
