@@ -110,7 +110,7 @@ def test_few_of_many_tests_of_unseen_pairs_are_small() -> None:
 
 POWER = {  # kind -> share of p < .05 of calibrated, mmd, tail, c2st, combined
     "nothing": (0.06, 0.05, 0.06, 0.05, 0.04),
-    "shifted by .22": (0.28, 0.25, 0.18, 0.20, 0.25),
+    "shifted by .22": (0.40, 0.25, 0.18, 0.20, 0.28),
     "shifted by .43": (0.93, 0.85, 0.65, 0.78, 0.87),
     "closer together": (0.02, 0.62, 0.00, 0.67, 0.53),
     "12 kept": (0.17, 0.20, 1.00, 0.22, 0.93),
