@@ -126,7 +126,7 @@ _ALTERATION_METRICS: tuple[MetricInfo, ...] = (
     MetricInfo("resurgence.{}.twosample_p", "two-sample p {}", "resurgence", "probability", NOT_SMALL, 3,
                "the two-sample test's p after {what}, given retrained models after the same",
                leak=True, hidden=_BELOW, p_value=True),
-    MetricInfo("resurgence.{}.rcd_ratio", "RCD / unseen {}", "resurgence", "ratio", COMPARE, 3,
+    MetricInfo("resurgence.{}.rcd_ratio", "RCD ratio {}", "resurgence", "ratio", COMPARE, 3,
                "RCD on the forget set / RCD on its unseen twin after {what}", leak=True, scale="log ratio"),
 )  # fmt: skip
 
