@@ -39,6 +39,7 @@ VERBS = [
     "gaps",
     "twosample",
     "mia",
+    "resurgence",
     "train",
     "init",
     "audit",

@@ -441,7 +441,8 @@ def test_a_real_report_can_be_drawn_and_gated(
     path.write_text(json.dumps(everything))
     assert run("show", path).code == 0
     assert run("show", path, "--format", "markdown").code == 0
-    limits = {"verdict": 'equals = "x"\nseverity = "warn"', True: "min = 0.01", False: "max = 1e300"}
+    limits = {"verdict": 'equals = "x"\nseverity = "warn"', True: 'min = 0.01\notherwise = "inconclusive"',
+              False: "max = 1e300"}  # fmt: skip
     demands = {name: limits.get(info.unit, limits[info.p_value]) for name, info in catalogue.METRICS.items()}
     rules = "".join(f'[[rule]]\nid = "{name}"\nmetric = "{name}"\n{demand}\n' for name, demand in demands.items())
     (tmp_path / "policy.toml").write_text(f"schema_version = 1\n{rules}")

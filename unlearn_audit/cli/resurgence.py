@@ -17,10 +17,10 @@ def _resurgence(checkpoints: Checkpoints = None, *, shared: Shared, sections: di
 
     [bold]Examples[/bold]
 
-      unlearn-audit resurgence demo/unlearned.safetensors --forget demo/forget.npy \
-      --retrained demo/retrained-1.safetensors --retrained demo/retrained-2.safetensors
+      unlearn-audit resurgence u.safetensors r1.safetensors --forget idx.npy
 
-      unlearn-audit resurgence u.pt --retrained r.pt --original o.pt --forget class:3 --alterations int4,fine-tune
+      unlearn-audit resurgence u.pt --original o.pt --forget class:3 \
+        --retrained r1.pt --retrained r2.pt --alterations int4,fine-tune
     """
     measure(checkpoints, shared, **sections)
 

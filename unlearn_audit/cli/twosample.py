@@ -12,17 +12,16 @@ from unlearn_audit.cli.measure import measure
 def _twosample(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str, Any]) -> None:
     r"""Is anything left that tells forget examples from their unseen twin, given retrained models?
 
-    Fast methods may leave every average in place and still a trace: answers that
-    lie closer together, say. Needs one retrained model, better three, 50 forget
-    examples or more, and no shadow models. A small p says that a trace is there: 0.05
-    is worth telling, 0.01 a reason to stop. Retrained models' own p are the control.
+    Fast methods may leave every average in place and still a trace: answers that lie closer together, say. Needs one
+    retrained model, better three, 50 forget examples or more, and no shadow models. A small p says that a trace is
+    there: 0.05 is worth telling, 0.01 a reason to stop. Retrained models' own p are the control.
 
     [bold]Examples[/bold]
 
-      unlearn-audit twosample demo/unlearned.safetensors demo/retrained-1.safetensors \
-      demo/retrained-2.safetensors demo/retrained-3.safetensors --forget demo/forget.npy
+      unlearn-audit twosample u.safetensors r1.safetensors --forget idx.npy
 
-      unlearn-audit twosample u.pt --retrained r1.pt --retrained r2.pt --forget class:3
+      unlearn-audit twosample u.pt --forget class:3 \
+        --retrained r1.pt --retrained r2.pt --retrained r3.pt
     """
     measure(checkpoints, shared, **sections)
 
