@@ -23,14 +23,14 @@ from unlearn_audit.config import (
 )
 from unlearn_audit.data import Dataset, Splits
 from unlearn_audit.engine import Device
-from unlearn_audit.errors import UsageError
+from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.models import flops_per_image
-from unlearn_audit.training import new_model, pick_recipe
+from unlearn_audit.training import new_model, pick_recipe, recorded_recipe
 
 PROBE, REPEATS = 64, 8  # images of the timed step; how often it is taken
 SEARCH = 64  # gradients of each example that it usually takes to find the step size of relearning
@@ -82,11 +82,14 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str], *, w
         yield _model_step(one, spec, inputs, compute)
     prices = [inputs.price(spec, compute) for spec in inputs.specs.values()]
     roles = [*map(_role, inputs.candidates), *map(_role, made)]
+    labels = [*(one.label for one in inputs.candidates), *(one.entry.label for one in made)]
     planted = ("detectable",) if whole and on_by_default(config, roles) else ()
     for section in (*sections, *planted):
         kept = None if any((folder / CACHED_SECTIONS).glob(f"{section}-*.json")) else False
         if section == "resurgence" and config.resurgence is not None:
-            yield _resurgence_step(kept, config.resurgence, inputs, prices)
+            originals = [label for label, role in zip(labels, roles, strict=True) if role == "original"]
+            batch = batch_of_copies(config.resurgence, inputs.recipes, originals)
+            yield _resurgence_step(kept, config.resurgence, inputs, prices, batch=batch)
             continue
         if section == "detectable":
             pairs = len(inputs.splits.unseen.forget)
@@ -220,19 +223,34 @@ def _section_step(
     return Step(name, there)
 
 
+def batch_of_copies(
+    settings: ResurgenceSettings, recipes: Mapping[str, Mapping[str, Any]], originals: Sequence[str]
+) -> int:
+    """Return how many examples a step of fine-tuning takes; 0 where nothing that can be followed says so.
+
+    As the section chooses it: the recipe named, else the original's, else the first that a file has. Anyone may have
+    written the file; a recipe that cannot be followed fine-tunes nothing, so that there is nothing to price.
+    """
+    if settings.recipe is not None:
+        return pick_recipe(settings.recipe, "").batch_size
+    known = [one for one in (*(recipes.get(label) for label in originals), *recipes.values()) if one]
+    try:
+        return recorded_recipe(known[0]).batch_size if known else 0
+    except ConfigError:
+        return 0
+
+
 def _resurgence_step(
-    there: bool | None, settings: ResurgenceSettings, inputs: _CostInputs, prices: Sequence[_Price]
+    there: bool | None, settings: ResurgenceSettings, inputs: _CostInputs, prices: Sequence[_Price], *, batch: int
 ) -> Step:
     """Return what copies of all models take: one look at each, and the steps of those that are fine-tuned."""
     splits, name = inputs.splits, "resurgence"
     looks = len(splits.measured) + len(splits.unseen.forget) + len(splits.dataset.test)
     means = len(splits.retain) if "recentre" in settings.alterations else 0
     looked = _priced(name, there, looks * (len(settings.alterations) + 1) + means, prices, part=FORWARD)
-    recorded = next((one for one in inputs.recipes.values() if one), {}).get("batch_size", 0)
-    batch = pick_recipe(settings.recipe, "").batch_size if settings.recipe else recorded
     steps = settings.steps if "fine-tune" in settings.alterations else 0
     relearned = 2 * len(splits.unseen.forget) * ((settings.rcd_steps or 0) * (len(settings.alterations) + 1) + SEARCH)
-    each = steps * min(int(batch), len(splits.retain)) + (relearned if settings.rcd_steps else 0)
+    each = steps * min(batch, len(splits.retain)) + (relearned if settings.rcd_steps else 0)
     tuned = _priced(name, there, each, prices)
     return tuned._replace(
         gradients=tuned.gradients or None,

@@ -14,11 +14,14 @@ from lookup_models import CLASSES, TEST, TRAIN, context_of, right
 from unlearn_audit.audit import sections_asked
 from unlearn_audit.audit.cache import ResultCache
 from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.cost import batch_of_copies, planned_steps
 from unlearn_audit.audit.resurgence.measure import measure_resurgence
 from unlearn_audit.audit.section import ANEW, SearchState, SectionResult
 from unlearn_audit.audit.twosample import measure_twosample
-from unlearn_audit.config import AuditConfig, ResurgenceSettings, TwosampleSettings
+from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
+from unlearn_audit.config import AuditConfig, Layer, ResurgenceSettings, TwosampleSettings, resolve
 from unlearn_audit.report import Measurement
+from unlearn_audit.training import SMALL
 
 FORGET, N = "range:0-99", 100
 Found = Mapping[tuple[str, str], Measurement]
@@ -254,9 +257,6 @@ def test_the_verb_finds_the_recipe_and_gives_the_same_bits_again(verb: list[str]
 
 
 def test_the_plan_prices_looks_at_copies_and_the_steps_of_fine_tuning(tiny: Path, tmp_path: Path) -> None:
-    from unlearn_audit.audit.cost import planned_steps
-    from unlearn_audit.config import Layer, resolve
-
     entries = [{"path": str(tiny / f"{name}.safetensors")} for name in ("unlearned", "retrained-1")]
     asked = {"checkpoint": entries, "forget": str(tiny / "forget.npy"), "device": "cpu"}
     steps = {}
@@ -269,3 +269,32 @@ def test_the_plan_prices_looks_at_copies_and_the_steps_of_fine_tuning(tiny: Path
     assert steps[2].flop is not None
     assert steps[1].flop is not None
     assert steps[2].flop > steps[1].flop > 0
+
+
+@pytest.mark.parametrize(("recipes", "batch"), [
+    ({"u": {}, "o": SMALL.settings() | {"batch_size": 32}}, 32),
+    ({"u": SMALL.settings(), "o": SMALL.settings() | {"batch_size": 32}}, 32),  # the original's counts first
+    ({"u": SMALL.settings(), "o": {}}, 64),
+    ({"u": {}, "o": {}}, 0),
+    *(({"o": SMALL.settings() | {"batch_size": wrong}}, 0) for wrong in ("many", [64], {}, None, -64, 0, 6.5)),
+    ({"o": {"batch_size": 64}}, 0),  # nothing that could be followed
+])  # fmt: skip
+def test_the_plan_takes_the_recipe_that_the_section_takes_and_believes_no_file(
+    recipes: dict[str, dict[str, Any]], batch: int
+) -> None:
+    asked = ResurgenceSettings(alterations=("fine-tune",))
+    assert batch_of_copies(asked, recipes, ["o"]) == batch
+    assert batch_of_copies(asked.model_copy(update={"recipe": "resnet"}), recipes, ["o"]) == 128
+
+
+def test_a_plan_with_a_batch_size_that_is_no_number_prices_the_looks_alone(tiny: Path, tmp_path: Path) -> None:
+    original = read_checkpoint(tiny / "original.safetensors")
+    assert original.metadata is not None
+    told = original.metadata.model_copy(update={"recipe": original.metadata.recipe | {"batch_size": "many"}})
+    write_checkpoint(tmp_path / "o.safetensors", original.state, told, force=False)
+    values = {"checkpoint": [{"path": str(tmp_path / "o.safetensors")}], "forget": str(tiny / "forget.npy"),
+              "device": "cpu", "resurgence": {"alterations": ["fine-tune"]}}  # fmt: skip
+    (step,) = planned_steps(resolve([Layer("flag", values, "test")]), tmp_path, ("resurgence",))
+    assert step.gradients is None
+    assert step.seconds is not None
+    assert step.seconds > 0
