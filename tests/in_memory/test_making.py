@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -196,6 +197,20 @@ def test_a_method_of_ones_own(digits: Splits, original: ua.TrainedModel) -> None
     before = parameters_of(original.model)
     assert all(torch.equal(before[name] * 0.5, parameter) for name, parameter in new.model.named_parameters())
     assert new.record.method == "halve"
+
+
+def _stopped(context: UnlearningContext, settings: Settings) -> Unlearned:
+    return Unlearned(1, 0, looked_at=(7, 2))
+
+
+def test_what_decided_about_the_parent_is_not_forgotten(digits: Splits, original: ua.TrainedModel) -> None:
+    stop = Method("stopped", "ours", Settings, _stopped, composes=False)
+    first = ua.unlearn(stop, original, digits, device="cpu")
+    started = replace(first, record=first.record.model_copy(update={"looked_at": (5, 7)}))
+    assert first.record.looked_at == (7, 2)
+    assert ua.unlearn("ft", started, digits, steps=1, device="cpu").record.looked_at == (5, 7)
+    assert ua.unlearn(stop, started, digits, device="cpu").record.looked_at == (2, 5, 7)
+    assert ua.unlearn("retrain", started, digits, epochs=1, device="cpu").record.looked_at is None
 
 
 def test_relearning_takes_what_was_made(digits: Splits, original: ua.TrainedModel) -> None:

@@ -14,14 +14,14 @@ from conftest import Run
 from small_problems import CPU, make_context, make_net, make_small_splits, same, snapshot
 
 from unlearn_audit import catalogue
-from unlearn_audit.checkpoints import nonfinite, read_checkpoint
+from unlearn_audit.checkpoints import nonfinite, read_checkpoint, write_checkpoint
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import load_data, make_splits
 from unlearn_audit.engine import Hooks, setup_device
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.methods import Extra, Method, Settings, StepTransform, Unlearned, UnlearningContext, ft
-from unlearn_audit.methods.apply import Applied, apply_method, parse_settings
+from unlearn_audit.methods.apply import Applied, all_looked_at, apply_method, parse_settings
 from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.loop import mean_loss
 from unlearn_audit.models import build
@@ -257,6 +257,28 @@ def test_an_odd_start_and_a_run_of_no_step_are_told_and_recorded(run: Run, tiny:
         metadata = read_checkpoint(out).metadata
         assert metadata is not None
         assert metadata.notes[0].startswith(says)
+
+
+def test_what_decided_about_the_parent_is_not_forgotten(tiny: Path, tmp_path: Path) -> None:
+    parent = read_checkpoint(tiny / "unlearned.safetensors")
+    assert parent.metadata is not None
+    start = tmp_path / "u.safetensors"
+    write_checkpoint(start, parent.state, parent.metadata.model_copy(update={"looked_at": (3, 9)}), force=False)
+    asked = {"checkpoint": [{"path": str(start)}], "forget": str(tiny / "forget.npy"), "device": "cpu"}
+    found = {}
+    for name, values in (("ft", {"steps": 1}), ("retrain", {"epochs": 1})):
+        apply_method(name, tmp_path / f"{name}.safetensors", resolve([Layer("flag", asked)]), values)
+        metadata = read_checkpoint(tmp_path / f"{name}.safetensors").metadata
+        assert metadata is not None
+        found[name] = metadata.looked_at
+    assert found == {"ft": (3, 9), "retrain": None}
+
+
+def test_what_decided_in_two_runs_is_their_union() -> None:
+    assert all_looked_at((3, 9), Unlearned(1, 0, looked_at=(4, 9))) == (3, 4, 9)
+    assert all_looked_at((3, 9), Unlearned(1, 0)) == (3, 9)
+    assert all_looked_at(None, Unlearned(1, 0, looked_at=(4, 9))) == (4, 9)
+    assert all_looked_at(None, Unlearned(1, 0)) is None
 
 
 def test_an_ascent_that_joins_a_method_says_that_it_is_clipped(run: Run, tiny: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Metadata(BaseModel):
         forget_n: number of forget examples.
         steps: optimizer steps taken.
         gradient_evaluations: per-example gradients computed.
-        looked_at: held-out examples, as test indices, by which it was decided when to stop.
+        looked_at: held-out examples, as test indices, by which it was decided when to stop, here or in a run before.
         wall_seconds: how long the steps took.
         notes: what the reader should know of how it was made, above all where that deviates from the method's source.
         tool_version: version of this package that wrote the file.

@@ -12,7 +12,15 @@ from unlearn_audit.engine import setup_device
 from unlearn_audit.errors import UsageError
 from unlearn_audit.in_memory.models import Model, Moments, TrainedModel, as_candidate, module_of
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
-from unlearn_audit.methods.apply import deviations_of, joining, notes_of, parse_settings, record_of, run_method
+from unlearn_audit.methods.apply import (
+    all_looked_at,
+    deviations_of,
+    joining,
+    notes_of,
+    parse_settings,
+    record_of,
+    run_method,
+)
 from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.models import Architecture, name_of
 from unlearn_audit.normalisation import assumptions
@@ -158,14 +166,15 @@ def unlearn(
     )
     done = run_method(chosen, context, values)
     inherited = assumptions(candidate.notes) if chosen.role == "unlearned" else ()
-    record = record_of(candidate, splits, chosen, seed).model_copy(
+    started = record_of(candidate, splits, chosen, seed)
+    record = started.model_copy(
         update={
             "method": method if isinstance(method, str) else chosen.name,
             "settings": values.model_dump(mode="json"),
             "transforms": tuple(transforms),
             "steps": done.steps,
             "gradient_evaluations": done.gradient_evaluations,
-            "looked_at": done.looked_at,
+            "looked_at": all_looked_at(started.looked_at, done),
             "recipe": candidate.recipe if done.recipe is None else done.recipe,
             "recipe_assumed": True if done.recipe_assumed else None,
             "notes": (*notes_of(chosen, done, values, added), *inherited),

@@ -186,7 +186,7 @@ def apply_method(
         update={
             "steps": done.steps,
             "gradient_evaluations": done.gradient_evaluations,
-            "looked_at": done.looked_at,
+            "looked_at": all_looked_at(metadata.looked_at, done),
             "wall_seconds": round(seconds, 3) if clock else None,
             "recipe": metadata.recipe if done.recipe is None else done.recipe,
             "recipe_assumed": True if done.recipe_assumed else None,
@@ -277,6 +277,8 @@ def record_of(candidate: Candidate, splits: Splits, method: Method, seed: int) -
         method: which one.
         seed: of the run.
     """
+    known = candidate.metadata  # a method that trains anew takes nothing over of what decided about its parent
+    looked_at = known.looked_at if known and method.role != "retrained" else None
     return describe(candidate.spec, splits.dataset).model_copy(
         update={
             "role": method.role,
@@ -290,8 +292,19 @@ def record_of(candidate: Candidate, splits: Splits, method: Method, seed: int) -
             "forget": splits.forget.spec,
             "forget_sha256": splits.forget.sha256,
             "forget_n": len(splits.forget.indices),
+            "looked_at": looked_at,
         }
     )
+
+
+def all_looked_at(before: tuple[int, ...] | None, done: Unlearned) -> tuple[int, ...] | None:
+    """Return the held-out examples that decided something about a model, in a run before or in its own.
+
+    Args:
+        before: what the record says at the start, see `record_of`.
+        done: by the method.
+    """
+    return done.looked_at if before is None else tuple(sorted({*before, *(done.looked_at or ())}))
 
 
 def _identity(metadata: Metadata, splits: Splits, compute: Device) -> dict[str, Any]:
