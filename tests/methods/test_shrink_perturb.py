@@ -11,6 +11,7 @@ from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.ft import FtSettings, run_ft
 from unlearn_audit.methods.shrink_perturb import ShrinkPerturbSettings, run_shrink_perturb
 from unlearn_audit.methods.transforms.reinit import Reinit, ReinitSettings
+from unlearn_audit.models import build
 
 LOOP = {"momentum": 0.9, "steps": 7, "step_size": 0.05, "schedule": "constant", "weight_decay": 0.0}
 
@@ -29,6 +30,21 @@ def test_before_the_first_step_the_weights_are_mixed_once_with_a_draw(splits: Sp
             expected = keep * expected + (1 - keep) * drawn[weights.index(name)]
         assert torch.allclose(tensor, expected, rtol=1e-12)
     assert float(drawn[0].std()) == pytest.approx(math.sqrt(2 / 16), rel=0.2)
+
+
+def test_even_keep_0_begins_with_the_biases_and_the_batchnorm_of_the_original() -> None:
+    model = build("small-cnn", classes=10, channels=1)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *(one for one in model.buffers() if one.dim())):
+            tensor.add_(1.0)  # nothing is as it was initialised
+    before = snapshot(model)
+    with torch.no_grad():
+        Reinit(model, ReinitSettings(alpha=0.0), seed=4)(0)
+    stay = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])}
+    assert stay == {name for name, tensor in before.items() if tensor.dim() < 2}
+    assert sum(parameter.numel() for name, parameter in model.named_parameters() if name in stay) == 234
+    assert sum(parameter.numel() for parameter in model.parameters()) == 24058
+    assert sum(buffer.numel() for name, buffer in model.named_buffers() if name in stay and buffer.dim()) == 224
 
 
 def test_keeping_all_is_fine_tuning_bit_for_bit(splits: Splits) -> None:
