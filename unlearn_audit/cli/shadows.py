@@ -154,7 +154,8 @@ def _run(
         bool,
         _option(
             "Grow the fleet to 4, 8, 16, … models, at most --count (default 32), until ulira's difference between "
-            "the unlearned model and the retrained ones is seen, or lies within --margin.",
+            "the unlearned model and the retrained ones is seen, or lies within --margin. Where more are planned "
+            "already, all of these are made before the first look.",
             "--until-settled",
         ),
     ] = False,
@@ -176,7 +177,10 @@ def _run(
 
       unlearn-audit shadows run shadows/ --count 32
 
-      unlearn-audit shadows run shadows/ u.pt r*.pt --forget idx.npy --until-settled
+      unlearn-audit shadows run shadows/ u.safetensors r*.safetensors --forget idx.npy --until-settled
+
+    There r*.safetensors are three or more files that say themselves that they were retrained, as `train --without`
+    writes them; others are named with --retrained FILE, each.
     """
     from unlearn_audit.shadows import read_plan, run_on_ray, run_workers
 
