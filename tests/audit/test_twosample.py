@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.section import ANEW, SectionResult
-from unlearn_audit.audit.twosample import NOT_ALIKE, measure_twosample, pair_log_odds
+from unlearn_audit.audit.twosample import NOT_ALIKE, _odd_references, measure_twosample, pair_log_odds
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.conclusion.words import listed
 from unlearn_audit.config import TwosampleSettings
-from unlearn_audit.metrics import paired_swaps, two_sample_test
+from unlearn_audit.metrics import TwoSample, paired_swaps, two_sample_test
 from unlearn_audit.report import Measurement
 
 Floats = NDArray[np.float64]
@@ -126,6 +126,16 @@ def test_a_retrained_model_that_is_told_apart_is_named_and_most_of_them_are_a_do
     doubted = {label for (_, label), found in most.items() if NOT_ALIKE in found.doubts}
     small = {label for label in ("r1", "r2", "r3") if float(most["p", label].value or 1) <= 0.01}
     assert doubted == (small if len(small) > 1 else set())
+
+
+@pytest.mark.parametrize(("p", "odd"), [(0.009, True), (0.01, False)])
+def test_a_retrained_model_is_odd_below_the_level_that_stops_one_and_not_at_it(p: float, odd: bool) -> None:
+    context = audited(labels=("unlearned", "r1", "r2"))
+    odds = np.stack([pair_log_odds(context, one) for one in context.subjects])
+    some = two_sample_test(odds[0], odds[1:], paired_swaps(N, swaps=9, generator=np.random.default_rng(0)))
+    assert isinstance(some, TwoSample)
+    found = {"unlearned": some, "r1": some._replace(p=p), "r2": some._replace(p=0.5)}
+    assert _odd_references(context, found) == ({"r1": p} if odd else {})
 
 
 def test_the_conclusion_says_what_differs(usual: tuple[SectionResult, dict[tuple[str, str], Measurement]]) -> None:

@@ -2,7 +2,7 @@
 
 Averages may agree with the retrained models' and the answers still be told apart; see `metrics.two_sample`. The level
 is exact over forget sets and twins; models that were trained on one draw share its luck, so that a p of .05 is told
-and one of .01 stops.
+and one below .01 stops.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,6 @@ from unlearn_audit.report import Measurement, Reference
 from unlearn_audit.streams import generator
 
 Floats = NDArray[np.float64]
-SMALL = 0.01  # p from which on a retrained model's own is odd
 NOT_ALIKE = (
     "the two-sample test tells forget set and unseen twin apart on most retrained models: they are not alike, or "
     "these models were not made without the forget set, so that its p says nothing here"
@@ -79,7 +78,7 @@ def _outcome(context: AuditContext, candidate: Candidate, swaps: metrics.Swaps) 
 def _odd_references(context: AuditContext, found: Mapping[str, Outcome]) -> dict[str, float]:
     """Return the retrained models whose own p is small, with it: on them forget set and twin are told apart, too."""
     outcomes = ((one.label, found[one.label]) for one in context.with_role("retrained"))
-    return {label: one.p for label, one in outcomes if isinstance(one, metrics.TwoSample) and one.p <= SMALL}
+    return {label: one.p for label, one in outcomes if isinstance(one, metrics.TwoSample) and one.p < metrics.STOPS_P}
 
 
 def _most_are_odd(context: AuditContext, odd: Mapping[str, float]) -> bool:

@@ -237,10 +237,12 @@ METRICS: Mapping[str, MetricInfo] = {
             for attack in ATTACKS
         ),
         MetricInfo("detectable.share", "detectable share", "detectable", "fraction", DOWN, 3,
-                   "smallest share of the forget set that would have been seen if it had been kept, by an instrument "
-                   "that stops a model", rests_on_original=True, hidden=ONCE),
+                   "smallest share of the forget set that, had it been kept, would have been told from the retrained "
+                   "models by forget accuracy, the loss attack, or a two-sample p below .01",
+                   rests_on_original=True, hidden=ONCE),
         MetricInfo("detectable.dose", "detectable dose", "detectable", "fraction", DOWN, 3,
-                   "smallest part of the way back to the original on every forget example that would have been seen",
+                   "smallest part of the way back to the original on every forget example that would have been told "
+                   "likewise",
                    rests_on_original=True, hidden=ONCE),
         MetricInfo("mia.svc.efficacy", "svc MIA-efficacy", "mia", "fraction", COMPARE, 3,
                    "share of the forget set that an SVC of the field's tables takes for non-members", leak=True,

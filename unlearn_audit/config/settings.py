@@ -252,7 +252,7 @@ class DetectableSettings(ConfigModel):
     """
 
     draws: Annotated[int, Field(ge=1, le=1000, strict=True, description="Of examples, for each retrained model")] = 6
-    swaps: Annotated[int, Field(ge=99, le=100_000, strict=True, description="Of labels, for the two-sample test")] = 299
+    swaps: Annotated[int, Field(ge=100, le=10**5, strict=True, description="Of labels, for the two-sample test")] = 299
 
 
 class ResurgenceSettings(ConfigModel):

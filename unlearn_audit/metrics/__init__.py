@@ -22,6 +22,7 @@ from unlearn_audit.metrics.power import BLIND_ABOVE, ScaledDifference, differenc
 from unlearn_audit.metrics.skewed import mean_interval, paired_ratio_interval, ratio_interval, skewed_method
 from unlearn_audit.metrics.two_sample import (
     FEWEST_PAIRS,
+    STOPS_P,
     TOLD_P,
     Swaps,
     TwoSample,
@@ -48,6 +49,7 @@ from unlearn_audit.metrics.values import (
 __all__ = [
     "BLIND_ABOVE",
     "FEWEST_PAIRS",
+    "STOPS_P",
     "TOLD_P",
     "Accuracy",
     "Bounds",

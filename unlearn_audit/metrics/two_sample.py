@@ -22,7 +22,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 FEWEST_PAIRS = 50
-TOLD_P = 0.05  # or less: told. The level given one forget set varies, so that .01 is the one to stop at
+TOLD_P = 0.05  # or less: told. The level given one forget set varies, so that another one is there to stop at
+STOPS_P = 0.01  # below it: odd enough to stop a model, as `min = 0.01` does in a policy
 MOST_PAIRS = 1000  # of the two statistics whose cost grows with the square of the pairs, or needs a sort a swap
 FOLDS, REPEATS, RIDGE = 10, 3, 3.0
 WIDTHS = (0.1, 0.4, 1.6)  # of the kernels, in medians of the squared distance; each is four times the one before

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from lookup_models import Lookup
 from made_up_memories import remembering
 
-from unlearn_audit import audit
+from unlearn_audit import audit, metrics
 from unlearn_audit.attacks import log_odds
 from unlearn_audit.audit.accuracy import measure_gaps
 from unlearn_audit.audit.context import AuditContext
@@ -28,7 +29,7 @@ FORGET, N = "range:0-79", 80
 ALL_MODELS = ("original", "unlearned", "retrained-1", "retrained-2", "retrained-3", "retrained-4")
 ALL: dict[str, Any] = {"gaps": {}, "mia": {"attacks": ["loss", "entropy"]}}
 TESTED: dict[str, Any] = {"twosample": {}}
-FEW = DetectableSettings(draws=2, swaps=99)
+FEW = DetectableSettings(draws=2, swaps=100)
 
 
 def detected(context: AuditContext) -> SectionResult:
@@ -89,7 +90,7 @@ def test_a_weaker_memory_takes_a_larger_share_to_be_seen() -> None:
 
 def test_the_two_sample_test_sees_a_small_part_and_its_own_seed_is_not_the_sections() -> None:
     context = remembering(FORGET, *ALL_MODELS[:4], **TESTED)
-    seen = measure_detectable(context, DetectableSettings(draws=1, swaps=99), ANEW).could_see
+    seen = measure_detectable(context, DetectableSettings(draws=1, swaps=199), ANEW).could_see
     assert set(seen) == {"twosample.p"}
     assert 0.02 < (seen["twosample.p"].share or 1) < 0.3
     assert seen["twosample.p"].seen_when == "p of at most 0.05"
@@ -124,16 +125,59 @@ def test_a_plant_is_seen_where_the_report_would_have_said_so(share: float) -> No
         if instrument.metric == "twosample.p":
             test = two_sample_test(odds[0], odds[1:], swaps)
             assert sees(instrument, audited) == (not isinstance(test, str) and test.p <= 0.05)
+            assert stops(instrument, audited) == (not isinstance(test, str) and test.p < 0.01)
         else:
-            assert sees(instrument, audited) == _is_told(reported[instrument.metric]), instrument.metric
+            told = _is_told(reported[instrument.metric])
+            assert sees(instrument, audited) == stops(instrument, audited) == told, instrument.metric
+
+
+@pytest.mark.parametrize(("p", "told", "stopped"), [(0.0501, False, False), (0.05, True, False), (0.01, True, False),
+                                                   (0.0099, True, True)])  # fmt: skip
+def test_a_p_that_is_told_stops_a_model_only_below_the_policies_least(
+    p: float, told: bool, stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def found(*_: Any) -> Any:
+        asked.append(1)
+        return SimpleNamespace(p=p)
+
+    monkeypatch.setattr(metrics, "two_sample_test", found)
+    swaps = paired_swaps(N, swaps=100, generator=np.random.default_rng(0))
+    (instrument,) = instruments_of(AuditConfig.model_validate(TESTED), np.ones(N, dtype=bool), 3, swaps)
+    assert (sees(instrument, leaking()), stops(instrument, leaking())) == (told, stopped)
+    assert len(asked) == 1  # a plant is tested once for both
+
+
+def test_what_is_told_but_would_stop_no_model_is_not_the_audits_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every plant has a p of .03, which a rule with min = 0.01 lets pass."""
+    context = remembering(FORGET, *ALL_MODELS[:4], **TESTED)
+    untouched = [log_odds(*context.signals(one, "forget")) for one in context.with_role("retrained")]
+
+    def test(target: np.ndarray, *_: Any) -> Any:
+        return SimpleNamespace(p=0.5 if any(np.array_equal(target[:N], one) for one in untouched) else 0.03)
+
+    monkeypatch.setattr(metrics, "two_sample_test", test)
+    result = detected(context)
+    assert 0 < (result.could_see["twosample.p"].share or 0) <= 0.025
+    assert values(result) == {"detectable.share": {None}, "detectable.dose": {None}}
+    assert "twosample.p: not even the original is seen: 0%" in (result.measurements[0].reason or "")
+
+
+def stops(instrument: Instrument, context: AuditContext) -> bool:
+    return instrument.stops(plant_of(instrument, context))
 
 
 def sees(instrument: Instrument, context: AuditContext) -> bool:
+    return instrument.sees(plant_of(instrument, context))
+
+
+def plant_of(instrument: Instrument, context: AuditContext) -> Plant:
     read = [
         Readings(*(instrument.reads(context.signals(one, split)) for split in ("forget", "unseen")))
         for one in context.subjects
     ]
-    return instrument.sees(Plant(read[0], read[1:]))
+    return Plant(read[0], read[1:])
 
 
 def _is_told(one: Measurement) -> bool:

@@ -13,6 +13,7 @@ from unlearn_audit.audit.detectable.planting import Floats, Plant, Readings
 from unlearn_audit.audit.mia.numbers import Scores, auc_comparison
 from unlearn_audit.audit.reference import difference_of_means
 from unlearn_audit.config import AuditConfig
+from unlearn_audit.files import sha256_of_bytes
 
 INDISTINGUISHABLE = 0.5  # AUC
 APART = "its difference to the retrained models leaves zero out (95 %)"
@@ -27,12 +28,14 @@ class Instrument(NamedTuple):
         reads: a number an example, of logits and labels.
         sees: whether it tells a plant from its references, by the code that the report uses.
         seen_when: the same in words.
+        stops: whether it tells a plant as clearly as it takes to stop a model: as `sees`, but below another p.
     """
 
     metric: str
     reads: Callable[[Signals], Floats]
     sees: Callable[[Plant], bool]
     seen_when: str
+    stops: Callable[[Plant], bool]
 
 
 def instruments_of(
@@ -50,13 +53,16 @@ def instruments_of(
         swaps: of the two-sample test; None where there are too few pairs for one.
     """
     if config.gaps is not None and references > 1:
-        yield Instrument("gap.forget", _right, _sees_accuracy, APART)
+        yield Instrument("gap.forget", _right, _sees_accuracy, APART, _sees_accuracy)
     if config.twosample is not None and swaps is not None and references > 0:
+        p_of = _TwoSamples(paired, swaps)
         said = f"p of at most {metrics.TOLD_P}"
-        yield Instrument("twosample.p", _log_odds, partial(_sees_two_samples, paired, swaps), said)
+        yield Instrument("twosample.p", _log_odds, lambda plant: p_of(plant) <= metrics.TOLD_P, said,
+                         lambda plant: p_of(plant) < metrics.STOPS_P)  # fmt: skip
     for attack in _threshold_attacks(config):
         said, sees = (APART, _sees_difference) if references > 1 else (LEVEL, _sees_level)
-        yield Instrument(f"mia.{attack.name}.auc", partial(_scores, attack), partial(sees, paired), said)
+        told = partial(sees, paired)
+        yield Instrument(f"mia.{attack.name}.auc", partial(_scores, attack), told, said, told)
 
 
 def _threshold_attacks(config: AuditConfig) -> Iterator[Attack]:
@@ -106,10 +112,21 @@ def _sees_level(paired: NDArray[np.bool_], plant: Plant) -> bool:
     return ends is not None and not ends.low <= INDISTINGUISHABLE <= ends.high
 
 
-def _sees_two_samples(paired: NDArray[np.bool_], swaps: metrics.Swaps, plant: Plant) -> bool:
-    sides = [np.concatenate(_attacked(paired, one)) for one in (plant.target, *plant.references)]
-    found = metrics.two_sample_test(sides[0], np.stack(sides[1:]), swaps)
-    return not isinstance(found, str) and found.p <= metrics.TOLD_P
+class _TwoSamples:
+    """The p of a plant, kept: the same plants are asked for at two levels, and a test is what takes the time."""
+
+    def __init__(self, paired: NDArray[np.bool_], swaps: metrics.Swaps) -> None:
+        self.paired, self.swaps = paired, swaps
+        self.found: dict[str, float] = {}
+
+    def __call__(self, plant: Plant) -> float:
+        """Return p, and 1 where there is none."""
+        sides = np.stack([np.concatenate(_attacked(self.paired, one)) for one in (plant.target, *plant.references)])
+        key = sha256_of_bytes(sides.tobytes())
+        if key not in self.found:
+            test = metrics.two_sample_test(sides[0], sides[1:], self.swaps)
+            self.found[key] = 1.0 if isinstance(test, str) else test.p
+        return self.found[key]
 
 
 def read(instrument: Instrument, forget: Signals, unseen: Signals) -> Readings:

@@ -7,7 +7,7 @@ were unlearned in the same way is the only measure.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -38,9 +38,10 @@ from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import CouldSee, Measurement
 from unlearn_audit.streams import generator
 
-# What the shipped policies stop a model by; only these make `detectable.*`, the others have a figure of their own.
 EACH = 0.001  # seconds that an instrument without swaps takes for a plant, a few hundred examples
+# What the shipped policies stop a model by; only these make `detectable.*`, the others have a figure of their own.
 BLOCKING = ("gap.forget", "twosample.p", "mia.loss.auc")
+Sees = Callable[[Plant], bool]
 NO_ORIGINAL = "no original was given, of which something could be planted"
 NO_RETRAINED = "no retrained model was given that something could be planted in"
 NO_INSTRUMENT = (
@@ -50,11 +51,17 @@ NO_INSTRUMENT = (
 
 
 class Found(NamedTuple):
-    """What one instrument could have seen: of shares, and of doses or why there are none."""
+    """What one instrument could have seen: of shares, and of doses or why there are none.
+
+    Attributes:
+        stopping: the same where a plant has to be told as clearly as it takes to stop a model; None where no shipped
+            policy stops one by this instrument.
+    """
 
     instrument: Instrument
     share: Reach
     dose: Reach | str
+    stopping: "Found | None" = None
 
     def could_see(self, runs: int) -> CouldSee:
         """Return it as a report has it."""
@@ -90,7 +97,7 @@ def seconds_at_most(config: AuditConfig, pairs: int, bases: int) -> float:
         bases: retrained models.
     """
     settings = config.detectable or DetectableSettings()
-    plants = bases * (len(SIZES) + FINER) * (settings.draws + 1)
+    plants = bases * (len(SIZES) + 2 * FINER) * (settings.draws + 1)  # finer ones for what is told, and what stops
     if pairs < metrics.FEWEST_PAIRS or config.twosample is None:
         return plants * len(config.mia.attacks if config.mia else ()) * EACH
     draws = np.random.default_rng(0)  # of made-up numbers: only how long it takes is of interest
@@ -110,7 +117,7 @@ def measure_detectable(context: AuditContext, settings: DetectableSettings, _sea
     found = [] if reason else _found(context, originals[0], bases, settings)
     runs = len(bases) * settings.draws
     could_see = {one.instrument.metric: one.could_see(runs) for one in found}
-    deciding = {name: could_see[name] for name in BLOCKING if name in could_see}
+    deciding = {one.instrument.metric: one.stopping.could_see(runs) for one in found if one.stopping}
     reason = reason or (None if deciding else NO_INSTRUMENT)
     told = [line for one in context.subjects for line in _measurements(context, one, deciding, reason, runs)]
     return SectionResult(tuple(told), could_see=could_see)
@@ -132,7 +139,9 @@ def _found(
     for index, instrument in enumerate(instruments):
         context.progress("planting", index, len(instruments), instrument.metric)
         field = _Field(context, instrument, original, bases, order)
-        found.append(Found(instrument, field.reach_of_shares(), field.reach_of_doses()))
+        told = field.found(instrument.sees)
+        stops = field.found(instrument.stops) if instrument.metric in BLOCKING else None
+        found.append(told._replace(stopping=stops))
     context.progress("planting", len(instruments), max(len(instruments), 1))
     return found
 
@@ -159,39 +168,50 @@ class _Field:
         ]
         self.original, self.bases = read[0], read[1:]
 
-    def reach_of_shares(self) -> Reach:
-        """Return from which share of the forget set on it sees what is kept."""
-        of = partial(whole, self.order.shape[1])
-        return reach(of(SIZES), self._share_seen, lambda low, high: [size for size in of(between(low, high))
-                                                                     if low < size < high])  # fmt: skip
+    def found(self, sees: Sees) -> Found:
+        """Return from which share and from which dose on plants are told.
 
-    def reach_of_doses(self) -> Reach | str:
+        Args:
+            sees: whether a plant is.
+        """
+        return Found(self.instrument, self._reach_of_shares(sees), self._reach_of_doses(sees))
+
+    def _reach_of_shares(self, sees: Sees) -> Reach:
+        of = partial(whole, self.order.shape[1])
+        return reach(of(SIZES), partial(self._share_seen, sees), lambda low, high: [
+            size for size in of(between(low, high)) if low < size < high
+        ])  # fmt: skip
+
+    def _reach_of_doses(self, sees: Sees) -> Reach | str:
         """Return from which dose on it sees what is kept of every example, or why none could be given."""
         if len({one.logits.shape[1:] for one in self.outputs}) > 1:
             return "original and retrained models differ in how many outputs they have"
-        return reach(SIZES, self._dose_seen, between)
+        return reach(SIZES, partial(self._dose_seen, sees), between)
 
-    def _share_seen(self, share: float) -> float:
+    def _share_seen(self, sees: Sees, share: float) -> float:
         count = round(share * self.order.shape[1])
         draws = self.order if 0 < count < self.order.shape[1] else self.order[:1]  # where none differs from another
         return self._seen(
-            (index, planted(base, self.original, rows[:count]))
-            for index, base in enumerate(self.bases)
-            for rows in draws
+            sees,
+            (
+                (index, planted(base, self.original, rows[:count]))
+                for index, base in enumerate(self.bases)
+                for rows in draws
+            ),
         )
 
-    def _dose_seen(self, dose: float) -> float:
-        return self._seen((index, self._dosed(index, dose)) for index in range(len(self.bases)))
+    def _dose_seen(self, sees: Sees, dose: float) -> float:
+        return self._seen(sees, ((index, self._dosed(index, dose)) for index in range(len(self.bases))))
 
     def _dosed(self, index: int, dose: float) -> Readings:
         original, base = self.outputs[0], self.outputs[index + 1]
         logits = mixed(base.logits, original.logits, dose).astype(np.float32)
         return Readings(self.instrument.reads(Signals(logits, base.labels)), self.bases[index].unseen)
 
-    def _seen(self, plants: Iterator[tuple[int, Readings]]) -> float:
+    def _seen(self, sees: Sees, plants: Iterator[tuple[int, Readings]]) -> float:
         """Return which part of the plants is seen; each comes with the number of the base that carries it."""
         found = [
-            self.instrument.sees(Plant(target, [other for place, other in enumerate(self.bases) if place != index]))
+            sees(Plant(target, [other for place, other in enumerate(self.bases) if place != index]))
             for index, target in plants
         ]
         return sum(found) / len(found)
@@ -203,7 +223,7 @@ class _Field:
 def _measurements(
     context: AuditContext, candidate: Candidate, deciding: Mapping[str, CouldSee], reason: str | None, runs: int
 ) -> Iterator[Measurement]:
-    """Yield the smallest share and the smallest dose that an instrument would have seen which stops a model."""
+    """Yield the smallest share and the smallest dose that an instrument by which policies stop models would tell."""
     n = len(context.splits.measured)
     shares = {name: one.share for name, one in deciding.items()}
     doses = {name: one.dose for name, one in deciding.items()}
@@ -220,7 +240,9 @@ def _measurements(
             smallest,
             reason or none,
             n=n,
-            method=f"{what}; the smallest of which {POWER:.0%} are seen by an instrument that stops a model "
-            f"({', '.join(deciding) or 'there is none'}); relearning has no such figure, since its curves do not mix",
+            method=f"{what}; the smallest of which {POWER:.0%} are told from the retrained models by one instrument of "
+            f"{', '.join(deciding) or 'none'} (at 5 %; twosample.p only below {metrics.STOPS_P}, where the default "
+            "policy stops); a rule with a margin or limits may take more to stop a model; relearning has no such "
+            "figure, since its curves do not mix",
             details={"by_instrument": values, "power": POWER},
         )
