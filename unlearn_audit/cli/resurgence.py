@@ -12,8 +12,9 @@ from unlearn_audit.cli.measure import measure
 def _resurgence(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str, Any]) -> None:
     r"""Does the forgotten come back without the data, in copies that are rounded, pruned or fine-tuned?
 
-    A release does that to a model. Retrained models go through the same: what comes back to a subject counts as far as
-    it is more than what comes back to them.
+    A release does that to a model. Retrained models go through the same: what
+    comes back to a subject counts as far as it is more than what comes back to
+    them.
 
     [bold]Examples[/bold]
 

@@ -12,9 +12,11 @@ from unlearn_audit.cli.measure import measure
 def _twosample(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str, Any]) -> None:
     r"""Is anything left that tells forget examples from their unseen twin, given retrained models?
 
-    Fast methods may leave every average in place and still a trace: answers that lie closer together, say. Needs one
-    retrained model, better three, 50 forget examples or more, and no shadow models. A small p says that a trace is
-    there: 0.05 is worth telling, 0.01 a reason to stop. Retrained models' own p are the control.
+    Fast methods may leave every average in place and still a trace: answers
+    that lie closer together, say. Needs one retrained model, better three, 50
+    forget examples or more, and no shadow models. A small p says that a trace
+    is there: below .05 it is told, below .01 it is a reason to stop. The
+    retrained models' own p are the control.
 
     [bold]Examples[/bold]
 
