@@ -100,9 +100,9 @@ def seconds_at_most(config: AuditConfig, pairs: int, bases: int) -> float:
     plants = bases * (len(SIZES) + 2 * FINER) * (settings.draws + 1)  # finer ones for what is told, and what stops
     if pairs < metrics.FEWEST_PAIRS or config.twosample is None:
         return plants * len(config.mia.attacks if config.mia else ()) * EACH
-    draws = np.random.default_rng(0)  # of made-up numbers: only how long it takes is of interest
+    draws = generator("planted", 0, "price")  # of made-up numbers: only how long it takes is of interest
     made_up, swaps = (
-        draws.normal(size=(3, 2 * pairs)),
+        draws.standard_normal((3, 2 * pairs)),
         metrics.paired_swaps(pairs, swaps=settings.swaps, generator=draws),
     )
     began = time.perf_counter()
