@@ -166,7 +166,7 @@ def _run(
     *,
     shared: Shared,
 ) -> None:
-    """Train the fleet, or go on with it: killed and run again, it loses no finished model.
+    r"""Train the fleet, or go on with it: killed and run again, it loses no finished model.
 
     What is there already is reused, also where the plan has grown since. Exit 3 if a model could not be made; the
     others are made all the same. With --until-settled also exit 4 where the verdict stays open.
@@ -177,7 +177,8 @@ def _run(
 
       unlearn-audit shadows run shadows/ --count 32
 
-      unlearn-audit shadows run shadows/ u.safetensors r*.safetensors --forget idx.npy --until-settled
+      unlearn-audit shadows run shadows/ u.safetensors r*.safetensors \
+        --forget idx.npy --until-settled
 
     There r*.safetensors are three or more files that say themselves that they were retrained, as `train --without`
     writes them; others are named with --retrained FILE, each.
