@@ -45,11 +45,11 @@ def test_a_straight_line_is_found_exactly() -> None:
 def test_what_is_seen_never_falls() -> None:
     parts = {0.0: 0.1, 0.02: 0.6, 0.04: 0.4, 0.06: 0.7}
     seen, _ = found(lambda size: parts.get(round(size, 4), 0.5 if size < 0.06 else 1.0))
-    assert seen.smallest == pytest.approx(0.06 + 0.005 * (0.8 - 0.7) / (1.0 - 0.7))
+    assert seen.smallest == pytest.approx(0.06 + 0.005 * (0.82 - 0.7) / (1.0 - 0.7))  # 0.8 of the 0.9 that do not alarm
 
 
 def test_what_is_never_seen_has_no_size_and_a_reason() -> None:
-    seen, asked = found(lambda _: 0.75)
+    seen, asked = found(lambda size: 0.75 if size else 0.0)
     assert (seen.smallest, seen.reason) == (None, "not even the original is seen: 75% of the plants that are all of it")
     assert asked == [0.0, *SIZES]
 
@@ -59,6 +59,17 @@ def test_an_alarm_without_a_plant_is_no_power() -> None:
     assert seen.smallest is None
     assert seen.reason == "it calls 100% of the retrained models different from each other as they are"
     assert asked == [0.0]
+
+
+@pytest.mark.parametrize(("alarms", "smallest"), [(1 / 3, 0.02), (1 / 2, None), (2 / 3, None)])
+def test_where_more_than_a_third_alarm_without_a_plant_there_is_no_size(alarms: float, smallest: float | None) -> None:
+    """Two of three bases that alarm would have shown the third one's plants as much smaller than they need to be."""
+    seen, asked = found(lambda size: alarms if size == 0 else 1.0)
+    assert (seen.smallest is None) == (smallest is None)
+    assert seen.smallest is None or 0 < seen.smallest < smallest
+    said = f"it calls {alarms:.0%} of the retrained models different from each other as they are"
+    assert seen.reason == (None if smallest else said)
+    assert (asked == [0.0]) == (smallest is None)
 
 
 @pytest.mark.parametrize("examples", [1, 2, 7, 30, 144])

@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 SIZES = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)  # shares and doses that are planted
 FINER = 4  # parts in which the step between two sizes is looked at where it matters
 POWER = 0.8  # part of the plants of a size that has to be seen
+MOST_ALARMS = 1 / 3  # part of the unplanted models that may be called different: one of three, which is chance
 
 
 class Readings(NamedTuple):
@@ -36,8 +37,8 @@ class Reach(NamedTuple):
     """How much an instrument sees of plants that grow.
 
     Attributes:
-        smallest: size from which on at least `POWER` of the plants are seen; None where none is, or where models
-            without a plant are seen as often.
+        smallest: size from which on at least `POWER` of the plants are seen, above those called different without
+            one; None where none is, or where models without a plant are seen too often.
         seen: size -> part of the plants that is seen, up to the first size that is seen often enough; 0 is no plant.
     """
 
@@ -50,7 +51,7 @@ class Reach(NamedTuple):
         if self.smallest is not None:
             return None
         alarms = self.seen[0.0]
-        if alarms >= POWER:
+        if alarms > MOST_ALARMS:
             return f"it calls {alarms:.0%} of the retrained models different from each other as they are"
         return f"not even the original is seen: {self.seen[max(self.seen)]:.0%} of the plants that are all of it"
 
@@ -93,7 +94,8 @@ def reach(
     """Return from which size on an instrument sees what is planted.
 
     The part that is seen never falls with the size (a running maximum), and lies on straight lines between the sizes;
-    larger ones than the first that is seen often enough are not looked at, since they can change nothing.
+    larger ones than the first that is seen often enough are not looked at, since they can change nothing. A model that
+    is called different without a plant shows no power: `POWER` is asked of the others, as if it were seen in any case.
 
     Args:
         sizes: growing; the largest is the whole of it.
@@ -101,24 +103,28 @@ def reach(
         finer: sizes between two others, growing.
     """
     seen = {0.0: sees(0.0)}
-    if seen[0.0] >= POWER:
+    if seen[0.0] > MOST_ALARMS:  # what alarms by itself would count as power
         return Reach(None, seen)
+    enough = seen[0.0] + POWER * (1 - seen[0.0])
     last = 0.0
     for size in sizes:
         seen[size] = sees(size)
-        if seen[size] >= POWER:
-            return Reach(_crossing(seen, last, (*finer(last, size), size), sees), dict(sorted(seen.items())))
+        if seen[size] >= enough:
+            smallest = _crossing(seen, last, (*finer(last, size), size), sees=sees, enough=enough)
+            return Reach(smallest, dict(sorted(seen.items())))
         last = size
     return Reach(None, seen)
 
 
-def _crossing(seen: dict[float, float], last: float, sizes: Sequence[float], sees: Callable[[float], float]) -> float:
-    """Return where the running maximum reaches `POWER` on the way from `last` to the last of the sizes."""
+def _crossing(
+    seen: dict[float, float], last: float, sizes: Sequence[float], *, sees: Callable[[float], float], enough: float
+) -> float:
+    """Return where the running maximum reaches `enough` on the way from `last` to the last of the sizes."""
     highest = max(part for size, part in seen.items() if size <= last)
     for size in sizes:
         if size not in seen:
             seen[size] = sees(size)
-        if seen[size] >= POWER:  # of the last one at the latest
+        if seen[size] >= enough:  # of the last one at the latest
             break
         last, highest = size, max(highest, seen[size])
-    return last + (size - last) * (POWER - highest) / (seen[size] - highest)
+    return last + (size - last) * (enough - highest) / (seen[size] - highest)
