@@ -44,6 +44,7 @@ def measured(found: AuditResult) -> list[Measurement]:
     return [one for one in found.report.measurements if one.role != "control"]
 
 
+@pytest.mark.slow
 def test_a_module_gives_the_numbers_of_its_file(tiny: Path) -> None:
     handed = modules(tiny)
     before = [digest_of_state(model.train().state_dict()) for model in handed.values()]

@@ -103,19 +103,23 @@ def outputs(folder: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in (folder / "outputs").read_text().splitlines())
 
 
-def test_the_quickstart_goes_through_the_action_from_data_to_a_pass(pipeline: tuple[Path, Path]) -> None:
+def test_the_quickstart_goes_through_the_action_from_data_to_a_verdict(pipeline: tuple[Path, Path]) -> None:
     folder, temporary = pipeline
     (folder / "summary.md").unlink(missing_ok=True)
     done = step("Gate", folder, temporary)
-    assert done.returncode == 0, done.stderr + (folder / "summary.md").read_text()
-    assert outputs(folder) == {"report": "unlearn-audit/report.json", "exit-code": "0"}
-    assert "forgotten" in (folder / "summary.md").read_text()
+    assert done.returncode == 1, done.stderr + (folder / "summary.md").read_text()  # IEU leaves a trace
+    assert outputs(folder) == {"report": "unlearn-audit/report.json", "exit-code": "1"}
+    assert "| no-trace | unlearned | failed |" in (folder / "summary.md").read_text()
     suite = ElementTree.parse(folder / "unlearn-audit" / "gate.xml").getroot()
-    assert not suite.findall(".//failure")
+    assert len(suite.findall(".//failure")) == 1
     statement = json.loads((folder / "unlearn-audit" / "statement.json").read_text())
-    assert statement["predicate"]["result"] in ("PASSED", "WARNED")
+    assert statement["predicate"]["result"] == "FAILED"
     page = (folder / "unlearn-audit" / "report.html").read_text()
     assert page.index("forgotten") < page.index("Accuracy and gaps"), "the verdict comes first"
+    done = step("Gate", folder, temporary, policy="lenient")
+    assert done.returncode == 0, done.stderr
+    statement = json.loads((folder / "unlearn-audit" / "statement.json").read_text())
+    assert statement["predicate"]["result"] in ("PASSED", "WARNED")
 
 
 def test_the_action_ends_with_the_gates_exit_code(pipeline: tuple[Path, Path]) -> None:
@@ -127,7 +131,8 @@ def test_the_action_ends_with_the_gates_exit_code(pipeline: tuple[Path, Path]) -
     assert outputs(folder)["exit-code"] == "1"
     (folder / "broken.toml").write_text("schema_version = 7\n")
     assert step("Gate", folder, temporary, policy="broken.toml").returncode == 2
-    assert step("Gate", folder, temporary, policy="strict").returncode == 4
+    (folder / "open.toml").write_text('schema_version = 1\n[[rule]]\nid = "open"\nmetric = "mia.lira.auc"\nmax = 0.6\n')
+    assert step("Gate", folder, temporary, policy="open.toml").returncode == 4
     assert step("Audit", folder, temporary, config="no-such.toml").returncode == 2
 
 

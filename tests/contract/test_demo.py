@@ -120,7 +120,9 @@ def test_the_conclusion_tells_the_original_apart(report: AuditReport) -> None:
     (original,) = [text for text in report.conclusion if text.startswith("original")]
     assert "differs from the retrained models on" in original
     assert "relearning" in original
-    (unlearned,) = [text for text in report.conclusion if text.startswith("unlearned")]
+    unlearned, what_differs = [text for text in report.conclusion if text.startswith("unlearned")]
+    assert "the two-sample test (twosample.p 0.003" in unlearned
+    assert "lie closer together" in what_differs
     assert "no difference seen" in unlearned
     assert "rcd.ratio_to_unseen" not in unlearned.split("no difference seen")[0]  # the headline does not differ
 

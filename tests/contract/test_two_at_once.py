@@ -69,6 +69,7 @@ def numbers(folder: Path) -> Any:
     return json.loads((folder / "report.json").read_text())["measurements"]
 
 
+@pytest.mark.slow
 def test_of_two_audits_the_second_waits_and_reuses(
     start: Callable[..., subprocess.Popen[str]], config: Callable[[str], Path], tmp_path: Path
 ) -> None:
