@@ -419,6 +419,14 @@ def test_an_instrument_that_misses_even_the_original_is_called_blind(say: Say) -
     )
 
 
+def test_an_attack_that_misses_its_own_fleet_is_called_blind(say: Say) -> None:
+    nothing = could_see(None, None, auc=0.5, auc_low=0.47, auc_high=0.53)
+    assert conclude([say("mia.ulira.auc", "unlearned", seen=None, could_see=nothing)])[0] == (
+        "Not even the shadow models' own unlearning is told by the ulira attack: blind to what this kind of unlearning "
+        "leaves."
+    )
+
+
 def test_where_nothing_was_planted_nothing_is_said_of_it(say: Say) -> None:
     assert not any("could have seen" in text for text in conclude([say(AUC, "unlearned", seen=True)]))
 

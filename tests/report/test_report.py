@@ -336,6 +336,9 @@ def test_what_could_be_seen_comes_back_and_is_no_part_of_reports_without_it(
         ({"power": 1.0}, "could_see.power"),
         ({"runs": None}, "could_see.runs"),
         ({"chance": 0.5}, "could_see.chance"),
+        ({"auc_low": 0.4}, "it takes auc, auc_low and auc_high"),
+        ({"auc": 0.3, "auc_low": 0.4, "auc_high": 0.5}, "could_see.auc lies outside"),
+        ({"auc": 1.0, "auc_low": 0.4, "auc_high": 1.5}, "could_see.auc_high"),
         ({"share": None, "dose": None, "reason": "not even the original"}, "comparison and could_see contradict"),
     ],
 )
@@ -351,6 +354,10 @@ def test_what_misses_even_the_original_is_blind(make_measurement: Make) -> None:
     assert make_measurement(could_see=could_see(None, None)).flags == ("blind",)
     assert make_measurement(could_see=could_see(None, 0.9)).flags == ()  # it is seen where every example has some of it
     assert make_measurement(could_see=could_see(None, None, auc=0.77)).flags == ()
+    told = could_see(None, None, auc=0.77, auc_low=0.7, auc_high=0.84)
+    assert make_measurement(could_see=told).flags == ()
+    nothing = could_see(None, None, auc=0.5, auc_low=0.47, auc_high=0.53)
+    assert make_measurement(could_see=nothing).flags == ("blind",)
 
 
 def test_an_unknown_flag_is_refused(report: AuditReport, tmp_path: Path) -> None:

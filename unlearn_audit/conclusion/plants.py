@@ -27,6 +27,16 @@ def power_sentences(measurements: Sequence[Measurement]) -> Iterator[str]:
             f"Not even the original's own answers in the place of a retrained model's would have been seen by "
             f"{listed(blind)}: blind on this forget set with these retrained models."
         )
+    own = {info_or_name(one.name).instrument: None for one in measurements if _misses_its_own(one)}
+    if own:
+        yield (
+            f"Not even the shadow models' own unlearning is told by {listed(list(own))}: blind to what this kind of "
+            "unlearning leaves."
+        )
+
+
+def _misses_its_own(measurement: Measurement) -> bool:
+    return measurement.could_see is not None and measurement.could_see.misses_its_own
 
 
 def _planted(measurements: Sequence[Measurement]) -> Mapping[str, CouldSee]:

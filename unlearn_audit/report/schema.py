@@ -106,6 +106,8 @@ class CouldSee(FrozenModel):
         reason: why there is no share or no dose.
         auc: at which the fleet's own models, unlearned in the same way, are told apart, each with its pair left out;
             null where no fleet has any. What over-unlearning leaves cannot be planted; this is its measure.
+        auc_low: lower end of its 95 % interval; null where it is not known.
+        auc_high: upper end.
     """
 
     share: Annotated[Number, Field(gt=0, le=1)] | None
@@ -115,17 +117,29 @@ class CouldSee(FrozenModel):
     seen_when: str
     reason: str | None = None
     auc: Annotated[Number, Field(ge=0, le=1)] | None = None
+    auc_low: Annotated[Number, Field(ge=0, le=1)] | None = None
+    auc_high: Annotated[Number, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "CouldSee":
         if (self.share is None or self.dose is None) and not self.reason:
             raise ValueError("what could be seen is null without a reason")
+        ends = (self.auc_low, self.auc, self.auc_high)
+        if (self.auc_low is None) != (self.auc_high is None) or (self.auc_low is not None and self.auc is None):
+            raise ValueError("could_see has a part of an interval of auc; it takes auc, auc_low and auc_high")
+        if None not in ends and not self.auc_low <= self.auc <= self.auc_high:  # type: ignore[operator]
+            raise ValueError("could_see.auc lies outside auc_low and auc_high")
         return self
 
     @property
     def blind(self) -> bool:
-        """Whether not even the original itself would have been seen."""
-        return self.share is None and self.dose is None and self.auc is None
+        """Whether not even the original itself would have been seen, nor what the fleet's own models went through."""
+        return self.share is None and self.dose is None and (self.auc is None or self.misses_its_own)
+
+    @property
+    def misses_its_own(self) -> bool:
+        """Whether the fleet's own models are not told apart: the interval of `auc` holds one half."""
+        return self.auc_low is not None and self.auc_high is not None and self.auc_low <= 0.5 <= self.auc_high
 
 
 class Measurement(FrozenModel):

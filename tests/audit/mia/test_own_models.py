@@ -37,7 +37,10 @@ def test_the_interval_is_students_over_pairs() -> None:
     assert (found.auc, found.targets, found.compared_with) == (pytest.approx(areas.mean()), 8, 6)
     assert found.bounds == pytest.approx((max(0.0, low), min(1.0, high)))
     assert found.could_see.auc == found.auc
-    assert not found.could_see.blind
+    assert (found.could_see.auc_low, found.could_see.auc_high) == tuple(found.bounds)
+    assert found.could_see.blind == (found.bounds.low <= 0.5 <= found.bounds.high)
+    assert found._replace(auc=0.5, bounds=metrics.Bounds(0.47, 0.53)).could_see.blind
+    assert not found._replace(auc=0.7, bounds=metrics.Bounds(0.6, 0.8)).could_see.blind
 
 
 def test_without_enough_models_or_with_an_attack_of_another_kind_there_is_none() -> None:

@@ -47,6 +47,8 @@ class OwnModels(NamedTuple):
             seen_when="a model of the fleet that was unlearned in the same way, its pair left out",
             reason="nothing of the original was planted: what too much unlearning leaves is not of the original's kind",
             auc=self.auc,
+            auc_low=self.bounds.low,
+            auc_high=self.bounds.high,
         )
 
     def told(self, attack: str, method: str) -> str:
