@@ -168,8 +168,12 @@ def _run(
 ) -> None:
     r"""Train the fleet, or go on with it: killed and run again, it loses no finished model.
 
-    What is there already is reused, also where the plan has grown since. Exit 3 if a model could not be made; the
-    others are made all the same. With --until-settled also exit 4 where the verdict stays open.
+    What is there already is reused, also where the plan has grown since. Exit 3
+    if a model could not be made; the others are made all the same.
+
+    --until-settled takes three or more retrained models beside the unlearned
+    one: files that say so themselves, as `train --without` writes them, or each
+    named with --retrained FILE. Exit 4 where the verdict stays open.
 
     [bold]Examples[/bold]
 
@@ -179,9 +183,6 @@ def _run(
 
       unlearn-audit shadows run shadows/ u.safetensors r*.safetensors \
         --forget idx.npy --until-settled
-
-    There r*.safetensors are three or more files that say themselves that they were retrained, as `train --without`
-    writes them; others are named with --retrained FILE, each.
     """
     from unlearn_audit.shadows import read_plan, run_on_ray, run_workers
 
