@@ -52,8 +52,7 @@ def _measurements(context: AuditContext) -> Iterator[Measurement]:
 def _outcome(context: AuditContext, candidate: Candidate, split: Split) -> SubjectAccuracy:
     signals = context.signals(candidate, split)
     logits = signals.logits.astype(np.float64)
-    right = (logits.argmax(axis=1) == signals.labels).astype(np.float64)
-    return SubjectAccuracy(right, metrics.cross_entropy(logits, signals.labels))
+    return SubjectAccuracy(metrics.correct(logits, signals.labels), metrics.cross_entropy(logits, signals.labels))
 
 
 def _levels(

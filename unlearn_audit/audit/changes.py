@@ -64,7 +64,7 @@ def _why_none(candidate: Candidate, originals: int, n: int, split: str) -> str |
 def _right(context: AuditContext, candidate: Candidate, split: Split) -> Floats:
     """Return 1.0 where a candidate is right."""
     signals = context.signals(candidate, split)
-    return np.asarray(signals.logits.argmax(axis=1) == signals.labels, dtype=np.float64)
+    return metrics.correct(signals.logits, signals.labels)
 
 
 def _interval(gaps: Floats) -> metrics.Bounds | None:

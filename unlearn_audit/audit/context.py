@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
@@ -88,11 +89,15 @@ class AuditContext:
             self._signals[key] = Signals(logits, examples.labels.numpy())
         return self._signals[key]
 
+    @property
+    def paired(self) -> NDArray[np.bool_]:
+        """Which of the measured forget examples have a partner in the unseen twin, [m]."""
+        return np.isin(self.splits.measured, self.splits.unseen.forget)
+
     def paired_forget(self, candidate: Candidate) -> Signals:
         """Return the signals of those measured forget examples that have a partner in the unseen twin."""
-        kept = np.isin(self.splits.measured, self.splits.unseen.forget)
         signals = self.signals(candidate, "forget")
-        return Signals(signals.logits[kept], signals.labels[kept])
+        return Signals(signals.logits[self.paired], signals.labels[self.paired])
 
     def with_role(self, role: str) -> tuple[Candidate, ...]:
         """Return the subjects of a role."""

@@ -39,9 +39,18 @@ def cross_entropy(logits: Floats, labels: Integers) -> Floats:
     return np.asarray(log_sum - z[np.arange(len(labels)), labels])
 
 
+def correct(logits: NDArray[np.floating], labels: Integers) -> NDArray[np.float64]:
+    """Return [N] 1.0 where an example's largest logit is its label's, else 0.0.
+
+    >>> correct(np.array([[2.0, 1.0], [2.0, 1.0]]), np.array([0, 1])).tolist()
+    [1.0, 0.0]
+    """
+    return np.asarray(logits.argmax(axis=1) == labels, dtype=np.float64)
+
+
 def accuracy(logits: Floats, labels: Integers) -> float | None:
     """Return the share of examples whose largest logit is their label's; None for an empty set."""
-    return float((logits.argmax(axis=1) == labels).mean()) if len(labels) else None
+    return float(correct(logits, labels).mean()) if len(labels) else None
 
 
 def _normal_quantile(level: float) -> float:

@@ -78,7 +78,7 @@ def _threshold_attacks(config: AuditConfig) -> Iterator[Attack]:
 
 
 def _right(signals: Signals) -> Floats:
-    return np.asarray(signals.logits.argmax(axis=1) == signals.labels, dtype=np.float64)
+    return metrics.correct(signals.logits, signals.labels)
 
 
 def _log_odds(signals: Signals) -> Floats:

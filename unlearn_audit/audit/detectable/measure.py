@@ -127,13 +127,12 @@ def _found(
     context: AuditContext, original: Candidate, bases: Sequence[Candidate], settings: DetectableSettings
 ) -> list[Found]:
     """Return what every instrument could have seen."""
-    measured, seed = context.splits.measured, context.config.seed
-    paired = np.isin(measured, context.splits.unseen.forget)
+    paired, seed = context.paired, context.config.seed
     swaps = None
     if paired.sum() >= metrics.FEWEST_PAIRS:
         draws = generator("planted", seed, "swaps")
         swaps = metrics.paired_swaps(int(paired.sum()), swaps=settings.swaps, generator=draws)
-    order = orders(len(measured), settings.draws, generator("planted", seed))
+    order = orders(len(paired), settings.draws, generator("planted", seed))
     instruments = tuple(instruments_of(context.config, paired, len(bases) - 1, swaps))
     found = []
     for index, instrument in enumerate(instruments):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearn_audit import catalogue
+from unlearn_audit import catalogue, metrics
 from unlearn_audit.attacks import log_odds
 from unlearn_audit.audit.context import AuditContext, Split
 from unlearn_audit.audit.resurgence.alterations import Alteration, FineTuning, with_step_size
@@ -189,10 +189,6 @@ def _answers(context: AuditContext, logits: Logits, areas: Floats) -> Answers:
     splits = context.splits
     sets: tuple[Split, ...] = ("forget", "unseen", "test")
     forget, unseen, test = ((logits(split), context.examples(split).labels.numpy()) for split in sets)
-    paired = np.searchsorted(splits.measured, splits.unseen.forget)  # both are sorted
-    odds = [log_odds(forget[0][paired], forget[1][paired]), log_odds(*unseen)]
-    return Answers(_right(*forget), np.concatenate(odds), _right(*test)[splits.lasting_test], areas)
-
-
-def _right(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Floats:
-    return np.asarray(logits.argmax(axis=1) == labels, dtype=np.float64)
+    odds = [log_odds(forget[0][context.paired], forget[1][context.paired]), log_odds(*unseen)]
+    test_right = metrics.correct(*test)[splits.lasting_test]
+    return Answers(metrics.correct(*forget), np.concatenate(odds), test_right, areas)
