@@ -373,7 +373,7 @@ def test_hooks_run_in_their_order_and_see_each_terms_gradient_where_one_asks() -
     seen: list[tuple[str, float]] = []
 
     def gradient(step: int, parts: TermGradients) -> None:
-        seen.extend((name, part[0].item()) for name, part in parts.items())
+        seen.extend((name, part.gradients[0].item()) for name, part in parts.items())
         assert model.weight.grad is not None
         seen.append(("sum", model.weight.grad.item()))
         model.weight.grad.fill_(1.0)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from unlearn_audit import catalogue
 from unlearn_audit.data import Examples, Splits
 from unlearn_audit.engine import Batches, Descent, Hooks, Term, Terms, descend
 from unlearn_audit.errors import ConfigError, MeasurementError, UsageError
-from unlearn_audit.methods import Course, Method, Unlearned
+from unlearn_audit.methods import Course, Extra, Method, Settings, StepTransform, Unlearned
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.ft import FT, FtSettings, run_ft
 from unlearn_audit.methods.ga import GA, GaSettings, run_ga
@@ -313,3 +314,51 @@ def test_turns_are_those_of_an_enumeration(
 def test_a_part_of_an_epoch_is_as_many_steps_as_that_part() -> None:
     turns = Turns(batches(40, 10), batches(90, 10), until=1)
     assert [turns.length(epochs) for epochs in (0.5, 1, 1.5, 2)] == [7, 13, 18, 22]
+
+
+# ----- which side a term serves, BatchNorm at rest, figures of a run
+
+
+def test_every_term_on_a_set_says_which_side_it_serves(splits: Splits) -> None:
+    sides: dict[str, set[Any]] = {}
+
+    def watch(name: str) -> Hooks:
+        return Hooks(parts=True, gradient=lambda step, parts: sides[name].update(part.side for part in parts.values()))
+
+    for name in COMPOSING:
+        sides[name] = set()
+        joining = Extra(StepTransform("watch", "", Settings, lambda context, settings, course, name=name: watch(name)),
+                        Settings())  # fmt: skip
+        context = make_context(Plain(), splits, extras=(joining,))
+        method(name).run(context, parse_settings(method(name), {"steps": 12, "batch_size": 64}))
+    assert sides["ieu"] == sides["neggrad-plus"] == sides["scrub"] == sides["rl"] == {"retain", "forget"}
+    assert sides["ft"] == {"retain"}
+    assert sides["ga"] == {"forget"}
+
+
+def test_frozen_batchnorm_moves_no_buffer_and_normalises_by_its_running_statistics(splits: Splits) -> None:
+    nets = {bn: make_net() for bn in ("train", "frozen")}
+    before = {name: buffer.clone() for name, buffer in nets["frozen"].named_buffers()}
+    for bn, net in nets.items():
+        run_ft(make_context(net, splits), FtSettings(steps=3, bn=bn))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in nets["frozen"].named_buffers())
+    assert not all(torch.equal(buffer, before[name]) for name, buffer in nets["train"].named_buffers())
+    assert "bn" not in FtSettings().model_dump(mode="json")
+    assert FtSettings(bn="frozen").model_dump(mode="json")["bn"] == "frozen"
+
+
+def test_figures_are_read_once_at_the_end_and_only_finite_ones_are_kept(splits: Splits) -> None:
+    read: list[int] = []
+
+    def figures() -> dict[str, float]:
+        read.append(1)
+        return {"clipped": 3, "cosine": math.nan}
+
+    context = make_context(Plain(), splits)
+    objective = Objective(lambda step: {}, math.ceil, int, int, ())
+    settings = LoopSettings(steps=0)
+    done = run_composition(context, objective, settings, hooks=[Hooks(figures=figures)], task="none")
+    assert (done.figures, done.notes, len(read)) == ({"clipped": 3}, ("cosine could not be measured",), 1)
+    counted = replace(context, count_only=True)
+    assert run_composition(counted, objective, settings, hooks=[Hooks(figures=figures)], task="none").figures == {}
+    assert len(read) == 1

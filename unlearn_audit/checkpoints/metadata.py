@@ -52,6 +52,7 @@ class Metadata(BaseModel):
         forget_n: number of forget examples.
         steps: optimizer steps taken.
         gradient_evaluations: per-example gradients computed.
+        figures: what was counted or measured of the run itself, by name.
         looked_at: held-out examples, as test indices, by which it was decided when to stop, here or in a run before.
         wall_seconds: how long the steps took.
         notes: what the reader should know of how it was made, above all where that deviates from the method's source.
@@ -84,6 +85,7 @@ class Metadata(BaseModel):
     forget_n: Count | None = None
     steps: Count | None = None
     gradient_evaluations: Count | None = None
+    figures: Mapping[Name, int | float] | None = None
     looked_at: tuple[Count, ...] | None = None
     wall_seconds: Annotated[float, Field(ge=0)] | None = None
     notes: tuple[Name, ...] = ()

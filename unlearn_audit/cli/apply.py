@@ -211,6 +211,8 @@ def _tell(applied: Any, command: str, out: Path, *, quiet: bool) -> None:
         f"{applied.seconds:.1f} s)",
         quiet=quiet,
     )
+    for name, value in done.figures.items():
+        message(f"{name}: {value:g}", quiet=quiet)
     message(f"audit it: {command}", quiet=quiet)
     message("          with --retrained FILE for each model that was retrained without the forget set", quiet=quiet)
 

@@ -15,7 +15,19 @@ from unlearn_audit.engine.device import (
     trainable,
     upload,
 )
-from unlearn_audit.engine.loop import Descent, Hooks, Resumable, StepHook, Stop, Term, TermGradients, Terms, descend
+from unlearn_audit.engine.loop import (
+    Descent,
+    Hooks,
+    Part,
+    Resumable,
+    Side,
+    StepHook,
+    Stop,
+    Term,
+    TermGradients,
+    Terms,
+    descend,
+)
 from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, predict
 from unlearn_audit.streams import derive_seed
 
@@ -27,8 +39,10 @@ __all__ = [
     "FullBatch",
     "Hooks",
     "Inputs",
+    "Part",
     "Pass",
     "Resumable",
+    "Side",
     "StepHook",
     "Stop",
     "Term",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,32 @@ from unlearn_audit.streams import derive_seed
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 
 
+Side = Literal["forget", "retain"]
+
+
 class Term(NamedTuple):
-    """One term of an objective: a scalar loss with its graph, and its weight (below 0 the loss is ascended)."""
+    """One term of an objective.
+
+    Attributes:
+        loss: a scalar with its graph.
+        weight: below 0 the loss is ascended.
+        side: the set whose interest it serves, for a transform that weighs the two; None for a term of neither.
+    """
 
     loss: Tensor
     weight: float = 1.0
+    side: Side | None = None
+
+
+class Part(NamedTuple):
+    """The gradient of weight x loss of one term, one tensor a trainable parameter, and the side of the term."""
+
+    gradients: Sequence[Tensor]
+    side: Side | None
 
 
 Terms = Mapping[str, Term]
-TermGradients = Mapping[str, Sequence[Tensor]]  # term -> gradient of weight x loss, one tensor a trainable parameter
+TermGradients = Mapping[str, Part]  # by the name of the term
 StepHook = Callable[[int], None]
 Stop = Callable[[Mapping[str, float]], str | None]  # what a look has found, by name -> why to stop
 
@@ -37,6 +54,7 @@ class Hooks:
     """What may be done in each step besides descending, in the order in which it happens; all get the step.
 
     Attributes:
+        begin: called once before the first step, with the model in training mode: which of its parts are not to be.
         terms: more terms of the objective, under names of their own.
         gradient: edits `.grad` of the parameters, seeing the gradient of each term if `parts` says so, else {}.
         mix: edits weights with the gradient already taken, as decoupled weight decay does.
@@ -47,8 +65,11 @@ class Hooks:
         gradient_evaluations: gradients of single examples that were taken to prepare.
         gradients: steps -> those that `terms` takes in the first so many steps.
         notes: what the reader should know of it, in words.
+        figures: read once, after the last step: what was counted or measured, by name. What is counted over the steps
+            belongs into the context's `memory`, so that a run that goes on after a kill comes to the same figures.
     """
 
+    begin: Callable[[], None] | None = None
     terms: Callable[[int], Terms] | None = None
     gradient: Callable[[int, TermGradients], None] | None = None
     mix: StepHook | None = None
@@ -59,6 +80,7 @@ class Hooks:
     gradient_evaluations: int = 0
     gradients: Callable[[int], int] | None = None
     notes: tuple[str, ...] = ()
+    figures: Callable[[], Mapping[str, float]] | None = None
 
 
 class Resumable(Protocol):
@@ -92,10 +114,12 @@ def descend(
     progress: Progress = silent,
     task: str = "training",
 ) -> Descent:
-    """Run the loop, in training mode; between two looks at the losses (every 20 steps) nothing waits for the device.
+    """Run the loop, in training mode but for what a hook's `begin` says.
+
+    Between two looks at the losses (every 20 steps) nothing waits for the device.
 
     Args:
-        model: changed in place; left in training mode.
+        model: changed in place; left in the mode that it ran in.
         terms: step -> named terms; the sum of weight x loss is descended.
         optimizer: over the model's parameters.
         steps: how many.
@@ -113,6 +137,9 @@ def descend(
             one value); the message has the step.
     """
     model.train()
+    for hook in hooks:
+        if hook.begin:
+            hook.begin()
     parameters = list(trainable(model).values())
     watched = [*parameters, *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -173,10 +200,13 @@ def _backward(found: Terms, parameters: Sequence[nn.Parameter], *, apart: bool) 
         torch.autograd.backward(torch.stack(list(weighted.values())).sum())
         return {}
     parts = {
-        name: torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+        name: Part(
+            torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True),
+            found[name].side,
+        )
         for name, loss in weighted.items()
     }
-    for parameter, *gradients in zip(parameters, *parts.values(), strict=True):
+    for parameter, *gradients in zip(parameters, *(part.gradients for part in parts.values()), strict=True):
         parameter.grad = torch.stack(gradients).sum(dim=0)
     return parts
 

@@ -175,6 +175,7 @@ def unlearn(
             "steps": done.steps,
             "gradient_evaluations": done.gradient_evaluations,
             "looked_at": all_looked_at(started.looked_at, done),
+            "figures": done.figures or None,
             "recipe": candidate.recipe if done.recipe is None else done.recipe,
             "recipe_assumed": True if done.recipe_assumed else None,
             "notes": (*notes_of(chosen, done, values, added), *inherited),

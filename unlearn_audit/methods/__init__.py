@@ -118,6 +118,7 @@ class Unlearned:
         stopped: why it stopped before its budget was spent.
         looked_at: held-out examples, as test indices, that decided when it stopped; None where none did.
         notes: what the reader should know of the run, in words; deviations from the source are told by `published`.
+        figures: what was counted or measured of the run itself, by name.
         recipe: how the model was trained, where it was trained anew; else that of the original holds.
         recipe_assumed: whether that recipe is a default, since nothing said how the original was trained.
     """
@@ -127,6 +128,7 @@ class Unlearned:
     stopped: str | None = None
     notes: tuple[str, ...] = ()
     looked_at: tuple[int, ...] | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Any] | None = None
     recipe_assumed: bool = False
 

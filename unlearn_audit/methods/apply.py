@@ -187,6 +187,7 @@ def apply_method(
             "steps": done.steps,
             "gradient_evaluations": done.gradient_evaluations,
             "looked_at": all_looked_at(metadata.looked_at, done),
+            "figures": done.figures or None,
             "wall_seconds": round(seconds, 3) if clock else None,
             "recipe": metadata.recipe if done.recipe is None else done.recipe,
             "recipe_assumed": True if done.recipe_assumed else None,

@@ -69,7 +69,7 @@ def _fine_tune(context: UnlearningContext, settings: LoopSettings, *, alpha: flo
     retain = minibatches(context, "retain", settings)
 
     def terms(step: int) -> Terms:
-        return {"retain": Term(mean_loss(context, retain, step))}
+        return {"retain": Term(mean_loss(context, retain, step), side="retain")}
 
     shrinking = [(REINIT, ReinitSettings(alpha=alpha, scale="none"))] if alpha < 1 else []
     return run_composition(context, paired(retain, None, terms), settings, own=shrinking, task=task)

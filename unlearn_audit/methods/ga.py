@@ -37,7 +37,7 @@ def run_ga(context: UnlearningContext, settings: GaSettings) -> Unlearned:
     forget = minibatches(context, "forget", settings)
 
     def terms(step: int) -> Terms:
-        return {"forget": Term(mean_loss(context, forget, step, clip=settings.loss_clip), -1.0)}
+        return {"forget": Term(mean_loss(context, forget, step, clip=settings.loss_clip), -1.0, "forget")}
 
     objective = paired(None, forget, terms)
     return run_composition(context, objective, settings, task="GA")

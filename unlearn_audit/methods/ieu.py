@@ -108,9 +108,9 @@ def run_ieu(context: UnlearningContext, settings: IeuSettings) -> Unlearned:
     def terms(step: int) -> Terms:
         found = {}
         if retain:
-            found["retain"] = Term(mean_loss(context, retain, step))
+            found["retain"] = Term(mean_loss(context, retain, step), side="retain")
         if forget:
-            found["forget"] = Term(mean_loss(context, forget, step, clip=settings.clip), -settings.c)
+            found["forget"] = Term(mean_loss(context, forget, step, clip=settings.clip), -settings.c, "forget")
         return found
 
     noise = ReinitSettings(

@@ -28,7 +28,7 @@ def run_l1_sparse(context: UnlearningContext, settings: L1SparseSettings) -> Unl
     retain = minibatches(context, "retain", settings)
 
     def terms(step: int) -> Terms:
-        return {"retain": Term(mean_loss(context, retain, step))}
+        return {"retain": Term(mean_loss(context, retain, step), side="retain")}
 
     penalty = L1Settings(alpha=settings.alpha, decay=settings.decay, free_epochs=settings.free_epochs)
     return run_composition(context, paired(retain, None, terms), settings, own=[(L1, penalty)], task="l1-sparse")

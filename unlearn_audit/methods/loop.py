@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearn_audit.engine import Batches, Hooks, Terms, crop_and_flip, descend, trainable
 from unlearn_audit.engine.task import losses as example_losses
@@ -67,10 +68,15 @@ class LoopSettings(Settings):
         description="unseen: stop once forget losses are distributed as on held-out examples outside the twin",
     )
 
+    bn: Literal["train", "frozen"] = Field(
+        default="train", description="BatchNorm: batch statistics, or the original's own, which then stay as they are"
+    )
+
     @model_serializer(mode="wrap")
-    def _without_idle_stop(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a stop that was not asked for: seeds of treated shadow models come from the settings as written."""
-        return {key: value for key, value in dump(self).items() if key != "stop_at" or value is not None}
+    def _without_idle(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later and is at its default: seeds of treated shadow models come from this text."""
+        later = {key: type(self).model_fields[key].default for key in ("stop_at", "bn")}
+        return {key: value for key, value in dump(self).items() if key not in later or value != later[key]}
 
     @model_validator(mode="before")
     @classmethod
@@ -145,6 +151,8 @@ def run_composition(
     extras = [*(Extra(transform, chosen) for transform, chosen in own), *context.extras]
     hooks = [*(extra.transform.make(context, extra.settings, course) for extra in extras), *hooks]
     hooks = [*hooks, unseen.hooks()] if unseen else hooks
+    if settings.bn == "frozen":
+        hooks = [Hooks(begin=lambda: freeze_batchnorm(context.model)), *hooks]
     steps, stopped = course.steps, None
     if not context.count_only:
         steps, stopped = descend(
@@ -163,7 +171,23 @@ def run_composition(
     taken = [hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks]
     told = [note for hook in hooks for note in hook.notes]
     done = Unlearned(steps, objective.gradients(steps) + sum(taken), stopped, tuple(dict.fromkeys(told)))
+    done = done if context.count_only else _with_figures(done, hooks)
     return replace(done, notes=(*done.notes, *unseen.notes(stopped)), looked_at=unseen.looked_at) if unseen else done
+
+
+def _with_figures(done: Unlearned, hooks: Sequence[Hooks]) -> Unlearned:
+    """Add what the hooks counted; what is not finite was not measured, and is said to be so."""
+    read = {name: value for hook in hooks if hook.figures for name, value in hook.figures().items()}
+    figures = {name: value for name, value in read.items() if math.isfinite(value)}
+    missing = tuple(f"{name} could not be measured" for name in read if name not in figures)
+    return replace(done, figures=figures, notes=(*done.notes, *missing))
+
+
+def freeze_batchnorm(model: nn.Module) -> None:
+    """Set every BatchNorm of a model to evaluation: it normalises by its running statistics and leaves them alone."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def _budget(settings: LoopSettings, objective: Objective) -> int:

@@ -43,9 +43,11 @@ def run_neggrad_plus(context: UnlearningContext, settings: NegGradPlusSettings) 
     def terms(step: int) -> Terms:
         found = {}
         if retain:
-            found["retain"] = Term(mean_loss(context, retain, step), settings.alpha)
+            found["retain"] = Term(mean_loss(context, retain, step), settings.alpha, "retain")
         if forget:
-            found["forget"] = Term(mean_loss(context, forget, step, clip=settings.loss_clip), settings.alpha - 1)
+            found["forget"] = Term(
+                mean_loss(context, forget, step, clip=settings.loss_clip), settings.alpha - 1, "forget"
+            )
         return found
 
     objective = paired(retain, forget, terms)

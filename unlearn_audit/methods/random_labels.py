@@ -113,10 +113,10 @@ def relabelled(context: UnlearningContext, settings: RlSettings) -> Objective:
     def on_forget(batch: int) -> dict[str, Term]:
         images, _ = forget.at(batch)
         wrong = labels.on(context.compute.device, batch // forget.per_epoch)[forget.rows(batch)]
-        return {"random labels": Term(example_losses(logits_of(context, images), wrong).mean())}
+        return {"random labels": Term(example_losses(logits_of(context, images), wrong).mean(), side="forget")}
 
     def on_retain(batch: int) -> dict[str, Term]:
-        return {"retain": Term(mean_loss(context, retain, batch))} if retain else {}
+        return {"retain": Term(mean_loss(context, retain, batch), side="retain")} if retain else {}
 
     if retain is None or settings.order == "alternate":
         return paired(retain, forget, lambda step: on_forget(step) | on_retain(step), losses=("retain",))

@@ -93,14 +93,14 @@ def run_scrub(context: UnlearningContext, settings: ScrubSettings) -> Unlearned:
 
     def on_forget(batch: int) -> dict[str, Term]:
         images, _ = forget.at(batch)
-        return {"divergence on forget": Term(divergence(*both(images), settings.temperature), -1.0)}
+        return {"divergence on forget": Term(divergence(*both(images), settings.temperature), -1.0, "forget")}
 
     def on_retain(batch: int) -> dict[str, Term]:
         images, labels = retain.at(batch)
         wanted, logits = both(images)
         return {
-            "retain": Term(example_losses(logits, labels).mean(), settings.gamma),
-            "divergence": Term(divergence(wanted, logits, settings.temperature), settings.alpha),
+            "retain": Term(example_losses(logits, labels).mean(), settings.gamma, "retain"),
+            "divergence": Term(divergence(wanted, logits, settings.temperature), settings.alpha, "retain"),
         }
 
     turns = Turns(forget, retain, until=settings.forget_epochs)

@@ -60,7 +60,7 @@ def run_shrink_perturb(context: UnlearningContext, settings: ShrinkPerturbSettin
     retain = minibatches(context, "retain", settings)
 
     def terms(step: int) -> Terms:
-        return {"retain": Term(mean_loss(context, retain, step))}
+        return {"retain": Term(mean_loss(context, retain, step), side="retain")}
 
     fresh = ReinitSettings(alpha=settings.keep, at="start")
     return run_composition(

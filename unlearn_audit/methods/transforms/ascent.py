@@ -38,7 +38,7 @@ def _make(context: UnlearningContext, settings: AscentSettings, course: Course) 
     clip = None if settings.loss_clip == "none" else settings.loss_clip
 
     def terms(step: int) -> Terms:
-        return {"forget ascended": Term(mean_loss(context, forget, step, clip=clip), -settings.c)}
+        return {"forget ascended": Term(mean_loss(context, forget, step, clip=clip), -settings.c, "forget")}
 
     return Hooks(terms=terms, gradients=forget.taken)
 
