@@ -120,6 +120,7 @@ PINNED = {
     "train": "4bcb66c9f053e635",
     "retain": "0885607e08e7cbb7",
     "forget": "41b4f62639c297bd",
+    "mixture": "0ccff7b2ab4041b4",
     "relearn": "d0c7fdc195c3ff1b",
     "augment": "92602d9edcd27f9a",
     "dropout": "98811cc042a55d60",

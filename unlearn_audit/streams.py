@@ -26,6 +26,7 @@ STREAMS: Mapping[str, str] = {
     "train": "minibatches of training",
     "retain": "minibatches of the retain set",
     "forget": "minibatches of the forget set",
+    "mixture": "minibatches of several sets under one permutation",
     "relearn": "minibatches of relearning",
     "augment": "crops and flips of a minibatch",
     "dropout": "whatever a model itself draws in a step of training: dropout, stochastic depth",

@@ -28,6 +28,7 @@ from unlearn_audit.engine.loop import (
     Terms,
     descend,
 )
+from unlearn_audit.engine.mixture import MixedBatch, MixedSet, Mixture
 from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, predict
 from unlearn_audit.streams import derive_seed
 
@@ -39,6 +40,9 @@ __all__ = [
     "FullBatch",
     "Hooks",
     "Inputs",
+    "MixedBatch",
+    "MixedSet",
+    "Mixture",
     "Part",
     "Pass",
     "Resumable",

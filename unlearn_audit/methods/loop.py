@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from unlearn_audit.engine import Batches, Hooks, Terms, crop_and_flip, descend, trainable
+from unlearn_audit.engine import Augment, Batches, Hooks, Terms, crop_and_flip, descend, trainable
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Course, Extra, Settings, StepTransform, Unlearned, UnlearningContext
@@ -253,7 +253,6 @@ def minibatches(
     if not len(examples):
         raise UsageError("the retain set is empty; this method needs something to keep")
     size = settings.batch_size if batch_size is None else batch_size
-    as_trained = settings.augment == "recipe" and bool(context.recipe.get("augment"))
     return Batches(
         examples,
         context.transform,
@@ -261,8 +260,14 @@ def minibatches(
         context.seed,
         which,
         context.compute,
-        crop_and_flip if settings.augment == "yes" or as_trained else None,
+        augmentation(context, settings),
     )
+
+
+def augmentation(context: UnlearningContext, settings: LoopSettings) -> Augment | None:
+    """Return the augmentation of training images that the settings ask for, None where there is none."""
+    as_trained = settings.augment == "recipe" and bool(context.recipe.get("augment"))
+    return crop_and_flip if settings.augment == "yes" or as_trained else None
 
 
 def logits_of(context: UnlearningContext, images: Tensor) -> Tensor:
