@@ -7,7 +7,10 @@ of it and prints a table for each case and the mean over cases. A run of minutes
     python tests/benchmarks/method_table.py sample_configs/methods-fashion-mnist.toml --data-dir data/ --folder table/
 
 In the file a `[[case]]` is what to forget from which data, a `[[run]]` a method with settings, where a list stands for
-each of its values. Everything that is in the folder already is taken as it is, so that a killed run goes on.
+each of its values, in the cases that it names or in all. `seeds` makes each of them so often. `columns` are metrics to
+be shown instead of the usual ones, each as mean [lowest, highest] over the models of a row. `[shadows]` has how many
+shadow models a case gets, and which runs they are put through. Everything that is in the folder already is taken as it
+is, so that a killed run goes on.
 """
 
 import argparse
@@ -30,9 +33,12 @@ from unlearn_audit.errors import MeasurementError
 from unlearn_audit.files import sha256_of_bytes
 from unlearn_audit.methods.apply import apply_method
 from unlearn_audit.report import AuditReport, Measurement, read_report, write_report
+from unlearn_audit.shadows import open_fleet_context, run_workers
+from unlearn_audit.shadows.planner import plan_fleet
 from unlearn_audit.training import pick_recipe, train_checkpoint
 
 COLUMNS = ("retain", "forget", "test")
+SEED = " / seed "  # between a run and its seed, in a label
 
 
 class Run(NamedTuple):
@@ -42,6 +48,7 @@ class Run(NamedTuple):
     method: str
     settings: Mapping[str, Any]
     extras: tuple[str, ...]
+    cases: tuple[str, ...] = ()  # all where it is empty
 
 
 def runs_of(plan: Mapping[str, Any]) -> Iterator[Run]:
@@ -53,7 +60,13 @@ def runs_of(plan: Mapping[str, Any]) -> Iterator[Run]:
         for values in itertools.product(*swept.values()):
             chosen = dict(zip(swept, values, strict=True))
             label = " ".join([name, *(f"{key}={value}" for key, value in chosen.items())])
-            yield Run(label, entry["method"], fixed | chosen, tuple(entry.get("with", ())))
+            extras, cases = tuple(entry.get("with", ())), tuple(entry.get("cases", ()))
+            yield Run(label, entry["method"], fixed | chosen, extras, cases)
+
+
+def runs_in(plan: Mapping[str, Any], case: Mapping[str, Any]) -> list[Run]:
+    """Return the runs that a case gets."""
+    return [run for run in runs_of(plan) if not run.cases or case["name"] in run.cases]
 
 
 def models_of(folder: Path, case: Mapping[str, Any], plan: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -84,9 +97,9 @@ def models_of(folder: Path, case: Mapping[str, Any], plan: Mapping[str, Any]) ->
 
 def unlearned(folder: Path, case: Mapping[str, Any], run: Run, original: str, seed: int) -> Path | None:
     """Apply one run to one case; None where it diverged."""
-    key = sha256_of_bytes(json.dumps([case["name"], original, run, seed]).encode())[:8]
-    out = folder / f"{case['name']}-{run.method}-{key}.safetensors"
-    asked = {"checkpoint": [{"path": original}], "forget": case["forget"], "data": case["data"], "seed": seed}
+    key = sha256_of_bytes(json.dumps([case["name"], original, run[:4], seed]).encode())[:8]
+    out = folder / f"{case['name']}-{run.method.replace(':', '-')}-{key}.safetensors"
+    asked = {"checkpoint": [{"path": original}], "seed": seed} | sets_of(case)
     if not out.exists():
         try:
             apply_method(run.method, out, resolve([Layer("flag", asked)]), run.settings, extras=run.extras, resume=True)
@@ -96,15 +109,45 @@ def unlearned(folder: Path, case: Mapping[str, Any], run: Run, original: str, se
     return out
 
 
+def sets_of(case: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of a case and the sets of it, as a configuration has them."""
+    return {key: case[key] for key in ("data", "forget", "adjacent") if key in case}
+
+
+def fleet_of(
+    folder: Path, case: Mapping[str, Any], plan: Mapping[str, Any], entries: list[dict[str, str]]
+) -> dict[str, Any]:
+    """Return what `[mia]` is to be told of the case's shadow models, made here or before; {} where it gets none."""
+    wanted = plan.get("shadows", {})
+    treated = [entry for entry in entries if entry["label"].split(SEED)[0] in wanted.get("runs", ())]
+    if not treated:
+        return {}
+    path = folder / f"{case['name']}-shadows"
+    asked = {"checkpoint": [*entries[:1], *first_of_each(treated)]} | sets_of(case)
+    asked |= {"sample": plan["sample"]} if "sample" in plan else {}
+    plan_fleet(path, resolve([Layer("flag", asked, "benchmark")]), count=wanted["count"])
+    outcome = run_workers(open_fleet_context(path), workers=plan.get("workers", 1))
+    for job, why in outcome.failed:
+        print(f"{case['name']}: shadow {job.number + 1}, {job.kind}: {why}", flush=True)
+    return {"shadows": str(path)}
+
+
+def first_of_each(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return one entry a run: what the shadow models are put through does not depend on a seed."""
+    return list({entry["label"].split(SEED)[0]: entry for entry in reversed(entries)}.values())
+
+
 def audited(
     folder: Path, case: Mapping[str, Any], plan: Mapping[str, Any], entries: list[dict[str, str]]
 ) -> AuditReport:
     """Return the audit of all models of a case."""
     kept = folder / f"{case['name']}-report.json"
     if not kept.exists():
-        asked: dict[str, Any] = {"checkpoint": entries, "forget": case["forget"], "data": case["data"]}
+        asked: dict[str, Any] = {"checkpoint": entries} | sets_of(case)
         asked |= {name: plan.get(name, {}) for name in plan["measure"]}
         asked |= {"sample": plan["sample"]} if "sample" in plan else {}
+        if "mia" in plan["measure"]:
+            asked["mia"] |= fleet_of(folder, case, plan, entries)
         request = resolve([Layer("flag", asked, "benchmark")])
         write_report(run_audit(request.config, origins=request.origins, only=tuple(plan["measure"])), kept)
     return read_report(kept)
@@ -164,6 +207,38 @@ HEAD = (
 )
 
 
+def rows_over_seeds(
+    report: AuditReport, paths: Mapping[str, Path], plan: Mapping[str, Any], base: float
+) -> Iterator[str]:
+    """Yield the lines of a table of the metrics that the plan names: retrained, original, then the runs."""
+    groups: dict[str, list[str]] = {"retrained": [], "original": []}
+    for label in paths:
+        groups.setdefault("retrained" if label.startswith("retrained-") else label.split(SEED)[0], []).append(label)
+    found = {(m.subject, m.name): m for m in report.measurements}
+    yield f"| model | {' | '.join(plan['columns'])} | gradients / retraining | s |"
+    yield f"|---{'|---' * (len(plan['columns']) + 2)}|"
+    for name, labels in groups.items():
+        made = [read_checkpoint(paths[label]).metadata for label in labels]
+        cells = [over([getattr(found.get((label, column)), "value", None) for label in labels])
+                 for column in plan["columns"]]  # fmt: skip
+        cells.append(over([(about.gradient_evaluations or 0) / base if about and base else None for about in made]))
+        cells.append(over([about.wall_seconds if about else None for about in made], digits=0))
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def over(values: list[float | None], digits: int = 3) -> str:
+    """Return the mean of the values that are there with the lowest and the highest.
+
+    >>> over([0.25, 0.75]), over([0.5]), over([None, 0.5]), over([None])
+    ('0.500 [0.250, 0.750]', '0.500', '0.500 (1 of 2)', '–')
+    """
+    there = [value for value in values if value is not None]
+    if not there:
+        return "–"
+    spread = f" [{min(there):.{digits}f}, {max(there):.{digits}f}]" if len(there) > 1 else ""
+    return f"{fmean(there):.{digits}f}{spread}" + (f" ({len(there)} of {len(values)})" * (len(there) < len(values)))
+
+
 def main() -> None:
     """Do what the file asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,22 +253,35 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, Any]] = {}
     for case in plan["case"]:
-        entries = models_of(arguments.folder, case, plan)
-        made = {
-            run.label: unlearned(arguments.folder, case, run, entries[0]["path"], arguments.seed)
-            for run in runs_of(plan)
-        }
-        asked = [{**entry, "label": label_of(entry, index)} for index, entry in enumerate(entries)]
-        asked += [{"path": str(path), "role": "unlearned", "label": label} for label, path in made.items() if path]
-        report = audited(arguments.folder, case, plan, asked)
-        paths = {entry["label"]: Path(entry["path"]) for entry in asked}
-        costs = [read_checkpoint(path).metadata for label, path in paths.items() if label.startswith("retrained")]
-        base = fmean([about.gradient_evaluations or 0 for about in costs if about] or [0])
+        report, paths, base = measured(arguments.folder, case, plan, plan.get("seeds", [arguments.seed]))
+        print(f"\n{case['name']}: {case['forget']} of {case['data']}\n")
+        if "columns" in plan:
+            print("\n".join(rows_over_seeds(report, paths, plan, base)), flush=True)
+            continue
         found[case["name"]] = {label: row_of(report, label, path, base) for label, path in paths.items()}
-        print(f"\n{case['name']}: {case['forget']} of {case['data']}\n\n{HEAD}")
+        print(HEAD)
         print("\n".join(line_of(label, row) for label, row in found[case["name"]].items()), flush=True)
-    (arguments.folder / "table.json").write_text(json.dumps(found, indent=1))
-    summarise(found)
+    if found:
+        (arguments.folder / "table.json").write_text(json.dumps(found, indent=1))
+        summarise(found)
+
+
+def measured(
+    folder: Path, case: Mapping[str, Any], plan: Mapping[str, Any], seeds: list[int]
+) -> tuple[AuditReport, dict[str, Path], float]:
+    """Return the audit of a case, the files of its models by label, and the mean gradients that retraining takes."""
+    entries = models_of(folder, case, plan)
+    made = {
+        run.label + (f"{SEED}{seed}" if len(seeds) > 1 else ""): unlearned(folder, case, run, entries[0]["path"], seed)
+        for run in runs_in(plan, case)
+        for seed in seeds
+    }
+    asked = [{**entry, "label": label_of(entry, index)} for index, entry in enumerate(entries)]
+    asked += [{"path": str(path), "role": "unlearned", "label": label} for label, path in made.items() if path]
+    report = audited(folder, case, plan, asked)
+    paths = {entry["label"]: Path(entry["path"]) for entry in asked}
+    costs = [read_checkpoint(path).metadata for label, path in paths.items() if label.startswith("retrained")]
+    return report, paths, fmean([about.gradient_evaluations or 0 for about in costs if about] or [0])
 
 
 def label_of(entry: Mapping[str, str], index: int) -> str:
