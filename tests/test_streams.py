@@ -182,6 +182,8 @@ SEEDED = {
     ("relearning/curve.py", "relearn"): "relearning",
     ("engine/batches.py", "at"): "train",
     ("engine/batches.py", "_permutation"): "train",
+    ("engine/mixture.py", "at"): "mixture",
+    ("engine/mixture.py", "_permutation"): "mixture",
     ("data/old_draws.py", "old_forget_set"): "random set",
     ("data/old_draws.py", "old_subset"): "training subset",
 }
@@ -217,7 +219,7 @@ def names_in(node: ast.Call) -> set[str]:
 def names_in_use() -> set[str]:
     found = set(SEEDED.values())
     for _, _, node in calls():
-        if called(node) in ("derive_seed", "generator", "Batches", "minibatches"):
+        if called(node) in ("derive_seed", "generator", "Batches", "Mixture", "minibatches"):
             found |= names_in(node) & set(STREAMS)
     return found
 
@@ -232,7 +234,7 @@ def test_every_use_of_chance_goes_by_a_listed_name() -> None:
             assert names_in(node) & set(STREAMS), f"{where}: no name of STREAMS"
         elif name in DRAWING:
             assert "derive_seed(" in ast.unparse(node), f"{where}: draws from a seed without a name"
-        elif name == "Batches":
+        elif name in ("Batches", "Mixture"):
             last = [*node.args, *(keyword.value for keyword in node.keywords)]
             assert names_in(node) & set(STREAMS) or "which" in map(ast.unparse, last), where
         elif name == "minibatches":
