@@ -57,7 +57,16 @@ def test_what_only_rises_to_the_retrained_models_was_forgotten_too_much() -> Non
 
 def test_where_nothing_comes_back_it_says_what_could_have_been_seen() -> None:
     text = said(("int4", -0.01, 0.0, 0.03), ("prune-70", 0.02, 0.0, 0.2))
-    assert ("no forget accuracy comes back after int4 and prune-70 (could see 0.200); blind after prune-70.") in text
+    assert (
+        "no forget accuracy comes back after int4 (could see 0.030); "
+        "blind to what comes back after prune-70 (could see 0.200)."
+    ) in text
+
+
+def test_where_nothing_could_be_seen_it_does_not_say_that_nothing_came_back() -> None:
+    text = said(("int4", 0.0, 0.0, 0.4), ("int8", 0.0, 0.0, 0.3))
+    assert "without the forget set: blind to what comes back after int8 and int4 (could see 0.400)." in text
+    assert "comes back after int4 (" not in text.replace("blind to what comes back after int8 and int4", "")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def compared(
     *,
     least: float = 0.0,
     level: float = 0.95,
+    reach: float = float("inf"),
 ) -> metrics.Difference | None:
     """Return the difference to the retrained models, paired over examples, or None below two of them.
 
@@ -42,12 +43,13 @@ def compared(
             models' [R, n].
         least: a lower limit of the difference's variance.
         level: coverage of the interval.
+        reach: the largest difference that there can be; the interval ends there.
     """
     reference = reference_of(levels)
     if reference is None or reference.spread is None:
         return None
     chance = metrics.chance_of_examples(sides)
-    return metrics.difference_from_references(
+    found = metrics.difference_from_references(
         value,
         reference.value,
         spread=reference.spread,
@@ -57,10 +59,11 @@ def compared(
         least=least,
         level=level,
     )
+    return found._replace(low=max(found.low, -reach), high=min(found.high, reach))
 
 
 def difference_of_means(
-    ours: NDArray[np.float64], others: Sequence[NDArray[np.float64]], scale: Scale
+    ours: NDArray[np.float64], others: Sequence[NDArray[np.float64]], scale: Scale, *, widest: float = 1.0
 ) -> metrics.Difference | None:
     """Compare a mean over examples with the retrained models', paired over examples; None below two of them.
 
@@ -68,15 +71,16 @@ def difference_of_means(
         ours: the subject's number for each example, [n].
         others: the retrained models', each [n].
         scale: what the numbers are: "fraction" of examples, or "nats".
+        widest: how far apart two numbers of one example can be, for fractions; the interval ends there.
     """
     n = len(ours)
     if n < (1 if scale == "fraction" else 2) or len(others) < 2:
         return None
     # Models that agree on every example still come from a finite set: count one disagreement, in the spirit of
     # Agresti & Min 2005, so that no interval has zero width.
-    least = 1 / n**2 if scale == "fraction" else 0.0
+    least, reach = (1 / n**2, widest) if scale == "fraction" else (0.0, float("inf"))
     levels = [float(other.mean()) for other in others]
-    return compared(float(ours.mean()), levels, [(ours, np.stack(others))], least=least)
+    return compared(float(ours.mean()), levels, [(ours, np.stack(others))], least=least, reach=reach)
 
 
 def difference_of_log_ratios(

@@ -60,7 +60,7 @@ def resurgence_sentence(
     if returns:
         parts.append(f"it rises to the retrained models' level, and not above it, after {listed(returns)}")
     if rest and not only_seen:
-        parts.append(f"{'it does not come' if parts else 'no forget accuracy comes'} back after {_silent(rest)}")
+        parts += _silent(rest, first="it does not come" if parts else "no forget accuracy comes")
     return f"{named(label, role)}, altered without the forget set: {'; '.join(parts)}." if parts else None
 
 
@@ -72,9 +72,10 @@ def _changes(measurements: Sequence[Measurement], label: str) -> Iterator[_Chang
             yield _Change(name, entry.what, one.comparison, gap.comparison if gap else None)
 
 
-def _silent(rest: Sequence[_Change]) -> str:
-    """Return the alterations after which nothing came back, and what the weakest comparison could have seen."""
-    least = max(one.change.blind_below for one in rest)
-    blind = [one.name for one in rest if one.change.blind]
-    told = f"{listed([one.name for one in rest])} (could see {least:.3f})"
-    return f"{told}; blind after {listed(blind)}" if blind else told
+def _silent(rest: Sequence[_Change], first: str) -> Iterator[str]:
+    """Yield after which alterations nothing came back, and after which nothing could be seen, with what could be."""
+    for blind, words in ((False, f"{first} back after"), (True, "blind to what comes back after")):
+        these = [one for one in rest if one.change.blind == blind]
+        if these:
+            least = max(one.change.blind_below for one in these)
+            yield f"{words} {listed([one.name for one in these])} (could see {least:.3f})"

@@ -177,7 +177,7 @@ def auc_difference(ours: Scores, others: Sequence[Scores], *, level: float = 0.9
     own = metrics.auc_components(*ours)
     sides = [(own[0], np.stack(members)), (own[1], np.stack(non_members))]
     least = 1 / (2 * min(map(len, ours))) ** 2  # one example that moves across half of the others
-    return compared(value, levels, sides, least=least, level=level)
+    return compared(value, levels, sides, least=least, level=level, reach=1.0)
 
 
 def _tpr(found: _Found, rate: float, name: str) -> Measurement:
@@ -224,7 +224,7 @@ def _paired(sides: Sequence[tuple[Floats, Sequence[Floats]]]) -> Comparison | No
     value = sum(float(ours.mean()) for ours, _ in weighted)
     levels = np.sum([others.mean(axis=1) for _, others in weighted], axis=0).tolist()
     least = sum(1 / len(ours) ** 2 for ours, _ in weighted) / len(sides) ** 2  # one disagreement
-    return comparison_of(compared(value, levels, weighted, least=least), "fraction")
+    return comparison_of(compared(value, levels, weighted, least=least, reach=1.0), "fraction")
 
 
 def _accuracy(found: _Found) -> Measurement:

@@ -49,12 +49,13 @@ WRECKED = 0.5  # of the retrained models' test accuracy: what is left below it s
 class Beside(NamedTuple):
     """One subject's numbers for each forget example beside those of the retrained models, of which there may be none.
 
-    `why` says why there is no value.
+    `why` says why there is no value, `widest` how far apart two numbers of one example can be.
     """
 
     ours: Floats
     others: Sequence[Floats]
     why: str | None = None
+    widest: float = 1.0
 
     @property
     def value(self) -> float | None:
@@ -66,7 +67,9 @@ class Beside(NamedTuple):
     @property
     def difference(self) -> metrics.Difference | None:
         """The same with its chance; None below two retrained models."""
-        return None if self.why is not None else difference_of_means(self.ours, self.others, "fraction")
+        if self.why is not None:
+            return None
+        return difference_of_means(self.ours, self.others, "fraction", widest=self.widest)
 
 
 class AlteredCopy(NamedTuple):
@@ -167,7 +170,7 @@ def _sides(one: AlteredCopy) -> tuple[Beside, Beside, Beside]:
     pairs = [one.before_and_after(peer) for peer in one.peers]
     return (
         Beside(early, [before for before, _ in pairs], one.why_alone),
-        Beside(late - early, [after - before for before, after in pairs], one.why_alone),
+        Beside(late - early, [after - before for before, after in pairs], one.why_alone, widest=2.0),
         Beside(late, [after for _, after in pairs], one.why_alone),
     )
 
