@@ -1,10 +1,13 @@
 """The change against the original: paired, on what is kept, null without an original."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from lookup_models import CLASSES, TRAIN, context_of, right
 
 from unlearn_audit.audit.changes import measure_changes
+from unlearn_audit.data import with_adjacent
 from unlearn_audit.report import Measurement
 
 
@@ -51,3 +54,16 @@ def test_nothing_is_left_to_compare_where_every_class_is_forgotten() -> None:
     assert found["u", "change.test"].value is None
     assert found["u", "change.test"].reason == "no test example is of a class that is kept"
     assert found["u", "change.retain"].n == 10
+
+
+def test_the_parts_of_the_retain_set_change_apart() -> None:
+    after = right(seed=1)
+    after[:TRAIN][np.arange(TRAIN) % CLASSES == 9] = False
+    context = context_of("class:3", o=("original", right()), u=("unlearned", after))
+    context = replace(context, splits=with_adjacent(context.splits, "class:9"))
+    found = {one.name: one for one in measure_changes(context) if one.subject == "u"}
+    assert {name: (one.value, one.n) for name, one in found.items() if name != "change.test"} == {
+        "change.retain": (pytest.approx(-1 / 9), 900),
+        "change.adjacent": (-1.0, 100),
+        "change.remote": (0.0, 800),
+    }

@@ -398,7 +398,7 @@ def everything(tiny: Path, tiny_fleet: Path, run: Callable[..., Any]) -> dict[st
     entries = "".join(f'[[checkpoint]]\npath = "{tiny / name}.safetensors"\n' for name in names)
     sections = "".join(f"[{name}]\n{SMALL.get(name, '')}\n" for name in SECTIONS if name != "checkpoint")
     config = tiny / "everything.toml"
-    config.write_text(f'forget = "forget.npy"\n{entries}{sections}')
+    config.write_text(f'forget = "forget.npy"\nadjacent = "neighbours"\n{entries}{sections}')
     done = run("audit", config, "--format", "json", "--quiet")
     assert done.code == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)

@@ -245,6 +245,8 @@ def _data(context: AuditContext) -> Data:
         retain=rows(context.config.retain or "the rest of the training set", splits.retain),
         test=SetSummary(spec="test split", sha256=dataset.sha256, n=len(dataset.test)),
         unseen=rows(context.config.unseen or "drawn from the test split", splits.unseen.unseen),
+        adjacent=rows(splits.adjacent.spec, splits.adjacent.indices) if splits.adjacent else None,
+        remote=rows("the rest of the retain set", splits.remote) if splits.adjacent else None,
     )
 
 

@@ -1,14 +1,14 @@
 """Accuracy and loss on every split, and the signed gaps to models retrained without the forget set."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.changes import measure_changes
-from unlearn_audit.audit.context import AuditContext, Split
+from unlearn_audit.audit.context import SPLITS, AuditContext, Split
 from unlearn_audit.audit.measurement import interval, measurement
 from unlearn_audit.audit.reference import PAIRED, comparison_of, difference_of_means, no_reference, reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
@@ -37,13 +37,14 @@ def _measurements(context: AuditContext) -> Iterator[Measurement]:
     outcomes: dict[tuple[str, Split], SubjectAccuracy] = {}
     seed = derive_seed(context.config.seed, "bootstrap")
     for index, candidate in enumerate(context.subjects):
-        for split in get_args(Split):
+        for split in (*SPLITS, *context.parts):
             outcomes[candidate.label, split] = _outcome(context, candidate, split)
         context.progress("predicting", index + 1, len(context.subjects), candidate.label)
     for candidate in context.subjects:
-        for split in get_args(Split):
+        for split in (*SPLITS, *context.parts):
             others = [outcomes[other.label, split] for other in context.references(candidate)]
             yield from _levels(candidate, split, outcome=outcomes[candidate.label, split], others=others, seed=seed)
+        yield from (_gap(context, candidate, part, outcomes) for part in context.parts)
         gaps = [_gap(context, candidate, split, outcomes) for split in GAP_SPLITS]
         yield from gaps
         yield _average(candidate, gaps, _constant_columns(context, outcomes))

@@ -44,6 +44,7 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
             for rows in (splits.forget.indices, splits.measured, splits.retain, splits.unseen.forget,
                          splits.unseen.unseen, splits.pool)
         ],
+        **({"adjacent": splits.adjacent.sha256} if splits.adjacent and section == "gaps" else {}),
         "labels": data.digest_of(splits.unseen.examples.labels.numpy()),
         "seed": config.seed,
         "start": start if section in RELEARNING else None,

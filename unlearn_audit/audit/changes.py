@@ -20,9 +20,13 @@ NO_ORIGINAL = "no original model to compare with was given"
 
 
 def measure_changes(context: AuditContext) -> Iterator[Measurement]:
-    """Yield `change.retain` and `change.test` of every subject; the latter on classes that are not forgotten."""
-    rows = {"retain": np.arange(len(context.splits.retain)), "test": context.splits.lasting_test}
-    splits: tuple[Split, ...] = ("retain", "test")
+    """Yield `change.retain` and `change.test` of every subject; the latter on classes that are not forgotten.
+
+    With an adjacent set, those of the two parts of the retain set as well.
+    """
+    splits: tuple[Split, ...] = ("retain", "test", *context.parts)
+    lasting = context.splits.lasting_test
+    rows = {split: lasting if split == "test" else np.arange(len(context.examples(split))) for split in splits}
     for candidate in context.subjects:
         for split in splits:
             yield _change(context, candidate, split, rows[split])
@@ -57,7 +61,7 @@ def _why_none(candidate: Candidate, originals: int, n: int, split: str) -> str |
     if candidate.role == "original":
         return "this is the original"
     if not n:
-        return f"the {split} set is empty" if split == "retain" else "no test example is of a class that is kept"
+        return f"the {split} set is empty" if split != "test" else "no test example is of a class that is kept"
     return None
 
 

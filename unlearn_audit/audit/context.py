@@ -14,17 +14,19 @@ from unlearn_audit import models
 from unlearn_audit.attacks import Signals
 from unlearn_audit.audit.identities import identity_doubts, other_parents
 from unlearn_audit.checkpoints import Metadata
-from unlearn_audit.config import AuditConfig, Resolved
+from unlearn_audit.config import NEIGHBOURS, AuditConfig, Resolved
 from unlearn_audit.data import Examples, Splits, old_forget_set, old_subsets, rows_digest
 from unlearn_audit.engine import Device, predict
 from unlearn_audit.errors import MeasurementError, UsageError
-from unlearn_audit.inputs import Candidate, resolve_inputs
+from unlearn_audit.inputs import Candidate, resolve_inputs, with_neighbours
 from unlearn_audit.normalisation import read_otherwise
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.report import Subject
 
 FEW = 10  # forget examples, below which numbers over them say little
-Split = Literal["retain", "forget", "test", "unseen"]
+Split = Literal["retain", "forget", "test", "unseen", "adjacent", "remote"]
+SPLITS: tuple[Split, ...] = ("retain", "forget", "test", "unseen")
+PARTS: tuple[Split, ...] = ("adjacent", "remote")  # of the retain set, where an adjacent set is named
 
 
 class Note(NamedTuple):
@@ -76,11 +78,28 @@ class AuditContext:
         splits = self.splits
         if split == "forget":
             return splits.measured_examples
+        if split in PARTS:
+            return splits.retain_examples.subset(self._rows_of_part(split))
         return {"retain": splits.retain_examples, "test": splits.test_examples, "unseen": splits.unseen.examples}[split]
+
+    @property
+    def parts(self) -> tuple[Split, ...]:
+        """The parts of the retain set that are looked at apart; () without an adjacent set."""
+        return PARTS if self.splits.adjacent is not None else ()
+
+    def _rows_of_part(self, split: Split) -> NDArray[np.int64]:
+        """Return which of the examples to retain are adjacent, or remote."""
+        splits = self.splits
+        if splits.adjacent is None:
+            raise UsageError(f"no adjacent set is named, so that there is no {split} one")
+        return np.flatnonzero(np.isin(splits.retain, splits.adjacent.indices, invert=split == "remote"))
 
     def signals(self, candidate: Candidate, split: Split) -> Signals:
         """Return a candidate's logits and the labels on a split, computed once."""
         key = (candidate.label, split)
+        if split in PARTS:
+            whole, rows = self.signals(candidate, "retain"), self._rows_of_part(split)
+            return Signals(whole.logits[rows], whole.labels[rows])
         if key not in self._signals:
             examples = self.examples(split)
             logits = predict(candidate.model, examples.images, candidate.transform, compute=self.compute)
@@ -142,12 +161,23 @@ def open_context(config: AuditConfig, origins: Mapping[str, str], progress: Prog
     candidates = inputs.candidates()
     return context_of(
         candidates,
-        inputs.splits,
+        _with_neighbours(inputs.splits, candidates, inputs.compute) if config.adjacent == NEIGHBOURS else inputs.splits,
         config,
         origins=inputs.origins(candidates),
         compute=inputs.compute,
         progress=progress,
     )
+
+
+def _with_neighbours(splits: Splits, candidates: Sequence[Candidate], compute: Device) -> Splits:
+    """Return the sets with the forget set's neighbours in the features of the original."""
+    originals = [one for one in candidates if one.role == "original"]
+    if not originals:
+        raise UsageError(
+            f"--adjacent {NEIGHBOURS} takes the original's features, and no original is given; name it with "
+            "--original, or the adjacent examples themselves"
+        )
+    return with_neighbours(splits, originals[0].model, originals[0].transform, compute)
 
 
 def context_of(

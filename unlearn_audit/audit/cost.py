@@ -13,6 +13,7 @@ from unlearn_audit.audit.build_models import Made, models_to_make
 from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
 from unlearn_audit.audit.detectable.measure import on_by_default, seconds_at_most
 from unlearn_audit.config import (
+    NEIGHBOURS,
     ApplyEntry,
     AuditConfig,
     RcdSettings,
@@ -209,6 +210,8 @@ def _section_step(
     forget, twin = len(splits.measured), len(splits.unseen.forget)
     if name == "gaps":
         passes = forget + twin + len(splits.retain) + len(splits.dataset.test)
+        if config.adjacent == NEIGHBOURS:  # features of one model, the original
+            passes += (len(splits.forget) + len(splits.retain)) // len(prices)
         return _priced(name, there, passes, prices, part=FORWARD)
     if name in ("mia", "twosample"):
         return _priced(name, there, 2 * twin, prices, part=FORWARD)

@@ -43,6 +43,10 @@ class Shared:
     ] = None
     unseen: Annotated[str | None, _option(DATA, "Held-out examples that the unseen twin is drawn from.")] = None
     retain: Annotated[str | None, _option(DATA, "Retain set; default: the rest of the training set.")] = None
+    adjacent: Annotated[
+        str | None,
+        _option(DATA, "Part of the retain set, looked at apart: like --forget, or neighbours (of the forget set)."),
+    ] = None
     data: Annotated[
         str | None, _option(DATA, "Data spec, e.g. digits?mislabel=0.1&seed=0, idx:DIR, npz:FILE, folder:DIR.")
     ] = None
@@ -111,8 +115,8 @@ def flag_values(checkpoints: Sequence[str], shared: Shared, section: Mapping[str
     entries = [{"path": path} for path in checkpoints]
     for role in ("original", "retrained", "unlearned"):
         entries += [{"path": path, "role": role} for path in getattr(shared, role) or ()]
-    named = ("forget", "unseen", "retain", "data", "model", "weights", "sample", "device", "precision", "batch_size")
-    found: dict[str, Any] = {name: getattr(shared, name) for name in (*named, "seed")}
+    named = ("forget", "unseen", "retain", "adjacent", "data", "model", "weights", "sample", "device", "precision")
+    found: dict[str, Any] = {name: getattr(shared, name) for name in (*named, "batch_size", "seed")}
     found |= {"mean": channel_values(shared.mean, "--mean"), "std": channel_values(shared.std, "--std")}
     found |= {"checkpoint": entries or None, "download": shared.download or None}
     found |= {

@@ -18,14 +18,18 @@ def _gaps(
 ) -> None:
     r"""How far is each model's accuracy from that of models retrained without the forget set?
 
-    Gaps are signed: unlearned minus the mean of the retrained ones.
+    Gaps are signed: unlearned minus the mean of the retrained ones. With
+    --adjacent, what is retained and close to the forget set is looked at apart
+    from the rest; neighbours are the nearest in the original's features.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       unlearn-audit gaps demo/unlearned.safetensors demo/retrained-1.safetensors \
       demo/retrained-2.safetensors --forget demo/forget.npy
 
       unlearn-audit gaps --unlearned u.pt --retrained r.pt --forget class:3
+
+      unlearn-audit gaps original.pt u.safetensors --forget class:3 --adjacent class:5
     """
     measure(checkpoints, shared, gaps={})
 

@@ -8,6 +8,7 @@ Unknown keys are refused and every problem is reported at once.
 from unlearn_audit.config.layers import (
     CONFIG_NAME,
     METADATA,
+    NEIGHBOURS,
     Layer,
     anchored_data_spec,
     code_is_allowed,
@@ -36,6 +37,7 @@ from unlearn_audit.config.settings import (
 __all__ = [
     "CONFIG_NAME",
     "METADATA",
+    "NEIGHBOURS",
     "SECTIONS",
     "ApplyEntry",
     "AuditConfig",

@@ -87,10 +87,10 @@ def file_layer(path: Path, *, origin: str) -> Layer:
 def environment_layer(variables: Mapping[str, str]) -> Layer:
     """Take what `UNLEARN_AUDIT_*` variables say.
 
-    These are `_DEVICE`, `_PRECISION`, `_DATA`, `_MODEL`, `_FORGET`, `_RETAIN`, `_UNSEEN`, and the numbers `_SEED`,
-    `_BATCH_SIZE` and `_SAMPLE`.
+    These are `_DEVICE`, `_PRECISION`, `_DATA`, `_MODEL`, `_FORGET`, `_RETAIN`, `_UNSEEN`, `_ADJACENT`, and the numbers
+    `_SEED`, `_BATCH_SIZE` and `_SAMPLE`.
     """
-    names = ("device", "precision", "data", "model", "forget", "retain", "unseen")
+    names = ("device", "precision", "data", "model", "forget", "retain", "unseen", "adjacent")
     counts = ("seed", "batch_size", "sample")
     found: dict[str, Any] = {}
     for name in (*names, *counts):
@@ -100,16 +100,19 @@ def environment_layer(variables: Mapping[str, str]) -> Layer:
     return Layer(ENVIRONMENT, found, "environment")
 
 
+NEIGHBOURS = "neighbours"  # of an adjacent set: the forget set's nearest in the features of the original
+
+
 def is_index_words(spec: str) -> bool:
     """Return whether an index spec is words such as `class:3`, not a file; `mislabelled.npy` is a file."""
     word, colon, _ = spec.partition(":")
-    return word in INDEX_WORDS and (bool(colon) or not Path(spec).suffix)
+    return spec == NEIGHBOURS or word in INDEX_WORDS and (bool(colon) or not Path(spec).suffix)
 
 
 def incomplete_words(spec: str) -> str | None:
     """Return how the words of an index spec are written, where these are not written so; None where they may be."""
     word, _, rest = spec.partition(":")
-    if not is_index_words(spec) or re.fullmatch(INDEX_WORDS[word].form, rest):
+    if spec == NEIGHBOURS or not is_index_words(spec) or re.fullmatch(INDEX_WORDS[word].form, rest):
         return None
     return INDEX_WORDS[word].written
 
@@ -132,7 +135,7 @@ INDEX_WORDS: Mapping[str, IndexWord] = {
 def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the values of a config file with its relative paths made absolute."""
     found = dict(values)
-    for key in ("forget", "retain", "unseen"):
+    for key in ("forget", "retain", "unseen", "adjacent"):
         if isinstance(found.get(key), str) and found[key] and not is_index_words(found[key]):
             found[key] = str(folder / found[key])
     if isinstance(found.get("data"), str):

@@ -151,7 +151,7 @@ def _missing(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
             yield ConfigIssue(("checkpoint", index, "path"), f"checkpoint.{index}.path: no such file: {path}")
     if "forget" not in values:
         yield ConfigIssue((), 'forget: not given; say what is to be forgotten, such as forget = "forget.npy"')
-    for key in ("forget", "retain", "unseen"):
+    for key in ("forget", "retain", "unseen", "adjacent"):
         spec = values.get(key)
         if isinstance(spec, str) and spec and not is_index_words(spec) and not os.path.isfile(spec):
             yield ConfigIssue((key,), f"{key}: no such file: {spec}")

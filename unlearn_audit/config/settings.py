@@ -303,6 +303,7 @@ class AuditConfig(ConfigModel):
     forget: IndexSpec | None = None
     retain: IndexSpec | None = None
     unseen: IndexSpec | None = None
+    adjacent: IndexSpec | None = None
     device: str = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     batch_size: Positive | None = None

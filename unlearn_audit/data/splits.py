@@ -29,6 +29,7 @@ class Splits:
         retain: [r] training indices, sorted; disjoint from `forget`.
         unseen: the twin of `measured`; its `forget` are those of `measured` that have a partner.
         pool: [p] test indices, sorted, that the twin was drawn from.
+        adjacent: a part of `retain` that has to do with the forget set, see `with_adjacent`; None where none is named.
         limitations: sentences that a report must carry.
         doubts: those of them that leave no model's numbers beyond doubt.
     """
@@ -39,6 +40,7 @@ class Splits:
     retain: NDArray[np.int64]
     unseen: Twin
     pool: NDArray[np.int64]
+    adjacent: IndexSet | None = None
     limitations: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
@@ -61,6 +63,11 @@ class Splits:
     def retain_examples(self) -> Examples:
         """The retain set."""
         return self.dataset.train.subset(self.retain)
+
+    @property
+    def remote(self) -> NDArray[np.int64]:
+        """[m] training indices, sorted: what is to be retained and is not adjacent to the forget set."""
+        return self.retain if self.adjacent is None else np.setdiff1d(self.retain, self.adjacent.indices)
 
     @property
     def lasting_test(self) -> NDArray[np.int64]:
@@ -90,6 +97,7 @@ def make_splits(
     *,
     unseen: str | ArrayLike | None = None,
     retain: str | ArrayLike | None = None,
+    adjacent: str | ArrayLike | None = None,
     sample: int | None = None,
     seed: int = 0,
     base: Path = Path("."),
@@ -101,13 +109,14 @@ def make_splits(
         forget: index spec into the training set, or the indices themselves, or a boolean mask.
         unseen: likewise into the test set that the twin is drawn from; default: the whole test set.
         retain: likewise into the training set; default: all that is not forgotten.
+        adjacent: likewise, a part of the retain set that is looked at apart, see `with_adjacent`.
         sample: measure at most this many forget examples, chosen by `seed`; default: all.
         seed: decides the sample and the twin.
         base: the folder that relative files start at.
 
     Raises:
         DataError: a spec is unfit, forget and retain set overlap, more than 1 % of the forget images stand in the test
-            set, or no forget example has an unseen partner.
+            set, or no forget example has an unseen partner; and as `with_adjacent`.
     """
     chosen = read_training_indices(forget, dataset, base=base)
     rest = np.setdiff1d(np.arange(len(dataset.train)), chosen.indices)
@@ -126,7 +135,44 @@ def make_splits(
     if len(twin) == len(dataset.test) > 1:
         limitations += ("the unseen twin is the whole test set: what is said of one is said of the other",)
     doubts = tuple(text for text, doubted in found if doubted)
-    return Splits(dataset, chosen, measured, rest, twin, pool, limitations, doubts)
+    splits = Splits(dataset, chosen, measured, rest, twin, pool, limitations=limitations, doubts=doubts)
+    return splits if adjacent is None else with_adjacent(splits, adjacent, base=base)
+
+
+def with_adjacent(splits: Splits, adjacent: IndexSet | str | ArrayLike, *, base: Path = Path(".")) -> Splits:
+    """Return the sets with some of the examples to retain named as adjacent: those that forgetting may harm first.
+
+    What is retained falls into two parts then, the adjacent and the remote examples (Cheng et al. 2026): a fine class
+    of the same superclass, a look-alike, the nearest neighbours in a model's features.
+
+    Args:
+        splits: the sets of an audit or of a method.
+        adjacent: the training examples, or what names them, as for a forget set.
+        base: the folder that a relative file starts at.
+
+    Raises:
+        DataError: the spec is unfit, the set meets the forget set, it holds what is not to be retained, or nothing
+            remote is left.
+    """
+    if isinstance(adjacent, IndexSet):
+        found = adjacent
+    else:
+        found = read_training_indices(adjacent, splits.dataset, base=base, role="adjacent")
+    forgotten = np.intersect1d(found.indices, splits.forget.indices)
+    if len(forgotten):
+        raise DataError(
+            f"adjacent set '{found.spec}' meets the forget set '{splits.forget.spec}': {len(forgotten)} examples, "
+            f"first {forgotten[0]}; name examples that are to be retained"
+        )
+    beyond = np.setdiff1d(found.indices, splits.retain)
+    if len(beyond):
+        raise DataError(
+            f"adjacent set '{found.spec}' is no part of the retain set: {len(beyond)} of its examples, first "
+            f"{beyond[0]}, are not to be retained"
+        )
+    if len(found) == len(splits.retain):
+        raise DataError(f"adjacent set '{found.spec}' is the whole retain set; nothing remote is left")
+    return replace(splits, adjacent=found)
 
 
 def read_training_indices(

@@ -4,7 +4,7 @@ import json
 
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.gate.doubting import doubts_about
-from unlearn_audit.report import AuditReport, Data, Measurement, Subject
+from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Subject
 
 
 def earlier(metric: str, entry: Subject, report: AuditReport, baseline: AuditReport) -> Measurement | str:
@@ -67,5 +67,5 @@ def _instrument(report: AuditReport, section: str) -> dict[str, str]:
 
 
 def _digest(data: Data, name: str) -> str | None:
-    found = {"forget": data.forget, "retain": data.retain, "test": data.test, "unseen": data.unseen}[name]
+    found: SetSummary | None = getattr(data, name)
     return None if found is None else found.measured_sha256 or found.sha256

@@ -7,6 +7,7 @@ nobody names is read off the weights. `origins` remembers who said what.
 from unlearn_audit.inputs.candidates import IN_MEMORY, SAMPLE, Candidate
 from unlearn_audit.inputs.entries import read_entry, resolve_data, unique_labels
 from unlearn_audit.inputs.inspection import inspect_checkpoint
+from unlearn_audit.inputs.neighbours import with_neighbours
 from unlearn_audit.inputs.resolving import NO_FORGET_SET, Inputs, resolve_inputs
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "resolve_data",
     "resolve_inputs",
     "unique_labels",
+    "with_neighbours",
 ]

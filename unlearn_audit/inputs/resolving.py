@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unlearn_audit.checkpoints import Checkpoint, check_finite
-from unlearn_audit.config import Resolved
+from unlearn_audit.config import NEIGHBOURS, Resolved
 from unlearn_audit.data import Splits, make_splits
 from unlearn_audit.engine import Device, setup_device
 from unlearn_audit.errors import UsageError
@@ -101,7 +101,13 @@ def resolve_inputs(request: Resolved, *, others: Sequence[Checkpoint] = (), prog
         progress("reading checkpoints", index + 1, len(config.checkpoint), entry.path)
     dataset, origin, notes = resolve_data(config, request.origins, checkpoints)
     splits = make_splits(
-        dataset, config.forget, unseen=config.unseen, retain=config.retain, sample=config.sample, seed=config.seed
+        dataset,
+        config.forget,
+        unseen=config.unseen,
+        retain=config.retain,
+        adjacent=None if config.adjacent == NEIGHBOURS else config.adjacent,  # these take a model
+        sample=config.sample,
+        seed=config.seed,
     )
     labels = tuple(unique_labels(config.checkpoint))
     return Inputs(request, compute, tuple(checkpoints), labels, splits, origin, notes, (*others, *checkpoints))

@@ -157,7 +157,8 @@ def _checkpoints(report: AuditReport) -> SmallTable:
 
 def _data(report: AuditReport) -> SmallTable:
     data = report.data
-    sets = {"forget": data.forget, "retain": data.retain, "test": data.test, "unseen twin": data.unseen}
+    sets = {"forget": data.forget, "retain": data.retain, "test": data.test, "unseen twin": data.unseen,
+            "adjacent": data.adjacent, "remote": data.remote}  # fmt: skip
     cells = [(name, str(one.n), one.described, one.sha256) for name, one in sets.items() if one is not None]
     if data.forget.is_sampled:
         whole, *others = cells

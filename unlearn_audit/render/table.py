@@ -141,7 +141,8 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     unseen = f", unseen twin {data.unseen.n}" if data.unseen else ""
     part = f", {data.forget.measured} of them measured" if data.forget.is_sampled else ""
     forget = f"forget {data.forget.n} ({data.forget.described}{part})"
-    notes = [f"{forget}, retain {data.retain.n}, test {data.test.n}{unseen}"]
+    parts = f" (adjacent {data.adjacent.n}, remote {data.remote.n})" if data.adjacent and data.remote else ""
+    notes = [f"{forget}, retain {data.retain.n}{parts}, test {data.test.n}{unseen}"]
     notes += _assumed_inputs(report)
     rcd = next((m for m in report.measurements if m.name == "rcd.raw"), None)
     if rcd is not None:

@@ -242,7 +242,10 @@ class SetSummary(FrozenModel):
 
 
 class Data(FrozenModel):
-    """The data that everything was measured on; `class_names` number the classes, where they have names."""
+    """The data that everything was measured on; `class_names` number the classes, where they have names.
+
+    `adjacent` and `remote` are the two parts of the retain set, where an adjacent set was named.
+    """
 
     source: str
     sha256: Digest
@@ -251,6 +254,8 @@ class Data(FrozenModel):
     retain: SetSummary
     test: SetSummary
     unseen: SetSummary | None = None
+    adjacent: SetSummary | None = None
+    remote: SetSummary | None = None
 
 
 class Tool(FrozenModel):

@@ -149,7 +149,7 @@ def _plan(
     """Return the plan and the index sets that go with it."""
     config = request.config
     # The pool is of all training examples, whatever a method is to retain.
-    inputs = resolve_inputs(Resolved(config.model_copy(update={"retain": None}), request.origins))
+    inputs = resolve_inputs(Resolved(config.model_copy(update={"retain": None, "adjacent": None}), request.origins))
     checkpoints, splits, dataset = inputs.checkpoints, inputs.splits, inputs.splits.dataset
     target = _target(checkpoints, recipe)
     candidate = inputs.candidate(target)
