@@ -165,6 +165,7 @@ def test_one_example_most_of_the_set_and_a_whole_class_can_be_forgotten(
 # Steps of one pass with such batches, and examples: of the forget set, of the retain set.
 ONE_PASS = {
     "ssd": (0, 2, 1), "ft": (1, 0, 1), "ft-wd": (1, 0, 1), "l1-sparse": (1, 0, 1), "ga": (1, 1, 0), "ieu": (1, 1, 1),
+    "cf-k": (1, 0, 1), "eu-k": (1, 0, 1), "ct": (1, 0, 1),
     "neggrad-plus": (1, 1, 1), "rl": (2, 1, 1), "scrub": (2, 1, 1), "salun": (2, 2, 1),
 }  # fmt: skip
 

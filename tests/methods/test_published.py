@@ -38,6 +38,9 @@ SOURCES: dict[str, dict[str, Any]] = {
     "scrub": {"step_size": 5e-4, "epochs": 3, "forget_epochs": 2, "batch_size": 128, "forget_batch_size": 32,
               "alpha": 0.001, "gamma": 0.99, "temperature": 4.0, "schedule": "milestones:3,5,9"},
     "ssd": {"alpha": 10.0, "dampening": 1.0, "batch_size": 128},
+    "msg": {"redrawn": 0.3, "step_size": 1e-3, "epochs": 5, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 64},
+    "ct": {"step_size": 1e-3, "epochs": 3, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"},
+    "cf-k": {"epochs": 62, "step_size": 0.1, "weight_decay": 5e-5, "batch_size": 64},
     "ieu": {"schedule": "constant", "scale": "total_d", "draw": "fresh", "include_1d": True, "loss_clip": "none",
             "batch_size": "full", "momentum": 0.0},
 }  # fmt: skip

@@ -29,7 +29,7 @@ from unlearn_audit.engine.loop import (
     descend,
 )
 from unlearn_audit.engine.mixture import MixedBatch, MixedSet, Mixture
-from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, predict
+from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, modes_kept, predict
 from unlearn_audit.streams import derive_seed
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "derive_seed",
     "descend",
     "full_float32",
+    "modes_kept",
     "one_thread",
     "predict",
     "setup_device",

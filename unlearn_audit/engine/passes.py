@@ -1,6 +1,7 @@
 """One look at a whole set: its logits, or its losses with the gradient of their mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,21 @@ def predict(model: nn.Module, images: Tensor, transform: Inputs, *, compute: Dev
             with models_own("predictions stopped"):
                 found.append(model(batch).float().cpu())
     return torch.cat(found).numpy() if found else np.zeros((0, 0), dtype=np.float32)
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Let a model be looked at in the block; after it each part is in the mode, training or not, that it was in.
+
+    Yields:
+        Nothing.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 class Pass(NamedTuple):

@@ -13,6 +13,7 @@ from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import (
     LoopSettings,
+    Objective,
     Schedule,
     Share,
     mean_loss,
@@ -65,14 +66,23 @@ def run_ft_wd(context: UnlearningContext, settings: FtWdSettings) -> Unlearned:
     return _fine_tune(context, settings, alpha=settings.alpha, task="FT-WD")
 
 
-def _fine_tune(context: UnlearningContext, settings: LoopSettings, *, alpha: float, task: str) -> Unlearned:
+def on_retain(context: UnlearningContext, settings: LoopSettings) -> Objective:
+    """Return fine-tuning's objective: the mean loss of a retain batch, and nothing else.
+
+    Raises:
+        UsageError: the retain set is empty.
+    """
     retain = minibatches(context, "retain", settings)
 
     def terms(step: int) -> Terms:
         return {"retain": Term(mean_loss(context, retain, step), side="retain")}
 
+    return paired(retain, None, terms)
+
+
+def _fine_tune(context: UnlearningContext, settings: LoopSettings, *, alpha: float, task: str) -> Unlearned:
     shrinking = [(REINIT, ReinitSettings(alpha=alpha, scale="none"))] if alpha < 1 else []
-    return run_composition(context, paired(retain, None, terms), settings, own=shrinking, task=task)
+    return run_composition(context, on_retain(context, settings), settings, own=shrinking, task=task)
 
 
 FT = Method("ft", "Warnecke et al. 2021; values of the Unlearn-Saliency code", FtSettings, run_ft)

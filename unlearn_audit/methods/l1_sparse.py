@@ -4,10 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
-from unlearn_audit.methods.ft import FtSettings
-from unlearn_audit.methods.loop import mean_loss, minibatches, paired, run_composition
+from unlearn_audit.methods.ft import FtSettings, on_retain
+from unlearn_audit.methods.loop import run_composition
 from unlearn_audit.methods.transforms.l1 import L1, L1Settings
 
 
@@ -25,13 +24,8 @@ class L1SparseSettings(FtSettings):
 
 def run_l1_sparse(context: UnlearningContext, settings: L1SparseSettings) -> Unlearned:
     """Descend CE(retain) + alpha_t·|weights|_1, alpha_t = alpha·(1 - epoch/epochs)."""
-    retain = minibatches(context, "retain", settings)
-
-    def terms(step: int) -> Terms:
-        return {"retain": Term(mean_loss(context, retain, step), side="retain")}
-
     penalty = L1Settings(alpha=settings.alpha, decay=settings.decay, free_epochs=settings.free_epochs)
-    return run_composition(context, paired(retain, None, terms), settings, own=[(L1, penalty)], task="l1-sparse")
+    return run_composition(context, on_retain(context, settings), settings, own=[(L1, penalty)], task="l1-sparse")
 
 
 L1_SPARSE = Method(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine import Hooks, Term, predict
+from unlearn_audit.engine import Hooks, Term, modes_kept, predict
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import (
@@ -131,9 +131,9 @@ class _Rewind:
         if self.turns.at(step + 1).epoch == turn.epoch:
             return
         memory, model = self.context.memory, self.context.model
-        memory[f"{turn.epoch}/error"] = torch.tensor(self._error(self.context.splits.forget_examples))
+        with modes_kept(model):
+            memory[f"{turn.epoch}/error"] = torch.tensor(self._error(self.context.splits.forget_examples))
         memory.update({f"{turn.epoch}/weights/{name}": each.clone() for name, each in model.state_dict().items()})
-        model.train()
 
     def choose(self) -> str:
         """Load the chosen epoch's weights and say which one it is."""

@@ -15,18 +15,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
-from unlearn_audit.methods.loop import (
-    LoopSettings,
-    Schedule,
-    Share,
-    Step,
-    mean_loss,
-    minibatches,
-    paired,
-    run_composition,
-)
+from unlearn_audit.methods.ft import on_retain
+from unlearn_audit.methods.loop import LoopSettings, Schedule, Share, Step, run_composition
 from unlearn_audit.methods.transforms.reinit import REINIT, ReinitSettings
 
 
@@ -57,15 +48,9 @@ def run_shrink_perturb(context: UnlearningContext, settings: ShrinkPerturbSettin
     Beside `retrain --epochs 5`, which costs the same and takes nothing over from the original, it keeps more accuracy
     where the recipe needs its epochs: audit both.
     """
-    retain = minibatches(context, "retain", settings)
-
-    def terms(step: int) -> Terms:
-        return {"retain": Term(mean_loss(context, retain, step), side="retain")}
-
     fresh = ReinitSettings(alpha=settings.keep, at="start")
-    return run_composition(
-        context, paired(retain, None, terms), settings, own=[(REINIT, fresh)], task="shrink and perturb"
-    )
+    objective = on_retain(context, settings)
+    return run_composition(context, objective, settings, own=[(REINIT, fresh)], task="shrink and perturb")
 
 
 SHRINK_PERTURB = Method("shrink-perturb", "ours, after Ash & Adams 2020", ShrinkPerturbSettings, run_shrink_perturb)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from unlearn_audit.data import Examples, make_spare_twin
-from unlearn_audit.engine import Hooks, Stop, predict
+from unlearn_audit.engine import Hooks, Stop, modes_kept, predict
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.metrics import Distance, cross_entropy, kolmogorov_smirnov
@@ -123,8 +123,8 @@ class Unseen:
         )
 
     def _distance(self) -> Distance | None:
-        ours, theirs = (self._losses(examples) for examples in (self.forget, self.twin.examples))
-        self.context.model.train()
+        with modes_kept(self.context.model):
+            ours, theirs = (self._losses(examples) for examples in (self.forget, self.twin.examples))
         return kolmogorov_smirnov(ours, theirs)
 
     def _losses(self, examples: Examples) -> NDArray[np.float64]:

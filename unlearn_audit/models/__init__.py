@@ -7,6 +7,7 @@ from unlearn_audit.models.hugging_face import spec_of_config, written_out
 from unlearn_audit.models.loading import flops_per_image, load_state, other_types, parameter_count
 from unlearn_audit.models.naming import NameReading, normalises_itself, read_for, read_names, wanted_by
 from unlearn_audit.models.recognition import Identified, identify
+from unlearn_audit.models.redrawing import cannot_redraw, redrawn
 
 __all__ = [
     "RGB",
@@ -15,6 +16,7 @@ __all__ = [
     "NameReading",
     "adapt",
     "build",
+    "cannot_redraw",
     "check_name",
     "flops_per_image",
     "identify",
@@ -29,6 +31,7 @@ __all__ = [
     "parameter_count",
     "read_for",
     "read_names",
+    "redrawn",
     "spec_of_config",
     "wanted_by",
     "written_out",
