@@ -56,6 +56,7 @@ CASES = {
     "salun": Case("salun", {"steps": 45, "batch_size": 128}),
     "neggrad-plus": Case("neggrad-plus", {"steps": 45, "optimizer": "adam", "step_size": 1e-3}),
     "ft": Case("ft", {"steps": 45}, ("mask:random", "reinit:draw=fixed", "l1")),
+    "two sides": Case("neggrad-plus", {"steps": 45, **MOMENTUM}, ("nash", "feasible:focus-opt,on=step")),
     "retrain": Case("retrain", {}),
 }
 

@@ -70,6 +70,10 @@ TRANSFORMS: Mapping[str, Entry] = {
     ),
     "mask": Entry("unlearn_audit.methods.transforms.mask:MASK", "only the most salient weights, or random ones, move"),
     "l1": Entry("unlearn_audit.methods.transforms.l1:L1", "an l1 penalty that fades"),
+    "feasible": Entry(
+        "unlearn_audit.methods.transforms.feasible:FEASIBLE", "of each step what makes neither forget nor retain worse"
+    ),
+    "nash": Entry("unlearn_audit.methods.transforms.nash:NASH", "the bisector of the forget and the retain gradient"),
 }
 
 ATTACKS: Mapping[str, Entry] = {

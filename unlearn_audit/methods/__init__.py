@@ -55,6 +55,7 @@ class StepTransform:
         settings: its settings with their defaults; a `variant` among them is what may stand right after the colon.
         make: (context, settings, course) -> what to do in each step.
         deviations: how it differs from its source in what is no setting, in words.
+        two_sided: whether every step must hold a term of the forget and one of the retain side.
     """
 
     name: str
@@ -62,6 +63,7 @@ class StepTransform:
     settings: type[Settings]
     make: Callable[["UnlearningContext", Any, Course], Hooks]
     deviations: tuple[str, ...] = ()
+    two_sided: bool = False
 
 
 @dataclass(frozen=True)

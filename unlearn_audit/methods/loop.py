@@ -17,6 +17,7 @@ from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Course, Extra, Settings, StepTransform, Unlearned, UnlearningContext
 from unlearn_audit.methods.published import BUDGET
 from unlearn_audit.methods.stopping import StopAt, Unseen, first_of, stop_at_losses
+from unlearn_audit.methods.two_sides import refuse_one_sided
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Step = Annotated[float, Field(gt=0, le=1e30)]
@@ -108,6 +109,7 @@ class Objective:
         epoch_of: step -> its epoch, from 0.
         gradients: steps -> gradients of single examples taken in the first so many steps.
         losses: which of the terms "retain" and "forget" it has, so that a stop may ask for them.
+        sides: of which sets every step has a batch, as far as is known; none where the sets take turns.
     """
 
     terms: Callable[[int], Terms]
@@ -115,6 +117,7 @@ class Objective:
     epoch_of: Callable[[int], int]
     gradients: Callable[[int], int]
     losses: tuple[str, ...]
+    sides: tuple[str, ...] = ("forget", "retain")
 
 
 def run_composition(
@@ -140,7 +143,7 @@ def run_composition(
         What was done.
 
     Raises:
-        UsageError: a stop asks for a loss that the method never takes.
+        UsageError: a stop asks for a loss that the method never takes, or a transform for two sides of one step.
         MeasurementError: it diverged.
     """
     at_losses = stop_at_losses(
@@ -150,6 +153,8 @@ def run_composition(
     course = Course(_budget(settings, objective), objective.epoch_of)
     extras = [*(Extra(transform, chosen) for transform, chosen in own), *context.extras]
     hooks = [*(extra.transform.make(context, extra.settings, course) for extra in extras), *hooks]
+    if not any(hook.terms for hook in hooks):  # a term that joins may be of the side that the objective lacks
+        refuse_one_sided([each.transform.name for each in extras if each.transform.two_sided], objective.sides, task)
     hooks = [*hooks, unseen.hooks()] if unseen else hooks
     if settings.bn == "frozen":
         hooks = [Hooks(begin=lambda: freeze_batchnorm(context.model)), *hooks]
@@ -312,6 +317,7 @@ def paired(
         epoch_of=lambda step: step // per_epoch,
         gradients=lambda steps: sum(each.taken(steps) for each in batches),
         losses=tuple(name for name in losses if there[name]),
+        sides=tuple(name for name in there if there[name]),
     )
 
 
@@ -370,4 +376,4 @@ class Turns:
             turn = self.at(step)
             return on_forget(turn.batch) if turn.on_forget else on_retain(turn.batch)
 
-        return Objective(terms, self.length, lambda step: self.at(step).epoch, self.gradients, ("retain",))
+        return Objective(terms, self.length, lambda step: self.at(step).epoch, self.gradients, ("retain",), sides=())
