@@ -33,6 +33,8 @@ STREAMS: Mapping[str, str] = {
     "reinit": "noise of the re-initialisation",
     "random labels": "labels that relabelling methods give",
     "random mask": "weights that a random mask leaves alone",
+    "fisher": "noise of Fisher forgetting",
+    "influence": "retain examples of influence unlearning's curvature, and the probes of its mean",
     "shadow": "seeds of shadow models",
     "treatment": "seeds of the unlearning of shadow models",
     "demo": "seeds of the models of the demo, and which examples a partly retrained one keeps",

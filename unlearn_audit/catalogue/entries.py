@@ -58,6 +58,8 @@ METHODS: Mapping[str, Entry] = {
     "ct": Entry("unlearn_audit.methods.ct:CT", "transpose every convolution kernel, then fine-tune on retain"),
     "l1-sparse": Entry("unlearn_audit.methods.l1_sparse:L1_SPARSE", "fine-tune with an l1 penalty that fades"),
     "ssd": Entry("unlearn_audit.methods.ssd:SSD", "dampen weights that matter most to the forget set; no training"),
+    "fisher": Entry("unlearn_audit.methods.fisher:FISHER", "noise on every weight, as much as retain bears"),
+    "iu": Entry("unlearn_audit.methods.iu:IU", "one Newton step away from the forget set; no training"),
     "retrain": Entry("unlearn_audit.methods.retrain:RETRAIN", "train anew without the forget set: the reference"),
 }
 

@@ -28,10 +28,20 @@ class SsdSettings(Settings):
     batch_size: Annotated[int, Field(gt=0)] = Field(default=128, description="examples whose mean gradient is squared")
 
 
-def importance(context: UnlearningContext, examples: Examples, batch_size: int, task: str) -> list[Tensor]:
+def importance(
+    context: UnlearningContext, examples: Examples, batch_size: int, task: str, *, expected: bool = False
+) -> list[Tensor]:
     """Return, for each trainable parameter, the mean over batches of the squared mean gradient, in evaluation mode.
 
     Batches are as equal as can be and in order, so that the result depends on the set and the batch size alone.
+
+    Args:
+        context: the model, and where it is computed.
+        examples: the set.
+        batch_size: examples whose mean gradient is squared.
+        task: its name in the progress.
+        expected: instead of the examples' own labels give a batch each label y in turn, and weigh its square by the
+            batch's mean probability of y; with batches of one this is the diagonal of the Fisher information.
     """
     model, parameters = context.model.eval(), list(trainable(context.model).values())
     sums = [torch.zeros_like(parameter) for parameter in parameters]
@@ -39,10 +49,16 @@ def importance(context: UnlearningContext, examples: Examples, batch_size: int, 
     for done, part in enumerate(parts):
         images = context.transform(examples.images[part].to(context.compute.device))
         images = images.contiguous(memory_format=torch.channels_last)
-        losses = example_losses(logits_of(context, images), examples.labels[part].to(context.compute.device))
-        gradients = torch.autograd.grad(losses.mean(), parameters, allow_unused=True, materialize_grads=True)
-        for total, gradient in zip(sums, gradients, strict=True):
-            total.addcmul_(gradient, gradient)
+        logits = logits_of(context, images)
+        labels = examples.labels[part].to(context.compute.device)
+        shares = logits.detach().softmax(dim=1).mean(dim=0) if expected else torch.ones(1)
+        for given, share in enumerate(shares.tolist()):
+            losses = example_losses(logits, torch.full_like(labels, given) if expected else labels)
+            gradients = torch.autograd.grad(
+                losses.mean(), parameters, retain_graph=expected, allow_unused=True, materialize_grads=True
+            )
+            for total, gradient in zip(sums, gradients, strict=True):
+                total.addcmul_(gradient, gradient, value=share)
         context.progress(task, done + 1, len(parts))
     model.zero_grad(set_to_none=True)
     return [total / len(parts) for total in sums]
