@@ -39,7 +39,8 @@ every_method = pytest.mark.parametrize("name", METHODS)
 
 def short(name: str) -> list[object]:
     """A budget of next to nothing."""
-    others: dict[str, list[object]] = {"retrain": ["--epochs", 1], "iu": ["--iterations", 2, "--sample", 64]}
+    others: dict[str, list[object]] = {"retrain": ["--epochs", 1], "iu": ["--iterations", 2, "--sample", 64],
+                                      "fisher": ["--batch-size", 500]}  # fmt: skip
     return others.get(name, ["--steps", 3] if method(name).composes else [])
 
 
@@ -312,6 +313,7 @@ def test_what_a_run_takes_is_known_before_it(name: str, settings: dict[str, Any]
     splits = make_splits(load_data("digits?train=200"), "range:0-39")
     chosen = method(name)
     budget = {"epochs": 1} if name in ("retrain", "scrub") else {"steps": 7} if chosen.composes else {}
+    budget = {"iterations": 3, "sample": 32} if name == "iu" else budget
     values = parse_settings(chosen, settings | budget)
     problem = UnlearningContext(make_net(classes=10), splits.dataset.transform, splits, CPU, 0, spec="small-cnn",
                       extras=parse_extras(extras))  # fmt: skip
