@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
-from small_problems import CPU, HALF, Plain, make_context, make_net, watch_inputs
+from small_problems import CPU, HALF, Plain, make_context, make_net, make_small_splits, watch_inputs
 from torch import nn
 
 from unlearn_audit import catalogue
@@ -93,11 +93,13 @@ def test_settings_of_the_loop_are_checked(name: str, settings: dict[str, Any], c
         parse_settings(method(name), settings)
 
 
-def test_no_steps_leave_the_weights_alone(splits: Splits) -> None:
+def test_no_steps_leave_the_weights_alone(noise: Any, splits: Splits) -> None:
+    one_class = make_small_splits(noise, forget="class:3")
     for name in COMPOSING:
         model = make_net()
         before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-        done = method(name).run(make_context(model, splits), parse_settings(method(name), {"steps": 0}))
+        problem = make_context(model, one_class if method(name).whole_classes else splits)
+        done = method(name).run(problem, parse_settings(method(name), {"steps": 0}))
         assert done.steps == 0
         assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items()), name
 
@@ -319,8 +321,9 @@ def test_a_part_of_an_epoch_is_as_many_steps_as_that_part() -> None:
 # ----- which side a term serves, BatchNorm at rest, figures of a run
 
 
-def test_every_term_on_a_set_says_which_side_it_serves(splits: Splits) -> None:
+def test_every_term_on_a_set_says_which_side_it_serves(noise: Any, splits: Splits) -> None:
     sides: dict[str, set[Any]] = {}
+    one_class = make_small_splits(noise, forget="class:3")
 
     def watch(name: str) -> Hooks:
         return Hooks(parts=True, gradient=lambda step, parts: sides[name].update(part.side for part in parts.values()))
@@ -329,11 +332,12 @@ def test_every_term_on_a_set_says_which_side_it_serves(splits: Splits) -> None:
         sides[name] = set()
         joining = Extra(StepTransform("watch", "", Settings, lambda context, settings, course, name=name: watch(name)),
                         Settings())  # fmt: skip
-        context = make_context(Plain(), splits, extras=(joining,))
+        context = make_context(make_net(), one_class if method(name).whole_classes else splits, extras=(joining,))
         method(name).run(context, parse_settings(method(name), {"steps": 12, "batch_size": 64}))
     assert sides["ieu"] == sides["neggrad-plus"] == sides["scrub"] == sides["rl"] == {"retain", "forget"}
     assert sides["ft"] == {"retain"}
-    assert sides["ga"] == {"forget"}
+    assert sides["ga"] == sides["delete"] == {"forget"}
+    assert sides["trw"] == {"retain", "forget"}
 
 
 def test_frozen_batchnorm_moves_no_buffer_and_normalises_by_its_running_statistics(splits: Splits) -> None:

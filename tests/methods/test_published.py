@@ -14,7 +14,7 @@ from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.published import deviations, published_value, with_published
 from unlearn_audit.methods.transforms.reinit import ReinitSettings
 
-OURS = {"ft-wd", "retrain"}
+OURS = {"ft-wd", "retrain", "mask-only"}
 
 
 def method(name: str) -> Method:
@@ -41,6 +41,8 @@ SOURCES: dict[str, dict[str, Any]] = {
     "msg": {"redrawn": 0.3, "step_size": 1e-3, "epochs": 5, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 64},
     "ct": {"step_size": 1e-3, "epochs": 3, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"},
     "cf-k": {"epochs": 62, "step_size": 0.1, "weight_decay": 5e-5, "batch_size": 64},
+    "delete": {"step_size": 1e-4, "epochs": 20, "batch_size": 128, "momentum": 0.9, "weight_decay": 0.0},
+    "trw": {"beta": 10.0},
     "ieu": {"schedule": "constant", "scale": "total_d", "draw": "fresh", "include_1d": True, "loss_clip": "none",
             "batch_size": "full", "momentum": 0.0},
 }  # fmt: skip
@@ -81,6 +83,11 @@ DEFAULTS = {
     "neggrad-plus": ["of our own, since no value is published: batch_size 64"],
     "scrub": [],
     "ssd": [],
+    "delete": [],
+    "trw": [
+        "of our own, since no value is published: temperature 0.1, energy 0.9, retain_weight 1, step_size 0.01, "
+        "epochs 10, batch_size 128, momentum 0.9, weight_decay 0.0005"
+    ],
     "ieu": [
         "batch_size is 64, published is full",
         "the ascended loss of an example is clipped at 15 nats, in the source none",

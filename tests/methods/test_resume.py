@@ -46,6 +46,7 @@ class Case:
     method: str
     settings: dict[str, Any]
     extras: tuple[str, ...] = ()
+    forget: str = ""
 
 
 MOMENTUM = {"momentum": 0.9, "weight_decay": 5e-4}
@@ -57,6 +58,7 @@ CASES = {
     "neggrad-plus": Case("neggrad-plus", {"steps": 45, "optimizer": "adam", "step_size": 1e-3}),
     "ft": Case("ft", {"steps": 45}, ("mask:random", "reinit:draw=fixed", "l1")),
     "two sides": Case("neggrad-plus", {"steps": 45, **MOMENTUM}, ("nash", "feasible:focus-opt,on=step")),
+    "trw": Case("trw", {"steps": 45, "batch_size": 32}, forget="class:3"),
     "retrain": Case("retrain", {}),
 }
 
@@ -65,7 +67,7 @@ def apply(case: Case, folder: Path, tiny: Path, *, seed: int = 0, **more: Any) -
     """Run a case; the state is written at every look."""
     asked = {
         "checkpoint": [{"path": str(more.pop("parent", tiny / "original.safetensors"))}],
-        "forget": str(more.pop("forget", tiny / "forget.npy")),
+        "forget": str(more.pop("forget", case.forget or tiny / "forget.npy")),
         "device": "cpu",
         "seed": seed,
     } | ({"batch_size": more.pop("chunk")} if "chunk" in more else {})

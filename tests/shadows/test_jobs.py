@@ -20,10 +20,11 @@ import torch
 from conftest import Run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_fleets import contents, plan_small
+from small_fleets import contents, plan_small, small_request
 
 from unlearn_audit import training as recipes
 from unlearn_audit.errors import MeasurementError, OutputError, UsageError
+from unlearn_audit.methods.apply import apply_method
 from unlearn_audit.progress import Progress
 from unlearn_audit.shadows import (
     FleetContext,
@@ -649,3 +650,27 @@ def test_ctrl_c_ends_a_worker_with_130_and_leaves_no_claim(
     assert left_behind(empty.folder.path) == []
     with pytest.raises(UsageError, match="is no fleet"):
         open_fleet_context(empty.folder.path / "models")
+
+
+# ----- methods of whole classes
+
+
+def test_a_shadow_model_forgets_all_it_saw_of_a_class_where_the_method_takes_nothing_less(
+    target: Path, tmp_path: Path
+) -> None:
+    """The twin is too small for the class: for other methods a shadow model keeps what has no partner."""
+    apply_method(
+        "trw", tmp_path / "u.safetensors", small_request(target, "original", forget="class:3"), {"steps": 2}, clock=None
+    )
+    plan_small(tmp_path / "s", target, "original", str(tmp_path / "u"), forget="class:3", unseen="range:0-39", count=2)
+    context = open_fleet_context(tmp_path / "s")
+    assert not context.splits.unseen.complete
+    assert work(context) == 4
+    (job,) = [each for each in context.jobs if each.treatment is not None and each.number == 0]
+    whole, part = (WORK._forgetting(context, job, whole_classes=each) for each in (True, False))
+    assert sorted({*whole.forget.indices, *whole.retain}) == list(range(len(whole.dataset.train)))
+    assert (whole.dataset.train.labels[whole.forget.indices] == 3).all()
+    assert not (whole.dataset.train.labels[whole.retain] == 3).any()
+    assert len(whole.dataset.train) == len(WORK._inside(context, job)) == len(part.forget) + len(part.retain)
+    assert (part.dataset.train.labels[part.retain] == 3).any()
+    assert set(part.forget.indices) < set(WORK._inside(context, job)[whole.forget.indices])

@@ -57,6 +57,11 @@ METHODS: Mapping[str, Entry] = {
     "msg": Entry("unlearn_audit.methods.msg:MSG", "draw anew the kernel weights that both sets pull alike, fine-tune"),
     "ct": Entry("unlearn_audit.methods.ct:CT", "transpose every convolution kernel, then fine-tune on retain"),
     "l1-sparse": Entry("unlearn_audit.methods.l1_sparse:L1_SPARSE", "fine-tune with an l1 penalty that fades"),
+    "trw": Entry("unlearn_audit.methods.trw:TRW", "fit a forgotten class to what a model without it might say of it"),
+    "delete": Entry("unlearn_audit.methods.delete:DELETE", "distil the original without the label's class; no retain"),
+    "mask-only": Entry(
+        "unlearn_audit.methods.mask_only:MASK_ONLY", "bar forgotten classes as answers, no training: a control"
+    ),
     "ssd": Entry("unlearn_audit.methods.ssd:SSD", "dampen weights that matter most to the forget set; no training"),
     "fisher": Entry("unlearn_audit.methods.fisher:FISHER", "noise on every weight, as much as retain bears"),
     "iu": Entry("unlearn_audit.methods.iu:IU", "one Newton step away from the forget set; no training"),

@@ -8,7 +8,7 @@ from unlearn_audit.data.pool import Pool, make_pool
 from unlearn_audit.data.queries import QUERY_COUNTS, query
 from unlearn_audit.data.spare_twin import make_spare_twin
 from unlearn_audit.data.spec import is_code, parse_spec
-from unlearn_audit.data.splits import Splits, make_splits, read_training_indices, with_adjacent
+from unlearn_audit.data.splits import Splits, make_splits, read_training_indices, whole_classes, with_adjacent
 from unlearn_audit.data.twin import Twin
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "read_indices",
     "read_training_indices",
     "rows_digest",
+    "whole_classes",
     "with_adjacent",
 ]

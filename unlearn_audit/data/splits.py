@@ -11,11 +11,12 @@ from unlearn_audit.data.copies import Copies, find_copies
 from unlearn_audit.data.examples import Dataset, Examples
 from unlearn_audit.data.indices import IndexSet, read_indices
 from unlearn_audit.data.twin import Twin, make_twin
-from unlearn_audit.errors import DataError
+from unlearn_audit.errors import DataError, UsageError
 from unlearn_audit.streams import generator
 
 TOLERATED = 0.01  # share of a set that may stand in another one as well
 LASTING = 0.1  # share of a class that is kept, below which it counts as forgotten
+NAMED = 3  # classes that a message names before it counts them
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +174,30 @@ def with_adjacent(splits: Splits, adjacent: IndexSet | str | ArrayLike, *, base:
     if len(found) == len(splits.retain):
         raise DataError(f"adjacent set '{found.spec}' is the whole retain set; nothing remote is left")
     return replace(splits, adjacent=found)
+
+
+def whole_classes(splits: Splits, *, wanted_by: str) -> NDArray[np.int64]:
+    """Return the classes whose training examples, by observed label, are together the forget set, sorted.
+
+    Args:
+        splits: the sets.
+        wanted_by: what cannot do with less, and why, for the message.
+
+    Raises:
+        UsageError: training examples of a class that is to be forgotten are left.
+    """
+    labels = splits.dataset.train.labels.numpy()
+    rows = splits.forget.indices
+    classes = np.unique(labels[rows]).astype(np.int64)
+    everything = int(np.isin(labels, classes).sum())
+    if len(rows) < everything:
+        numbers = ", ".join(map(str, classes[:NAMED]))
+        which = numbers if len(classes) <= NAMED else f"{numbers}, … ({len(classes)} classes)"
+        raise UsageError(
+            f"{wanted_by}; the forget set '{splits.forget.spec}' is {len(rows)} of the {everything} training examples "
+            f"with label {which}: name whole classes, such as --forget class:{classes[0]}"
+        )
+    return classes
 
 
 def read_training_indices(

@@ -147,6 +147,8 @@ class Method:
         composes: whether it is a loop that takes `--with`.
         role: of the model that it makes.
         deviations: how it differs from its source in what is no setting, in words.
+        whole_classes: whether it takes nothing but all training examples of some classes; a shadow model that goes
+            through it then forgets all that it saw of them, those without a partner in the unseen twin included.
     """
 
     name: str
@@ -156,3 +158,4 @@ class Method:
     composes: bool = True
     role: Literal["unlearned", "retrained"] = "unlearned"
     deviations: tuple[str, ...] = ()
+    whole_classes: bool = False

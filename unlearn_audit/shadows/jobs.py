@@ -274,7 +274,7 @@ def _unlearn(
     unlearning = UnlearningContext(
         model,
         Transform(context.plan.mean, context.plan.std),
-        _forgetting(context, job),
+        _forgetting(context, job, whole_classes=method.whole_classes),
         context.compute,
         _seed(context.plan, job),
         progress,
@@ -294,16 +294,22 @@ def expected_gradients(context: FleetContext, job: Job) -> int:
     return _unlearn(context, job, job.treatment, model, progress=silent, count_only=True).gradient_evaluations
 
 
-def _forgetting(context: FleetContext, job: Job) -> Splits:
-    """Return the sets of a treatment: forget the attacked examples that the model has seen, retain its others."""
+def _forgetting(context: FleetContext, job: Job, *, whole_classes: bool) -> Splits:
+    """Return the sets of a treatment: forget the attacked examples that the model has seen, retain its others.
+
+    A method of whole classes forgets what else it has seen of the forget set, too, as the target did.
+    """
     inside, targets = _inside(context, job), context.pool.targets
-    forget = np.intersect1d(inside, targets)
-    if len(forget) == 0 or len(forget) == len(inside):
+    chosen = np.union1d(targets, context.splits.forget.indices) if whole_classes else targets
+    forget, retain = np.intersect1d(inside, chosen), np.setdiff1d(inside, chosen)
+    if len(forget) == 0 or len(retain) == 0:
         raise MeasurementError(f"shadow model {job.number + 1} has nothing to forget, or nothing to retain")
+    dataset = context.pooled
+    if whole_classes:  # of what it was trained on, since the rest of the pool has examples of these classes as well
+        dataset = replace(dataset, train=dataset.train.subset(inside))
+        forget, retain = np.searchsorted(inside, forget), np.searchsorted(inside, retain)
     whole = replace(context.splits.forget, indices=forget)
-    return replace(
-        context.splits, dataset=context.pooled, forget=whole, measured=forget, retain=np.setdiff1d(inside, targets)
-    )
+    return replace(context.splits, dataset=dataset, forget=whole, measured=forget, retain=retain)
 
 
 def _built(context: FleetContext, state: object, where: str) -> nn.Module:
