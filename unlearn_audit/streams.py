@@ -50,6 +50,7 @@ STREAMS: Mapping[str, str] = {
     "lanczos": "start vectors and probes of a spectrum",
     "lanczos restart": "a new direction where a Krylov space is exhausted",
     "resurgence": "minibatches of the fine-tuning of copies, and whatever they draw in it",
+    "nn": "MIA-NN: which half of a class's test examples a classifier learns from; what stands for other classes",
     "shokri": "which shadow outputs Shokri's networks are trained on",
     "shokri network": "initialisation and minibatches of Shokri's networks",
 }

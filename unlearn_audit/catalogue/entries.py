@@ -100,6 +100,11 @@ ATTACKS: Mapping[str, Entry] = {
     "svc": Entry("unlearn_audit.attacks.svc:svc", "the field's MIA-efficacy; legacy, never a verdict"),
 }
 
+# Tests of a model's outputs as a whole, beside the attacks in `mia` and [mia]: no score of an example, no verdict.
+MODEL_ATTACKS: Mapping[str, Entry] = {
+    "nn": Entry("unlearn_audit.audit.mia.nn:measure_nn", "answers on forgotten classes against retrained models'"),
+}
+
 # Names for several attacks at once; "all" leaves out those that lack what they need, and says so.
 _THRESHOLD = ("loss", "confidence", "entropy", "modified-entropy")
 ATTACK_GROUPS: Mapping[str, tuple[str, ...]] = {

@@ -270,6 +270,16 @@ METRICS: Mapping[str, MetricInfo] = {
         MetricInfo("mia.svc.efficacy", "svc MIA-efficacy", "mia", "fraction", COMPARE, 3,
                    "share of the forget set that an SVC of the field's tables takes for non-members", leak=True,
                    form_of=ATTACK.format("svc")),
+        MetricInfo("nn.tv", "NN total variation", "mia", "fraction", COMPARE, 3,
+                   "total variation of mean answers on a forgotten class's test examples from the retrained models'",
+                   form_of="MIA-NN", sets=("test",)),
+        MetricInfo("nn.auc", "NN told apart (B)", "mia", "probability", COMPARE, 3,
+                   "AUC at which answers on a forgotten class's test examples are told from the retrained models'",
+                   form_of="MIA-NN", sets=("test",)),
+        MetricInfo("nn.accept", "NN accepted (A)", "mia", "fraction", COMPARE, 3,
+                   "share of a forgotten class's test examples that are taken for its nearest class by a classifier of "
+                   "the retrained models' answers",
+                   form_of="MIA-NN", sets=("test",)),
         *(
             _of_alteration(info, alteration)
             for info in _ALTERATION_METRICS

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unlearn_audit.catalogue import ATTACKS
+from unlearn_audit.catalogue import ATTACKS, MODEL_ATTACKS
 from unlearn_audit.cli.flags import Checkpoints, Shared
 from unlearn_audit.cli.generated import Flags, add_verb
 from unlearn_audit.cli.measure import measure
@@ -15,7 +15,8 @@ def _mia(
         str,
         typer.Argument(
             metavar="ATTACK",
-            help=f"{', '.join(ATTACKS)}; threshold (the first four), all; or module:callable. "
+            help=f"{', '.join(ATTACKS)}; threshold (the first four), all; {', '.join(MODEL_ATTACKS)}; or "
+            "module:callable. "
             "Those that compare with shadow models want --shadows.",
         ),
     ],
@@ -29,7 +30,8 @@ def _mia(
     AUC 0.5 means that they are indistinguishable; the value to compare with is the
     retrained models'. Shadow models that were trained test the original; for an
     unlearned model the right attack is ulira, whose shadow models were unlearned
-    in the same way.
+    in the same way. nn asks of no example: it holds a model's answers on a
+    forgotten class against those of two or more retrained models.
 
     [bold]Examples[/bold]
 
@@ -40,6 +42,8 @@ def _mia(
       unlearn-audit mia ulira u.pt r.pt --forget idx.npy --shadows shadows/
 
       unlearn-audit mia all o.pt u.pt --forget i.npy --shadows shadows/ --worst 20
+
+      unlearn-audit mia nn u.pt --retrained r1.pt --retrained r2.pt --retrained r3.pt --forget class:3
     """
     measure(checkpoints, shared, mia=sections["mia"] | {"attacks": [attack]})
 

@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from unlearn_audit.catalogue import ALTERATIONS, ATTACK_GROUPS, ATTACKS, METHODS, RECIPES, load
+from unlearn_audit.catalogue import ALTERATIONS, ATTACK_GROUPS, ATTACKS, METHODS, MODEL_ATTACKS, RECIPES, load
 from unlearn_audit.config.layers import incomplete_words
 from unlearn_audit.config.toml_source import Flag, Number, Said, VersionOne
 from unlearn_audit.errors import unknown_name
@@ -207,7 +207,8 @@ class TwosampleSettings(ConfigModel):
 class _MiaSettings(ConfigModel):
     """Membership inference: which attacks, with which shadow models; "threshold" and "all" name several.
 
-    Beside its own keys it takes the settings of every attack.
+    "nn" asks of a model's outputs as a whole, and is in none of these. Beside its own keys it takes the settings of
+    every attack.
     """
 
     attacks: Annotated[tuple[str, ...], Field(min_length=1)] = ("loss",)
@@ -221,7 +222,7 @@ class _MiaSettings(ConfigModel):
     @field_validator("attacks")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        known = (*ATTACK_GROUPS, *ATTACKS)
+        known = (*ATTACK_GROUPS, *ATTACKS, *MODEL_ATTACKS)
         for index, name in enumerate(names):
             if name not in known and not USER_CODE.fullmatch(name):
                 raise ValueError(unknown_name("attack", name, known))

@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 
 def measure_mia(context: AuditContext, settings: MiaSettings, _search: SearchState) -> SectionResult:
     """Return what every attack finds on every subject, read against the retrained models' own values."""
+    of_outputs = [one for name in _model_attacks(settings) for one in _measured(context, name)]
     inputs, said = attack_inputs(context, settings.shadows)
     attacks, left_out = _attacks(context, settings, inputs)
     said += [*left_out, *_other_questions(context, attacks)]
@@ -40,14 +41,26 @@ def measure_mia(context: AuditContext, settings: MiaSettings, _search: SearchSta
             arrays |= scores
     said += _of_own_models(context, inputs, attacks)
     context.progress("membership inference", len(attacks), len(attacks))
-    return SectionResult(tuple(found), tuple(said), arrays)
+    return SectionResult((*found, *of_outputs), tuple(said), arrays)
+
+
+def _model_attacks(settings: MiaSettings) -> tuple[str, ...]:
+    """Return what was asked for that tests a model's outputs as a whole."""
+    return tuple(name for name in settings.attacks if name in catalogue.MODEL_ATTACKS)
+
+
+def _measured(context: AuditContext, name: str) -> Iterator[Measurement]:
+    """Return the measurements of such a test on every subject."""
+    measure: Callable[[AuditContext], Iterator[Measurement]] = catalogue.load("attack", catalogue.MODEL_ATTACKS, name)
+    return measure(context)
 
 
 def _attacks(context: AuditContext, settings: MiaSettings, inputs: AttackInputs) -> tuple[list[Attack], list[str]]:
     """Return the attacks asked for, each once, and which ones of a group cannot run and why."""
     found: dict[str, Attack] = {}
     left_out: dict[str, list[str]] = {}
-    for asked in settings.attacks:
+    by_example = [name for name in settings.attacks if name not in catalogue.MODEL_ATTACKS]
+    for asked in by_example:
         for name in catalogue.ATTACK_GROUPS.get(asked, (asked,)):
             attack = _attack(context, name, settings)
             lacks = _lacks(attack, inputs)

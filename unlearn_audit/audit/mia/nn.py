@@ -1,0 +1,314 @@
+"""MIA-NN: what a model answers on a forgotten class, held against models that never saw the class.
+
+A test of a model's outputs as a whole, not of the membership of an example, and no verdict: three numbers on the test
+examples X_f of each forgotten class f, means over the classes. A reconstruction: of the attack of Ebrahimpour-Boroojeny
+et al. 2025 only what reviews say of it is known (form A); forms B and C are ours.
+
+Features are log-softmax over the retained classes alone (so that no accuracy on f leaks), clipped at -50. Classifiers
+are support vector machines (RBF kernel, C = 1, gamma "scale") on standardised features.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_audit import metrics
+from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.measurement import interval, measurement
+from unlearn_audit.audit.reference import reference_of
+from unlearn_audit.data import whole_classes
+from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.inputs import Candidate
+from unlearn_audit.report import Interval, Measurement, MeasurementFlag
+from unlearn_audit.streams import generator
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+CLIP = -50.0  # nats: an answer that is not given at all is as good as one that is hardly ever given
+SPLITS = 5  # of the examples in halves
+FEWEST = 4  # examples of a class, two in each half
+RESAMPLES = 1000
+
+
+def retained_log_probabilities(logits: NDArray[np.floating[Any]], forgotten: Rows) -> Floats:
+    """Return log-softmax over the classes that are not forgotten, at least -50, [n, C - F].
+
+    Args:
+        logits: [n, C].
+        forgotten: [F] classes, taken out before the softmax.
+    """
+    return np.maximum(_log_softmax(np.delete(logits.astype(np.float64), forgotten, axis=1)), CLIP)
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    found: Floats = logits - np.logaddexp.reduce(logits, axis=1)[:, None]
+    return found
+
+
+def total_variation(ours: Floats, others: Sequence[Floats]) -> float:
+    """Return the mean over the others of ½Σ_k|p_k - q_k|, p and q mean probabilities over the examples.
+
+    Args:
+        ours: [n, C] probabilities.
+        others: each [n, C], of other models on the same examples.
+    """
+    return float(np.mean([0.5 * np.abs(ours.mean(axis=0) - other.mean(axis=0)).sum() for other in others]))
+
+
+def total_variation_interval(ours: Floats, others: Sequence[Floats], rng: np.random.Generator) -> metrics.Bounds:
+    """Return the 2.5th and 97.5th percentile of `total_variation` over resamples of the examples, the same for all."""
+    n = len(ours)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
+    distances = [0.5 * np.abs(weights @ (ours - other)).sum(axis=1) for other in others]
+    low, high = np.percentile(np.mean(distances, axis=0), [2.5, 97.5])
+    return metrics.Bounds(float(low), float(high))
+
+
+def told_apart(ours: Floats, others: Sequence[Floats], halves: Sequence[tuple[Rows, Rows]]) -> float | None:
+    """Return the AUC at which a classifier tells a model's features from other models', mean over the splits.
+
+    Trained on one half of the examples (classes weighted alike), tested on the other; higher scores say "ours". Single
+    networks are recognisable, so that .5 is not to be expected even of a retrained model.
+
+    Args:
+        ours: [n, d].
+        others: each [n, d], on the same examples.
+        halves: for each split the rows of the two halves.
+    """
+    areas = []
+    for first, second in halves:
+        rows = np.concatenate([ours[first], *(other[first] for other in others)])
+        sides = np.repeat([1, 0], [len(first), len(first) * len(others)])
+        score = _fitted(rows, sides)
+        areas.append(metrics.auc(score(ours[second]), np.concatenate([score(other[second]) for other in others])))
+    found = [area for area in areas if area is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _fitted(rows: Floats, sides: NDArray[np.int64]) -> Callable[[Floats], Floats]:
+    """Return the decision function of a classifier, above 0 where it says 1."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    machine = SVC(C=1.0, kernel="rbf", gamma="scale", class_weight="balanced")
+    model = make_pipeline(StandardScaler(), machine).fit(rows, sides)
+    return lambda asked: np.asarray(model.decision_function(asked), dtype=np.float64)
+
+
+class _Numbers(NamedTuple):
+    """What one model has on all forgotten classes; None where there is no such number."""
+
+    tv: float | None
+    auc: float | None
+    accept: float | None
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A forgotten class: its test examples, their splits, and what stands for its nearest class and for the others.
+
+    Attributes:
+        label: f.
+        rows: [n] test examples of f.
+        halves: the rows' positions, for each split.
+        near: the class that retrained models take f for most often.
+        near_rows: test examples of it.
+        other_rows: as many of the other retained classes, or all there are.
+    """
+
+    label: int
+    rows: Rows
+    halves: tuple[tuple[Rows, Rows], ...]
+    near: int
+    near_rows: Rows
+    other_rows: Rows
+
+
+class _Question:
+    """The forgotten classes of an audit, and what each model answers on their test examples."""
+
+    def __init__(self, context: AuditContext) -> None:
+        self.context = context
+        self.forgotten = whole_classes(context.splits, wanted_by=WHOLE)
+        self.labels = context.splits.dataset.test.labels.numpy()
+        self._logits: dict[str, NDArray[np.float32] | str] = {}
+        self._judges: dict[tuple[str, int], Callable[[Floats], Floats]] = {}
+
+    def logits(self, candidate: Candidate) -> NDArray[np.float32] | str:
+        """Return a model's logits on the test set, or why it cannot be evaluated."""
+        if candidate.label not in self._logits:
+            try:
+                self._logits[candidate.label] = self.context.signals(candidate, "test").logits
+            except MeasurementError as problem:
+                self._logits[candidate.label] = f"not evaluated: {problem}"
+        return self._logits[candidate.label]
+
+    def _known(self, candidate: Candidate) -> NDArray[np.float32]:
+        found = self.logits(candidate)
+        if isinstance(found, str):
+            raise MeasurementError(found)
+        return found
+
+    def features(self, candidate: Candidate, rows: Rows) -> Floats:
+        """Return what classifiers see of a model's answers on some test examples."""
+        return retained_log_probabilities(self._known(candidate)[rows], self.forgotten)
+
+    def probabilities(self, candidate: Candidate, rows: Rows) -> Floats:
+        """Return a model's probabilities of all classes on some test examples."""
+        return np.exp(_log_softmax(self._known(candidate)[rows].astype(np.float64)))
+
+    @cached_property
+    def retrained(self) -> tuple[Candidate, ...]:
+        """The retrained models whose answers are numbers."""
+        return tuple(one for one in self.context.with_role("retrained") if not isinstance(self.logits(one), str))
+
+    @cached_property
+    def classes(self) -> tuple[_Class, ...]:
+        """What is asked of each forgotten class."""
+        return tuple(self._class(int(label)) for label in self.forgotten)
+
+    def _class(self, label: int) -> _Class:
+        rows = np.flatnonzero(self.labels == label)
+        if not len(rows):
+            raise UsageError(f"mia nn: the test set has no example of class {label}, on which it would ask the models")
+        kept = np.delete(np.arange(self.context.splits.dataset.classes), self.forgotten)
+        said = [kept[self.features(one, rows).argmax(axis=1)] for one in self.retrained]
+        near = int(np.bincount(np.concatenate(said)).argmax())
+        draws = generator("nn", self.context.config.seed, label)
+        orders = [draws.permutation(len(rows)) for _ in range(SPLITS)]
+        near_rows = np.flatnonzero(self.labels == near)
+        others = np.flatnonzero(np.isin(self.labels, np.setdiff1d(kept, near)))
+        chosen = np.sort(draws.permutation(others)[: len(near_rows)])
+        return _Class(
+            label,
+            rows,
+            tuple((order[: len(rows) // 2], order[len(rows) // 2 :]) for order in orders),
+            near,
+            near_rows,
+            chosen,
+        )
+
+    def numbers(self, candidate: Candidate, others: Sequence[Candidate]) -> _Numbers:
+        """Return all three numbers of a model against others."""
+        parts = [self._of_class(candidate, others, each) for each in self.classes]
+        return _Numbers(*(None if None in each else float(np.mean(each)) for each in zip(*parts, strict=True)))
+
+    def _of_class(self, candidate: Candidate, others: Sequence[Candidate], asked: _Class) -> _Numbers:
+        rows, features = asked.rows, self.features(candidate, asked.rows)
+        accepted = [self._judge(other, asked) for other in others]
+        return _Numbers(
+            total_variation(self.probabilities(candidate, rows), [self.probabilities(one, rows) for one in others]),
+            told_apart(features, [self.features(one, rows) for one in others], asked.halves)
+            if len(rows) >= FEWEST
+            else None,
+            float(np.mean([(judge(features) > 0).mean() for judge in accepted if judge is not None]))
+            if None not in accepted
+            else None,
+        )
+
+    def _judge(self, retrained: Candidate, asked: _Class) -> Callable[[Floats], Floats] | None:
+        """Return what tells, by a retrained model's answers, the nearest class from the others; None without one."""
+        if not len(asked.near_rows) or not len(asked.other_rows):
+            return None
+        key = retrained.label, asked.label
+        if key not in self._judges:
+            rows = np.concatenate([asked.near_rows, asked.other_rows])
+            sides = np.repeat([1, 0], [len(asked.near_rows), len(asked.other_rows)])
+            self._judges[key] = _fitted(self.features(retrained, rows), sides)
+        return self._judges[key]
+
+
+WHOLE = "mia nn needs whole classes: it asks what models answer on test examples of a class that was forgotten"
+LEGACY = "the published form, as far as it is known; too noisy to rank methods by, kept for comparison"
+METHODS: Mapping[str, str] = {
+    "nn.tv": "½Σ_k|p_k - q_k| of mean probabilities on test examples of the forgotten classes, mean over the retrained "
+    "models (form C); never negative, so that the level between retrained models is the target, and not 0",
+    "nn.auc": "AUC of a support vector machine that tells log-softmax over the retained classes, on test examples of "
+    "the forgotten ones, from the retrained models', halves in turn (form B); the retrained models' own is not .5",
+    "nn.accept": "share of the forgotten classes' test examples that a support vector machine on a retrained model's "
+    "outputs takes for the class that they resemble most (form A, Ebrahimpour-Boroojeny et al. 2025, reconstructed)",
+}
+
+
+def measure_nn(context: AuditContext) -> Iterator[Measurement]:
+    """Yield `nn.tv`, `nn.auc` and `nn.accept` of every subject, read against each retrained model's against the others.
+
+    Raises:
+        UsageError: the forget set is not whole classes, fewer than two retrained models, or nothing to ask them on.
+    """
+    question = _Question(context)
+    given = context.with_role("retrained")
+    if len(given) < 2:
+        raise UsageError(
+            f"mia nn reads a model against retrained ones and needs at least two, three for their own level; there "
+            f"{'is one' if given else 'are none'}: name each with --retrained FILE"
+        )
+    levels = {
+        one.label: question.numbers(one, _others(question, one)) for one in question.retrained if _floor(question)
+    }
+    for index, candidate in enumerate(context.subjects):
+        context.progress("MIA-NN", index, len(context.subjects), candidate.label)
+        yield from _measurements(question, candidate, levels)
+    context.progress("MIA-NN", len(context.subjects), len(context.subjects))
+
+
+def _floor(question: _Question) -> bool:
+    """Whether there are so many retrained models that one can be read against others."""
+    return len(question.retrained) >= 3
+
+
+def _others(question: _Question, candidate: Candidate) -> tuple[Candidate, ...]:
+    return tuple(one for one in question.retrained if one.label != candidate.label)
+
+
+def _measurements(question: _Question, candidate: Candidate, levels: Mapping[str, _Numbers]) -> Iterator[Measurement]:
+    """Yield the three numbers of one subject."""
+    others, logits = _others(question, candidate), question.logits(candidate)
+    reason = logits if isinstance(logits, str) else None if len(others) >= 2 else TOO_FEW
+    numbers = _Numbers(None, None, None) if reason else question.numbers(candidate, others)
+    rows = [each.rows for each in question.classes] if question.retrained else []
+    for name, value in zip(METHODS, numbers, strict=True):
+        known = [getattr(each, name.removeprefix("nn.")) for label, each in levels.items() if label != candidate.label]
+        reference = reference_of([level for level in known if level is not None])
+        details: dict[str, Any] = {
+            "taken_for": {str(each.label): each.near for each in question.classes} if rows else {},
+            "retrained_models": len(others),
+            "retrained_values": known,
+        }
+        if value is not None and reference is not None:
+            details["difference"] = value - reference.value
+        flags: tuple[MeasurementFlag, ...] = ("legacy",) if name == "nn.accept" else ()
+        yield measurement(
+            name,
+            candidate,
+            value,
+            reason or NOTHING_TO_ASK,
+            n=sum(map(len, rows)),
+            method=METHODS[name],
+            interval=_interval(question, candidate, others) if name == "nn.tv" and value is not None else None,
+            reference=reference,
+            flags=flags,
+            details=details | ({"legacy": LEGACY} if flags else {}),
+        )
+
+
+TOO_FEW = "fewer than two other retrained models whose outputs are finite"
+NOTHING_TO_ASK = f"too few test examples (below {FEWEST} of a forgotten class, or no two retained classes)"
+
+
+def _interval(question: _Question, candidate: Candidate, others: Sequence[Candidate]) -> Interval | None:
+    """Return where the total variation may lie, over the examples; of several classes there is none."""
+    if len(question.classes) != 1:
+        return None
+    rows = question.classes[0].rows
+    bounds = total_variation_interval(
+        question.probabilities(candidate, rows),
+        [question.probabilities(one, rows) for one in others],
+        generator("bootstrap", question.context.config.seed, "nn"),
+    )
+    return interval(bounds, f"percentiles of {RESAMPLES} resamples of the examples")
