@@ -238,6 +238,7 @@ def nothing_retained(name: str, **settings: Any) -> Unlearned:
         ("salun", {"retain_free": True}),
         ("neggrad-plus", {"alpha": 0}),
         ("delete", {}),
+        ("bad-teacher", {"retain_share": 0}),
         ("ssd", {}),
     ],
 )

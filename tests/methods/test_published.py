@@ -40,6 +40,8 @@ SOURCES: dict[str, dict[str, Any]] = {
     "ssd": {"alpha": 10.0, "dampening": 1.0, "batch_size": 128},
     "msg": {"redrawn": 0.3, "step_size": 1e-3, "epochs": 5, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 64},
     "ct": {"step_size": 1e-3, "epochs": 3, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"},
+    "bad-teacher": {"optimizer": "adam", "step_size": 0.01, "epochs": 10, "batch_size": 256, "temperature": 1.0,
+                    "retain_share": 0.3},
     "cf-k": {"epochs": 62, "step_size": 0.1, "weight_decay": 5e-5, "batch_size": 64},
     "delete": {"step_size": 1e-4, "epochs": 20, "batch_size": 128, "momentum": 0.9, "weight_decay": 0.0},
     "trw": {"beta": 10.0},

@@ -52,6 +52,9 @@ METHODS: Mapping[str, Entry] = {
         "unlearn_audit.methods.shrink_perturb:SHRINK_PERTURB",
         "throw most of the weights away at once, then learn retain again",
     ),
+    "bad-teacher": Entry(
+        "unlearn_audit.methods.bad_teacher:BAD_TEACHER", "learn from a random network on forget, the original on retain"
+    ),
     "cf-k": Entry("unlearn_audit.methods.last_layers:CF_K", "fine-tune the last k layers on retain; the others rest"),
     "eu-k": Entry("unlearn_audit.methods.last_layers:EU_K", "draw the last k layers anew and train them on retain"),
     "msg": Entry("unlearn_audit.methods.msg:MSG", "draw anew the kernel weights that both sets pull alike, fine-tune"),
