@@ -256,7 +256,7 @@ def test_what_joined_is_recorded_in_order(run: Run, tiny: Path, tmp_path: Path) 
     assert not same(dict(read_checkpoint(out).state), dict(read_checkpoint(tmp_path / "p.safetensors").state))
 
 
-@pytest.mark.parametrize("method", ["ssd", "retrain", "fisher", "iu"])
+@pytest.mark.parametrize("method", ["ssd", "newton", "retrain", "fisher", "iu"])
 def test_methods_without_a_loop_take_none(run: Run, tiny: Path, tmp_path: Path, method: str) -> None:
     out = tmp_path / "u.safetensors"
     done = apply(run, tiny, out, method, "--with", "reinit")

@@ -68,6 +68,7 @@ METHODS: Mapping[str, Entry] = {
     "ssd": Entry("unlearn_audit.methods.ssd:SSD", "dampen weights that matter most to the forget set; no training"),
     "fisher": Entry("unlearn_audit.methods.fisher:FISHER", "noise on every weight, as much as retain bears"),
     "iu": Entry("unlearn_audit.methods.iu:IU", "one Newton step away from the forget set; no training"),
+    "newton": Entry("unlearn_audit.methods.newton:NEWTON", "a Newton step of the last linear layer; no training"),
     "retrain": Entry("unlearn_audit.methods.retrain:RETRAIN", "train anew without the forget set: the reference"),
 }
 
