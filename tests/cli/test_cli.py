@@ -38,6 +38,7 @@ VERBS = [
     "spectrum",
     "gaps",
     "twosample",
+    "outputs",
     "mia",
     "resurgence",
     "train",

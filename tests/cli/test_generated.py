@@ -60,7 +60,7 @@ def test_a_default_is_shown_as_it_would_be_typed() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("section", ["rcd", "truncation", "spectrum", "twosample", "mia"])
+@pytest.mark.parametrize("section", ["rcd", "truncation", "spectrum", "twosample", "outputs", "mia"])
 def test_the_help_of_a_verb_has_every_setting_with_its_default(section: str, run: Any) -> None:
     said = " ".join(run(section, "--help").stdout.replace("│", " ").split())
     for name, field in SECTIONS[section].model_fields.items():

@@ -411,6 +411,7 @@ SMALL = {
     "truncation": "reference_steps = 30",
     "spectrum": "eigenvalues = 2\nprobes = 2",
     "mia": f"attacks = {json.dumps(list(catalogue.ATTACKS))}\nshadows = 'shadows'",
+    "outputs": "class_test = true\nprobe = true\nsvc = true\npopulations = true",
     "resurgence": "steps = 3\nrcd_steps = 2",
 }
 

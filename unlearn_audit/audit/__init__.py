@@ -30,6 +30,7 @@ from unlearn_audit.audit.context import (
 from unlearn_audit.audit.detectable.measure import measure_detectable, on_by_default
 from unlearn_audit.audit.measurement import seeing
 from unlearn_audit.audit.mia.measure import measure_mia
+from unlearn_audit.audit.outputs.measure import measure_outputs
 from unlearn_audit.audit.rcd.common_step import RELEARNING, with_common_step
 from unlearn_audit.audit.rcd.measure import measure_rcd
 from unlearn_audit.audit.reference_checks import examine_subjects, telling_apart
@@ -57,6 +58,7 @@ MEASUREMENTS: Mapping[str, Measure] = {
     "truncation": measure_truncation,
     "spectrum": measure_spectrum,
     "twosample": measure_twosample,
+    "outputs": measure_outputs,
     "mia": measure_mia,
     "detectable": measure_detectable,
     "resurgence": measure_resurgence,

@@ -208,11 +208,14 @@ def _section_step(
     """Return what measuring a section takes; a curvature's number of passes is not known beforehand."""
     rcd = config.rcd or RcdSettings()
     forget, twin = len(splits.measured), len(splits.unseen.forget)
+    everything = forget + twin + len(splits.retain) + len(splits.dataset.test)
     if name == "gaps":
-        passes = forget + twin + len(splits.retain) + len(splits.dataset.test)
-        if config.adjacent == NEIGHBOURS:  # features of one model, the original
-            passes += (len(splits.forget) + len(splits.retain)) // len(prices)
-        return _priced(name, there, passes, prices, part=FORWARD)
+        # features of one model, the original
+        neighbours = (len(splits.forget) + len(splits.retain)) // len(prices) if config.adjacent == NEIGHBOURS else 0
+        return _priced(name, there, everything + neighbours, prices, part=FORWARD)
+    if name == "outputs" and config.outputs is not None:
+        features = forget + (len(splits.dataset.test) if config.outputs.probe else 0)
+        return _priced(name, there, everything + features, prices, part=FORWARD)
     if name in ("mia", "twosample"):
         return _priced(name, there, 2 * twin, prices, part=FORWARD)
     if name == "rcd" and isinstance(rcd.steps, int):

@@ -18,12 +18,10 @@ from unlearn_audit.catalogue.entries import (
     Entry,
     load,
 )
+from unlearn_audit.catalogue.metric import SECTION_TITLES, Direction, MetricInfo
 from unlearn_audit.catalogue.metrics import (
     ATTACK_METRICS,
     METRICS,
-    SECTION_TITLES,
-    Direction,
-    MetricInfo,
     info_or_name,
     metric_choices,
     metric_info,

@@ -1,91 +1,10 @@
 """What each metric is: a new one is one entry here, the code that measures it and a test."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
 
 from unlearn_audit.catalogue.entries import ALTERATIONS, ATTACKS
-
-Direction = Literal["higher is better", "lower is better", "compare to retrained", "zero is best", "not small", "none"]
-UP: Direction = "higher is better"
-DOWN: Direction = "lower is better"
-COMPARE: Direction = "compare to retrained"
-ZERO: Direction = "zero is best"
-NOT_SMALL: Direction = "not small"
-NONE: Direction = "none"
-
-# Section of a config that measures something -> its heading in a written report, in the order of both.
-SECTION_TITLES: Mapping[str, str] = {
-    "gaps": "Accuracy and gaps",
-    "rcd": "Relearning",
-    "truncation": "Truncation",
-    "spectrum": "Curvature",
-    "twosample": "Two-sample test",
-    "mia": "Membership inference",
-    "detectable": "What could have been seen",
-    "resurgence": "Resurgence",
-}
-
-# Section all of whose metrics say in different ways what one instrument sees -> that instrument, as a sentence has it.
-_INSTRUMENTS: Mapping[str, str] = {
-    "rcd": "relearning",
-    "truncation": "the decay of relearning",
-    "spectrum": "curvature",
-    "twosample": "the two-sample test",
-    "resurgence": "resurgence",
-}
-
-
-class MetricInfo(NamedTuple):
-    """What a metric is: whatever measures, shows or judges it reads it here, and nowhere else.
-
-    Attributes:
-        name: of its measurements, dotted and stable.
-        title: how a table calls it, in a few words.
-        section: of the config that measures it, one of `SECTION_TITLES`.
-        unit: of its values; "verdict" for a text.
-        direction: which way is good.
-        digits: after the point, in a table.
-        what: one sentence without a full stop.
-        signed: whether a table always shows the sign.
-        leak: whether it can show that data was not forgotten, so that a policy that limits it wants its interval.
-        rests_on_original: whether the original has a part in every value, so that doubts about it count here, too.
-        within_one_run: whether values compare only within one run, whose checkpoints share a step size.
-        hidden: why no table shows it; empty for one that is shown.
-        form_of: the instrument that it is a form of, as a sentence has it; empty for its section's, or its own title.
-        sets: of examples that it is measured on: a change is told only between reports that have the same ones.
-        scale: on which a value is held against that of a single retrained model, one of a comparison's; empty for a
-            metric that is not.
-        p_value: whether it is one: chance is in the number itself, which has no interval, and only a small one says
-            something.
-    """
-
-    name: str
-    title: str
-    section: str
-    unit: str
-    direction: Direction
-    digits: int
-    what: str
-    signed: bool = False
-    leak: bool = False
-    rests_on_original: bool = False
-    within_one_run: bool = False
-    hidden: str = ""
-    form_of: str = ""
-    sets: tuple[str, ...] = ("forget", "unseen")
-    scale: str = ""
-    p_value: bool = False
-
-    @property
-    def instrument(self) -> str:
-        """Return what tells models apart by this metric, as a sentence has it."""
-        return self.form_of or _INSTRUMENTS.get(self.section, self.title)
-
-    @property
-    def is_text(self) -> bool:
-        """Whether its values are words."""
-        return self.unit == "verdict"
-
+from unlearn_audit.catalogue.metric import COMPARE, DOWN, NONE, NOT_SMALL, UP, ZERO, MetricInfo
+from unlearn_audit.catalogue.output_metrics import OUTPUT_METRICS
 
 LOSS_CURVATURE, RELATIVE_CURVATURE = "nats per squared weight", "nats per squared relative change"
 FEW_FALSE = "true positive rate of the {} attack at {} false positives, forget set against its unseen twin"
@@ -254,6 +173,7 @@ METRICS: Mapping[str, MetricInfo] = {
         MetricInfo("twosample.auc", "two-sample AUC", "twosample", "probability", COMPARE, 3,
                    "AUC at which forget set and unseen twin are told apart by residual and difficulty, given the "
                    "retrained models' log-odds", leak=True),
+        *OUTPUT_METRICS,
         *(
             _of_attack(info, attack)
             for info in ATTACK_METRICS.values()

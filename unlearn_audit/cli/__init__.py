@@ -22,6 +22,7 @@ from unlearn_audit.cli import (
     init,
     inspect,
     mia,
+    outputs,
     rcd,
     resurgence,
     schema,
@@ -74,8 +75,8 @@ def _root(
 
 
 for verb in (
-    demo, rcd, truncation, spectrum, gaps, twosample, mia, resurgence, shadows, train, init, audit, gate, show, inspect,
-    validate, schema,
+    demo, rcd, truncation, spectrum, gaps, twosample, outputs, mia, resurgence, shadows, train, init, audit, gate, show,
+    inspect, validate, schema,
 ):  # fmt: skip
     verb.register(app)
 apply.register(app)

@@ -204,6 +204,22 @@ class TwosampleSettings(ConfigModel):
     ] = 999
 
 
+class OutputsSettings(ConfigModel):
+    """Answers and features beside retrained models': divergences with their floor, and the field's composites."""
+
+    class_test: Annotated[
+        Flag | None,
+        Field(description="On test images of the forgotten classes, too; default: where whole classes are forgotten"),
+    ] = None
+    probe: Annotated[
+        Flag, Field(description="Whether a linear classifier of the features still finds the forgotten classes")
+    ] = False
+    svc: Annotated[Flag, Field(description="ToW-MIA, too, which fits an SVC on each model")] = False
+    populations: Annotated[
+        Flag, Field(description="KLOM and the NeurIPS F of unlearned models that differ by their seed alone")
+    ] = False
+
+
 class _MiaSettings(ConfigModel):
     """Membership inference: which attacks, with which shadow models; "threshold" and "all" name several.
 
@@ -316,6 +332,7 @@ class AuditConfig(ConfigModel):
     truncation: TruncationSettings | None = None
     spectrum: SpectrumSettings | None = None
     twosample: TwosampleSettings | None = None
+    outputs: OutputsSettings | None = None
     mia: MiaSettings | None = None
     detectable: DetectableSettings | None = None
     resurgence: ResurgenceSettings | None = None
@@ -358,6 +375,7 @@ SECTIONS: Mapping[str, type[ConfigModel]] = {
     "truncation": TruncationSettings,
     "spectrum": SpectrumSettings,
     "twosample": TwosampleSettings,
+    "outputs": OutputsSettings,
     "mia": MiaSettings,
     "detectable": DetectableSettings,
     "resurgence": ResurgenceSettings,

@@ -87,6 +87,20 @@ class Splits:
         return np.flatnonzero(lasting[self.dataset.test.labels.numpy()]).astype(np.int64)
 
     @property
+    def forgotten_classes(self) -> tuple[int, ...]:
+        """The classes that the forget set is made of, where it is all training examples so labelled; else none."""
+        labels = self.dataset.train.labels.numpy()
+        had, gone = (
+            np.bincount(part, minlength=self.dataset.classes) for part in (labels, labels[self.forget.indices])
+        )
+        return tuple(np.flatnonzero(gone).tolist()) if (gone[gone > 0] == had[gone > 0]).all() else ()
+
+    @property
+    def test_of_forgotten_classes(self) -> NDArray[np.int64]:
+        """Test indices of `forgotten_classes`."""
+        return np.flatnonzero(np.isin(self.dataset.test.labels.numpy(), self.forgotten_classes)).astype(np.int64)
+
+    @property
     def test_examples(self) -> Examples:
         """The whole test set, with its own labels."""
         return self.dataset.test

@@ -27,6 +27,7 @@ def audit(
     truncation: Section = None,
     spectrum: Section = None,
     twosample: Section = None,
+    outputs: Section = None,
     mia: Section | Sequence[str] = None,
     resurgence: Section = None,
     mean: Moments = None,
@@ -52,6 +53,7 @@ def audit(
         truncation: whether the truncation error of RCD is exponential in K.
         spectrum: the curvature of the loss on the forget set.
         twosample: whether forget set and unseen twin are told apart, given the retrained models.
+        outputs: how far answers and features are from retrained models', with the floor between these.
         mia: membership inference: names of attacks, or settings.
         resurgence: whether it comes back without the data: copies are rounded, pruned, fine-tuned.
         mean: of inputs in [0, 1] as all these models were trained, one number or one per channel; default: what `train`
@@ -79,6 +81,7 @@ def audit(
         "truncation": truncation,
         "spectrum": spectrum,
         "twosample": twosample,
+        "outputs": outputs,
         "mia": _attacks(mia),
         "resurgence": resurgence,
     }

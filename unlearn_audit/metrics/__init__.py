@@ -18,7 +18,23 @@ from unlearn_audit.metrics.operating_points import (
     non_members_needed,
     tpr_at_fpr,
 )
+from unlearn_audit.metrics.outputs import (
+    Divergences,
+    as_if_apart,
+    divergences,
+    paired_bootstrap,
+    tug_of_war,
+    zero_retrain_forgetting,
+)
+from unlearn_audit.metrics.populations import (
+    FEWEST_MODELS,
+    forgetting_quality,
+    klom_floor,
+    klom_gaussian,
+    klom_histogram,
+)
 from unlearn_audit.metrics.power import BLIND_ABOVE, ScaledDifference, difference_of_values
+from unlearn_audit.metrics.representations import linear_cka, unbiased_cka
 from unlearn_audit.metrics.skewed import mean_interval, paired_ratio_interval, ratio_interval, skewed_method
 from unlearn_audit.metrics.two_sample import (
     FEWEST_PAIRS,
@@ -49,6 +65,7 @@ from unlearn_audit.metrics.values import (
 
 __all__ = [
     "BLIND_ABOVE",
+    "FEWEST_MODELS",
     "FEWEST_PAIRS",
     "STOPS_P",
     "TOLD_P",
@@ -57,11 +74,13 @@ __all__ = [
     "Chance",
     "Difference",
     "Distance",
+    "Divergences",
     "OperatingPoint",
     "ScaledDifference",
     "Swaps",
     "TwoSample",
     "accuracy",
+    "as_if_apart",
     "auc",
     "auc_components",
     "auc_interval",
@@ -73,10 +92,17 @@ __all__ = [
     "cross_entropy",
     "difference_from_references",
     "difference_of_values",
+    "divergences",
+    "forgetting_quality",
+    "klom_floor",
+    "klom_gaussian",
+    "klom_histogram",
     "kolmogorov_smirnov",
+    "linear_cka",
     "mean_and_spread",
     "mean_interval",
     "non_members_needed",
+    "paired_bootstrap",
     "paired_ratio_interval",
     "paired_swaps",
     "ratio_interval",
@@ -85,6 +111,9 @@ __all__ = [
     "student_interval",
     "tail_share",
     "tpr_at_fpr",
+    "tug_of_war",
     "two_sample_test",
+    "unbiased_cka",
     "wilson_interval",
+    "zero_retrain_forgetting",
 ]

@@ -96,7 +96,7 @@ def paired_ratio_interval(
     if _is_resampled(above):
         stream = _streams(seed, 1)[0]
         columns = np.stack([over, under, over * over, under * under, over * under], axis=1)
-        first, second, *squares = _resampled_means(columns, stream, resamples).T
+        first, second, *squares = resampled_means(columns, stream, resamples).T
         if min(first.min(), second.min()) > 0:
             spread = squares[0] / first**2 + squares[1] / second**2 - 2 * squares[2] / (first * second)
             found = _Logs(np.log(first / second), np.sqrt(np.maximum(spread, 0.0) / (n - 1)))
@@ -132,14 +132,20 @@ def _streams(seed: int, count: int) -> list[np.random.Generator]:
 
 def _of_mean(scaled: Floats, stream: np.random.Generator, resamples: int) -> _Logs:
     """Return the log mean and its standard error of resamples of numbers whose mean is 1."""
-    mean, squares = _resampled_means(np.stack([scaled, scaled * scaled], axis=1), stream, resamples).T
+    mean, squares = resampled_means(np.stack([scaled, scaled * scaled], axis=1), stream, resamples).T
     safe = np.maximum(mean, np.finfo(np.float64).tiny)
     variance = np.maximum(squares - mean * mean, 0.0) / (len(scaled) - 1)
     return _Logs(np.log(safe), np.sqrt(variance) / safe)
 
 
-def _resampled_means(columns: Floats, stream: np.random.Generator, resamples: int) -> Floats:
-    """Return the means of resampled rows of [n, columns], [resamples, columns]."""
+def resampled_means(columns: Floats, stream: np.random.Generator, resamples: int) -> Floats:
+    """Return the means of resampled rows of [n, columns], [resamples, columns].
+
+    Args:
+        columns: numbers of each example.
+        stream: where the draws come from.
+        resamples: how many.
+    """
     n = len(columns)
     rows, found = max(1, DRAWS // n), []
     for start in range(0, resamples, rows):

@@ -10,7 +10,7 @@ evaluation transform, floor zero.
 from unlearn_audit.relearning.certificate import Certificate, certificate
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, rcd, relearn, status
 from unlearn_audit.relearning.floor import Floor, fit_floor, lowest_floor
-from unlearn_audit.relearning.scope import head_run, last_linear, scoped, smoothness_of_softmax
+from unlearn_audit.relearning.scope import features_of, head_run, last_linear, scoped, smoothness_of_softmax
 from unlearn_audit.relearning.search import (
     HALVINGS,
     HARDLY_MOVED,
@@ -42,6 +42,7 @@ __all__ = [
     "Truncation",
     "Verdict",
     "certificate",
+    "features_of",
     "fit_floor",
     "hardly_moved",
     "head_run",

@@ -97,6 +97,20 @@ def head_run(run: Run, *, compute: Device, weight_decay: float = 0.0) -> Run:
     return run._replace(model=head.requires_grad_(True), transform=features, smoothness=bound)
 
 
+def features_of(run: Run, images: Tensor, compute: Device) -> Tensor:
+    """Return what the model's last linear layer is given for each image, [N, D], float64.
+
+    Args:
+        run: whose model it is, on the device and in evaluation mode, with its transform.
+        images: as stored.
+        compute: where.
+
+    Raises:
+        MeasurementError: the model does not end in a linear layer.
+    """
+    return Features(run.model, last_linear(run.model, run, compute), run.transform, compute)(images)
+
+
 def last_linear(model: nn.Module, run: Run, compute: Device) -> nn.Linear:
     """Return the linear layer whose output is the model's.
 

@@ -1,0 +1,1 @@
+"""The section `outputs`: answers, features and populations of models beside retrained models'."""
