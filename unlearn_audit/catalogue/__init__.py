@@ -26,6 +26,7 @@ from unlearn_audit.catalogue.metrics import (
     metric_choices,
     metric_info,
 )
+from unlearn_audit.catalogue.output_metrics import DIVERGENCES
 
 __all__ = [
     "ALTERATIONS",
@@ -34,6 +35,7 @@ __all__ = [
     "ATTACK_GROUPS",
     "ATTACK_METRICS",
     "DATA_SOURCES",
+    "DIVERGENCES",
     "METHODS",
     "METRICS",
     "MODELS",

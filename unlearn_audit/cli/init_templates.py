@@ -70,6 +70,7 @@ attacks = ["loss"]              # or "threshold", or "all" with shadow models
 
 # [detectable]                  # how small a leak could be seen: on where an original and two retrained models are
 # [truncation]                  # is the truncation error of RCD_K really exponential in K?
+# [outputs]                     # answers beside retrained models', with their floor; ToW, ZRF, CKA
 # [spectrum]                    # curvature of the loss on the forget set
 # [resurgence]                  # does it come back in copies that are rounded, pruned, fine-tuned on other data?
 """

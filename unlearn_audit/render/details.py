@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from unlearn_audit.catalogue import ALTERATIONS
+from unlearn_audit.catalogue import ALTERATIONS, DIVERGENCES
 from unlearn_audit.report import AuditReport, Measurement
 
 Real = Annotated[float, Field(allow_inf_nan=False, strict=True)]
@@ -101,7 +101,18 @@ class TraceDetails(_DetailsModel):
     ratio_of_spreads: Real | None = None
 
 
-AnyDetails = TypeVar("AnyDetails", RcdDetails, TruncationDetails, TraceDetails, MiaDetails, ResurgenceDetails)
+class OutputDetails(_DetailsModel):
+    """Of `outputs.js` and its like: the floor, and the difference with its interval over examples."""
+
+    floor: Real | None = None
+    difference: Real | None = None
+    difference_low: Real | None = None
+    difference_high: Real | None = None
+
+
+AnyDetails = TypeVar(
+    "AnyDetails", RcdDetails, TruncationDetails, TraceDetails, MiaDetails, ResurgenceDetails, OutputDetails
+)
 
 
 def details_of(measurement: Measurement, kind: type[AnyDetails]) -> AnyDetails:
@@ -138,4 +149,5 @@ def _kind_of(name: str) -> type[Any] | None:
         "twosample.p": TraceDetails,
     }
     kinds |= {f"resurgence.{name}": ResurgenceDetails for name in ALTERATIONS}
+    kinds |= {f"outputs.{kind}{suffix}": OutputDetails for kind in DIVERGENCES for suffix in ("", ".class_test")}
     return MiaDetails if name.startswith("mia.") and name.endswith(".auc") else kinds.get(name)
