@@ -45,6 +45,10 @@ SOURCES: dict[str, dict[str, Any]] = {
     "cf-k": {"epochs": 62, "step_size": 0.1, "weight_decay": 5e-5, "batch_size": 64},
     "delete": {"step_size": 1e-4, "epochs": 20, "batch_size": 128, "momentum": 0.9, "weight_decay": 0.0},
     "trw": {"beta": 10.0},
+    "entanglement": {"step_size_1": 2.5e-6, "epochs_1": 1, "batch_size_1": 128, "forget_batch_size_1": 16, "mu": 10.0,
+                     "gamma": 1.0, "relax": 1.0, "loss_clip": 10.0, "step_size": 2e-5, "epochs": 6, "limit": 10,
+                     "batch_size": 128, "forget_batch_size": 128, "remote_batch_size": 512, "alpha": 0.5,
+                     "momentum": 0.9, "sign": "code", "project": True},
     "ieu": {"schedule": "constant", "scale": "total_d", "draw": "fresh", "include_1d": True, "loss_clip": "none",
             "batch_size": "full", "momentum": 0.0},
 }  # fmt: skip
@@ -90,6 +94,7 @@ DEFAULTS = {
         "of our own, since no value is published: temperature 0.1, energy 0.9, retain_weight 1, step_size 0.01, "
         "epochs 10, batch_size 128, momentum 0.9, weight_decay 0.0005"
     ],
+    "entanglement": [],
     "ieu": [
         "batch_size is 64, published is full",
         "the ascended loss of an example is clipped at 15 nats, in the source none",

@@ -15,12 +15,22 @@ from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
 from unlearn_audit.audit.cache import VERSION
 from unlearn_audit.audit.config_checks import attack_problems, method_problems
 from unlearn_audit.checkpoints import Checkpoint, read_checkpoint
-from unlearn_audit.config import ApplyEntry, AuditConfig, CheckpointEntry, Resolved, TrainEntry, code_is_allowed
+from unlearn_audit.config import (
+    NEIGHBOURS,
+    ApplyEntry,
+    AuditConfig,
+    CheckpointEntry,
+    Resolved,
+    TrainEntry,
+    code_is_allowed,
+)
 from unlearn_audit.data import Dataset, IndexSet, read_training_indices
 from unlearn_audit.engine import setup_device
 from unlearn_audit.errors import CheckpointError, ConfigError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import make_subfolder, sha256_of_bytes
 from unlearn_audit.inputs import NO_FORGET_SET, read_entry, resolve_data, unique_labels
+from unlearn_audit.methods import Settings
+from unlearn_audit.methods.adjacent import with_request
 from unlearn_audit.methods.apply import SAVE_EVERY, apply_method, joining, parse_settings
 from unlearn_audit.methods.lookup import find_method, is_code
 from unlearn_audit.methods.resume import StateFile, state_path
@@ -301,7 +311,18 @@ def _path_of_applied(build: _BuildContext, entry: ApplyEntry, parent: Checkpoint
     more = ({"weights": key} if key else {}) | ({"as": own} if own else {})
     if is_code(entry.method):  # another text of the same name is another method
         more |= {"code": str(sha256_of_code(entry.method))}
+    named = with_request(_settings_of(entry, build), build.config.adjacent)
+    spec = getattr(named, "adjacent", None)
+    if spec not in (None, NEIGHBOURS):  # by what it holds: a file may change, and the request's own is not in the entry
+        more |= {"adjacent": read_training_indices(spec, build.dataset, role="adjacent").sha256}
     return _named(build, entry.label, {"parent": parent_sha256, "apply": asked} | more)
+
+
+def _settings_of(entry: ApplyEntry, build: _BuildContext) -> Settings:
+    """Return the settings of a method that is to be applied, with its defaults."""
+    method = find_method(entry.method, allow_code=_code_may_apply(build.origins))
+    found: Settings = parse_settings(method, entry.settings, published=entry.recipe is not None)
+    return found
 
 
 def _apply(build: _BuildContext, entry: ApplyEntry, *, parent: CheckpointEntry, path: Path, progress: Progress) -> None:

@@ -12,8 +12,7 @@ from unlearn_audit.data import parse_spec
 from unlearn_audit.errors import ConfigError, DataError, UsageError
 from unlearn_audit.files import expanded
 from unlearn_audit.methods import Method
-from unlearn_audit.methods.apply import parse_settings
-from unlearn_audit.methods.extras import parse_extra
+from unlearn_audit.methods.apply import joining, parse_settings
 from unlearn_audit.strict_json import ConfigIssue, Place, dotted
 from unlearn_audit.training import pick_recipe
 
@@ -71,7 +70,7 @@ def method_problems(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
             continue
         for text in transforms if isinstance(transforms, list | tuple) else ():
             if isinstance(text, str):
-                yield from _problem_of(place, partial(parse_extra, text))
+                yield from _problem_of(place, partial(joining, method, [text]))
 
 
 def _tables(values: Mapping[str, Any], key: str) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -27,6 +27,7 @@ from unlearn_audit.engine import Device
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.methods import UnlearningContext
+from unlearn_audit.methods.adjacent import with_settings
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.lookup import find_method
@@ -179,10 +180,11 @@ def _model_step(made: Made, spec: str, inputs: _CostInputs, compute: Device) -> 
         inputs.recipes[entry.label] = recipe.settings()
         return _priced(f"train {entry.label}", made.is_there, size * recipe.epochs, [inputs.price(spec, compute)])
     method = find_method(entry.method, allow_code=True)  # `models_to_make` has refused what may not run
+    settings = parse_settings(method, entry.settings, published=entry.recipe is not None)
     unlearning = UnlearningContext(
         inputs.networks[spec],
         splits.dataset.transform,
-        splits,
+        with_settings(splits, settings),
         compute,
         entry.seed,
         spec=spec,
@@ -190,7 +192,7 @@ def _model_step(made: Made, spec: str, inputs: _CostInputs, compute: Device) -> 
         extras=parse_extras(entry.transforms),
         count_only=True,
     )
-    done = method.run(unlearning, parse_settings(method, entry.settings, published=entry.recipe is not None))
+    done = method.run(unlearning, settings)
     name = f"apply {entry.method}: {entry.label}"
     name += " (recipe assumed)" if done.recipe_assumed else ""
     return _priced(name, made.is_there, done.gradient_evaluations, [inputs.price(spec, compute)])

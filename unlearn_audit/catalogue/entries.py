@@ -48,6 +48,10 @@ METHODS: Mapping[str, Entry] = {
     "rl": Entry("unlearn_audit.methods.random_labels:RL", "fine-tune with random labels on the forget set"),
     "scrub": Entry("unlearn_audit.methods.scrub:SCRUB", "leave the original on forget, stay with it on retain"),
     "salun": Entry("unlearn_audit.methods.salun:SALUN", "random labels, and only the salient weights move"),
+    "entanglement": Entry(
+        "unlearn_audit.methods.entanglement:ENTANGLEMENT",
+        "suppress forget while the rest stays, then repair what is close to it",
+    ),
     "shrink-perturb": Entry(
         "unlearn_audit.methods.shrink_perturb:SHRINK_PERTURB",
         "throw most of the weights away at once, then learn retain again",

@@ -49,7 +49,8 @@ class _Unloaded(TyperCommand):
 
 def _help(method: Any) -> str:
     command = f"unlearn-audit apply {method.name} o.safetensors --forget idx.npy --out u.safetensors"
-    extra = "mask:saliency,density=0.5" if method.name == "ieu" else "reinit:alpha=0.999"
+    masked = method.name == "ieu" or "reinit" not in (method.takes or ("reinit",))
+    extra = "mask:saliency,density=0.5" if masked else "reinit:alpha=0.999"
     composed = f"\n\n  unlearn-audit apply {method.name} … --with {extra}" if method.composes else ""
     text = " ".join((inspect.getdoc(method.run) or method.name).replace("\n\n", "\0").split("\n")).replace("\0", "\n\n")
     joined = f"\n\n[bold]Settings of --with[/bold]\n\n{_transforms()}" if method.composes else ""

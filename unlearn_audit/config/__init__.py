@@ -15,6 +15,7 @@ from unlearn_audit.config.layers import (
     environment_layer,
     file_layer,
     find_config,
+    is_index_words,
     outranks_metadata,
 )
 from unlearn_audit.config.merging import Resolved, check_config, resolve
@@ -61,6 +62,7 @@ __all__ = [
     "environment_layer",
     "file_layer",
     "find_config",
+    "is_index_words",
     "outranks_metadata",
     "resolve",
 ]

@@ -71,6 +71,16 @@ class Splits:
         return self.retain if self.adjacent is None else np.setdiff1d(self.retain, self.adjacent.indices)
 
     @property
+    def adjacent_examples(self) -> Examples:
+        """The adjacent examples; none without an adjacent set."""
+        return self.dataset.train.subset(np.zeros(0, np.int64) if self.adjacent is None else self.adjacent.indices)
+
+    @property
+    def remote_examples(self) -> Examples:
+        """The examples to retain that are not adjacent."""
+        return self.dataset.train.subset(self.remote)
+
+    @property
     def lasting_test(self) -> NDArray[np.int64]:
         """Test indices of the classes that outlast forgetting: a tenth of their right training examples is kept.
 

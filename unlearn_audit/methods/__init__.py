@@ -6,17 +6,27 @@ A method edits a model in place and says what it did; it never measures itself. 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from unlearn_audit.data import Splits, Transform
 from unlearn_audit.engine import Device, Hooks, Resumable
 from unlearn_audit.models import Architecture
 from unlearn_audit.progress import Progress, silent
 
-__all__ = ["Course", "Extra", "Method", "Settings", "StepTransform", "Unlearned", "UnlearningContext"]
+__all__ = [
+    "Course",
+    "Extra",
+    "Method",
+    "Settings",
+    "StagedResumable",
+    "StepTransform",
+    "Unlearned",
+    "UnlearningContext",
+]
 
 
 class Settings(BaseModel):
@@ -74,6 +84,16 @@ class Extra:
     settings: Settings
 
 
+class StagedResumable(Resumable, Protocol):
+    """Keeps the state of a run that may have several stages."""
+
+    def recall(self, model: nn.Module) -> int:
+        """Restore the memory alone, ahead of `start`, onto the model's device; return how many steps are done."""
+
+    def start(self, model: nn.Module, optimizer: Optimizer, *, since: int = 0) -> int:
+        """Restore what was kept after more steps than `since`, if anything, and return how many are done."""
+
+
 @dataclass(frozen=True)
 class UnlearningContext:
     """What a method is given.
@@ -105,7 +125,7 @@ class UnlearningContext:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     original_seed: int | None = None
     extras: tuple[Extra, ...] = ()
-    resumable: Resumable | None = None
+    resumable: StagedResumable | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
     count_only: bool = False
 
@@ -149,6 +169,8 @@ class Method:
         deviations: how it differs from its source in what is no setting, in words.
         whole_classes: whether it takes nothing but all training examples of some classes; a shadow model that goes
             through it then forgets all that it saw of them, those without a partner in the unseen twin included.
+        takes: the transforms that may join, where not all may; None for all.
+        because: why no other may, in words.
     """
 
     name: str
@@ -159,3 +181,5 @@ class Method:
     role: Literal["unlearned", "retrained"] = "unlearned"
     deviations: tuple[str, ...] = ()
     whole_classes: bool = False
+    takes: tuple[str, ...] | None = None
+    because: str = ""

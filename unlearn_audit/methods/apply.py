@@ -25,6 +25,7 @@ from unlearn_audit.errors import AuditError, MeasurementError, UsageError
 from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
 from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.methods import Extra, Method, Settings, Unlearned, UnlearningContext
+from unlearn_audit.methods.adjacent import with_request, with_settings
 from unlearn_audit.methods.extras import checked, parse_extras
 from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.methods.published import deviations, with_published
@@ -85,6 +86,9 @@ def joining(method: Method, texts: Sequence[str]) -> tuple[Extra, ...]:
     added = parse_extras(texts)
     if added and not method.composes:
         raise UsageError(f"{method.name} takes no --with: it is no loop of gradient steps that a transform could join")
+    for extra in added:
+        if method.takes is not None and extra.transform.name not in method.takes:
+            raise UsageError(f"{method.name} takes no --with {extra.transform.name}: {method.because}")
     return added
 
 
@@ -134,15 +138,17 @@ def apply_method(
     settings: Settings = parse_settings(method, values, published=published)
     added = joining(method, extras)
     config = request.config
+    settings = with_request(settings, config.adjacent)
     check_checkpoint_output(out, force=force)
     if any(out.exists() and os.path.exists(given.path) and out.samefile(given.path) for given in config.checkpoint):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
     _check_state(out, force=force, resume=resume)
     # What is measured of the forget set, and its twin, are no matter of a method.
     inputs = resolve_inputs(
-        Resolved(config.model_copy(update={"sample": None, "unseen": None}), request.origins), others=others
+        Resolved(config.model_copy(update=dict.fromkeys(("sample", "unseen", "adjacent"))), request.origins),
+        others=others,
     )
-    (parent, *_), splits, compute = inputs.checkpoints, inputs.splits, inputs.compute
+    (parent, *_), splits, compute = inputs.checkpoints, with_settings(inputs.splits, settings), inputs.compute
     candidate = inputs.candidate(0)
     metadata = record_of(candidate, splits, method, config.seed).model_copy(
         update={"method": name, "settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
@@ -314,6 +320,7 @@ def _identity(metadata: Metadata, splits: Splits, compute: Device) -> dict[str, 
             "forget_sha256", "model", "mean", "std")  # fmt: skip
     return {key: getattr(metadata, key) for key in keys} | {
         "retain_sha256": sha256_of_bytes(splits.retain.astype("<i8").tobytes()),
+        **({"adjacent_sha256": splits.adjacent.sha256} if splits.adjacent else {}),
         "device": compute.device.type,
         "precision": compute.precision,
         "chunk": compute.chunk,

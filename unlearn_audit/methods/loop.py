@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from unlearn_audit.data import Examples
 from unlearn_audit.engine import Augment, Batches, Hooks, Terms, crop_and_flip, descend, trainable
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import ConfigError, UsageError
@@ -81,7 +82,7 @@ class LoopSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_budget(cls, values: Any) -> Any:
+    def _onebudget_of(cls, values: Any) -> Any:
         """Let a budget that is given replace the default one, whichever of the two that is."""
         if not isinstance(values, Mapping):
             return values
@@ -150,7 +151,7 @@ def run_composition(
         {"forget": settings.stop_forget_loss, "retain": settings.stop_retain_loss}, objective.losses
     )
     unseen = Unseen(context) if settings.stop_at else None
-    course = Course(_budget(settings, objective), objective.epoch_of)
+    course = Course(budget_of(settings, objective), objective.epoch_of)
     extras = [*(Extra(transform, chosen) for transform, chosen in own), *context.extras]
     hooks = [*(extra.transform.make(context, extra.settings, course) for extra in extras), *hooks]
     if not any(hook.terms for hook in hooks):  # a term that joins may be of the side that the objective lacks
@@ -163,7 +164,7 @@ def run_composition(
         steps, stopped = descend(
             context.model,
             objective.terms,
-            _optimizer(context, settings),
+            optimizer_of(context, settings),
             steps=course.steps,
             seed=context.seed,
             schedule=schedule_of(settings.schedule, course),
@@ -176,11 +177,11 @@ def run_composition(
     taken = [hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks]
     told = [note for hook in hooks for note in hook.notes]
     done = Unlearned(steps, objective.gradients(steps) + sum(taken), stopped, tuple(dict.fromkeys(told)))
-    done = done if context.count_only else _with_figures(done, hooks)
+    done = done if context.count_only else with_figures(done, hooks)
     return replace(done, notes=(*done.notes, *unseen.notes(stopped)), looked_at=unseen.looked_at) if unseen else done
 
 
-def _with_figures(done: Unlearned, hooks: Sequence[Hooks]) -> Unlearned:
+def with_figures(done: Unlearned, hooks: Sequence[Hooks]) -> Unlearned:
     """Add what the hooks counted; what is not finite was not measured, and is said to be so."""
     read = {name: value for hook in hooks if hook.figures for name, value in hook.figures().items()}
     figures = {name: value for name, value in read.items() if math.isfinite(value)}
@@ -195,7 +196,7 @@ def freeze_batchnorm(model: nn.Module) -> None:
             module.eval()
 
 
-def _budget(settings: LoopSettings, objective: Objective) -> int:
+def budget_of(settings: LoopSettings, objective: Objective) -> int:
     """Return the number of steps."""
     if settings.steps is not None:
         return settings.steps
@@ -204,7 +205,8 @@ def _budget(settings: LoopSettings, objective: Objective) -> int:
     return objective.length(settings.epochs)
 
 
-def _optimizer(context: UnlearningContext, settings: LoopSettings) -> torch.optim.Optimizer:
+def optimizer_of(context: UnlearningContext, settings: LoopSettings) -> torch.optim.Optimizer:
+    """Return the optimiser that the settings ask for, with fresh state, over all trainable parameters."""
     parameters = list(trainable(context.model).values())
     fused = context.compute.device.type == "cuda"
     if settings.optimizer == "adam":
@@ -244,19 +246,19 @@ def schedule_of(text: str, course: Course) -> Callable[[int], float]:
 
 def minibatches(
     context: UnlearningContext,
-    which: Literal["retain", "forget"],
+    which: Literal["retain", "forget", "adjacent", "remote"],
     settings: LoopSettings,
     batch_size: Size | None = None,
 ) -> Batches:
-    """Return the shuffled minibatches of the retain or of the forget set; each has its own stream of the seed.
+    """Return the shuffled minibatches of a set; each has its own stream of the seed.
 
     Raises:
-        UsageError: the retain set is empty.
+        UsageError: the set is empty.
     """
     splits = context.splits
-    examples = splits.forget_examples if which == "forget" else splits.retain_examples
+    examples: Examples = getattr(splits, f"{which}_examples")
     if not len(examples):
-        raise UsageError("the retain set is empty; this method needs something to keep")
+        raise UsageError(f"the {which} set is empty; this method needs something to keep")
     size = settings.batch_size if batch_size is None else batch_size
     return Batches(
         examples,

@@ -57,6 +57,7 @@ class StateFile:
         self.memory, self.clock = memory, clock
         self.last: SavedState | None = None
         self.resumed_at = 0
+        self._kept: SavedState | None = None  # of the file, once it is read
         self._model: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._began = self._written = clock()
@@ -67,19 +68,56 @@ class StateFile:
         """Seconds of work so far, those before a kill up to the last write included."""
         return self._before + self.clock() - self._began
 
-    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    def recall(self, model: nn.Module) -> int:
+        """Restore the memory alone, ahead of `start`: a method of several stages prepares one by what stands there.
+
+        Args:
+            model: on whose device it goes.
+
+        Returns:
+            How many steps are done.
+
+        Raises:
+            UsageError: as `start`.
+            CheckpointError: as `start`.
+        """
+        kept = self._of_file()
+        if kept is None:
+            return 0
+        self._recall(kept, model)
+        return kept.done
+
+    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, since: int = 0) -> int:
         """Restore the file's state where one is asked for and there, and return how many steps are done.
+
+        Args:
+            model: whose weights are restored and kept.
+            optimizer: whose state is restored and kept.
+            since: steps that stages before have taken: a state of theirs is left alone.
 
         Raises:
             UsageError: it belongs to another run.
             CheckpointError: it cannot be read, or does not fit.
         """
         self._model, self._optimizer = model, optimizer
-        if self.resume and self.path.exists():
-            kept = self._read()
-            self._restore(kept)
-            self.last, self.resumed_at = kept, kept.done
-        return self.resumed_at
+        kept = self._of_file()
+        if kept is None or (since and kept.done <= since):
+            return since
+        self._restore(kept)
+        self.last, self.resumed_at = kept, kept.done
+        return kept.done
+
+    def _of_file(self) -> SavedState | None:
+        """Return what the file holds where it is to be gone on with, read once."""
+        if self._kept is None and self.resume and self.path.exists():
+            self._kept = self._read()
+        return self._kept
+
+    def _recall(self, kept: SavedState, model: nn.Module) -> None:
+        device = next(model.parameters()).device
+        for name, tensor in kept.tensors.items():
+            if name.startswith("memory/"):
+                self.memory[name.removeprefix("memory/")] = tensor.to(device)
 
     def keep(self, done: int) -> None:
         """Keep the state after `done` steps, and write it when it is time."""
@@ -106,7 +144,8 @@ class StateFile:
         return True
 
     def remove(self) -> None:
-        """Remove the file once the result is written."""
+        """Remove the file once the result is written, or is of no use."""
+        self._kept = None
         self.path.unlink(missing_ok=True)
 
     def weights(self) -> dict[str, Tensor]:
@@ -153,14 +192,13 @@ class StateFile:
         if self._model is None or self._optimizer is None:
             return
         state: dict[int, dict[str, Tensor]] = {}
+        self._recall(kept, self._model)
         try:
             for name, tensor in kept.tensors.items():
                 kind, _, rest = name.partition("/")
                 if kind == "optimizer":
                     index, _, key = rest.partition("/")
                     state.setdefault(int(index), {})[key] = tensor.clone()  # the optimiser goes on in its own copy
-                elif kind == "memory":
-                    self.memory[rest] = tensor.to(next(self._model.parameters()).device)
             groups = self._optimizer.state_dict()["param_groups"]
             self._model.load_state_dict(_weights(kept))
             self._check_shapes(state)

@@ -28,6 +28,7 @@ from unlearn_audit.engine import Device, derive_seed, predict, setup_device
 from unlearn_audit.errors import AuditError, CheckpointError, DataError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import atomic_write
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.adjacent import with_retained
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.resume import StateFile
@@ -271,10 +272,11 @@ def _unlearn(
 ) -> Unlearned:
     """Put a model through a treatment, or only tell what that takes."""
     method: Method = catalogue.load("method", catalogue.METHODS, treatment.method)
+    splits = _forgetting(context, job, whole_classes=method.whole_classes)
     unlearning = UnlearningContext(
         model,
         Transform(context.plan.mean, context.plan.std),
-        _forgetting(context, job, whole_classes=method.whole_classes),
+        with_retained(splits, treatment.settings.get("adjacent"), context.dataset),
         context.compute,
         _seed(context.plan, job),
         progress,

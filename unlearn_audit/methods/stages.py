@@ -1,0 +1,196 @@
+"""A run in several stages, each with settings, an objective and transforms of its own, and one state to go on with.
+
+A stage begins with the weights that the one before it has left. These are kept with the state of the run, so that a run
+that is killed in a later stage prepares that stage from the same weights again, and comes to the same end.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import nn
+
+from unlearn_audit.engine import Hooks, derive_seed, descend, trainable
+from unlearn_audit.errors import UsageError
+from unlearn_audit.methods import Course, Settings, StagedResumable, StepTransform, Unlearned, UnlearningContext
+from unlearn_audit.methods.loop import (
+    LoopSettings,
+    Objective,
+    budget_of,
+    freeze_batchnorm,
+    optimizer_of,
+    schedule_of,
+    with_figures,
+)
+from unlearn_audit.methods.projection import Gradients
+
+Edit = Callable[[int, Gradients], Gradients]  # (step of the stage, gradients) -> as the transforms leave them
+BY_STEP = ("terms", "gradient", "mix", "hold", "after", "look")  # hooks whose first argument is the step
+START = "stage/"  # where the weights that a stage began with stand in the memory
+
+
+def _nothing(edit: Edit) -> Sequence[Hooks]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        settings: budget, optimiser and schedule; a stage has no stop.
+        objective: what is descended; its steps count from the beginning of the stage.
+        own: transforms of this stage alone.
+        begin: called once, with the weights that the stage begins with: what it does in a step after all transforms. It
+            is given what edits any gradients as the transforms of `--with` edit a step's own.
+    """
+
+    settings: LoopSettings
+    objective: Objective
+    own: Sequence[tuple[StepTransform, Settings]] = ()
+    begin: Callable[[Edit], Sequence[Hooks]] = _nothing
+
+
+def run_stages(context: UnlearningContext, stages: Sequence[Stage], *, task: str) -> Unlearned:
+    """Run the stages one after the other, each with a fresh optimiser.
+
+    Transforms of `--with` are made once, with the weights before the first stage, and their steps and epochs go on from
+    stage to stage: a mask is one mask, a penalty that fades does so over the whole run. What a model itself draws in a
+    step depends on the seed, the stage and the step.
+
+    Args:
+        context: the model, edited in place.
+        stages: in order.
+        task: the method's name in the progress.
+
+    Raises:
+        UsageError: a stage has a stop.
+        MeasurementError: it diverged.
+    """
+    for stage in stages:
+        if stage.settings.stop_at or stage.settings.stop_forget_loss or stage.settings.stop_retain_loss:
+            raise UsageError(f"{task} runs in {len(stages)} stages, each to the end of its budget; leave the stop out")
+    spans = [budget_of(stage.settings, stage.objective) for stage in stages]
+    since = [0, *accumulate(spans)]
+    joined = [extra.transform.make(context, extra.settings, _course(stages, since)) for extra in context.extras]
+    resumable = None if context.count_only else context.resumable
+    done = resumable.recall(context.model) if resumable else 0
+    current = max((index for index in range(len(stages)) if done > since[index]), default=0)
+    told, taken = [*joined], 0
+    for index, stage in enumerate(stages):
+        if index == current > 0:
+            _restore(context)
+        course = Course(spans[index], stage.objective.epoch_of)
+        shifted = [_shifted(hook, since[index]) for hook in joined]
+        own = [transform.make(context, settings, course) for transform, settings in stage.own]
+        hooks = [*own, *shifted, *stage.begin(_edit_of(context.model, [*own, *shifted])), *_at_rest(context, stage)]
+        more = [hook for hook in hooks if hook not in shifted]
+        told += more
+        taken += stage.objective.gradients(spans[index]) + _taken(more, spans[index])
+        if index < current or context.count_only:
+            continue
+        descend(
+            context.model,
+            stage.objective.terms,
+            optimizer_of(context, stage.settings),
+            steps=spans[index],
+            seed=derive_seed(context.seed, "stage", index) if index else context.seed,
+            schedule=schedule_of(stage.settings.schedule, course),
+            hooks=hooks,
+            resumable=_Since(resumable, since[index]) if resumable else None,
+            progress=context.progress,
+            task=f"{task}, stage {index + 1} of {len(stages)}",
+        )
+        if index + 1 < len(stages):
+            _remember(context)
+    notes = tuple(dict.fromkeys(note for hook in told for note in hook.notes))
+    found = Unlearned(since[-1], taken + _taken(joined, since[-1]), None, notes)
+    return found if context.count_only else with_figures(found, told)
+
+
+def _taken(hooks: Sequence[Hooks], steps: int) -> int:
+    """Return how many gradients of single examples some hooks take, to prepare and in so many steps."""
+    return sum(hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks)
+
+
+def _at_rest(context: UnlearningContext, stage: Stage) -> Sequence[Hooks]:
+    """Return what keeps BatchNorm as it is, where a stage asks for it."""
+    return [Hooks(begin=lambda: freeze_batchnorm(context.model))] if stage.settings.bn == "frozen" else []
+
+
+def _course(stages: Sequence[Stage], since: Sequence[int]) -> Course:
+    """Return the course of the whole run: epochs go on counting where a stage ends."""
+    epochs = [
+        stage.objective.epoch_of(end - start - 1) + 1 if end > start else 0
+        for stage, start, end in zip(stages, since, since[1:], strict=False)
+    ]
+    before = [0, *accumulate(epochs)]
+
+    def epoch_of(step: int) -> int:
+        index = max(index for index in range(len(stages)) if step >= since[index])
+        return before[index] + stages[index].objective.epoch_of(step - since[index])
+
+    return Course(since[-1], epoch_of)
+
+
+def _shifted(hook: Hooks, since: int) -> Hooks:
+    """Return a hook that is told the step of the whole run where the loop counts those of a stage."""
+    if not since:
+        return hook
+
+    def later(what: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda step, *more: what(step + since, *more)
+
+    there = {name: what for name in BY_STEP if (what := getattr(hook, name)) is not None}
+    moved: dict[str, Any] = {name: later(what) for name, what in there.items()}
+    return replace(hook, **moved)
+
+
+def _edit_of(model: nn.Module, hooks: Sequence[Hooks]) -> Edit:
+    """Return what edits any gradients as some hooks edit those of a step."""
+    edits = [hook.gradient for hook in hooks if hook.gradient]
+    parameters = list(trainable(model).values())
+
+    def edit(step: int, gradients: Gradients) -> Gradients:
+        if not edits:
+            return gradients
+        kept = [parameter.grad for parameter in parameters]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        for each in edits:
+            each(step, {})
+        found = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+        for parameter, before in zip(parameters, kept, strict=True):
+            parameter.grad = before
+        return found
+
+    return edit
+
+
+def _remember(context: UnlearningContext) -> None:
+    """Keep the weights that the next stage begins with."""
+    context.memory.update({f"{START}{name}": each.clone() for name, each in context.model.state_dict().items()})
+
+
+def _restore(context: UnlearningContext) -> None:
+    """Load the weights that the stage began with which the state is of."""
+    kept = {key.removeprefix(START): each for key, each in context.memory.items() if key.startswith(START)}
+    context.model.load_state_dict(kept)
+
+
+@dataclass(frozen=True)
+class _Since:
+    """The state of a run as one of its stages sees it, whose steps begin at 0."""
+
+    inner: StagedResumable
+    since: int
+
+    def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Restore what was kept in this stage, if anything, and return how many of its steps are done."""
+        return self.inner.start(model, optimizer, since=self.since) - self.since
+
+    def keep(self, done: int) -> None:
+        """Keep the state after so many steps of this stage."""
+        self.inner.keep(self.since + done)
