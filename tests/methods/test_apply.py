@@ -127,6 +127,9 @@ def test_steps_that_are_far_too_long_end_in_one_line(refused: Callable[..., None
 
 # ----- every method, odd sets
 
+# Sets whose unseen twin leaves no held-out example over, which this method needs.
+LEAVING_NONE = (("reference", "range:0-999"), ("reference", "class:3"))
+
 
 class Applying:
     """Runs a method on the fixture's original and looks at what was left."""
@@ -164,7 +167,7 @@ def applying(run: Run, tiny: Path, tmp_path: Path) -> Applying:
 @pytest.mark.parametrize(
     ("name", "forget"),
     [(name, forget) for name in METHODS for forget in ("range:5-5", "range:0-999", "class:3")
-     if to_forget(name, forget) == forget],
+     if to_forget(name, forget) == forget and (name, forget) not in LEAVING_NONE],
 )  # fmt: skip
 def test_one_example_most_of_the_set_and_a_whole_class_can_be_forgotten(
     applying: Applying, name: str, forget: str
@@ -239,6 +242,7 @@ def nothing_retained(name: str, **settings: Any) -> Unlearned:
         ("neggrad-plus", {"alpha": 0}),
         ("delete", {}),
         ("bad-teacher", {"retain_share": 0}),
+        ("reference", {"weight": 0}),
         ("ssd", {}),
     ],
 )

@@ -266,9 +266,9 @@ def _looked_at(label: str, metadata: Metadata, splits: Splits) -> Iterator[str]:
     stale = len(np.intersect1d(metadata.looked_at or (), splits.unseen.unseen))
     if stale:
         yield (
-            f"{label}, or a model that it was made from, was stopped by a look at {stale} of the {len(splits.unseen)} "
-            "examples of the unseen twin, so that a comparison with the twin flatters it; audit with the seed of the "
-            f"run that was stopped (its own: --seed {metadata.seed}), without --unseen and --sample"
+            f"{label}, or a model that it was made from, was stopped or taught by a look at {stale} of the "
+            f"{len(splits.unseen)} examples of the unseen twin, so that a comparison with the twin flatters it; audit "
+            f"with the seed of the run that looked (its own: --seed {metadata.seed}), without --unseen and --sample"
         )
 
 

@@ -59,6 +59,10 @@ METHODS: Mapping[str, Entry] = {
     "bad-teacher": Entry(
         "unlearn_audit.methods.bad_teacher:BAD_TEACHER", "learn from a random network on forget, the original on retain"
     ),
+    "reference": Entry(
+        "unlearn_audit.methods.reference:REFERENCE",
+        "answer on forget as the original does on held-out data",
+    ),
     "cf-k": Entry("unlearn_audit.methods.last_layers:CF_K", "fine-tune the last k layers on retain; the others rest"),
     "eu-k": Entry("unlearn_audit.methods.last_layers:EU_K", "draw the last k layers anew and train them on retain"),
     "msg": Entry("unlearn_audit.methods.msg:MSG", "draw anew the kernel weights that both sets pull alike, fine-tune"),

@@ -53,7 +53,8 @@ class Metadata(BaseModel):
         steps: optimizer steps taken.
         gradient_evaluations: per-example gradients computed.
         figures: what was counted or measured of the run itself, by name.
-        looked_at: held-out examples, as test indices, by which it was decided when to stop, here or in a run before.
+        looked_at: held-out examples, as test indices, by which it was decided when to stop, or that it learned
+            from, here or in a run before.
         wall_seconds: how long the steps took.
         notes: what the reader should know of how it was made, above all where that deviates from the method's source.
         tool_version: version of this package that wrote the file.

@@ -138,7 +138,7 @@ class Unlearned:
         steps: optimiser steps taken.
         gradient_evaluations: gradients of single examples taken.
         stopped: why it stopped before its budget was spent.
-        looked_at: held-out examples, as test indices, that decided when it stopped; None where none did.
+        looked_at: held-out examples, as test indices, that decided when it stopped or what it learned, or None.
         notes: what the reader should know of the run, in words; deviations from the source are told by `published`.
         figures: what was counted or measured of the run itself, by name.
         recipe: how the model was trained, where it was trained anew; else that of the original holds.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine import Augment, Batches, Hooks, Terms, crop_and_flip, descend, trainable
+from unlearn_audit.engine import Augment, Batches, Hooks, Stop, Terms, crop_and_flip, descend, trainable
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Course, Extra, Settings, StepTransform, Unlearned, UnlearningContext
@@ -128,6 +128,7 @@ def run_composition(
     *,
     own: Sequence[tuple[StepTransform, Settings]] = (),
     hooks: Sequence[Hooks] = (),
+    stop: Stop | None = None,
     task: str,
 ) -> Unlearned:
     """Run the loop: gradient of the objective, its transforms, mixing of weights, the optimiser's step.
@@ -138,6 +139,7 @@ def run_composition(
         settings: budget, optimiser, schedule, stops.
         own: the method's own transforms; those of `--with` follow them.
         hooks: what else the method does in a step, after all transforms.
+        stop: the method's own reason to end before the budget is spent, asked at every look.
         task: the method's name in the progress.
 
     Returns:
@@ -169,7 +171,7 @@ def run_composition(
             seed=context.seed,
             schedule=schedule_of(settings.schedule, course),
             hooks=hooks,
-            stop=first_of(at_losses, unseen.stop if unseen else None),
+            stop=first_of(at_losses, unseen.stop if unseen else None, stop),
             resumable=context.resumable,
             progress=context.progress,
             task=task,
