@@ -28,7 +28,11 @@ FEWEST = 128  # of a product's chunk, whose graph is larger than that of a pass
 
 
 class IuSettings(Settings):
-    """Settings of influence unlearning: ours, since the published code inverts its curvature in another way."""
+    """Settings of influence unlearning: ours, since the published code inverts its curvature in another way.
+
+    The damping is what kept small networks whole: with a thousandth of the mean diagonal the step is ten times as long
+    and leaves an accuracy of chance, since few directions carry nearly all of the curvature.
+    """
 
     PUBLISHED: ClassVar[Mapping[str, Any] | None] = None
 
@@ -36,7 +40,7 @@ class IuSettings(Settings):
         default=1.0, description="s, of the step; 1 is Newton's, comparisons search from 1 to 20"
     )
     damping: Annotated[float, Field(ge=0, le=1e30)] = Field(
-        default=1e-3, description="delta, relative to the mean of the curvature's diagonal"
+        default=1.0, description="delta, relative to the mean of the curvature's diagonal"
     )
     iterations: Annotated[int, Field(gt=0)] = Field(default=50, description="of conjugate gradients, at most")
     sample: Annotated[int, Field(gt=0)] = Field(default=2048, description="retain examples of the curvature")

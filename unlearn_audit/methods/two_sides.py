@@ -14,7 +14,7 @@ from unlearn_audit.engine import TermGradients
 from unlearn_audit.errors import UsageError
 
 INFEASIBLE = -1e-3  # ours: a cosine below it; with 0 the rounding of weights in float32 alone gives false alarms
-BOTH = "ieu, neggrad-plus, rl --order alternate, or another one with --with ascent"
+BOTH = "ieu, neggrad-plus, trw, rl --order alternate, or another one with --with ascent"
 
 
 class Sides(NamedTuple):

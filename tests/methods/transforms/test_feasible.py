@@ -1,20 +1,33 @@
 """Feasible updates: the mask against brute force, focus against its bounds, and the step that is really taken."""
 
-from itertools import product
+import copy
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small_problems import Plain, batches_of, cross_entropy, make_context, make_net, parameters_of, same, slopes
+from small_problems import (
+    CPU,
+    Plain,
+    batches_of,
+    cross_entropy,
+    make_context,
+    make_net,
+    make_small_splits,
+    parameters_of,
+    same,
+    slopes,
+)
 from torch import Tensor, nn
 
 from unlearn_audit import catalogue
-from unlearn_audit.data import Splits
+from unlearn_audit.data import Splits, load_data, make_splits
 from unlearn_audit.errors import ConfigError, UsageError
-from unlearn_audit.methods import Method, Unlearned
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.extras import parse_extras
+from unlearn_audit.methods.ft import FtSettings, run_ft
 from unlearn_audit.methods.neggrad_plus import NegGradPlusSettings, run_neggrad_plus
 from unlearn_audit.methods.transforms.feasible import (
     Focus,
@@ -235,7 +248,7 @@ def test_under_plain_sgd_every_step_is_feasible(splits: Splits, scope: str) -> N
     done = run(splits, f"feasible:opt,scope={scope}", **settings)
     assert figure(before, "infeasible steps") == figure(before, "infeasible batches") > 0.2
     assert figure(done, "infeasible steps") == 0
-    assert figure(done, "worst cosine of a step") >= 0.999e-3
+    assert figure(done, "worst cosine of a step") > (0 if scope == "tensor" else 0.999e-3)
     assert 0 < figure(done, "masked share") < 0.5
 
 
@@ -245,7 +258,7 @@ def test_under_momentum_and_adam_only_an_edited_step_is_feasible(splits: Splits,
     assert figure(gradient, "infeasible steps") > 0
     assert figure(gradient, "worst cosine of a step") < -1e-3
     assert figure(step, "infeasible steps") == 0
-    assert figure(step, "worst cosine of a step") >= 0.999e-3
+    assert figure(step, "worst cosine of a step") > 0
     assert figure(step, "masked share") > 0
 
 
@@ -320,6 +333,51 @@ def test_a_term_that_joins_may_be_the_side_that_was_lacking(splits: Splits) -> N
     ft: Method = catalogue.load("method", catalogue.METHODS, "ft")
     context = make_context(make_net(), splits, extras=parse_extras(["ascent:c=0.5", "feasible:opt"]))
     assert "feasible, infeasible steps" in ft.run(context, parse_settings(ft, {"steps": 2})).figures
+
+
+def test_the_tilted_target_and_retain_are_two_sides(noise: Any) -> None:
+    trw: Method = catalogue.load("method", catalogue.METHODS, "trw")
+    context = make_context(
+        make_net(), make_small_splits(noise, forget="class:2"), extras=parse_extras(["feasible:opt"])
+    )
+    assert "feasible, infeasible steps" in trw.run(context, parse_settings(trw, {"steps": 2})).figures
+
+
+@pytest.mark.slow
+def test_on_digits_a_feasible_gradient_is_a_feasible_step_under_plain_sgd_alone() -> None:
+    """A trained network of three layers, a random tenth to be forgotten, 60 steps."""
+    data = load_data("digits")
+    splits = make_splits(data, "random:0.1:0")
+    torch.manual_seed(0)
+    sizes = (64, 128, 64, 10)
+    layers = [each for a, b in pairwise(sizes) for each in (nn.ReLU(), nn.Linear(a, b))]
+    original = nn.Sequential(nn.Flatten(), *layers[1:])
+    context = UnlearningContext(original, data.transform, make_splits(data, "range:0-0"), CPU, 0)
+    run_ft(context, FtSettings(epochs=60, step_size=0.05, momentum=0, weight_decay=0))
+
+    def figures(extra: str, **settings: Any) -> list[float]:
+        context = UnlearningContext(
+            copy.deepcopy(original), data.transform, splits, CPU, 0, extras=parse_extras([extra])
+        )
+        done = run_neggrad_plus(context, NegGradPlusSettings(alpha=0.9, steps=60, **settings))
+        return [figure(done, name) for name in ("infeasible steps", "worst cosine of a step")]
+
+    plain: dict[str, Any] = {"momentum": 0, "step_size": 0.05}
+    others: list[dict[str, Any]] = [
+        {"momentum": 0.9, "step_size": 0.02},
+        {"optimizer": "adam", "momentum": 0, "step_size": 1e-3},
+    ]
+    assert figures("feasible:watch", **plain)[0] > 0.1
+    share, worst = figures("feasible:opt", **plain)
+    assert share == 0
+    assert worst > 0
+    for settings in others:
+        share, worst = figures("feasible:opt", **settings)
+        assert 0.1 < share < 1
+        assert worst < -0.1
+        share, worst = figures("feasible:opt,on=step", **settings)
+        assert share == 0
+        assert worst > 0
 
 
 def test_settings_without_effect_are_no_deviation_and_wrong_ones_are_refused() -> None:
