@@ -132,6 +132,7 @@ PINNED = {
     "dropout": "98811cc042a55d60",
     "reinit": "b4d8097d4e5220f7",
     "random labels": "4502b0fdceacb7eb",
+    "random direction": "8495e3f3f8d1d961",
     "random mask": "24a115832c0a3367",
     "shadow": "fea32385afda1232",
     "treatment": "e0eaa9c82b3e12c6",

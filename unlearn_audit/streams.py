@@ -35,6 +35,7 @@ STREAMS: Mapping[str, str] = {
     "dropout": "whatever a model itself draws in a step of training: dropout, stochastic depth",
     "reinit": "noise of the re-initialisation",
     "random labels": "labels that relabelling methods give",
+    "random direction": "where AMUN's ablation moves images to instead of to their adversarial examples",
     "random mask": "weights that a random mask leaves alone",
     "fisher": "noise of Fisher forgetting",
     "influence": "retain examples of influence unlearning's curvature, and the probes of its mean",

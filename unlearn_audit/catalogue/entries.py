@@ -52,6 +52,9 @@ METHODS: Mapping[str, Entry] = {
         "unlearn_audit.methods.entanglement:ENTANGLEMENT",
         "suppress forget while the rest stays, then repair what is close to it",
     ),
+    "amun": Entry(
+        "unlearn_audit.methods.amun:AMUN", "fine-tune with the nearest adversarial examples of the forget set"
+    ),
     "shrink-perturb": Entry(
         "unlearn_audit.methods.shrink_perturb:SHRINK_PERTURB",
         "throw most of the weights away at once, then learn retain again",

@@ -6,6 +6,7 @@ A method edits a model in place and says what it did; it never measures itself. 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -113,6 +114,8 @@ class UnlearningContext:
         memory: what the method must remember beside weights and optimiser; it is saved with them. Tensors in it are
             replaced, never changed.
         count_only: only tell what a run would take; the model stays as it is.
+        artefacts: a folder for what is made on the way and costs much, under names that its content decides; a later
+            run finds it there again. None where nothing is kept.
     """
 
     model: nn.Module
@@ -128,6 +131,7 @@ class UnlearningContext:
     resumable: StagedResumable | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
     count_only: bool = False
+    artefacts: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,7 @@ def apply_method(
         recipe=metadata.recipe,
         original_seed=parent.metadata.seed if parent.metadata and parent.metadata.role == "original" else None,
         extras=added,
+        artefacts=out.parent,
     )
     resumable = StateFile(
         state_path(out),

@@ -257,10 +257,7 @@ def minibatches(
     Raises:
         UsageError: the set is empty.
     """
-    splits = context.splits
-    examples: Examples = getattr(splits, f"{which}_examples")
-    if not len(examples):
-        raise UsageError(f"the {which} set is empty; this method needs something to keep")
+    examples = examples_of(context, which)
     size = settings.batch_size if batch_size is None else batch_size
     return Batches(
         examples,
@@ -271,6 +268,18 @@ def minibatches(
         context.compute,
         augmentation(context, settings),
     )
+
+
+def examples_of(context: UnlearningContext, which: str) -> Examples:
+    """Return the "retain", "forget" or another set of the splits by its name.
+
+    Raises:
+        UsageError: the set is empty.
+    """
+    examples: Examples = getattr(context.splits, f"{which}_examples")
+    if not len(examples):
+        raise UsageError(f"the {which} set is empty; this method needs something to keep")
+    return examples
 
 
 def augmentation(context: UnlearningContext, settings: LoopSettings) -> Augment | None:
