@@ -405,6 +405,16 @@ def everything(tiny: Path, tiny_fleet: Path, run: Callable[..., Any]) -> dict[st
     return report
 
 
+@pytest.fixture(scope="module")
+def of_classes(tiny: Path, run: Callable[..., Any]) -> list[dict[str, Any]]:
+    """What is measured where whole classes are forgotten, and there alone."""
+    paths = [tiny / f"{name}.safetensors" for name in ("unlearned", "retrained-1", "retrained-2")]
+    done = run("mia", "nn", *paths, "--forget", "class:3", "--format", "json", "--quiet")
+    assert done.code == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)["measurements"]
+    return found
+
+
 # Settings that keep the audit short.
 SMALL = {
     "rcd": "steps = 5\nresamples = 100",
@@ -416,12 +426,17 @@ SMALL = {
 }
 
 
-def test_every_metric_of_the_catalogue_is_measured_and_nothing_else(everything: dict[str, Any]) -> None:
-    assert {measurement["name"] for measurement in everything["measurements"]} == set(catalogue.METRICS)
+def test_every_metric_of_the_catalogue_is_measured_and_nothing_else(
+    everything: dict[str, Any], of_classes: list[dict[str, Any]]
+) -> None:
+    measured = {measurement["name"] for measurement in [*everything["measurements"], *of_classes]}
+    assert measured == set(catalogue.METRICS)
 
 
-def test_every_measurement_carries_what_is_needed_to_read_it(everything: dict[str, Any]) -> None:
-    for measurement in everything["measurements"]:
+def test_every_measurement_carries_what_is_needed_to_read_it(
+    everything: dict[str, Any], of_classes: list[dict[str, Any]]
+) -> None:
+    for measurement in [*everything["measurements"], *of_classes]:
         for key in ("unit", "direction", "method", "role"):
             assert measurement[key], (measurement["name"], key)
         assert measurement["n"] > 0

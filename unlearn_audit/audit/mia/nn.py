@@ -137,6 +137,7 @@ class _Question:
         self.forgotten = whole_classes(context.splits, wanted_by=WHOLE)
         self.labels = context.splits.dataset.test.labels.numpy()
         self._logits: dict[str, NDArray[np.float32] | str] = {}
+        self._numbers: dict[str, _Numbers | str] = {}
         self._judges: dict[tuple[str, int], Callable[[Floats], Floats]] = {}
 
     def logits(self, candidate: Candidate) -> NDArray[np.float32] | str:
@@ -193,10 +194,29 @@ class _Question:
             chosen,
         )
 
-    def numbers(self, candidate: Candidate, others: Sequence[Candidate]) -> _Numbers:
-        """Return all three numbers of a model against others."""
+    def others(self, candidate: Candidate) -> tuple[Candidate, ...]:
+        """Return the retrained models that a model is held against: all but itself."""
+        return tuple(one for one in self.retrained if one.label != candidate.label)
+
+    def numbers(self, candidate: Candidate) -> _Numbers | str:
+        """Return all three numbers of a model, or why there are none."""
+        if candidate.label not in self._numbers:
+            self._numbers[candidate.label] = self._taken(candidate)
+        return self._numbers[candidate.label]
+
+    def _taken(self, candidate: Candidate) -> _Numbers | str:
+        logits, others = self.logits(candidate), self.others(candidate)
+        if isinstance(logits, str):
+            return logits
+        if len(others) < 2:
+            return TOO_FEW
         parts = [self._of_class(candidate, others, each) for each in self.classes]
         return _Numbers(*(None if None in each else float(np.mean(each)) for each in zip(*parts, strict=True)))
+
+    def levels(self, candidate: Candidate) -> list[_Numbers]:
+        """Return the numbers of each other retrained model against the rest, where these are enough."""
+        known = [self.numbers(other) for other in self.others(candidate)]
+        return [each for each in known if not isinstance(each, str)]
 
     def _of_class(self, candidate: Candidate, others: Sequence[Candidate], asked: _Class) -> _Numbers:
         rows, features = asked.rows, self.features(candidate, asked.rows)
@@ -241,43 +261,32 @@ def measure_nn(context: AuditContext) -> Iterator[Measurement]:
     Raises:
         UsageError: the forget set is not whole classes, fewer than two retrained models, or nothing to ask them on.
     """
-    question = _Question(context)
-    given = context.with_role("retrained")
+    question, given = _Question(context), context.with_role("retrained")
     if len(given) < 2:
         raise UsageError(
             f"mia nn reads a model against retrained ones and needs at least two, three for their own level; there "
             f"{'is one' if given else 'are none'}: name each with --retrained FILE"
         )
-    levels = {
-        one.label: question.numbers(one, _others(question, one)) for one in question.retrained if _floor(question)
-    }
     for index, candidate in enumerate(context.subjects):
         context.progress("MIA-NN", index, len(context.subjects), candidate.label)
-        yield from _measurements(question, candidate, levels)
+        question.numbers(candidate)
     context.progress("MIA-NN", len(context.subjects), len(context.subjects))
+    for candidate in context.subjects:
+        yield from _measurements(question, candidate)
 
 
-def _floor(question: _Question) -> bool:
-    """Whether there are so many retrained models that one can be read against others."""
-    return len(question.retrained) >= 3
-
-
-def _others(question: _Question, candidate: Candidate) -> tuple[Candidate, ...]:
-    return tuple(one for one in question.retrained if one.label != candidate.label)
-
-
-def _measurements(question: _Question, candidate: Candidate, levels: Mapping[str, _Numbers]) -> Iterator[Measurement]:
+def _measurements(question: _Question, candidate: Candidate) -> Iterator[Measurement]:
     """Yield the three numbers of one subject."""
-    others, logits = _others(question, candidate), question.logits(candidate)
-    reason = logits if isinstance(logits, str) else None if len(others) >= 2 else TOO_FEW
-    numbers = _Numbers(None, None, None) if reason else question.numbers(candidate, others)
-    rows = [each.rows for each in question.classes] if question.retrained else []
-    for name, value in zip(METHODS, numbers, strict=True):
-        known = [getattr(each, name.removeprefix("nn.")) for label, each in levels.items() if label != candidate.label]
-        reference = reference_of([level for level in known if level is not None])
+    numbers, levels = question.numbers(candidate), question.levels(candidate)
+    asked = question.classes if question.retrained else ()
+    for name, method in METHODS.items():
+        key = name.removeprefix("nn.")
+        value = None if isinstance(numbers, str) else getattr(numbers, key)
+        known = [level for level in (getattr(each, key) for each in levels) if level is not None]
+        reference = reference_of(known)
         details: dict[str, Any] = {
-            "taken_for": {str(each.label): each.near for each in question.classes} if rows else {},
-            "retrained_models": len(others),
+            "taken_for": {str(each.label): each.near for each in asked},
+            "retrained_models": len(question.others(candidate)),
             "retrained_values": known,
         }
         if value is not None and reference is not None:
@@ -287,10 +296,10 @@ def _measurements(question: _Question, candidate: Candidate, levels: Mapping[str
             name,
             candidate,
             value,
-            reason or NOTHING_TO_ASK,
-            n=sum(map(len, rows)),
-            method=METHODS[name],
-            interval=_interval(question, candidate, others) if name == "nn.tv" and value is not None else None,
+            numbers if isinstance(numbers, str) else NOTHING_TO_ASK,
+            n=sum(len(each.rows) for each in asked),
+            method=method,
+            interval=_interval(question, candidate) if name == "nn.tv" and value is not None else None,
             reference=reference,
             flags=flags,
             details=details | ({"legacy": LEGACY} if flags else {}),
@@ -301,14 +310,14 @@ TOO_FEW = "fewer than two other retrained models whose outputs are finite"
 NOTHING_TO_ASK = f"too few test examples (below {FEWEST} of a forgotten class, or no two retained classes)"
 
 
-def _interval(question: _Question, candidate: Candidate, others: Sequence[Candidate]) -> Interval | None:
+def _interval(question: _Question, candidate: Candidate) -> Interval | None:
     """Return where the total variation may lie, over the examples; of several classes there is none."""
     if len(question.classes) != 1:
         return None
     rows = question.classes[0].rows
     bounds = total_variation_interval(
         question.probabilities(candidate, rows),
-        [question.probabilities(one, rows) for one in others],
+        [question.probabilities(one, rows) for one in question.others(candidate)],
         generator("bootstrap", question.context.config.seed, "nn"),
     )
     return interval(bounds, f"percentiles of {RESAMPLES} resamples of the examples")
