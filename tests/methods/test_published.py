@@ -42,6 +42,8 @@ SOURCES: dict[str, dict[str, Any]] = {
     "ct": {"step_size": 1e-3, "epochs": 3, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"},
     "bad-teacher": {"optimizer": "adam", "step_size": 0.01, "epochs": 10, "batch_size": 256, "temperature": 1.0,
                     "retain_share": 0.3},
+    "sfron": {"steps": 1800, "every": 5, "alpha": 25.0, "adapt": 0.5, "threshold": 1.0, "clip_norm": 7.0,
+              "step_size": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"},
     "cf-k": {"epochs": 62, "step_size": 0.1, "weight_decay": 5e-5, "batch_size": 64},
     "delete": {"step_size": 1e-4, "epochs": 20, "batch_size": 128, "momentum": 0.9, "weight_decay": 0.0},
     "trw": {"beta": 10.0},

@@ -66,6 +66,7 @@ METHODS: Mapping[str, Entry] = {
         "unlearn_audit.methods.reference:REFERENCE",
         "answer on forget as the original does on held-out data",
     ),
+    "sfron": Entry("unlearn_audit.methods.sfron:SFRON", "now and then ascend forget where it matters more than retain"),
     "cf-k": Entry("unlearn_audit.methods.last_layers:CF_K", "fine-tune the last k layers on retain; the others rest"),
     "eu-k": Entry("unlearn_audit.methods.last_layers:EU_K", "draw the last k layers anew and train them on retain"),
     "msg": Entry("unlearn_audit.methods.msg:MSG", "draw anew the kernel weights that both sets pull alike, fine-tune"),
