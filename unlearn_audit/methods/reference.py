@@ -5,7 +5,8 @@ The target of a label y is t_y, the original's mean softmax on held-out examples
 own process; a step descends mean KL(t_y || softmax(theta)) on forget + lambda·CE on retain. After it weights are pulled
 back to the original's: with u = theta - theta_o, theta <- theta_o + sign(u)·max(|u| - eta·rho, 0), so that most of them
 need not move at all (Forsaken's mask has that purpose; `--with mask:saliency` chooses weights beforehand). It ends when
-forget examples are no further from their targets than the held-out examples are themselves: that is the floor.
+forget examples are no further from their targets than the held-out examples are themselves: that is the floor. Where
+the original is nearer than that, as with labels that were changed at random, the floor ends nothing.
 
 No example of the unseen twin is among the held-out ones, else an audit would grade its own answer key.
 """
@@ -180,12 +181,12 @@ class _Floor:
         return {f"reference.{name}": value for name, value in found.items()}
 
     def notes(self) -> tuple[str, ...]:
-        """Say where the floor cannot tell that the original remembers."""
+        """Say where the floor cannot tell that the original remembers, so that it is no reason to stop."""
         if self.start > self.reference.floor:
             return ()
         return (
             f"the original's answers on forget examples are no further from the targets ({self.start:.4f}) than on "
-            f"held-out examples ({self.reference.floor:.4f}), whatever it remembers: this floor tells nothing here",
+            f"held-out examples ({self.reference.floor:.4f}), whatever it remembers: a floor that ends no run",
         )
 
     def look(self, step: int) -> Mapping[str, float]:
@@ -261,10 +262,11 @@ def run_reference(context: UnlearningContext, settings: ReferenceSettings) -> Un
     ]
     if settings.movement > 0:
         hooks.append(pulled_back(context, settings, Course(budget_of(settings, objective), objective.epoch_of)))
-    stop = floor.stop if settings.to_floor else None
+    useful = settings.to_floor and floor.start > reference.floor
+    stop = floor.stop if useful else None
     done = run_composition(context, objective, settings, hooks=hooks, stop=stop, task="reference")
     looked_at = tuple(sorted({*reference.looked_at, *(done.looked_at or ())}))
-    missed = settings.to_floor and done.figures and done.figures["reference.divergence"] > reference.floor
+    missed = useful and done.figures and done.figures["reference.divergence"] > reference.floor
     never = ("the floor was not reached: the budget is spent",) if missed else ()
     return replace(done, looked_at=looked_at, notes=(*done.notes, *never))
 
