@@ -26,12 +26,15 @@ ROW = 1e-4  # variance of a forgotten class's row of the head, before that facto
 
 
 class FisherSettings(Settings):
-    """Settings of Fisher forgetting: those of the Unlearn-Saliency code, whose alpha is not given."""
+    """Settings of Fisher forgetting: those of the Unlearn-Saliency code, whose alpha is not given.
+
+    Ours is the largest power of ten that cost small networks on digits less than a point of retain accuracy.
+    """
 
     PUBLISHED: ClassVar[Mapping[str, Any] | None] = {}
     UNKNOWN: ClassVar[tuple[str, ...]] = ("alpha",)
 
-    alpha: Annotated[float, Field(ge=0, le=1e30)] = Field(default=1e-7, description="of the variance; 0 adds no noise")
+    alpha: Annotated[float, Field(ge=0, le=1e30)] = Field(default=1e-6, description="of the variance; 0 adds no noise")
     batch_size: Annotated[int, Field(gt=0)] = Field(
         default=32, description="retain examples whose mean gradient is squared; 1 gives the Fisher information"
     )

@@ -289,8 +289,7 @@ FEASIBLE = StepTransform(
     deviations=(
         "opt takes away what hinders the side that is short until it is served, the worst coordinates first; the "
         "published code sorts by the product of both sides' gradients and takes away more",
-        "on=step and scope=model are not in the published code",
-        "1e-8 is added to the second moment of the gradient of weight x loss, in the published code to the loss's own",
+        "focus adds 1e-8 to the second moment of the gradient of weight x loss, the published code to the loss's own",
     ),
     two_sided=True,
 )
