@@ -38,6 +38,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "scrub": {"step_size": 5e-4, "epochs": 3, "forget_epochs": 2, "batch_size": 128, "forget_batch_size": 32,
               "alpha": 0.001, "gamma": 0.99, "temperature": 4.0, "schedule": "milestones:3,5,9"},
     "ssd": {"alpha": 10.0, "dampening": 1.0, "batch_size": 128},
+    "fisher": {"batch_size": 32, "class_row": True},
     "msg": {"redrawn": 0.3, "step_size": 1e-3, "epochs": 5, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 64},
     "ct": {"step_size": 1e-3, "epochs": 3, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "cosine"},
     "bad-teacher": {"optimizer": "adam", "step_size": 0.01, "epochs": 10, "batch_size": 256, "temperature": 1.0,
@@ -91,6 +92,7 @@ DEFAULTS = {
     "neggrad-plus": ["of our own, since no value is published: batch_size 64"],
     "scrub": [],
     "ssd": [],
+    "fisher": ["of our own, since no value is published: alpha 1e-06"],
     "delete": [],
     "trw": [
         "of our own, since no value is published: temperature 0.1, energy 0.9, retain_weight 1, step_size 0.01, "

@@ -24,6 +24,7 @@ from unlearn_audit.streams import generator
 
 EXACT = 1e-10  # ours: of the right side's norm; a residual below it is not worth another product
 PROBES = 8  # ours: random signs behind the mean of the diagonal
+COUNTED = "IU: products with the curvature"
 FEWEST = 128  # of a product's chunk, whose graph is larger than that of a pass
 
 
@@ -188,6 +189,7 @@ def run_iu(context: UnlearningContext, settings: IuSettings) -> Unlearned:
     counted = _Counted(matrix, context, most)
     delta = settings.damping * mean_diagonal(counted, v, stream) if settings.damping else 0.0
     solved = conjugate_gradients(lambda vector: counted(vector) + delta * vector, v, iterations=settings.iterations)
+    context.progress(COUNTED, most, most)
     step = settings.strength * solved.x
     if not bool(torch.isfinite(step).all()):
         raise MeasurementError("IU diverged: the step is not finite; use a larger damping")
@@ -209,7 +211,7 @@ class _Counted:
 
     def __call__(self, vector: Tensor) -> Tensor:
         self.taken += 1
-        self.context.progress("IU: products with the curvature", self.taken, self.most)
+        self.context.progress(COUNTED, self.taken, self.most)
         return self.matrix @ vector
 
 
