@@ -1,6 +1,8 @@
 """The section `outputs` beyond divergences: ZRF, composites, cost, features, probe and populations."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,10 @@ from lookup_models import CLASSES, TEST, TRAIN, context_of, right
 from torch import nn
 
 from unlearn_audit import metrics
-from unlearn_audit.attacks import svc
+from unlearn_audit.attacks import Signals, svc
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.controls import random_control
+from unlearn_audit.audit.cost import planned_steps
 from unlearn_audit.audit.outputs.composites import measure_composites
 from unlearn_audit.audit.outputs.ignorance import NO_TEACHER, measure_ignorance
 from unlearn_audit.audit.outputs.measure import measure_outputs
@@ -20,7 +23,7 @@ from unlearn_audit.audit.outputs.populations import NOT_UNLEARNED, measure_popul
 from unlearn_audit.audit.outputs.representations import _halves, measure_alignment, measure_probe
 from unlearn_audit.audit.section import ANEW
 from unlearn_audit.checkpoints import Metadata
-from unlearn_audit.config import OutputsSettings
+from unlearn_audit.config import Layer, OutputsSettings, resolve
 from unlearn_audit.inputs import IN_MEMORY
 from unlearn_audit.report import Measurement
 
@@ -76,7 +79,11 @@ def test_tow_is_the_mean_product_and_its_floor_that_of_the_retrained_models() ->
     assert ("outputs.tow_mia", "unlearned") not in found
 
 
-def test_tow_mia_takes_the_efficacy_of_the_svc_for_the_forget_accuracy() -> None:
+def test_tow_mia_takes_the_efficacy_of_the_svc_for_the_forget_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def efficacy(retain: Signals, test: Signals, forget: Signals) -> float:  # the fit itself takes seconds
+        return float(forget.logits.max(axis=1).mean() - test.logits.mean() + retain.logits.min()) / 10
+
+    monkeypatch.setattr(svc, "efficacy", efficacy)
     context = composed()
     found = by_name(measure_composites(context, svc=True))["outputs.tow_mia", "unlearned"]
 
@@ -323,3 +330,28 @@ def test_the_section_measures_what_is_cheap_and_the_rest_where_it_is_asked_for(m
         "neurips.forgetting_quality",
     }
     assert {"outputs.js", "outputs.js.class_test", "outputs.zrf", "outputs.tow", "cka.retrained"} <= usual
+
+
+def test_the_plan_prices_a_look_at_every_set_and_one_more_for_features(tiny: Path, tmp_path: Path) -> None:
+    entries = [{"path": str(tiny / "unlearned.safetensors")}]
+    asked = {"checkpoint": entries, "forget": str(tiny / "forget.npy"), "device": "cpu", "gaps": {}}
+    flop = []
+    for section, settings in (("gaps", {}), ("outputs", {}), ("outputs", {"probe": True})):
+        values = asked | {"outputs": settings}
+        (step,) = planned_steps(resolve([Layer("flag", values, "test")]), tmp_path, (section,))
+        assert step.flop is not None
+        assert step.gradients is None
+        flop.append(step.flop)
+    forget, everything, test = 144, 2 * 144 + 1293 + 360, 360
+    assert flop[1] / flop[0] == pytest.approx((everything + forget) / everything)
+    assert flop[2] / flop[0] == pytest.approx((everything + forget + test) / everything)
+
+
+def test_the_verb_measures_real_checkpoints(tiny: Path, run: Any) -> None:
+    files = [tiny / f"{name}.safetensors" for name in ("original", "unlearned", "retrained-1", "retrained-2")]
+    done = run("outputs", *files, "--forget", tiny / "forget.npy", "--format", "json", "--quiet")
+    assert done.code == 0, done.stderr
+    values = {(one["name"], one["subject"]): one["value"] for one in json.loads(done.stdout)["measurements"]}
+    assert values["outputs.zrf", "original"] is not None
+    assert values["cka.original", "unlearned"] is not None
+    assert values["outputs.agreement", "retrained-1"] == values["outputs.agreement", "retrained-2"]  # one pair
