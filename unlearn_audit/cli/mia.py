@@ -43,7 +43,7 @@ def _mia(
 
       unlearn-audit mia all o.pt u.pt --forget i.npy --shadows shadows/ --worst 20
 
-      unlearn-audit mia nn u.pt --retrained r1.pt --retrained r2.pt --retrained r3.pt --forget class:3
+      unlearn-audit mia nn u.pt r1.pt r2.pt r3.pt --forget class:3
     """
     measure(checkpoints, shared, mia=sections["mia"] | {"attacks": [attack]})
 

@@ -12,14 +12,17 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from unlearn_audit.data import whole_classes
-from unlearn_audit.engine import predict
+from unlearn_audit.engine import chunks, predict
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.relearning import Run, last_linear
+
+PART = 8192  # images whose logits are held at a time
 
 
 class MaskOnlySettings(Settings):
@@ -38,17 +41,12 @@ def run_mask_only(context: UnlearningContext, settings: MaskOnlySettings) -> Unl
     classes = whole_classes(splits, wanted_by="mask-only needs whole classes: no answer can be one of them any more")
     if context.count_only:
         return Unlearned(0, 0)
-    head = _head(context)
-    train = splits.dataset.train
-    logits = predict(context.model, train.images, context.transform, compute=context.compute).astype(np.float64)
-    if not np.isfinite(logits).all():
-        raise MeasurementError("mask-only: the model's outputs are not finite on the training set")
-    others = np.delete(logits, classes, axis=1)
-    bias = float(np.logaddexp.reduce(others, axis=1).min()) - settings.margin
+    head, images = _head(context), splits.dataset.train.images
+    bias = _least_of_others(context, images, classes) - settings.margin
     with torch.no_grad():
         head.weight[classes] = 0.0
         head.bias[classes] = bias
-    again = predict(context.model, train.images[:8], context.transform, compute=context.compute)
+    again = predict(context.model, images[:8], context.transform, compute=context.compute)
     if not np.allclose(again[:, classes], bias, rtol=1e-5):
         raise MeasurementError(
             "mask-only: the weights of the last layer are made of other parameters, so that they cannot be set"
@@ -63,6 +61,18 @@ def run_mask_only(context: UnlearningContext, settings: MaskOnlySettings) -> Unl
             "those that it started from",
         ),
     )
+
+
+def _least_of_others(context: UnlearningContext, images: Tensor, classes: NDArray[np.int64]) -> float:
+    """Return the smallest logsumexp of the other classes' logits on any of the images, a part of them at a time."""
+    least = []
+    for part in chunks(len(images), PART):
+        logits = predict(context.model, images[part], context.transform, compute=context.compute).astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise MeasurementError("mask-only: the model's outputs are not finite on the training set")
+        least.append(float(np.logaddexp.reduce(np.delete(logits, classes, axis=1), axis=1).min()))
+        context.progress("mask-only", part.stop, len(images))
+    return min(least)
 
 
 def _head(context: UnlearningContext) -> nn.Linear:
