@@ -25,7 +25,8 @@ from unlearn_audit.relearning.scope import Features, last_linear
 
 LARGEST = 20_000  # weights of a head whose Hessian is still held: 3.2 GB
 DEFINITE = 1e-10  # smallest eigenvalue, or pivot relative to the mean diagonal, that counts as positive
-DAMPINGS = (0.0, *(10.0**exponent for exponent in range(-8, 3)))  # in units of the mean diagonal, tried in order
+DAMPINGS = (0.0, *(10.0**exponent for exponent in range(-4, 3)))  # in units of the mean diagonal, tried in order
+FAR = 1.0  # length of the step relative to the head, above which no quadratic holds
 BIASED = 0.1  # gradient of all data relative to the forget set's, above which the original is no minimum
 
 
@@ -271,13 +272,14 @@ def run_newton(context: UnlearningContext, settings: NewtonSettings) -> Unlearne
     _set_weights(head, weights)
     gone = forget.gradient(start)
     bias = float((problem.left(start) + gone).norm() / gone.norm())
+    length = float((weights - start).norm() / start.norm())
     figures = {
-        "newton.step": float((weights - start).norm() / start.norm()),
+        "newton.step": length,
         "newton.damping": max(dampings),
         "newton.gradient_left": bias,
     }
     told = {name: value for name, value in figures.items() if math.isfinite(value)}
-    return replace(done, notes=_notes(settings, max(dampings), bias), figures=told)
+    return replace(done, notes=_notes(settings, max(dampings), bias, length), figures=told)
 
 
 def _l2(context: UnlearningContext, settings: NewtonSettings) -> float:
@@ -288,11 +290,13 @@ def _l2(context: UnlearningContext, settings: NewtonSettings) -> float:
     return float(decay) if isinstance(decay, int | float) and decay > 0 else 1e-3
 
 
-def _notes(settings: NewtonSettings, damping: float, bias: float) -> tuple[str, ...]:
+def _notes(settings: NewtonSettings, damping: float, bias: float, length: float) -> tuple[str, ...]:
     """Return what the reader should know of the run."""
     told = ["not retain-free: the curvature comes from a pass over forget and retain set, not from training"]
     if damping:
         told.append(f"the curvature left was not positive definite: {damping:g} of its mean diagonal was added to it")
+    if length > FAR and settings.iterations == 1:
+        told.append(f"the step is {length:.3g} times as long as the head: too far for one step; take a larger --l2")
     if settings.gradient == "forget" and bias > BIASED:
         told.append(
             f"the original is no minimum of the head's loss (the gradient over all data is {bias:.3g} times the forget "
