@@ -7,7 +7,8 @@ of it and prints a table for each case and the mean over cases. A run of minutes
     python tests/benchmarks/method_table.py sample_configs/methods-fashion-mnist.toml --data-dir data/ --folder table/
 
 In the file a `[[case]]` is what to forget from which data, a `[[run]]` a method with settings, where a list stands for
-each of its values, in the cases that it names or in all. `seeds` makes each of them so often. `columns` are metrics to
+each of its values, in the cases that it names or in all; what is to be measured stands in the file, or in a case where
+it has its own. `seeds` makes each of them so often. `columns` are metrics to
 be shown instead of the usual ones, each as mean [lowest, highest] over the models of a row. `[shadows]` has how many
 shadow models a case gets, and which runs they are put through. Everything that is in the folder already is taken as it
 is, so that a killed run goes on.
@@ -144,7 +145,7 @@ def audited(
     kept = folder / f"{case['name']}-report.json"
     if not kept.exists():
         asked: dict[str, Any] = {"checkpoint": entries} | sets_of(case)
-        asked |= {name: plan.get(name, {}) for name in plan["measure"]}
+        asked |= {name: dict(case.get(name, plan.get(name, {}))) for name in plan["measure"]}
         asked |= {"sample": plan["sample"]} if "sample" in plan else {}
         if "mia" in plan["measure"]:
             asked["mia"] |= fleet_of(folder, case, plan, entries)
