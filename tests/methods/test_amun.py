@@ -105,6 +105,7 @@ def test_a_step_descends_the_mean_cross_entropy_of_the_mixture(splits: Splits, f
         "adversarial.solved": 1,
         "adversarial.misclassified": int((distances == 0).sum()) / 10,
         "adversarial.median_distance": pytest.approx(float(distances.median())),
+        "adversarial.largest_distance": pytest.approx(float(distances.max())),
     }
 
 

@@ -243,6 +243,8 @@ def nothing_retained(name: str, **settings: Any) -> Unlearned:
         ("salun", {"retain_free": True}),
         ("neggrad-plus", {"alpha": 0}),
         ("delete", {}),
+        ("boundary-shrink", {}),
+        ("boundary-expand", {}),
         ("bad-teacher", {"retain_share": 0}),
         ("reference", {"weight": 0}),
         ("ssd", {}),
@@ -253,7 +255,10 @@ def test_methods_that_leave_the_retain_set_alone_need_none(name: str, settings: 
     assert nothing_retained(name, **settings, **budget).gradient_evaluations > 0
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("ga", "ssd", "delete", "mask-only")])
+FORGET_ALONE = ("ga", "ssd", "delete", "mask-only", "boundary-shrink", "boundary-expand")
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in FORGET_ALONE])
 def test_the_other_ones_say_that_they_need_it(name: str) -> None:
     with pytest.raises(UsageError, match="^the retain set is empty; ") as caught:
         nothing_retained(name)

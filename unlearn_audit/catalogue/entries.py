@@ -55,6 +55,12 @@ METHODS: Mapping[str, Entry] = {
     "amun": Entry(
         "unlearn_audit.methods.amun:AMUN", "fine-tune with the nearest adversarial examples of the forget set"
     ),
+    "boundary-shrink": Entry(
+        "unlearn_audit.methods.boundary:SHRINK", "give forget examples to the class one signed step away"
+    ),
+    "boundary-expand": Entry(
+        "unlearn_audit.methods.boundary:EXPAND", "give forget examples to a new class, then drop it"
+    ),
     "shrink-perturb": Entry(
         "unlearn_audit.methods.shrink_perturb:SHRINK_PERTURB",
         "throw most of the weights away at once, then learn retain again",

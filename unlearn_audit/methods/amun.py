@@ -161,6 +161,7 @@ def _told(context: UnlearningContext, found: AdversarialSet) -> Hooks:
             "adversarial.solved": share,
             "adversarial.misclassified": found.wrong / found.asked,
             "adversarial.median_distance": median,
+            "adversarial.largest_distance": float(distances.max()),
         },
     )
 

@@ -3,7 +3,7 @@
 import copy
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -240,7 +240,8 @@ def _run(
     try:
         done = run_method(method, unlearning, settings)
     except MeasurementError as problem_:
-        kept = _keep_last_good(resumable, metadata, str(problem_), out, force=force)
+        names = set(unlearning.model.state_dict())  # what a method added for its own use has gone
+        kept = _keep_last_good(resumable, metadata, str(problem_), out, names=names, force=force)
         raise type(problem_)(f"{problem_}{kept}") from problem_
     except KeyboardInterrupt:
         resumable.write()
@@ -248,7 +249,9 @@ def _run(
     return done
 
 
-def _keep_last_good(resumable: StateFile, metadata: Metadata, why: str, out: Path, *, force: bool) -> str:
+def _keep_last_good(
+    resumable: StateFile, metadata: Metadata, why: str, out: Path, *, names: Container[str], force: bool
+) -> str:
     """Write the last good weights as a checkpoint and return what the message says of it.
 
     The state is of no more use then: whoever goes on with it comes to the same end.
@@ -260,7 +263,8 @@ def _keep_last_good(resumable: StateFile, metadata: Metadata, why: str, out: Pat
     notes = (f"stopped early: {why}",)
     told = metadata.model_copy(update={"steps": resumable.last.done, "notes": notes})
     try:
-        write_checkpoint(path, resumable.weights(), told, force=force)
+        weights = {name: tensor for name, tensor in resumable.weights().items() if name in names}
+        write_checkpoint(path, weights, told, force=force)
     except AuditError as problem:
         return f"; the weights of step {resumable.last.done} could not be kept: {problem}"
     resumable.remove()
