@@ -170,3 +170,8 @@ def test_a_run_that_is_killed_in_any_stage_goes_on_to_the_same_weights(
 def test_divergence_names_the_stage(splits: Splits) -> None:
     with pytest.raises(MeasurementError, match="^testing, stage 2 of 2 diverged at step "):
         run(make_context(Plain(), splits), FIRST, SECOND | {"step_size": 1e30, "weight_decay": 1.0, "steps": 20})
+
+
+def test_a_transform_for_two_sides_needs_both_in_every_stage(splits: Splits) -> None:
+    with pytest.raises(UsageError, match="^--with nash weighs .* but testing takes no batch of the forget set"):
+        run(make_context(Plain(), splits, extras=parse_extras(["nash"])))

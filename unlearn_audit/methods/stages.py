@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unlearn_audit.engine import Hooks, derive_seed, descend, trainable
+from unlearn_audit.engine import Hooks, Resumable, derive_seed, descend, trainable
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Course, Settings, StagedResumable, StepTransform, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import (
@@ -25,6 +25,7 @@ from unlearn_audit.methods.loop import (
     with_figures,
 )
 from unlearn_audit.methods.projection import Gradients
+from unlearn_audit.methods.two_sides import refuse_one_sided
 
 Edit = Callable[[int, Gradients], Gradients]  # (step of the stage, gradients) -> as the transforms leave them
 BY_STEP = ("terms", "gradient", "mix", "hold", "after", "look")  # hooks whose first argument is the step
@@ -66,58 +67,82 @@ def run_stages(context: UnlearningContext, stages: Sequence[Stage], *, task: str
         task: the method's name in the progress.
 
     Raises:
-        UsageError: a stage has a stop.
+        UsageError: a stage has a stop, or only one side for a transform that needs two.
         MeasurementError: it diverged.
     """
-    for stage in stages:
-        if stage.settings.stop_at or stage.settings.stop_forget_loss or stage.settings.stop_retain_loss:
-            raise UsageError(f"{task} runs in {len(stages)} stages, each to the end of its budget; leave the stop out")
     spans = [budget_of(stage.settings, stage.objective) for stage in stages]
     since = [0, *accumulate(spans)]
     joined = [extra.transform.make(context, extra.settings, _course(stages, since)) for extra in context.extras]
+    _check(context, stages, joined, task)
     resumable = None if context.count_only else context.resumable
     done = resumable.recall(context.model) if resumable else 0
     current = max((index for index in range(len(stages)) if done > since[index]), default=0)
-    told, taken = [*joined], 0
+    told, taken = [*joined], _taken(joined, since[-1])
     for index, stage in enumerate(stages):
         if index == current > 0:
             _restore(context)
-        course = Course(spans[index], stage.objective.epoch_of)
-        shifted = [_shifted(hook, since[index]) for hook in joined]
-        own = [transform.make(context, settings, course) for transform, settings in stage.own]
-        hooks = [*own, *shifted, *stage.begin(_edit_of(context.model, [*own, *shifted])), *_at_rest(context, stage)]
-        more = [hook for hook in hooks if hook not in shifted]
+        hooks, more = _hooks_of(context, stage, Course(spans[index], stage.objective.epoch_of), joined, since[index])
         told += more
         taken += stage.objective.gradients(spans[index]) + _taken(more, spans[index])
-        if index < current or context.count_only:
-            continue
-        descend(
-            context.model,
-            stage.objective.terms,
-            optimizer_of(context, stage.settings),
-            steps=spans[index],
-            seed=derive_seed(context.seed, "stage", index) if index else context.seed,
-            schedule=schedule_of(stage.settings.schedule, course),
-            hooks=hooks,
-            resumable=_Since(resumable, since[index]) if resumable else None,
-            progress=context.progress,
-            task=f"{task}, stage {index + 1} of {len(stages)}",
-        )
-        if index + 1 < len(stages):
+        if index >= current and not context.count_only:
+            state = _Since(resumable, since[index]) if resumable else None
+            _descend(context, stage, index, hooks, spans[index], state, f"{task}, stage {index + 1} of {len(stages)}")
+        if current <= index < len(stages) - 1 and not context.count_only:
             _remember(context)
     notes = tuple(dict.fromkeys(note for hook in told for note in hook.notes))
-    found = Unlearned(since[-1], taken + _taken(joined, since[-1]), None, notes)
+    found = Unlearned(since[-1], taken, None, notes)
     return found if context.count_only else with_figures(found, told)
+
+
+def _check(context: UnlearningContext, stages: Sequence[Stage], joined: Sequence[Hooks], task: str) -> None:
+    """Refuse a stop, and a transform for two sides where a stage has one."""
+    for stage in stages:
+        if stage.settings.stop_at or stage.settings.stop_forget_loss or stage.settings.stop_retain_loss:
+            raise UsageError(f"{task} runs in {len(stages)} stages, each to the end of its budget; leave the stop out")
+        if not any(hook.terms for hook in joined):
+            two_sided = [extra.transform.name for extra in context.extras if extra.transform.two_sided]
+            refuse_one_sided(two_sided, stage.objective.sides, task)
+
+
+def _hooks_of(
+    context: UnlearningContext, stage: Stage, course: Course, joined: Sequence[Hooks], since: int
+) -> tuple[list[Hooks], list[Hooks]]:
+    """Return all that is done in a step of a stage, in order, and what of it is the stage's own."""
+    shifted = [_shifted(hook, since) for hook in joined]
+    own = [transform.make(context, settings, course) for transform, settings in stage.own]
+    begun = [*stage.begin(_edit_of(context.model, [*own, *shifted]))]
+    if stage.settings.bn == "frozen":
+        begun.append(Hooks(begin=lambda: freeze_batchnorm(context.model)))
+    return [*own, *shifted, *begun], [*own, *begun]
+
+
+def _descend(
+    context: UnlearningContext,
+    stage: Stage,
+    index: int,
+    hooks: Sequence[Hooks],
+    span: int,
+    resumable: Resumable | None,
+    task: str,
+) -> None:
+    """Run the loop of one stage, with a fresh optimiser."""
+    descend(
+        context.model,
+        stage.objective.terms,
+        optimizer_of(context, stage.settings),
+        steps=span,
+        seed=derive_seed(context.seed, "stage", index) if index else context.seed,
+        schedule=schedule_of(stage.settings.schedule, Course(span, stage.objective.epoch_of)),
+        hooks=hooks,
+        resumable=resumable,
+        progress=context.progress,
+        task=task,
+    )
 
 
 def _taken(hooks: Sequence[Hooks], steps: int) -> int:
     """Return how many gradients of single examples some hooks take, to prepare and in so many steps."""
     return sum(hook.gradient_evaluations + (hook.gradients(steps) if hook.gradients else 0) for hook in hooks)
-
-
-def _at_rest(context: UnlearningContext, stage: Stage) -> Sequence[Hooks]:
-    """Return what keeps BatchNorm as it is, where a stage asks for it."""
-    return [Hooks(begin=lambda: freeze_batchnorm(context.model))] if stage.settings.bn == "frozen" else []
 
 
 def _course(stages: Sequence[Stage], since: Sequence[int]) -> Course:
@@ -150,7 +175,7 @@ def _shifted(hook: Hooks, since: int) -> Hooks:
 
 def _edit_of(model: nn.Module, hooks: Sequence[Hooks]) -> Edit:
     """Return what edits any gradients as some hooks edit those of a step."""
-    edits = [hook.gradient for hook in hooks if hook.gradient]
+    edits = [hook.gradient for hook in hooks if hook.gradient and not hook.parts]  # parts are those of a step alone
     parameters = list(trainable(model).values())
 
     def edit(step: int, gradients: Gradients) -> Gradients:
