@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unlearn_audit.data import Examples, Splits
 from unlearn_audit.methods import Unlearned
-from unlearn_audit.methods.fisher import FisherSettings, forgotten_classes, head_of, run_fisher, variances
+from unlearn_audit.methods.fisher import FisherSettings, head_of, run_fisher, variances
 from unlearn_audit.methods.ssd import importance
 
 
@@ -93,7 +93,7 @@ def test_alpha_zero_is_the_identity_and_a_seed_gives_its_noise(splits: Splits) -
 @pytest.mark.parametrize("asked", [True, False])
 def test_the_rows_of_whole_classes_are_drawn_anew_around_zero(noise: Any, asked: bool) -> None:
     splits = make_small_splits(noise, forget="class:2")
-    assert forgotten_classes(splits) == [2]
+    assert splits.forgotten_classes == (2,)
     model = Plain()
     before = parameters_of(model)
     run_fisher(make_context(model, splits), FisherSettings(alpha=0, class_row=asked))
@@ -107,7 +107,7 @@ def test_the_rows_of_whole_classes_are_drawn_anew_around_zero(noise: Any, asked:
 
 
 def test_a_part_of_a_class_is_no_class(splits: Splits) -> None:
-    assert forgotten_classes(splits) == []
+    assert splits.forgotten_classes == ()
 
 
 def test_the_head_is_the_last_layer_with_a_row_for_each_class() -> None:

@@ -211,15 +211,14 @@ def whole_classes(splits: Splits, *, wanted_by: str) -> NDArray[np.int64]:
         UsageError: training examples of a class that is to be forgotten are left.
     """
     labels = splits.dataset.train.labels.numpy()
-    rows = splits.forget.indices
-    classes = np.unique(labels[rows]).astype(np.int64)
-    everything = int(np.isin(labels, classes).sum())
-    if len(rows) < everything:
+    classes = np.unique(labels[splits.forget.indices]).astype(np.int64)
+    if not splits.forgotten_classes:
         numbers = ", ".join(map(str, classes[:NAMED]))
         which = numbers if len(classes) <= NAMED else f"{numbers}, … ({len(classes)} classes)"
         raise UsageError(
-            f"{wanted_by}; the forget set '{splits.forget.spec}' is {len(rows)} of the {everything} training examples "
-            f"with label {which}: name whole classes, such as --forget class:{classes[0]}"
+            f"{wanted_by}; the forget set '{splits.forget.spec}' is {len(splits.forget)} of the "
+            f"{np.isin(labels, classes).sum()} training examples with label {which}: name whole classes, such as "
+            f"--forget class:{classes[0]}"
         )
     return classes
 

@@ -9,12 +9,10 @@ dimension of each row; the head and tensors of one dimension have ten times of i
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unlearn_audit.data import Splits
 from unlearn_audit.engine import derive_seed, trainable
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
@@ -70,13 +68,6 @@ def variances(importances: Sequence[Tensor], head: Sequence[bool], *, alpha: flo
     return found
 
 
-def forgotten_classes(splits: Splits) -> list[int]:
-    """Return the classes that are forgotten, where all their training examples are the forget set; else none."""
-    labels = splits.dataset.train.labels.numpy()
-    classes = np.unique(labels[splits.forget.indices])
-    return classes.tolist() if int(np.isin(labels, classes).sum()) == len(splits.forget) else []
-
-
 def run_fisher(context: UnlearningContext, settings: FisherSettings) -> Unlearned:
     """Add noise in one edit, as much as the retain set bears; one pass over it for each class, no step.
 
@@ -92,7 +83,7 @@ def run_fisher(context: UnlearningContext, settings: FisherSettings) -> Unlearne
     named = trainable(model)
     head = [name in head_of(model, classes) for name in named]
     found = importance(context, splits.retain_examples, settings.batch_size, "Fisher: what retain needs", expected=True)
-    rows = forgotten_classes(splits) if settings.class_row else []
+    rows = list(splits.forgotten_classes) if settings.class_row else []
     device = context.compute.device
     generator = torch.Generator(device).manual_seed(derive_seed(context.seed, "fisher"))
     noise = variances(found, head, alpha=settings.alpha)
