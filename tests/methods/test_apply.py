@@ -365,7 +365,7 @@ def test_the_help_of_every_method_fits_eighty_columns(run: Run, here: Path, name
         assert f"--{setting.replace('_', '-')}" in shown, setting
     assert method(name).source.split(";")[0] in shown
     assert ("--with" in shown) == method(name).composes
-    assert f"unlearn-audit apply {name} o.safetensors" in shown
+    assert f"unlearn-audit apply {name} o.safetensors --forget {to_forget(name, 'idx.npy')}" in shown
 
 
 def test_the_list_of_methods_fits_eighty_columns_and_names_all(run: Run, here: Path) -> None:

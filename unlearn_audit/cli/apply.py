@@ -48,7 +48,8 @@ class _Unloaded(TyperCommand):
 
 
 def _help(method: Any) -> str:
-    command = f"unlearn-audit apply {method.name} o.safetensors --forget idx.npy --out u.safetensors"
+    forget = "class:3" if method.whole_classes else "idx.npy"
+    command = f"unlearn-audit apply {method.name} o.safetensors --forget {forget} --out u.safetensors"
     masked = method.name == "ieu" or "reinit" not in (method.takes or ("reinit",))
     extra = "mask:saliency,density=0.5" if masked else "reinit:alpha=0.999"
     composed = f"\n\n  unlearn-audit apply {method.name} … --with {extra}" if method.composes else ""

@@ -27,11 +27,11 @@ def _mia(
 ) -> None:
     """Can forget examples be told from their unseen twin, and better than on a retrained model?
 
-    AUC 0.5 means that they are indistinguishable; the value to compare with is the
-    retrained models'. Shadow models that were trained test the original; for an
-    unlearned model the right attack is ulira, whose shadow models were unlearned
-    in the same way. nn asks of no example: it holds a model's answers on a
-    forgotten class against those of two or more retrained models.
+    AUC 0.5 means that they are indistinguishable; the value to compare with is
+    the retrained models'. Shadow models that were trained test the original; for
+    an unlearned model the right attack is ulira, whose shadow models were
+    unlearned in the same way. nn asks of no example: it holds a model's answers
+    on a forgotten class against those of two or more retrained models.
 
     [bold]Examples[/bold]
 
