@@ -134,6 +134,7 @@ PINNED = {
     "random labels": "4502b0fdceacb7eb",
     "random direction": "8495e3f3f8d1d961",
     "random mask": "24a115832c0a3367",
+    "power qr": "d4cbc1f44ece7044",
     "shadow": "fea32385afda1232",
     "treatment": "e0eaa9c82b3e12c6",
     "demo": "3e15b90fa8f8298e",

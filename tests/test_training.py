@@ -86,7 +86,7 @@ def test_a_new_model_may_not_be_user_code_unless_allowed(dataset: Dataset) -> No
 def test_training_is_the_loop_written_by_hand(dataset: Dataset) -> None:
     recipe = Recipe("test", 3, 16, 0.1, 0.9, 0.01, augment=False)
     rows = np.arange(0, 70, 2)
-    found = train("small-cnn", dataset, rows, recipe, seed=5, compute=CPU)
+    found = train("small-cnn", dataset, rows, recipe, seed=5, compute=CPU).model
     assert not found.training
     model = new_model("small-cnn", dataset, 5).train()
     batches = recipes.Batches(dataset.train.subset(rows), dataset.transform, 16, 5, "train", CPU)
@@ -106,7 +106,7 @@ def test_training_is_the_loop_written_by_hand(dataset: Dataset) -> None:
 
 def test_without_momentum_training_is_plain_gradient_descent(dataset: Dataset) -> None:
     recipe = recorded_recipe({**QUICK.settings(), "epochs": 1, "batch_size": 70, "momentum": 0, "weight_decay": 0})
-    found = weights(train("small-cnn", dataset, np.arange(70), recipe, seed=5, compute=CPU))
+    found = weights(train("small-cnn", dataset, np.arange(70), recipe, seed=5, compute=CPU).model)
     model = new_model("small-cnn", dataset, 5).train()
     images, labels = recipes.Batches(dataset.train, dataset.transform, 70, 5, "train", CPU).at(0)
     slopes = torch.autograd.grad(nn.functional.cross_entropy(model(images), labels), list(model.parameters()))
@@ -141,14 +141,14 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(dataset: Dataset, augm
     for seed in (1, 1, 2):
         torch.manual_seed(len(states))
         recipe = replace(QUICK, augment=augment)
-        states.append(weights(train("small-cnn", dataset, np.arange(70), recipe, seed=seed, compute=CPU)))
+        states.append(weights(train("small-cnn", dataset, np.arange(70), recipe, seed=seed, compute=CPU).model))
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
 
 
 def test_augmentation_makes_a_difference(dataset: Dataset) -> None:
     plain, augmented = (
-        train("small-cnn", dataset, np.arange(70), replace(QUICK, augment=on), seed=1, compute=CPU)
+        train("small-cnn", dataset, np.arange(70), replace(QUICK, augment=on), seed=1, compute=CPU).model
         for on in (False, True)
     )
     assert not same(weights(plain), weights(augmented))
@@ -243,6 +243,6 @@ def test_an_existing_output_is_refused_before_training(
 def test_the_small_recipe_learns_digits_in_a_few_epochs() -> None:
     digits = load_data("digits")
     recipe = replace(SMALL, epochs=4)
-    model = train("small-cnn", digits, np.arange(len(digits.train)), recipe, seed=0, compute=CPU)
+    model = train("small-cnn", digits, np.arange(len(digits.train)), recipe, seed=0, compute=CPU).model
     logits = predict(model, digits.test.images, digits.transform, compute=CPU)
     assert (logits.argmax(1) == digits.test.labels.numpy()).mean() > 0.9

@@ -39,6 +39,7 @@ STREAMS: Mapping[str, str] = {
     "random mask": "weights that a random mask leaves alone",
     "fisher": "noise of Fisher forgetting",
     "influence": "retain examples of influence unlearning's curvature, and the probes of its mean",
+    "power qr": "start vectors of a layer's largest singular values",
     "shadow": "seeds of shadow models",
     "treatment": "seeds of the unlearning of shadow models",
     "demo": "seeds of the models of the demo, and which examples a partly retrained one keeps",

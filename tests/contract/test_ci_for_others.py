@@ -47,7 +47,7 @@ def test_there_is_a_sample_for_each_kind_of_user() -> None:
 def test_methods_and_transforms_of_the_samples_take_their_settings() -> None:
     from unlearn_audit import catalogue
     from unlearn_audit.methods.apply import parse_settings
-    from unlearn_audit.methods.extras import parse_extras
+    from unlearn_audit.step_transforms import parse_extras
 
     for path in SAMPLES:
         for entry in resolve([file_layer(path, origin="config")]).config.apply:

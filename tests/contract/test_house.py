@@ -28,8 +28,8 @@ TORCH_FREE = (
     "metrics", "report", "gate", "conclusion", "render",
 )  # fmt: skip
 WITH_TORCH = (
-    "models", "data", "checkpoints", "engine", "training", "curvature", "relearning", "normalisation", "inputs",
-    "methods", "shadows", "attacks", "audit", "demo", "in_memory",
+    "models", "data", "checkpoints", "engine", "layers", "step_transforms", "training", "curvature",
+    "relearning", "normalisation", "inputs", "methods", "shadows", "attacks", "audit", "demo", "in_memory",
 )  # fmt: skip
 ROOMS = (*TORCH_FREE, *WITH_TORCH, "cli", "__main__")
 HEAVY = ("torch", "torchvision", "sklearn", "scipy.stats", "timm", "transformers", "safetensors")

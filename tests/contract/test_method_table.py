@@ -10,7 +10,7 @@ import pytest
 
 from unlearn_audit import catalogue
 from unlearn_audit.methods.apply import parse_settings
-from unlearn_audit.methods.extras import parse_extras
+from unlearn_audit.step_transforms import parse_extras
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "sample_configs").glob("*.toml"))

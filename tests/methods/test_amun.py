@@ -21,8 +21,8 @@ from unlearn_audit.methods import Unlearned, UnlearningContext
 from unlearn_audit.methods.adversarial_sets import AdversarialSet, adversarial_set
 from unlearn_audit.methods.amun import AmunSettings, run_amun
 from unlearn_audit.methods.apply import apply_method
-from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.pixel_attacks import Search, pixels
+from unlearn_audit.step_transforms import parse_extras
 
 SEARCH = Search()
 QUICK = {"steps": 3, "batch_size": 16}

@@ -22,9 +22,9 @@ from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.methods import Extra, Method, Settings, StepTransform, Unlearned, UnlearningContext, ft
 from unlearn_audit.methods.apply import Applied, all_looked_at, apply_method, parse_settings
-from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.loop import mean_loss
 from unlearn_audit.models import build
+from unlearn_audit.step_transforms import parse_extras
 
 
 def method(name: str) -> Method:

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from unlearn_audit.data import Splits
 from unlearn_audit.methods import Extra, Unlearned
-from unlearn_audit.methods.extras import parse_extra
 from unlearn_audit.methods.ft import FtSettings, run_ft
 from unlearn_audit.methods.ga import GaSettings, run_ga
 from unlearn_audit.methods.l1_sparse import L1SparseSettings, run_l1_sparse
 from unlearn_audit.methods.neggrad_plus import NegGradPlusSettings, run_neggrad_plus
+from unlearn_audit.step_transforms import parse_extra
 
 PLAIN: dict[str, Any] = {"batch_size": 16, "momentum": 0.0, "weight_decay": 0.0, "step_size": 0.1}
 

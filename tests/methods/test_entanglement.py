@@ -24,8 +24,8 @@ from unlearn_audit.methods.entanglement import (
     run_entanglement,
     squared_wasserstein,
 )
-from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.projection import dot, length
+from unlearn_audit.step_transforms import parse_extras
 
 Chosen = dict[str, Any]
 QUICK: Chosen = {"step_size_1": 1e-3, "step_size": 1e-2, "steps": 3, "batch_size_1": 16, "batch_size": 8}

@@ -27,7 +27,6 @@ from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.data import Splits
 from unlearn_audit.errors import AuditError, ConfigError, UsageError
 from unlearn_audit.methods import StepTransform, Unlearned, UnlearningContext
-from unlearn_audit.methods.extras import parse_extra, parse_extras
 from unlearn_audit.methods.ft import FtSettings, FtWdSettings, run_ft, run_ft_wd
 from unlearn_audit.methods.ga import GaSettings, run_ga
 from unlearn_audit.methods.ieu import IeuSettings, run_ieu
@@ -38,6 +37,7 @@ from unlearn_audit.methods.salun import SalunSettings, run_salun
 from unlearn_audit.methods.scrub import ScrubSettings, run_scrub
 from unlearn_audit.methods.transforms.mask import MaskSettings
 from unlearn_audit.methods.transforms.reinit import ReinitSettings
+from unlearn_audit.step_transforms import parse_extra, parse_extras
 
 SHORT: dict[str, Any] = {
     "batch_size": 16, "step_size": 0.05, "momentum": 0.0, "weight_decay": 0.0, "steps": 5, "schedule": "constant",

@@ -58,7 +58,7 @@ def test_nothing_of_the_checkpoint_is_used_but_its_recipe(splits: Splits) -> Non
         model = make_net(seed)
         run_retrain(make_context(model, splits, 4, spec="small-cnn", recipe=QUICK.settings()), RetrainSettings())
         models.append(model)
-    trained = train("small-cnn", splits.dataset, splits.retain, QUICK, seed=4, compute=CPU)
+    trained = train("small-cnn", splits.dataset, splits.retain, QUICK, seed=4, compute=CPU).model
     assert same(models[0], models[1])
     assert same(models[0], trained)
     other = make_net()

@@ -7,11 +7,11 @@ import torch
 from small_problems import Plain, make_context, make_net, parameters_of, same, snapshot
 
 from unlearn_audit.data import Splits
-from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.ft import FtSettings, run_ft
 from unlearn_audit.methods.shrink_perturb import ShrinkPerturbSettings, run_shrink_perturb
 from unlearn_audit.methods.transforms.reinit import Reinit, ReinitSettings
 from unlearn_audit.models import build
+from unlearn_audit.step_transforms import parse_extras
 
 LOOP = {"momentum": 0.9, "steps": 7, "step_size": 0.05, "schedule": "constant", "weight_decay": 0.0}
 

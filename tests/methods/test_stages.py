@@ -14,11 +14,11 @@ from unlearn_audit.data import Splits
 from unlearn_audit.engine import Hooks, Term, Terms
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.methods import Extra, Settings, StepTransform, Unlearned, UnlearningContext
-from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.loop import LoopSettings, mean_loss, minibatches, paired
 from unlearn_audit.methods.resume import StateFile
 from unlearn_audit.methods.stages import Edit, Stage, run_stages
 from unlearn_audit.methods.transforms.mask import MASK, MaskSettings
+from unlearn_audit.step_transforms import parse_extras
 
 FIRST = {"step_size": 0.1, "steps": 3, "batch_size": 16}
 SECOND = {"step_size": 0.02, "steps": 4, "batch_size": 16, "momentum": 0.9}

@@ -186,7 +186,9 @@ def test_a_model_with_view_is_trained_from_its_name(
     data = Dataset("noise", noise(20), noise(8, seed=1), 4, (0.5,), (0.25,), "0" * 64)
     recipe = SMALL.__class__("few", 1, 8, 0.1, 0.9, 0.0, augment=False)
     rows = torch.arange(20).numpy()
-    trained = [train("nets_with_view:Net", data, rows, recipe, seed=3, compute=CPU, allow_code=True) for _ in range(2)]
+    trained = [
+        train("nets_with_view:Net", data, rows, recipe, seed=3, compute=CPU, allow_code=True).model for _ in range(2)
+    ]
     assert torch.equal(trained[0].fc.weight, trained[1].fc.weight)
     assert trained[0].fc.weight.shape == (4, 16)
 

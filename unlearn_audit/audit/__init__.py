@@ -28,6 +28,7 @@ from unlearn_audit.audit.context import (
     open_context,
 )
 from unlearn_audit.audit.detectable.measure import measure_detectable, on_by_default
+from unlearn_audit.audit.layers import measure_layers
 from unlearn_audit.audit.measurement import seeing
 from unlearn_audit.audit.mia.measure import measure_mia
 from unlearn_audit.audit.outputs.measure import measure_outputs
@@ -57,6 +58,7 @@ MEASUREMENTS: Mapping[str, Measure] = {
     "rcd": measure_rcd,
     "truncation": measure_truncation,
     "spectrum": measure_spectrum,
+    "layers": measure_layers,
     "twosample": measure_twosample,
     "outputs": measure_outputs,
     "mia": measure_mia,

@@ -274,7 +274,7 @@ def _spec(build: _BuildContext, entry: TrainEntry) -> str:
 
 def _path_of_trained(build: _BuildContext, entry: TrainEntry) -> Path:
     spec = _spec(build, entry)
-    recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs).settings()
+    recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs, transforms=entry.transforms).settings()
     depends = {"model": spec, "recipe": recipe, "seed": entry.seed, "without": entry.without}
     return _named(build, entry.label, depends)
 
@@ -288,7 +288,7 @@ def _train(build: _BuildContext, entry: TrainEntry, path: Path, progress: Progre
             path,
             spec,
             build.dataset,
-            pick_recipe(entry.recipe, spec, epochs=entry.epochs),
+            pick_recipe(entry.recipe, spec, epochs=entry.epochs, transforms=entry.transforms),
             without=build.forget if entry.without else None,
             seed=entry.seed,
             compute=setup_device(config.device, config.precision),

@@ -13,6 +13,7 @@ from unlearn_audit.errors import ConfigError, DataError, UsageError
 from unlearn_audit.files import expanded
 from unlearn_audit.methods import Method
 from unlearn_audit.methods.apply import joining, parse_settings
+from unlearn_audit.step_transforms import training_extras
 from unlearn_audit.strict_json import ConfigIssue, Place, dotted
 from unlearn_audit.training import pick_recipe
 
@@ -33,6 +34,10 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
             recipe = entry.get("recipe")
             if isinstance(recipe, str):
                 yield from _problem_of((table, index, "recipe"), partial(pick_recipe, recipe, ""))
+            joining = entry.get("transforms", ())
+            for text in joining if isinstance(joining, list | tuple) else ():
+                if isinstance(text, str):
+                    yield from _problem_of((table, index, "transforms"), partial(training_extras, [text]))
     yield from method_problems(values)
     yield from attack_problems(values)
 

@@ -29,9 +29,9 @@ from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.methods.adjacent import with_settings
 from unlearn_audit.methods.apply import parse_settings
-from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.models import flops_per_image
+from unlearn_audit.step_transforms import parse_extras
 from unlearn_audit.training import new_model, pick_recipe, recorded_recipe
 
 PROBE, REPEATS = 64, 8  # images of the timed step; how often it is taken
@@ -176,7 +176,7 @@ def _model_step(made: Made, spec: str, inputs: _CostInputs, compute: Device) -> 
     entry, splits = made.entry, inputs.splits
     if isinstance(entry, TrainEntry):
         size = len(splits.dataset.train) - (len(splits.forget.indices) if entry.without else 0)
-        recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs)
+        recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs, transforms=entry.transforms)
         inputs.recipes[entry.label] = recipe.settings()
         return _priced(f"train {entry.label}", made.is_there, size * recipe.epochs, [inputs.price(spec, compute)])
     method = find_method(entry.method, allow_code=True)  # `models_to_make` has refused what may not run

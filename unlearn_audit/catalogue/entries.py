@@ -103,6 +103,9 @@ TRANSFORMS: Mapping[str, Entry] = {
         "unlearn_audit.methods.transforms.feasible:FEASIBLE", "of each step what makes neither forget nor retain worse"
     ),
     "nash": Entry("unlearn_audit.methods.transforms.nash:NASH", "the bisector of the forget and the retain gradient"),
+    "clip": Entry(
+        "unlearn_audit.methods.transforms.clip:CLIP", "no layer stretches its input more than c-fold (FastClip)"
+    ),
 }
 
 ATTACKS: Mapping[str, Entry] = {

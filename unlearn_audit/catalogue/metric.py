@@ -17,6 +17,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "rcd": "Relearning",
     "truncation": "Truncation",
     "spectrum": "Curvature",
+    "layers": "Layers",
     "twosample": "Two-sample test",
     "outputs": "Outputs against retrained models",
     "mia": "Membership inference",
@@ -29,6 +30,7 @@ _INSTRUMENTS: Mapping[str, str] = {
     "rcd": "relearning",
     "truncation": "the decay of relearning",
     "spectrum": "curvature",
+    "layers": "the layers' singular values",
     "twosample": "the two-sample test",
     "resurgence": "resurgence",
 }

@@ -167,6 +167,8 @@ METRICS: Mapping[str, MetricInfo] = {
                    "trace / lambda_max"),
         MetricInfo("spectrum.condition_number", "condition number", "spectrum", "ratio", COMPARE, 1,
                    "lambda_max / lambda_min where the objective is convex"),
+        MetricInfo("layers.sigma_max", "largest layer sigma", "layers", "norm out / norm in", COMPARE, 3,
+                   "largest singular value of the linear part of any linear layer or convolution", sets=()),
         MetricInfo("twosample.p", "two-sample p", "twosample", "probability", NOT_SMALL, 3,
                    "probability of log-odds that differ as much between forget set and unseen twin, given the "
                    "retrained models', if the model saw neither", leak=True, p_value=True),

@@ -72,6 +72,7 @@ attacks = ["loss"]              # or "threshold", or "all" with shadow models
 # [truncation]                  # is the truncation error of RCD_K really exponential in K?
 # [outputs]                     # answers beside retrained models', with their floor; ToW, ZRF, CKA
 # [spectrum]                    # curvature of the loss on the forget set
+# [layers]                      # largest singular values of each layer
 # [resurgence]                  # does it come back in copies that are rounded, pruned, fine-tuned on other data?
 """
 

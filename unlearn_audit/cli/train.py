@@ -22,6 +22,14 @@ def _train(
     std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe: small or resnet; default: depends on the model.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the recipe's.", min=1)] = None,
+    extras: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="SPEC",
+            help="Join a transform, NAME:KEY=VALUE,…; repeatable, and part of the recipe: clip:c=1, l1, reinit.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of initialisation and order.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, tf32 or bf16.")] = "fp32",
@@ -36,6 +44,10 @@ def _train(
       unlearn-audit train --data digits --out original.safetensors
 
       unlearn-audit train --data digits --without i.npy --seed 1 --out r.safetensors
+
+      unlearn-audit train --data digits --with clip:c=1,k=8,every=5 --out c.safetensors
+
+    A transform is part of the recipe: `retrain` and shadow models repeat it.
     """
     from unlearn_audit.checkpoints import check_checkpoint_output
 
@@ -53,10 +65,10 @@ def _train(
     config = resolve([Layer("flag", asked, "command line")]).config
     dataset = normalised_as_asked(load_data(data, allow_code=True, download=download), config)
     left_out = read_training_indices(without, dataset) if without is not None else None
-    chosen = pick_recipe(recipe, model, epochs=epochs)
+    chosen = pick_recipe(recipe, model, epochs=epochs, transforms=extras or ())
     compute = setup_device(config.device, config.precision)
     with only_process(out), progress_bars(quiet=quiet) as progress:
-        train_checkpoint(
+        made = train_checkpoint(
             out,
             model,
             dataset,
@@ -68,6 +80,8 @@ def _train(
             force=force,
             progress=progress,
         )
+    for text in made.notes:
+        message(f"note: {text}", quiet=quiet)
     message(f"wrote {out}", quiet=quiet)
 
 

@@ -87,6 +87,7 @@ class TrainEntry(ConfigModel):
     model: Said | None = None
     recipe: Said | None = None
     epochs: Positive | None = None
+    transforms: tuple[str, ...] = ()
     seed: Seed = 0
 
 
@@ -191,6 +192,12 @@ class SpectrumSettings(ConfigModel):
     scope: Annotated[str, Field(min_length=1, description="all, head, or parameter names with * and ?")] = "all"
     weight_decay: Annotated[Number, Field(ge=0, description="Of the objective")] = 0.0
     controls: Annotated[Flag, Field(description="Random initialisation, too")] = True
+
+
+class LayersSettings(ConfigModel):
+    """The largest singular values of each layer; they need no forget set."""
+
+    k: Annotated[int, Field(ge=1, le=1000, strict=True, description="With --layers: singular values of each")] = 5
 
 
 class TwosampleSettings(ConfigModel):
@@ -331,6 +338,7 @@ class AuditConfig(ConfigModel):
     rcd: RcdSettings | None = None
     truncation: TruncationSettings | None = None
     spectrum: SpectrumSettings | None = None
+    layers: LayersSettings | None = None
     twosample: TwosampleSettings | None = None
     outputs: OutputsSettings | None = None
     mia: MiaSettings | None = None
@@ -374,6 +382,7 @@ SECTIONS: Mapping[str, type[ConfigModel]] = {
     "rcd": RcdSettings,
     "truncation": TruncationSettings,
     "spectrum": SpectrumSettings,
+    "layers": LayersSettings,
     "twosample": TwosampleSettings,
     "outputs": OutputsSettings,
     "mia": MiaSettings,

@@ -18,6 +18,7 @@ from unlearn_audit.engine.device import (
 from unlearn_audit.engine.loop import (
     Descent,
     Hooks,
+    Outcome,
     Part,
     Resumable,
     Side,
@@ -27,6 +28,7 @@ from unlearn_audit.engine.loop import (
     TermGradients,
     Terms,
     descend,
+    outcome,
 )
 from unlearn_audit.engine.mixture import MixedBatch, MixedSet, Mixture
 from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, modes_kept, predict
@@ -43,6 +45,7 @@ __all__ = [
     "MixedBatch",
     "MixedSet",
     "Mixture",
+    "Outcome",
     "Part",
     "Pass",
     "Resumable",
@@ -59,6 +62,7 @@ __all__ = [
     "full_float32",
     "modes_kept",
     "one_thread",
+    "outcome",
     "predict",
     "setup_device",
     "trainable",

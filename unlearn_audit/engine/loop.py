@@ -65,7 +65,10 @@ class Hooks:
         gradient_evaluations: gradients of single examples that were taken to prepare.
         gradients: steps -> those that `terms` takes in the first so many steps.
         notes: what the reader should know of it, in words.
-        figures: read once, after the last step: what was counted or measured, by name. What is counted over the steps
+        finish: edits weights after the last step, whatever ended the run, if there was one. A run that is killed
+            meanwhile begins it again on the same weights.
+        told: read once, after that: what the reader should know of how it went, in words.
+        figures: read once, after that: what was counted or measured, by name. What is counted over the steps
             belongs into the context's `memory`, so that a run that goes on after a kill comes to the same figures.
     """
 
@@ -80,11 +83,17 @@ class Hooks:
     gradient_evaluations: int = 0
     gradients: Callable[[int], int] | None = None
     notes: tuple[str, ...] = ()
+    finish: Callable[[], None] | None = None
+    told: Callable[[], Sequence[str]] | None = None
     figures: Callable[[], Mapping[str, float]] | None = None
 
 
 class Resumable(Protocol):
     """Keeps a run's state, so that it can go on where it was killed."""
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """What is kept beside weights and optimiser, restored in place."""
 
     def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Restore what was kept, if anything, and return how many steps are done."""
@@ -146,6 +155,7 @@ def descend(
     sources = [terms, *(hook.terms for hook in hooks if hook.terms)]
     first = resumable.start(model, optimizer) if resumable else 0
     seen: list[dict[str, Tensor]] = []
+    ended = Descent(steps, None)
     for step in range(first, steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (schedule(step) if schedule else 1.0)
@@ -164,10 +174,31 @@ def descend(
             why = stop(means) if stop else None
             if why:
                 progress(task, steps, steps, why)
-                return Descent(step + 1, why)
+                ended = Descent(step + 1, why)
+                break
             if resumable:  # not before the stop is asked: who goes on from here would pass it by
                 resumable.keep(step + 1)
-    return Descent(steps, None)
+    with torch.no_grad():
+        for hook in hooks if ended.steps else ():
+            if hook.finish:
+                hook.finish()
+    return ended
+
+
+class Outcome(NamedTuple):
+    """What hooks have to say after a run: figures by name, and notes in words."""
+
+    figures: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+def outcome(hooks: Sequence[Hooks]) -> Outcome:
+    """Return what was counted, and what is to be told; what is not finite was not measured, and is said to be so."""
+    told = [note for hook in hooks if hook.told for note in hook.told()]
+    read = {name: value for hook in hooks if hook.figures for name, value in hook.figures().items()}
+    figures = {name: value for name, value in read.items() if math.isfinite(value)}
+    missing = (f"{name} could not be measured" for name in read if name not in figures)
+    return Outcome(figures, (*told, *missing))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ def audit(
     rcd: Section = None,
     truncation: Section = None,
     spectrum: Section = None,
+    layers: Section = None,
     twosample: Section = None,
     outputs: Section = None,
     mia: Section | Sequence[str] = None,
@@ -52,6 +53,7 @@ def audit(
         rcd: the relearning convergence delay, all models at one step size.
         truncation: whether the truncation error of RCD is exponential in K.
         spectrum: the curvature of the loss on the forget set.
+        layers: the largest singular values of each layer.
         twosample: whether forget set and unseen twin are told apart, given the retrained models.
         outputs: how far answers and features are from retrained models', with the floor between these.
         mia: membership inference: names of attacks, or settings.
@@ -80,6 +82,7 @@ def audit(
         "rcd": rcd,
         "truncation": truncation,
         "spectrum": spectrum,
+        "layers": layers,
         "twosample": twosample,
         "outputs": outputs,
         "mia": _attacks(mia),

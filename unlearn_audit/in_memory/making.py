@@ -35,6 +35,7 @@ def train(
     without: IndexSet | None = None,
     recipe: str | Recipe | None = None,
     epochs: int | None = None,
+    transforms: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
     precision: str = "fp32",
@@ -49,6 +50,7 @@ def train(
         without: training examples to leave out: `splits.forget`.
         recipe: "small" or "resnet", or a `Recipe`; default: "small" for the small networks, "resnet" for all others.
         epochs: instead of the recipe's own.
+        transforms: what joins the training, as `train --with` takes it ("clip:c=1"), after those of a `Recipe`.
         seed: of initialisation and order; retrained models that are compared need different ones.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "fp32", "tf32" or "bf16".
@@ -67,8 +69,9 @@ def train(
         )
     if isinstance(recipe, Recipe):
         chosen = recipe if epochs is None else replace(recipe, epochs=epochs)
+        chosen = replace(chosen, transforms=(*chosen.transforms, *transforms))
     else:
-        chosen = pick_recipe(recipe, name_of(architecture), epochs=epochs)
+        chosen = pick_recipe(recipe, name_of(architecture), epochs=epochs, transforms=transforms)
     compute = setup_device(device, precision)
     model, record = train_recorded(
         architecture, data, chosen, without=without, seed=seed, compute=compute, allow_code=True, progress=progress

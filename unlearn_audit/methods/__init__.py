@@ -7,16 +7,16 @@ A method edits a model in place and says what it did; it never measures itself. 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unlearn_audit.data import Splits, Transform
-from unlearn_audit.engine import Device, Hooks, Resumable
+from unlearn_audit.engine import Device, Resumable
 from unlearn_audit.models import Architecture
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.step_transforms import Course, Extra, Settings, StepContext, StepTransform
 
 __all__ = [
     "Course",
@@ -24,65 +24,11 @@ __all__ = [
     "Method",
     "Settings",
     "StagedResumable",
+    "StepContext",
     "StepTransform",
     "Unlearned",
     "UnlearningContext",
 ]
-
-
-class Settings(BaseModel):
-    """What can be set: frozen, unknown keys refused, finite numbers only.
-
-    Attributes:
-        PUBLISHED: values that the source has otherwise than our defaults; None where there is no source to follow.
-        UNKNOWN: settings of which the source has no value.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    PUBLISHED: ClassVar[Mapping[str, Any] | None] = None
-    UNKNOWN: ClassVar[tuple[str, ...]] = ()
-
-    def without_effect(self) -> tuple[str, ...]:
-        """Return the settings that do nothing beside the others, so that they are no deviation either."""
-        return ()
-
-
-@dataclass(frozen=True)
-class Course:
-    """How long a run is: steps in all, and which epoch of the objective (from 0) a step belongs to."""
-
-    steps: int
-    epoch_of: Callable[[int], int]
-
-
-@dataclass(frozen=True)
-class StepTransform:
-    """Something that edits each step's gradient or weights, whatever the objective: `--with NAME`.
-
-    Attributes:
-        name: as the catalogue has it.
-        source: where it comes from.
-        settings: its settings with their defaults; a `variant` among them is what may stand right after the colon.
-        make: (context, settings, course) -> what to do in each step.
-        deviations: how it differs from its source in what is no setting, in words.
-        two_sided: whether every step must hold a term of the forget and one of the retain side.
-    """
-
-    name: str
-    source: str
-    settings: type[Settings]
-    make: Callable[["UnlearningContext", Any, Course], Hooks]
-    deviations: tuple[str, ...] = ()
-    two_sided: bool = False
-
-
-@dataclass(frozen=True)
-class Extra:
-    """A transform with its settings, as `--with` asked for it."""
-
-    transform: StepTransform
-    settings: Settings
 
 
 class StagedResumable(Resumable, Protocol):
@@ -132,6 +78,11 @@ class UnlearningContext:
     memory: dict[str, Tensor] = field(default_factory=dict)
     count_only: bool = False
     artefacts: Path | None = None
+
+    @property
+    def sample(self) -> Tensor:
+        """One example as the model takes it, [1, C, H, W], on the device."""
+        return self.transform(self.splits.dataset.train.images[:1]).to(self.compute.device)
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,12 @@ from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
 from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.methods import Extra, Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.methods.adjacent import with_request, with_settings
-from unlearn_audit.methods.extras import checked, parse_extras
 from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.methods.published import deviations, with_published
 from unlearn_audit.methods.resume import StateFile, state_path
 from unlearn_audit.normalisation import assumptions
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.step_transforms import checked, parse_extras
 from unlearn_audit.training import describe
 
 SAVE_EVERY = 30.0  # seconds between two writes of the state that --resume goes on with

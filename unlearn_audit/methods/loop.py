@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine import Augment, Batches, Hooks, Stop, Terms, crop_and_flip, descend, trainable
+from unlearn_audit.engine import Augment, Batches, Hooks, Stop, Terms, crop_and_flip, descend, outcome, trainable
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Course, Extra, Settings, StepTransform, Unlearned, UnlearningContext
@@ -184,11 +184,9 @@ def run_composition(
 
 
 def with_figures(done: Unlearned, hooks: Sequence[Hooks]) -> Unlearned:
-    """Add what the hooks counted; what is not finite was not measured, and is said to be so."""
-    read = {name: value for hook in hooks if hook.figures for name, value in hook.figures().items()}
-    figures = {name: value for name, value in read.items() if math.isfinite(value)}
-    missing = tuple(f"{name} could not be measured" for name in read if name not in figures)
-    return replace(done, figures=figures, notes=(*done.notes, *missing))
+    """Add what the hooks counted and have to say."""
+    found = outcome(hooks)
+    return replace(done, figures=found.figures, notes=(*done.notes, *found.notes))
 
 
 def freeze_batchnorm(model: nn.Module) -> None:

@@ -37,7 +37,7 @@ def run_retrain(context: UnlearningContext, settings: RetrainSettings) -> Unlear
     if context.count_only:
         return done
     mean, std = context.transform.mean, context.transform.std  # as the original is read, and as the file will say
-    model = train(
+    model, found = train(
         context.spec,
         replace(splits.dataset, mean=mean, std=std),
         splits.retain,
@@ -50,7 +50,7 @@ def run_retrain(context: UnlearningContext, settings: RetrainSettings) -> Unlear
         task="retraining",
     )
     context.model.load_state_dict(model.state_dict())
-    return done
+    return replace(done, figures=found.figures, notes=(*done.notes, *found.notes))
 
 
 def _recipe(context: UnlearningContext, settings: RetrainSettings) -> tuple[Recipe, tuple[str, ...]]:

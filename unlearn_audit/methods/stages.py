@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unlearn_audit.engine import Hooks, Resumable, derive_seed, descend, trainable
 from unlearn_audit.errors import UsageError
@@ -81,7 +81,9 @@ def run_stages(context: UnlearningContext, stages: Sequence[Stage], *, task: str
     for index, stage in enumerate(stages):
         if index == current > 0:
             _restore(context)
-        hooks, more = _hooks_of(context, stage, Course(spans[index], stage.objective.epoch_of), joined, since[index])
+        # what a transform does after the last step it does after that of the last stage
+        there = joined if index == len(stages) - 1 else [replace(hook, finish=None) for hook in joined]
+        hooks, more = _hooks_of(context, stage, Course(spans[index], stage.objective.epoch_of), there, since[index])
         told += more
         taken += stage.objective.gradients(spans[index]) + _taken(more, spans[index])
         if index >= current and not context.count_only:
@@ -211,6 +213,11 @@ class _Since:
 
     inner: StagedResumable
     since: int
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """What is kept beside weights and optimiser."""
+        return self.inner.memory
 
     def start(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Restore what was kept in this stage, if anything, and return how many of its steps are done."""

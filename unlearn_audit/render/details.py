@@ -110,8 +110,31 @@ class OutputDetails(_DetailsModel):
     difference_high: Real | None = None
 
 
+class LayerDetails(_DetailsModel):
+    """One layer of a model."""
+
+    name: str
+    shape: tuple[Whole, ...]
+    values: tuple[Real, ...]
+    stable_rank: Real | None = None
+    converged: bool = True
+
+
+class LayersDetails(_DetailsModel):
+    """Of `layers.sigma_max`."""
+
+    layers: tuple[LayerDetails, ...] = ()
+
+
 AnyDetails = TypeVar(
-    "AnyDetails", RcdDetails, TruncationDetails, TraceDetails, MiaDetails, ResurgenceDetails, OutputDetails
+    "AnyDetails",
+    RcdDetails,
+    TruncationDetails,
+    LayersDetails,
+    TraceDetails,
+    MiaDetails,
+    ResurgenceDetails,
+    OutputDetails,
 )
 
 
@@ -147,6 +170,7 @@ def _kind_of(name: str) -> type[Any] | None:
         "rcd.raw": RcdDetails,
         "truncation.verdict": TruncationDetails,
         "twosample.p": TraceDetails,
+        "layers.sigma_max": LayersDetails,
     }
     kinds |= {f"resurgence.{name}": ResurgenceDetails for name in ALTERATIONS}
     kinds |= {f"outputs.{kind}{suffix}": OutputDetails for kind in DIVERGENCES for suffix in ("", ".class_test")}

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from unlearn_audit.gate import Decision, ReviewedWaiver
 from unlearn_audit.render.gfm import bullets, escaped, kept_short, pipe_table
+from unlearn_audit.render.layers import layer_tables
 from unlearn_audit.render.outputs import output_tables
 from unlearn_audit.render.resurgence import resurgence_tables
 from unlearn_audit.render.sections import decided, exposed, waived
@@ -33,7 +34,13 @@ def render(
     lines += [*_small(waived(waivers)), ""] if waivers else []
     lines += ["### Conclusion", "", *bullets(report.conclusion), ""] if report.conclusion else []
     lines += [*_table(report), ""]
-    for small in (*small_tables(report), *output_tables(report), *resurgence_tables(report), *exposed(report)):
+    for small in (
+        *small_tables(report),
+        *layer_tables(report),
+        *output_tables(report),
+        *resurgence_tables(report),
+        *exposed(report),
+    ):
         lines += [*_small(small), "", *bullets(small.notes), ""]
     lines += bullets(footnotes(report))
     if report.limitations:

@@ -12,6 +12,7 @@ from unlearn_audit.render.arrays import Arrays
 from unlearn_audit.render.charts import Chart
 from unlearn_audit.render.decisions import DECIDED, WAIVED, decision_rows, waiver_rows
 from unlearn_audit.render.details import Exposed, MiaDetails, details_of
+from unlearn_audit.render.layers import layer_tables
 from unlearn_audit.render.outputs import output_chart, output_tables
 from unlearn_audit.render.resurgence import resurgence_chart, resurgence_tables
 from unlearn_audit.render.small_tables import SmallTable, small_tables
@@ -51,6 +52,7 @@ def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
     tables = {
         "rcd": small_tables(report),
         "outputs": output_tables(report),
+        "layers": layer_tables(report),
         "mia": exposed(report),
         "resurgence": resurgence_tables(report),
     }

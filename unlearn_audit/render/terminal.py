@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn_audit.render import semilog
+from unlearn_audit.render.layers import layer_tables
 from unlearn_audit.render.outputs import output_tables
 from unlearn_audit.render.resurgence import resurgence_tables
 from unlearn_audit.render.sections import exposed
@@ -26,7 +27,13 @@ def render(report: AuditReport) -> RenderableType:
     shown = columns(report)
     groups = [shown[start : start + MOST_COLUMNS] for start in range(0, len(shown), MOST_COLUMNS)]
     parts: list[RenderableType] = [_table(report, group) for group in groups]
-    for small in (*small_tables(report), *output_tables(report), *resurgence_tables(report), *_exposed(report)):
+    for small in (
+        *small_tables(report),
+        *layer_tables(report),
+        *output_tables(report),
+        *resurgence_tables(report),
+        *_exposed(report),
+    ):
         parts += [Text(f"\n{brief(small.title)}", style="bold"), _small(small)]
         parts += [Text(brief(note), style="dim") for note in small.notes]
     picture = semilog.text(semilog.series_of(report))

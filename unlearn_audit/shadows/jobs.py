@@ -30,12 +30,12 @@ from unlearn_audit.files import atomic_write
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.adjacent import with_retained
 from unlearn_audit.methods.apply import parse_settings
-from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.resume import StateFile
 from unlearn_audit.models import load_state
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.shadows.folder import FleetFolder
 from unlearn_audit.shadows.plan import PLAN_NAME, FleetPlan, Job, Treatment, all_jobs, members, read_plan
+from unlearn_audit.step_transforms import parse_extras
 from unlearn_audit.training import describe, new_model, train
 
 SAVE_EVERY = 60.0  # seconds between two writes of what an unfinished training goes on with
@@ -240,7 +240,7 @@ def _train(context: FleetContext, job: Job, resumable: StateFile, progress: Prog
         resumable=resumable,
         progress=progress,
         task=f"shadow {job.number + 1}",
-    )
+    ).model
 
 
 def _seed(plan: FleetPlan, job: Job) -> int:

@@ -26,7 +26,6 @@ from unlearn_audit.data import Splits, load_data, make_splits
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.apply import parse_settings
-from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.ft import FtSettings, run_ft
 from unlearn_audit.methods.neggrad_plus import NegGradPlusSettings, run_neggrad_plus
 from unlearn_audit.methods.transforms.feasible import (
@@ -37,6 +36,7 @@ from unlearn_audit.methods.transforms.feasible import (
     second_moment,
 )
 from unlearn_audit.methods.two_sides import Sides
+from unlearn_audit.step_transforms import parse_extras
 
 SGD: dict[str, Any] = {"alpha": 0.5, "steps": 20, "batch_size": 16, "step_size": 0.05, "momentum": 0.0}
 MOMENTUM = SGD | {"momentum": 0.9}

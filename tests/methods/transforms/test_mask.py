@@ -24,11 +24,11 @@ from torch.nn import functional
 from unlearn_audit.data import Splits
 from unlearn_audit.engine import Device, trainable
 from unlearn_audit.methods import UnlearningContext
-from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.ft import FtSettings, run_ft
 from unlearn_audit.methods.random_labels import RlSettings, run_rl
 from unlearn_audit.methods.salun import SalunSettings, run_salun
 from unlearn_audit.methods.transforms.mask import random_mask, saliency, top_share
+from unlearn_audit.step_transforms import parse_extras
 
 SHORT: dict[str, Any] = {"steps": 6, "batch_size": 16, "step_size": 0.05}
 

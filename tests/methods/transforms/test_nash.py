@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from unlearn_audit.data import Splits
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Unlearned
-from unlearn_audit.methods.extras import parse_extras
 from unlearn_audit.methods.neggrad_plus import NegGradPlusSettings, run_neggrad_plus
 from unlearn_audit.methods.random_labels import RlSettings, run_rl
 from unlearn_audit.methods.salun import SalunSettings, run_salun
 from unlearn_audit.methods.transforms.nash import bargain, clipped
 from unlearn_audit.methods.two_sides import Sides, cosines
+from unlearn_audit.step_transforms import parse_extras
 
 SHORT: dict[str, Any] = {"steps": 12, "batch_size": 16, "step_size": 0.05, "momentum": 0.0}
 

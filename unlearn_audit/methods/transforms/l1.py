@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from unlearn_audit.engine import Hooks, TermGradients, trainable
-from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
+from unlearn_audit.methods import Course, Settings, StepContext, StepTransform
 
 
 class L1Settings(Settings):
@@ -20,7 +20,7 @@ class L1Settings(Settings):
     free_epochs: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs at the end without the penalty")
 
 
-def _make(context: UnlearningContext, settings: L1Settings, course: Course) -> Hooks:
+def _make(context: StepContext, settings: L1Settings, course: Course) -> Hooks:
     """Add alpha_t·sign(w) to the gradient of every trainable parameter, as the gradient of the penalty."""
     parameters = list(trainable(context.model).values())
     epochs = course.epoch_of(max(course.steps - 1, 0)) + 1 - settings.free_epochs
@@ -37,4 +37,4 @@ def _make(context: UnlearningContext, settings: L1Settings, course: Course) -> H
     return Hooks(gradient=gradient)
 
 
-L1 = StepTransform("l1", "Jia et al. 2023", L1Settings, _make)
+L1 = StepTransform("l1", "Jia et al. 2023", L1Settings, _make, trains=True)

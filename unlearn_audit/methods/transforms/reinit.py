@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unlearn_audit.engine import Hooks, derive_seed, trainable
-from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
+from unlearn_audit.methods import Course, Settings, StepContext, StepTransform
 from unlearn_audit.methods.loop import Share
 
 
@@ -97,7 +97,7 @@ def _fan_in(tensor: Tensor) -> int:
     return tensor[0].numel() if tensor.dim() >= 2 else max(tensor.numel(), 1)
 
 
-def _make(context: UnlearningContext, settings: ReinitSettings, course: Course) -> Hooks:
+def _make(context: StepContext, settings: ReinitSettings, course: Course) -> Hooks:
     mix = Reinit(context.model, settings, seed=context.seed, epoch_of=course.epoch_of)
     if settings.at == "each_step":
         return Hooks(mix=mix)
@@ -107,4 +107,4 @@ def _make(context: UnlearningContext, settings: ReinitSettings, course: Course) 
     return Hooks()
 
 
-REINIT = StepTransform("reinit", "Tran & Woo 2026, Definition 8", ReinitSettings, _make)
+REINIT = StepTransform("reinit", "Tran & Woo 2026, Definition 8", ReinitSettings, _make, trains=True)

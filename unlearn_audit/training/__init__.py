@@ -1,122 +1,64 @@
-"""Named training recipes: how an original or a retrained model comes to be, the same way each time."""
+"""Training: how an original or a retrained model comes to be, by a recipe, the same way each time."""
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 from torch import nn
 
-from unlearn_audit import __version__, catalogue, models
+from unlearn_audit import __version__, models
 from unlearn_audit.checkpoints import Metadata, write_checkpoint
 from unlearn_audit.data import Dataset, IndexSet, rows_digest
-from unlearn_audit.engine import Batches, Device, Resumable, Term, Terms, crop_and_flip, derive_seed, descend
+from unlearn_audit.engine import (
+    Batches,
+    Device,
+    Outcome,
+    Resumable,
+    Term,
+    Terms,
+    crop_and_flip,
+    derive_seed,
+    descend,
+    outcome,
+)
 from unlearn_audit.engine.task import losses as example_losses
-from unlearn_audit.errors import ConfigError
 from unlearn_audit.files import check_output
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.strict_json import problems
+from unlearn_audit.step_transforms import Course, TrainingContext, training_extras
+from unlearn_audit.training.recipes import (
+    RESNET,
+    SMALL,
+    Recipe,
+    by_difference,
+    differing,
+    pick_recipe,
+    recorded_recipe,
+)
 
-Count = Annotated[int, Field(gt=0, strict=True)]
-Real = Annotated[float, Field(ge=0, strict=True)]
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Recipe:
-    """SGD with momentum and a cosine schedule after a short linear warm-up.
-
-    Attributes:
-        name: how it is asked for.
-        epochs: passes over the training set.
-        batch_size: examples per step.
-        step_size: peak learning rate, above 0 and at most 1e30.
-        momentum: of SGD (Nesterov's), below 1; 0 is plain SGD.
-        weight_decay: on every parameter of two or more dimensions.
-        augment: random crops (padding of an eighth) and horizontal flips.
-    """
-
-    name: str
-    epochs: Count
-    batch_size: Count
-    step_size: Annotated[float, Field(gt=0, le=1e30, strict=True)]
-    momentum: Annotated[Real, Field(lt=1)]
-    weight_decay: Real
-    augment: Annotated[bool, Field(strict=True)]
-
-    def settings(self) -> dict[str, Any]:
-        """Return the recipe as plain values, for a checkpoint's metadata."""
-        return asdict(self)
-
-
-# Ours: enough passes without regularisation that a small network fits every label, wrong ones included.
-SMALL = Recipe("small", 30, 64, 0.1, 0.9, 0.0, augment=False)
-# He et al. 2016, section 4.2 (step .1, momentum .9, crops and flips); cosine schedule and 5e-4 as is usual since.
-RESNET = Recipe("resnet", 30, 128, 0.1, 0.9, 5e-4, augment=True)
+__all__ = [
+    "RESNET",
+    "SMALL",
+    "Recipe",
+    "Trained",
+    "by_difference",
+    "describe",
+    "differing",
+    "follow",
+    "new_model",
+    "pick_recipe",
+    "recorded_recipe",
+    "train",
+    "train_checkpoint",
+    "train_recorded",
+]
 
 WARM_UP = 0.05
 SAMPLE = 4  # images that a new model is tried on
-
-
-def pick_recipe(name: str | None, model: str, *, epochs: int | None = None) -> Recipe:
-    """Return a recipe: the one named, else "small" for our small networks and "resnet" for all other models.
-
-    Args:
-        name: of the catalogue, or None.
-        model: the model spec that decides where no name is given.
-        epochs: instead of the recipe's own.
-
-    Raises:
-        UsageError: unknown name.
-    """
-    chosen = name or ("small" if model.startswith("small") else "resnet")
-    recipe: Recipe = catalogue.load("recipe", catalogue.RECIPES, chosen)
-    return replace(recipe, epochs=epochs) if epochs else recipe
-
-
-def recorded_recipe(settings: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that a file records; anyone may have written the file.
-
-    Args:
-        settings: as a checkpoint's metadata or the plan of a fleet has them.
-
-    Raises:
-        ConfigError: they are those of another kind of recipe, or a value is out of range.
-    """
-    try:
-        return TypeAdapter(Recipe).validate_python(dict(settings))
-    except ValidationError as problem:
-        found = problems(problem, settings, Recipe)
-        raise ConfigError("recorded recipe", [*found, "name a recipe with --recipe"]) from problem
-
-
-def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return in words how two recipes differ, as checkpoints' metadata have them; names do not count.
-
-    >>> differing({"name": "small", "epochs": 5}, {"name": "mine", "epochs": 30})
-    'epochs 5, not 30'
-    """
-    keys = [key for key in dict(one) | dict(other) if key != "name" and one.get(key) != other.get(key)]
-    return ", ".join(f"{key} {one.get(key)!s:.40}, not {other.get(key)!s:.40}" for key in keys)
-
-
-def by_difference(trained: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, list[str]]:
-    """Return how recipes differ, in the words of `differing`, with the labels of those that differ so.
-
-    Args:
-        trained: label, its recipe, and the one that it is compared with; those that are alike are left out.
-    """
-    found: dict[str, list[str]] = {}
-    for label, one, other in trained:
-        if told := differing(one, other):
-            found.setdefault(told, []).append(label)
-    return found
 
 
 def new_model(
@@ -149,6 +91,13 @@ def new_model(
     return model
 
 
+class Trained(NamedTuple):
+    """A trained model, on the device, in evaluation mode; and what the transforms of its recipe have to say of it."""
+
+    model: nn.Module
+    outcome: Outcome
+
+
 def train(
     spec: models.Architecture,
     dataset: Dataset,
@@ -161,7 +110,7 @@ def train(
     resumable: Resumable | None = None,
     progress: Progress = silent,
     task: str = "training",
-) -> nn.Module:
+) -> Trained:
     """Train a model from scratch on the given training examples.
 
     Args:
@@ -176,9 +125,6 @@ def train(
         progress: callback, called after each step.
         task: its name in the progress.
 
-    Returns:
-        The trained model, on the device, in evaluation mode.
-
     Raises:
         MeasurementError: the model cannot take the images, or training diverged.
     """
@@ -186,7 +132,8 @@ def train(
     rows, augment = dataset.train.subset(indices), crop_and_flip if recipe.augment else None
     batches = Batches(rows, dataset.transform, recipe.batch_size, seed, "train", compute, augment)
     steps = recipe.epochs * batches.per_epoch
-    return follow(recipe, model, batches, steps=steps, resumable=resumable, progress=progress, task=task)
+    found = follow(recipe, model, batches, steps=steps, resumable=resumable, progress=progress, task=task)
+    return Trained(model, found)
 
 
 def follow(
@@ -198,11 +145,13 @@ def follow(
     resumable: Resumable | None = None,
     progress: Progress = silent,
     task: str = "training",
-) -> nn.Module:
+) -> Outcome:
     """Train a model in place for a number of steps, over which the recipe's schedule is stretched.
 
+    It is left in evaluation mode.
+
     Args:
-        recipe: optimiser, peak step size and decay; the batches have its size and augmentation.
+        recipe: optimiser, peak step size, decay and transforms; the batches have its size and augmentation.
         model: on the device of the batches.
         batches: what it is trained on; their seed is that of the model's own draws, too.
         steps: how many.
@@ -211,7 +160,7 @@ def follow(
         task: its name in the progress.
 
     Returns:
-        The model, in evaluation mode.
+        What the recipe's transforms have to say of the run.
 
     Raises:
         MeasurementError: training diverged.
@@ -227,6 +176,10 @@ def follow(
         warm = min(1.0, (step + 1) / (WARM_UP * steps))
         return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
+    extras = training_extras(recipe.transforms)
+    course = Course(steps, lambda step: step // batches.per_epoch)
+    context = TrainingContext(model, batches.seed, progress, resumable.memory if resumable else {}, batches)
+    hooks = [extra.transform.make(context, extra.settings, course) for extra in extras]
     descend(
         model,
         terms,
@@ -234,11 +187,13 @@ def follow(
         steps=steps,
         seed=batches.seed,
         schedule=schedule,
+        hooks=hooks,
         resumable=resumable,
         progress=progress,
         task=task,
     )
-    return model.eval()
+    model.eval()
+    return outcome(hooks)
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -292,7 +247,7 @@ def train_recorded(
     if without is not None:
         indices = np.setdiff1d(indices, without.indices)
     began = clock() if clock else 0.0
-    model = train(
+    model, found = train(
         spec,
         dataset,
         indices,
@@ -316,7 +271,9 @@ def train_recorded(
             "forget_n": len(without.indices) if without else None,
             "steps": steps,
             "gradient_evaluations": recipe.epochs * len(indices),
+            "figures": found.figures or None,
             "wall_seconds": round(clock() - began, 3) if clock else None,
+            "notes": found.notes,
         }
     )
     return model, metadata
@@ -337,7 +294,7 @@ def train_checkpoint(
     resumable: Resumable | None = None,
     progress: Progress = silent,
     task: str = "training",
-) -> str:
+) -> Metadata:
     """Train as `train_recorded` does, and write a self-describing checkpoint.
 
     Args:
@@ -356,7 +313,7 @@ def train_checkpoint(
         task: its name in the progress.
 
     Returns:
-        The SHA-256 of the file.
+        What the checkpoint says of itself.
 
     Raises:
         OutputError: the file exists or cannot be written; found out before training.
@@ -376,7 +333,8 @@ def train_checkpoint(
         progress=progress,
         task=task,
     )
-    return write_checkpoint(out, model.state_dict(), metadata, force=force)
+    write_checkpoint(out, model.state_dict(), metadata, force=force)
+    return metadata
 
 
 def describe(spec: str, dataset: Dataset) -> Metadata:
