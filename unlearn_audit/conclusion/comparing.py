@@ -9,6 +9,8 @@ from unlearn_audit.conclusion.words import could_see, listed, named, with_number
 from unlearn_audit.metrics import ScaledDifference
 from unlearn_audit.report import Measurement
 
+MOST_FORMS = 2  # of one instrument that are told with their numbers, where there are two more
+
 
 class Reading(NamedTuple):
     """One measurement's comparison with the retrained models.
@@ -147,5 +149,6 @@ def compared_sentence(
 
 def _forms(seen: Sequence[Reading]) -> str:
     """Return the forms in which an instrument sees a difference, each with its numbers."""
-    told = (reading.numbers + (f" {reading.aside}" if reading.aside else "") for reading in seen)
-    return "; ".join(told)
+    told = [reading.numbers + (f" {reading.aside}" if reading.aside else "") for reading in seen]
+    more = len(told) - MOST_FORMS
+    return "; ".join(told if more < 2 else [*told[:MOST_FORMS], f"and {more} more forms"])

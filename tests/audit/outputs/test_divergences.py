@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext
-from unlearn_audit.audit.outputs.divergences import NOT_WHOLE_CLASSES, measure_divergences
+from unlearn_audit.audit.outputs.divergences import NOT_WHOLE_CLASSES, _interval, measure_divergences
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.report import Measurement
 
@@ -64,6 +64,7 @@ def test_value_floor_and_difference_are_means_over_examples_and_models() -> None
         assert one.details["difference_low"] < one.details["difference"] < one.details["difference_high"]
         assert one.interval is not None
         assert one.interval.low <= float(one.value or 0) <= one.interval.high
+        assert one.interval.high <= {"js": np.log(2), "kl": np.inf, "l2": 2**0.5}.get(kind, 1.0)
         assert one.n == N
 
 
@@ -75,6 +76,8 @@ def test_what_answers_otherwise_is_seen_and_one_more_retrained_model_is_not() ->
             assert comparison is not None
             assert comparison.seen == (label == "original")
     told = conclude(tuple(found.values()))
+    assert "; and 3 more forms)" in told[0]
+    assert "outputs.tv" not in told[0]
     assert told[0].startswith(
         "original: differs from the retrained models on its answers on the forget set (outputs.js"
     )
@@ -113,6 +116,15 @@ def test_test_examples_of_forgotten_classes_count_where_whole_classes_are_forgot
     assert ("js.class_test", "unlearned") not in measured(context, class_test=False)
     assert ("js.class_test", "unlearned") not in measured(audited())
     assert measured(audited(), class_test=True)["kl.class_test", "unlearned"].reason == NOT_WHOLE_CLASSES
+
+
+def test_no_interval_goes_beyond_what_a_mean_can_be() -> None:
+    ours = np.array([1.0] * 34 + [0.98, 0.68])
+    free, found = metrics.mean_interval(ours, seed=0), _interval(ours, "tv", 0)
+    assert free is not None
+    assert found is not None
+    assert free.high > 1
+    assert (found.low, found.high) == (free.low, 1.0)
 
 
 def test_models_that_answer_alike_have_zero_and_no_interval_of_zero_width() -> None:

@@ -6,6 +6,7 @@ interval over examples alone, these models given, stands in the details.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf, log
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ SCALES: Mapping[str, Scale] = {
     "l2": "fraction",
     "agreement": "fraction",
 }
+# What a mean, and so a difference of two, can be at most.
+LARGEST: Mapping[str, float] = {"js": log(2), "kl": inf, "tv": 1.0, "l2": 2**0.5, "agreement": 1.0}
 METHOD = "mean over examples, then over retrained models; log-probabilities in float64"
 FLOOR = "; reference: the same between pairs of retrained models"
 
@@ -139,7 +142,7 @@ def _one(
     if apart is not None and n >= 2:
         means = [float(one.mean()) for one in apart]
         least = 1 / n**2 if scale == "fraction" else 0.0
-        difference = compared(float(ours.mean()), means, [(ours, apart)], least=least)
+        difference = compared(float(ours.mean()), means, [(ours, apart)], least=least, reach=LARGEST[kind])
     return measurement(
         name,
         candidate,
@@ -160,7 +163,9 @@ def _interval(ours: Floats, kind: str, seed: int) -> Any:
     n = len(ours)
     if kind == "agreement":  # also where all agree, which a finite set does not show of all
         return interval(metrics.wilson_interval(round(float(ours.sum())), n), "Wilson")
-    return interval(metrics.mean_interval(ours, seed=seed), metrics.skewed_method(n))
+    ends = metrics.mean_interval(ours, seed=seed)
+    within = None if ends is None else metrics.Bounds(ends.low, min(ends.high, LARGEST[kind]))
+    return interval(within, metrics.skewed_method(n))
 
 
 def _reference(floor: Floats | None, apart: Floats | None) -> Reference | None:
