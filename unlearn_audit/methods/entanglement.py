@@ -130,14 +130,11 @@ def run_entanglement(context: UnlearningContext, settings: EntanglementSettings)
     context = replace(context, splits=_with_adjacent(context, settings))
     splits = context.splits
     done = run_stages(context, (_suppress(context, settings), _repair(context, settings)), task=TASK)
-    named = splits.adjacent.spec if splits.adjacent else ""
-    return replace(
-        done,
-        notes=(
-            *done.notes,
-            f"adjacent set: {len(splits.retain) - len(splits.remote)} examples ({named}), remote {len(splits.remote)}",
-        ),
+    near, named = len(splits.retain) - len(splits.remote), splits.adjacent.spec if splits.adjacent else ""
+    told = (
+        f"{near} adjacent examples, {len(splits.remote)} remote ones: an audit with --adjacent {named} has them apart"
     )
+    return replace(done, notes=(*done.notes, told))
 
 
 def _with_adjacent(context: UnlearningContext, settings: EntanglementSettings) -> Splits:
