@@ -6,7 +6,7 @@ own process; a step descends mean KL(t_y || softmax(theta)) on forget + lambda·
 back to the original's: with u = theta - theta_o, theta <- theta_o + sign(u)·max(|u| - eta·rho, 0), so that most of them
 need not move at all (Forsaken's mask has that purpose; `--with mask:saliency` chooses weights beforehand). It ends when
 forget examples are no further from their targets than the held-out examples are themselves: that is the floor. Where
-the original is nearer than that, as with labels that were changed at random, the floor ends nothing.
+the original is nearer than that, as on random examples, right or wrong, the floor ends nothing.
 
 No example of the unseen twin is among the held-out ones, else an audit would grade its own answer key.
 """
