@@ -330,4 +330,4 @@ def test_what_a_run_takes_is_told_but_for_the_length_of_its_search(splits: Split
 
     told, taken = done(count_only=True), done()
     assert told.steps == taken.steps == 2 * 7
-    assert taken.gradient_evaluations - found.gradients == told.gradient_evaluations - 150 * 10
+    assert taken.gradient_evaluations - found.gradients == told.gradient_evaluations - 200 * 10

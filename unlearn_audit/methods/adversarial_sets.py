@@ -193,19 +193,20 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         DataError: it is missing, damaged, or neither .safetensors nor .npz.
     """
     check_input(path, "adversarial set", DataError)
-    if path.suffix == ".npz":
+    with path.open("rb") as stream:
+        zipped = stream.read(2) == b"PK"
+    if zipped:
         arrays = read_npz(path, ARRAYS)
-        plain = {name: array for name, array in arrays.items() if array.dtype.kind in "iuf"}
+        plain = {name: array for name, array in arrays.items() if array.dtype.kind in _WIDE}
         return {
             name: torch.from_numpy(np.array(array, dtype=_WIDE[array.dtype.kind])) for name, array in plain.items()
         }, {}
-    if path.suffix != ".safetensors":
-        raise DataError(f"{path}: an adversarial set is a .safetensors or an .npz file with {', '.join(ARRAYS)}")
     try:
         loaded = load_safetensors(path)
         about = parse_object(loaded.entries.get(ENTRY, "{}"))
     except (AuditError, ValueError) as problem:
-        raise DataError(f"cannot read the adversarial set {path}: {problem}") from problem
+        wanted = f"a .safetensors or .npz file with {', '.join(ARRAYS)} is needed"
+        raise DataError(f"cannot read the adversarial set {path}: {problem}; {wanted}") from problem
     return loaded.tensors, about
 
 
