@@ -420,6 +420,7 @@ SMALL = {
     "rcd": "steps = 5\nresamples = 100",
     "truncation": "reference_steps = 30",
     "spectrum": "eigenvalues = 2\nprobes = 2",
+    "layers": "k = 1",
     "mia": f"attacks = {json.dumps(list(catalogue.ATTACKS))}\nshadows = 'shadows'",
     "outputs": "class_test = true\nprobe = true\nsvc = true\npopulations = true",
     "resurgence": "steps = 3\nrcd_steps = 2",

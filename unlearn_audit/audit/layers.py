@@ -18,7 +18,7 @@ from unlearn_audit.inputs import Candidate
 from unlearn_audit.layers import Layer, affine_layers, power_qr, squared_frobenius, start_vectors
 from unlearn_audit.report import Interval, Measurement
 
-ITERATIONS = 200
+ITERATIONS = 100
 NONE = "the model has no linear layer and no convolution that a forward pass reaches"
 METHOD = (
     "largest singular value of the linear part of each linear layer and convolution: of the weight itself, or by "

@@ -1,6 +1,7 @@
 """Clipping: the bound by the dense matrix at the end, what is left alone, rounds in a run, kills, and training."""
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,16 @@ import torch
 from small_problems import CPU, make_context, make_small_splits, same
 from torch import Tensor, nn
 
-from unlearn_audit.data import Examples, Splits
+from unlearn_audit.data import Examples, Splits, load_data, make_splits
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.layers import Layer, affine_layers, power_qr, start_vectors
+from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.methods.ft import FT, FtSettings
 from unlearn_audit.methods.resume import StateFile
+from unlearn_audit.methods.retrain import RetrainSettings, run_retrain
 from unlearn_audit.methods.transforms.clip import CLIP, Clip, ClipSettings, clip_directions, clip_matrix, matrix_norm
 from unlearn_audit.step_transforms import Course, parse_extras
-from unlearn_audit.training import SMALL, train
+from unlearn_audit.training import SMALL, differing, pick_recipe, recorded_recipe, train
 
 Noise = Callable[..., Examples]
 SAMPLE = torch.zeros(1, 1, 4, 4)
@@ -270,3 +273,65 @@ def test_training_is_clipped_and_says_so(splits: Splits) -> None:
     assert max(spectral_norm(layer) for layer in affine_layers(plain.model, SAMPLE)) > 0.8
     idle = train(Tiny, splits.dataset, rows, replace(recipe, transforms=("clip:c=1000",)), seed=3, compute=CPU)
     assert same(plain.model, idle.model)
+
+
+def test_retraining_repeats_what_joined_the_training_as_the_metadata_record_it(splits: Splits) -> None:
+    recipe = replace(SMALL, epochs=2, batch_size=16, transforms=("clip:c=0.4,every=2,k=4",))
+    recorded = json.loads(json.dumps(recipe.settings()))
+    assert recorded_recipe(recorded) == recipe
+    model = tiny(5)
+    done = run_retrain(make_context(model, splits, 4, spec=Tiny, recipe=recorded), RetrainSettings())
+    found = train(Tiny, splits.dataset, splits.retain, recipe, seed=4, compute=CPU)
+    assert same(model, found.model)
+    assert done.figures == found.outcome.figures
+    assert done.recipe == recorded
+    assert differing(recorded, replace(recipe, transforms=()).settings()).startswith("transforms ['clip:c=0.4")
+
+
+def test_a_recipe_without_transforms_is_written_as_it_always_was() -> None:
+    assert list(SMALL.settings()) == [
+        "name", "epochs", "batch_size", "step_size", "momentum", "weight_decay", "augment",
+    ]  # fmt: skip
+    assert pick_recipe("small", "") is SMALL
+
+
+def test_what_cannot_join_training_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="mask cannot join training, where there is nothing to forget; .*l1.*clip can"):
+        pick_recipe("small", "", transforms=["mask"])
+    with pytest.raises(ConfigError, match="recorded recipe: transforms: mask cannot join training"):
+        recorded_recipe(SMALL.settings() | {"transforms": ["mask"]})
+    with pytest.raises(ConfigError, match="recorded recipe: transforms: --with clip: c"):
+        recorded_recipe(SMALL.settings() | {"transforms": ["clip:c=-1"]})
+
+
+# ----- on digits
+
+
+@pytest.mark.slow
+def test_on_digits_three_layers_within_one_keep_most_of_the_accuracy_and_clipping_at_the_end_alone_warns() -> None:
+    """A trained small network: accuracy .975 before, .85 after 10 epochs of clipping every 2 steps."""
+    splits = make_splits(load_data("digits"), "random:0.1:0")
+    dataset = splits.dataset
+    images = dataset.transform(dataset.test.images)
+
+    def tuned(model: nn.Module, epochs: int, *extras: str) -> tuple[float, Any]:
+        settings = FtSettings(epochs=epochs, step_size=0.05, batch_size=64, momentum=0)
+        context = UnlearningContext(model, dataset.transform, splits, CPU, 0, extras=parse_extras(extras))
+        done = FT.run(context, settings)
+        with torch.no_grad():
+            return float((model.eval()(images).argmax(1) == dataset.test.labels).float().mean()), done
+
+    torch.manual_seed(0)
+    original = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(256, 10),
+    )  # fmt: skip
+    before, _ = tuned(original, 30)
+    assert before > 0.95
+    assert max(spectral_norm(layer) for layer in affine_layers(original, images[:1])) > 4
+    for cadence, warns in (("every=2,k=8", False), ("every=100000", True)):
+        model = copy.deepcopy(original)
+        accuracy, done = tuned(model, 10, f"clip:c=1,{cadence}")
+        assert max(spectral_norm(layer) for layer in affine_layers(model, images[:1])) <= 1.02
+        assert any("train on, clipping oftener" in note for note in done.notes) is warns
+        assert warns or accuracy >= 0.8
