@@ -29,7 +29,8 @@ def _gaps(
 
       unlearn-audit gaps --unlearned u.pt --retrained r.pt --forget class:3
 
-      unlearn-audit gaps original.pt u.safetensors --forget class:3 --adjacent class:5
+      unlearn-audit gaps original.pt u.safetensors --forget class:3 \
+        --adjacent class:5
     """
     measure(checkpoints, shared, gaps={})
 

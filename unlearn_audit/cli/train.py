@@ -37,17 +37,19 @@ def _train(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on the data, or on all of it but a forget set.
+    r"""Train a model on the data, or on all of it but a forget set.
+
+    A transform is part of the recipe: `retrain` and shadow models repeat it.
 
     [bold]Examples[/bold]
 
       unlearn-audit train --data digits --out original.safetensors
 
-      unlearn-audit train --data digits --without i.npy --seed 1 --out r.safetensors
+      unlearn-audit train --data digits --without i.npy --seed 1 \
+        --out r.safetensors
 
-      unlearn-audit train --data digits --with clip:c=1,k=8,every=5 --out c.safetensors
-
-    A transform is part of the recipe: `retrain` and shadow models repeat it.
+      unlearn-audit train --data digits --with clip:c=1,k=8,every=5 \
+        --out c.safetensors
     """
     from unlearn_audit.checkpoints import check_checkpoint_output
 
