@@ -192,6 +192,8 @@ SEEDED = {
     ("engine/batches.py", "_permutation"): "train",
     ("engine/mixture.py", "at"): "mixture",
     ("engine/mixture.py", "_permutation"): "mixture",
+    ("methods/boundary.py", "_expanded"): "initialisation",
+    ("metrics/outputs.py", "paired_bootstrap"): "bootstrap",
     ("data/old_draws.py", "old_forget_set"): "random set",
     ("data/old_draws.py", "old_subset"): "training subset",
 }
