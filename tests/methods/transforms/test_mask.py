@@ -23,11 +23,11 @@ from torch.nn import functional
 
 from unlearn_audit.data import Splits
 from unlearn_audit.engine import Device, trainable
-from unlearn_audit.methods import UnlearningContext
+from unlearn_audit.methods import Course, UnlearningContext
 from unlearn_audit.methods.ft import FtSettings, run_ft
 from unlearn_audit.methods.random_labels import RlSettings, run_rl
 from unlearn_audit.methods.salun import SalunSettings, run_salun
-from unlearn_audit.methods.transforms.mask import random_mask, saliency, top_share
+from unlearn_audit.methods.transforms.mask import MASK, MaskSettings, random_mask, saliency, top_share
 from unlearn_audit.step_transforms import parse_extras
 
 SHORT: dict[str, Any] = {"steps": 6, "batch_size": 16, "step_size": 0.05}
@@ -237,3 +237,10 @@ def test_a_random_mask_is_drawn_from_the_seed_and_looks_at_no_data(splits: Split
     assert not torch.equal(moved[0], moved[2])
     salient = top_share(saliency(make_context(seasoned(), splits)), 0.25)
     assert not torch.equal(torch.cat([mask.flatten() for mask in salient]), expected)
+
+
+def test_a_plan_takes_no_gradient_and_counts_them_all_the_same(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearn_audit.methods.transforms.mask.saliency", lambda context: pytest.fail("taken"))
+    context = make_context(make_net(), splits, count_only=True)
+    hooks = MASK.make(context, MaskSettings(), Course(3, int))
+    assert hooks.gradient_evaluations == len(splits.forget)

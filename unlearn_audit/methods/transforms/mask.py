@@ -69,6 +69,9 @@ def _make(context: UnlearningContext, settings: MaskSettings, course: Course) ->
     """Mask gradients; where it is strict, put masked weights back after the optimiser's step."""
     parameters = list(trainable(context.model).values())
     salient = settings.variant == "saliency"
+    count = len(context.splits.forget) if salient else 0
+    if context.count_only:
+        return Hooks(gradient_evaluations=count)
     masks = (
         top_share(saliency(context), settings.density)
         if salient
@@ -88,7 +91,6 @@ def _make(context: UnlearningContext, settings: MaskSettings, course: Course) ->
         for parameter, mask, before in zip(parameters, masks, held, strict=True):
             parameter.copy_(torch.where(mask, parameter, before))
 
-    count = len(context.splits.forget) if salient else 0
     strict = settings.strict
     return Hooks(
         gradient=gradient,
