@@ -674,3 +674,19 @@ def test_a_shadow_model_forgets_all_it_saw_of_a_class_where_the_method_takes_not
     assert len(whole.dataset.train) == len(WORK._inside(context, job)) == len(part.forget) + len(part.retain)
     assert (part.dataset.train.labels[part.retain] == 3).any()
     assert set(part.forget.indices) < set(WORK._inside(context, job)[whole.forget.indices])
+
+
+def test_a_method_that_minds_whole_classes_does_to_a_shadow_model_what_it_did_to_the_target(
+    target: Path, tmp_path: Path
+) -> None:
+    """Fisher forgetting draws the row of the forgotten class anew, far from where it was; all else moves by 1e-4."""
+    asked = small_request(target, "original", forget="class:3")
+    apply_method("fisher", tmp_path / "u.safetensors", asked, {"alpha": 1e-12}, clock=None)
+    plan_small(tmp_path / "s", target, "original", str(tmp_path / "u"), forget="class:3", unseen="range:0-39", count=2)
+    context = open_fleet_context(tmp_path / "s")
+    assert work(context) == 4
+    for job in (each for each in context.jobs if each.parent is not None):
+        before, after = (WORK.read_model(context.folder.model(each)).state for each in (job.parent, job))
+        moved = (after["fc.weight"] - before["fc.weight"]).abs().amax(dim=1)
+        assert (moved > 1e-2).nonzero().flatten().tolist() == [3]
+        assert moved[[0, 1, 2, *range(4, 10)]].max() < 1e-3

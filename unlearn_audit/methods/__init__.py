@@ -124,6 +124,8 @@ class Method:
         deviations: how it differs from its source in what is no setting, in words.
         whole_classes: whether it takes nothing but all training examples of some classes; a shadow model that goes
             through it then forgets all that it saw of them, those without a partner in the unseen twin included.
+        minds_classes: whether it does something else where whole classes are forgotten; a shadow model that goes
+            through it after a target that forgot some then forgets as one of `whole_classes` does.
         takes: the transforms that may join, where not all may; None for all.
         because: why no other may, in words.
     """
@@ -136,5 +138,6 @@ class Method:
     role: Literal["unlearned", "retrained"] = "unlearned"
     deviations: tuple[str, ...] = ()
     whole_classes: bool = False
+    minds_classes: bool = False
     takes: tuple[str, ...] | None = None
     because: str = ""

@@ -104,6 +104,7 @@ FISHER = Method(
     FisherSettings,
     run_fisher,
     composes=False,
+    minds_classes=True,
     deviations=(
         "batches are as equal as can be, in index order; the published code's last one may be smaller",
         "the head is the last layer with a row for each class; the published code takes every tensor with as many rows",

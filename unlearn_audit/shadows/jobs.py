@@ -272,7 +272,8 @@ def _unlearn(
 ) -> Unlearned:
     """Put a model through a treatment, or only tell what that takes."""
     method: Method = catalogue.load("method", catalogue.METHODS, treatment.method)
-    splits = _forgetting(context, job, whole_classes=method.whole_classes)
+    by_class = method.whole_classes or (method.minds_classes and bool(context.splits.forgotten_classes))
+    splits = _forgetting(context, job, whole_classes=by_class)
     unlearning = UnlearningContext(
         model,
         Transform(context.plan.mean, context.plan.std),
@@ -300,7 +301,7 @@ def expected_gradients(context: FleetContext, job: Job) -> int:
 def _forgetting(context: FleetContext, job: Job, *, whole_classes: bool) -> Splits:
     """Return the sets of a treatment: forget the attacked examples that the model has seen, retain its others.
 
-    A method of whole classes forgets what else it has seen of the forget set, too, as the target did.
+    By whole classes it forgets what else it has seen of the forget set, too, as the target did.
     """
     inside, targets = _inside(context, job), context.pool.targets
     chosen = np.union1d(targets, context.splits.forget.indices) if whole_classes else targets
