@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from unlearn_audit.engine import derive_seed
-from unlearn_audit.errors import MeasurementError
+from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.models import models_own
 
 SPARE = 3  # vectors beside the k that are asked for: near-equal leading values are told apart by them
@@ -103,6 +103,25 @@ def affine_layers(model: nn.Module, sample: Tensor, *, with_norms: bool = False)
         for name, module in model.named_modules()
         if module in seen.shapes and isinstance(getattr(module, "weight", None), nn.Parameter)
     ]
+
+
+def own_weight(module: nn.Module, task: str) -> nn.Parameter:
+    """Return a layer's weight, for a task that sets it; what is set of a computed one is gone in the next pass.
+
+    Args:
+        module: a linear layer or a convolution.
+        task: the method's name, for the message.
+
+    Raises:
+        UsageError: the weight is computed from other parameters, as weight_norm does it.
+    """
+    weight = module.weight
+    if not isinstance(weight, nn.Parameter):
+        raise UsageError(
+            f"{task} sets layers' weights, but one of the network's is computed from other parameters (weight_norm or "
+            "another parametrisation); remove the parametrisation from the model first"
+        )
+    return weight
 
 
 _AFFINE = (nn.Linear, _ConvNd)

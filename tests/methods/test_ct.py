@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_problems import Plain, make_context, make_net, same, snapshot
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from unlearn_audit.data import Splits
 from unlearn_audit.errors import UsageError
@@ -51,3 +52,12 @@ def test_a_kernel_that_two_layers_share_is_transposed_once_and_one_that_is_not_s
 def test_a_network_without_square_kernels_is_refused(splits: Splits, model: nn.Module) -> None:
     with pytest.raises(UsageError, match=r"^ct transposes square convolution kernels, and this network has none"):
         run_ct(make_context(model, splits), CtSettings())
+
+
+def test_kernels_that_are_computed_are_refused_where_they_would_be_transposed(splits: Splits) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(8, 4))
+    parametrizations.weight_norm(model[0])
+    run_ct(make_context(model, splits), CtSettings(steps=0))
+    parametrizations.weight_norm(model[1])
+    with pytest.raises(UsageError, match=r"^ct sets layers' weights, but one of the network's is computed"):
+        run_ct(make_context(model, splits), CtSettings(steps=1))

@@ -8,6 +8,7 @@ import torch
 from small_problems import HALF, Plain, batches_of, make_context, make_net, same, snapshot
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
 
 from unlearn_audit.data import Splits
 from unlearn_audit.engine import derive_seed
@@ -98,3 +99,10 @@ def test_a_network_without_convolutions_is_refused(splits: Splits) -> None:
     with pytest.raises(UsageError, match=r"^msg draws kernel weights of convolutions anew, and this network has no"):
         run_msg(make_context(model, splits), MsgSettings())
     assert same(model, before)
+
+
+def test_kernels_that_are_computed_are_refused(splits: Splits) -> None:
+    model = Convolutions()
+    parametrizations.weight_norm(model.second)
+    with pytest.raises(UsageError, match=r"^msg sets layers' weights, but one of the network's is computed"):
+        run_msg(make_context(model, splits), MsgSettings(steps=1))

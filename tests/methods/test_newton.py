@@ -9,6 +9,7 @@ import torch
 from small_problems import HALF, Plain, make_context, make_net, same, snapshot
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
 
 from unlearn_audit.data import Splits
 from unlearn_audit.errors import ConfigError, UsageError
@@ -217,6 +218,10 @@ def test_what_it_cannot_do_is_refused(splits: Splits, monkeypatch: pytest.Monkey
 
     with pytest.raises(UsageError, match=r"^newton moves the last linear layer, and the model does not end in one$"):
         refusal(Scaled(), splits)()
+    computed = Linear()
+    parametrizations.weight_norm(computed.head)
+    with pytest.raises(UsageError, match=r"^newton sets layers' weights, but one of the network's is computed"):
+        refusal(computed, splits)()
     with pytest.raises(UsageError, match=r"^the retain set is empty; "):
         refusal(Linear(), replace(splits, retain=splits.retain[:0]))()
     monkeypatch.setattr("unlearn_audit.methods.newton.LARGEST", 67)

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unlearn_audit.errors import UsageError
+from unlearn_audit.layers import own_weight
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.ft import on_retain
 from unlearn_audit.methods.loop import LoopSettings, Schedule, Step, run_composition
@@ -35,10 +36,11 @@ def transposable(model: nn.Module) -> list[Tensor]:
     """Return the square kernels [out, in, k, k] with k > 1, each one once.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or one is computed from other parameters.
     """
-    kernels = dict.fromkeys(module.weight for module in model.modules() if isinstance(module, nn.Conv2d))
-    found: list[Tensor] = [kernel for kernel in kernels if kernel.shape[2] == kernel.shape[3] > 1]
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    square = [each for each in convolutions if each.kernel_size[0] == each.kernel_size[1] > 1]
+    found: list[Tensor] = list(dict.fromkeys(own_weight(each, "ct") for each in square))
     if not found:
         raise UsageError("ct transposes square convolution kernels, and this network has none larger than 1x1")
     return found

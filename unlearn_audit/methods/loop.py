@@ -82,7 +82,7 @@ class LoopSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _onebudget_of(cls, values: Any) -> Any:
+    def _one_budget(cls, values: Any) -> Any:
         """Let a budget that is given replace the default one, whichever of the two that is."""
         if not isinstance(values, Mapping):
             return values

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import FullBatch, Hooks, TermGradients, derive_seed
 from unlearn_audit.errors import UsageError
+from unlearn_audit.layers import own_weight
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.ft import on_retain
 from unlearn_audit.methods.loop import LoopSettings, Schedule, Share, Step, run_composition
@@ -41,9 +42,9 @@ def convolution_weights(model: nn.Module) -> list[Tensor]:
     """Return the trainable weights [out, in, height, width] of the two-dimensional convolutions, each one once.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or one is computed from other parameters.
     """
-    weights = dict.fromkeys(module.weight for module in model.modules() if isinstance(module, nn.Conv2d))
+    weights = dict.fromkeys(own_weight(module, "msg") for module in model.modules() if isinstance(module, nn.Conv2d))
     found: list[Tensor] = [weight for weight in weights if weight.requires_grad]
     if not found:
         raise UsageError("msg draws kernel weights of convolutions anew, and this network has no convolution")

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from unlearn_audit.data import Examples
 from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.layers import own_weight
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.relearning.curve import Run
 from unlearn_audit.relearning.scope import Features, last_linear
@@ -252,6 +253,7 @@ def run_newton(context: UnlearningContext, settings: NewtonSettings) -> Unlearne
         raise UsageError("the retain set is empty; a head that nothing is left of has no curvature")
     n = len(splits.retain) + len(splits.forget)
     head = head_of(context)
+    own_weight(head, "newton")
     weights = start = _weights(head)
     if weights.numel() > LARGEST:
         raise UsageError(f"newton holds the Hessian of the head: {weights.numel()} weights are more than {LARGEST}")
