@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext
-from unlearn_audit.audit.outputs.divergences import NOT_WHOLE_CLASSES, _interval, measure_divergences
+from unlearn_audit.audit.outputs.divergences import NOT_WHOLE_CLASSES, Levels, _interval, _one, measure_divergences
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.report import Measurement
 
@@ -142,3 +142,18 @@ def test_models_that_answer_alike_have_zero_and_no_interval_of_zero_width() -> N
     assert comparison is not None
     assert not comparison.seen
     assert comparison.blind_below > 0
+
+
+def test_the_chance_of_seeds_never_narrows_that_of_examples() -> None:
+    rng = np.random.default_rng(2)
+    candidate, found = audited().subjects[1], 0
+    for _ in range(20):
+        ours = rng.lognormal(-3, 2.5, 200)  # heavy tails, whose variance does not stand out of its own error
+        floor = 0.1 + rng.normal(0, 0.01, (3, 200)) ** 2
+        one = _one("outputs.kl", candidate, "kl", levels=Levels(ours[None].repeat(3, 0), floor), others="abc", seed=0)
+        assert one.comparison is not None
+        error = float((ours - floor.mean(axis=0)).std(ddof=1)) / 200**0.5
+        half = (one.comparison.interval.high - one.comparison.interval.low) / 2
+        assert half >= 1.9599 * error
+        found += half < 1.99 * error
+    assert found  # there the limit is what holds

@@ -144,6 +144,30 @@ def test_where_retrained_models_get_nothing_right_nothing_is_retained_of_it() ->
     assert (found.value, found.reason) == (None, "the retrained models get nothing right on the forget set")
 
 
+def knowing(count: int) -> Any:
+    """Return which images a model gets right that knows the first `count` of the forget set."""
+    found = right(forget=0.0, forgotten=FORGET)
+    found[:count] = True
+    return found
+
+
+@pytest.mark.parametrize(("known", "value", "levels"), [
+    ((0, 0, 1), None, None),
+    ((0, 10, 20), 90 / 10, None),  # the last is held against 5 right answers of the others
+    ((10, 10, 20), 90 / (40 / 3), (10 / 15 + 10 / 15 + 20 / 10) / 3),
+])  # fmt: skip
+def test_no_ratio_divides_by_a_few_right_answers(known: Any, value: float | None, levels: float | None) -> None:
+    models: dict[str, Any] = {f"r{k}": ("retrained", knowing(count)) for k, count in enumerate(known)}
+    context = context_of(FORGET, unlearned=("unlearned", knowing(90)), **models)
+    found = by_name(measure_composites(context, svc=False))["outputs.retention.forget", "unlearned"]
+    assert found.value == (None if value is None else pytest.approx(value))
+    assert (found.reference and found.reference.value) == (None if levels is None else pytest.approx(levels))
+    if value is None:
+        assert (
+            found.reason == "the retrained models get 0.333 right on the forget set, and a ratio needs 8 to divide by"
+        )
+
+
 # ----- models with features
 
 

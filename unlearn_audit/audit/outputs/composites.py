@@ -22,7 +22,7 @@ from unlearn_audit.report import Measurement, Reference
 
 Floats = NDArray[np.float64]
 SPLITS: tuple[Split, ...] = ("forget", "retain", "test")
-FEWEST_RIGHT = 8  # right answers of either side, below which the interval of a ratio of two accuracies says nothing
+FEWEST_RIGHT = 8  # right answers below which a ratio of two accuracies has no value (below) or no interval (above)
 LOSS = "loss attack, forget examples that have a partner against their unseen twin"
 PRODUCT = "product of the two Wilson intervals' ends, wider than 95 %"
 
@@ -140,28 +140,37 @@ def _retention(
     ours = standings[candidate.label].right[split]
     others = [standings[one.label].right[split] for one in context.references(candidate)]
     level = np.mean(others, axis=0) if others else np.zeros(0)
-    defined = bool(len(level)) and level.mean() > 0
-    enough = defined and min(ours.sum(), level.sum()) >= FEWEST_RIGHT
+    defined = level.sum() >= FEWEST_RIGHT
     seed = derive_seed(context.config.seed, "bootstrap")
-    ends = metrics.paired_ratio_interval(ours, level, seed=seed) if enough else None
+    told = defined and ours.sum() >= FEWEST_RIGHT
+    ends = metrics.paired_ratio_interval(ours, level, seed=seed) if told else None
     return measurement(
         f"outputs.retention.{split}",
         candidate,
         float(ours.mean() / level.mean()) if defined else None,
-        no_reference(candidate.role) if not others else f"the retrained models get nothing right on the {split} set",
+        _too_few_right(float(level.sum()), split) if others else no_reference(candidate.role),
         n=len(ours),
         interval=interval(ends, metrics.skewed_method(len(ours))),
-        reference=reference_of(list(_retained([float(one.mean()) for one in others]))) if defined else None,
+        reference=reference_of(_retained([float(one.sum()) for one in others])) if defined else None,
         method="accuracy over the mean accuracy of the retrained models",
     )
 
 
-def _retained(levels: Sequence[float]) -> Iterator[float]:
-    """Yield each retrained model's accuracy over the others' mean, where that is not zero."""
-    for place, level in enumerate(levels):
-        rest = [other for index, other in enumerate(levels) if index != place]
-        if sum(rest) > 0:
-            yield level / float(np.mean(rest))
+def _too_few_right(count: float, split: Split) -> str:
+    """Return why nothing is divided by the retrained models' right answers."""
+    if not count:
+        return f"the retrained models get nothing right on the {split} set"
+    return (
+        f"the retrained models get {count:.3g} right on the {split} set, and a ratio needs {FEWEST_RIGHT} to divide by"
+    )
+
+
+def _retained(right: Sequence[float]) -> list[float]:
+    """Return each retrained model's right answers over the others' mean; none unless each has enough to divide by."""
+    if len(right) < 2:
+        return []
+    rest = [(sum(right) - own) / (len(right) - 1) for own in right]
+    return [own / mean for own, mean in zip(right, rest, strict=True)] if min(rest) >= FEWEST_RIGHT else []
 
 
 def _indiscernibility(context: AuditContext, candidate: Candidate) -> Measurement:
