@@ -60,7 +60,7 @@ class Quadratic:
 
 
 def constraint(splits: Splits, mu: float) -> _Constraint:
-    return _Constraint(make_context(Plain(), splits, count_only=True), EntanglementSettings(mu=mu))
+    return _Constraint(make_context(Plain(), splits), EntanglementSettings(mu=mu), level=0.0)
 
 
 @pytest.mark.parametrize("mu", [1.0, 10.0])
@@ -112,11 +112,19 @@ def test_it_grows_by_what_h_was_before_the_step_and_may_be_negative(parts: Split
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12, msg=name)
     assert done.figures["lambda"] == pytest.approx(multiplier)
-    assert float(_Constraint(context, settings).multiplier) == done.figures["lambda"]
+    assert float(_Constraint(context, settings, level=0.0).multiplier) == done.figures["lambda"]
     held = constraint(parts, 10.0)
     held.penalty(torch.tensor(-0.25))
     held.after(0)
     assert float(held.multiplier) == -2.5
+
+
+@pytest.mark.parametrize("augment", ["yes", "no"])
+def test_over_a_pass_of_the_original_it_comes_back_to_zero(parts: Splits, augment: str) -> None:
+    """With augmented batches as well, whose loss is not that of plain images."""
+    still = {"step_size_1": 1e-30, "batch_size_1": 14, "steps_1": 5, "steps": 0, "augment": augment}
+    done = run_entanglement(make_context(Plain(), parts), EntanglementSettings(**QUICK | still))
+    assert done.figures["lambda"] == pytest.approx(0, abs=1e-9)
 
 
 def test_what_is_above_the_clip_gives_no_gradient(parts: Splits) -> None:

@@ -3,11 +3,12 @@
 The aim is suppression, not a model like a retrained one. What is retained is split into adjacent and remote examples.
 Stage 1 ascends gamma·mean min(CE, c) on forget batches under the constraint h = CE(remote) - CE_0(remote) = 0, by an
 augmented Lagrangian lambda·h + mu/2·h^2 with an Adam step a batch; then lambda <- lambda + mu·h, with the h before the
-step. Since it is an equality, lambda may be negative. Updated at every minibatch, lambda also sums up the batches'
-noise: it is a controller of the remote loss, and the multiplier only once h has settled. Stage 2 descends CE on
-adjacent batches with momentum, and takes out of the velocity what lies in the span of two gradients: G_m of the remote
-loss, and G_f of (1 - alpha)·sign·CE(forget) + alpha·W, W the squared 2-Wasserstein distance of the losses on a forget
-batch between the model and the one that stage 1 left. The model stays in evaluation mode throughout.
+step. CE_0 is the original's loss over one pass of the same batches, augmented where these are. Since it is an equality,
+lambda may be negative. Updated at every minibatch, lambda also sums up the batches' noise: it is a controller of the
+remote loss, and the multiplier only once h has settled. Stage 2 descends CE on adjacent batches with momentum, and takes
+out of the velocity what lies in the span of two gradients: G_m of the remote loss, and G_f of (1 - alpha)·sign·CE(forget)
++ alpha·W, W the squared 2-Wasserstein distance of the losses on a forget batch between the model and the one that stage
+1 left. The model stays in evaluation mode throughout.
 """
 
 import copy
@@ -20,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unlearn_audit.data import Splits
-from unlearn_audit.engine import Batches, FullBatch, Hooks, Term, TermGradients, Terms, derive_seed, trainable
+from unlearn_audit.engine import Batches, Hooks, Term, TermGradients, Terms, derive_seed, trainable
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import with_neighbours
@@ -156,7 +157,7 @@ def _suppress(context: UnlearningContext, settings: EntanglementSettings) -> Sta
     first = settings.first
     remote = minibatches(context, "remote", first)
     forget = minibatches(context, "forget", first, settings.forget_batch_size_1)
-    constraint = _Constraint(context, settings)
+    constraint = _Constraint(context, settings, level=0.0 if context.count_only else _level(context, remote))
 
     def terms(step: int) -> Terms:
         h = mean_loss(context, remote, step) - constraint.level
@@ -169,15 +170,25 @@ def _suppress(context: UnlearningContext, settings: EntanglementSettings) -> Sta
     return Stage(first, paired(remote, forget, terms, losses=()), begin=lambda edit: [constraint.hooks()])
 
 
-class _Constraint:
-    """The multiplier of h = CE(remote batch) - CE_0(remote set) = 0, and the level CE_0 of the model before stage 1."""
+def _level(context: UnlearningContext, remote: Batches) -> float:
+    """Return the mean loss over the first pass of the batches themselves: the original's h is 0 on average."""
+    _rest(context.model)
+    with torch.no_grad():
+        sums = (mean_loss(context, remote, step) * len(remote.rows(step)) for step in range(remote.per_epoch))
+        return sum(map(float, sums)) / len(remote.examples)
 
-    def __init__(self, context: UnlearningContext, settings: EntanglementSettings) -> None:
-        self.context, self.settings = context, settings
-        self.level = 0.0
-        if not context.count_only:
-            whole = FullBatch(context.splits.remote_examples, context.transform, compute=context.compute)
-            self.level = float(whole.forward(context.model.eval()).losses.mean())
+
+class _Constraint:
+    """The multiplier of h = CE(remote batch) - level = 0.
+
+    Args:
+        context: the model.
+        settings: of the method.
+        level: CE_0, the mean loss on remote batches of the model before stage 1.
+    """
+
+    def __init__(self, context: UnlearningContext, settings: EntanglementSettings, *, level: float) -> None:
+        self.context, self.settings, self.level = context, settings, level
         self._h: Tensor | None = None
 
     @property
