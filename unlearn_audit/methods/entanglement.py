@@ -5,10 +5,10 @@ Stage 1 ascends gamma·mean min(CE, c) on forget batches under the constraint h 
 augmented Lagrangian lambda·h + mu/2·h^2 with an Adam step a batch; then lambda <- lambda + mu·h, with the h before the
 step. CE_0 is the original's loss over one pass of the same batches, augmented where these are. Since it is an equality,
 lambda may be negative. Updated at every minibatch, lambda also sums up the batches' noise: it is a controller of the
-remote loss, and the multiplier only once h has settled. Stage 2 descends CE on adjacent batches with momentum, and takes
-out of the velocity what lies in the span of two gradients: G_m of the remote loss, and G_f of (1 - alpha)·sign·CE(forget)
-+ alpha·W, W the squared 2-Wasserstein distance of the losses on a forget batch between the model and the one that stage
-1 left. The model stays in evaluation mode throughout.
+remote loss, and the multiplier only once h has settled. Stage 2 descends CE on adjacent batches with momentum, and
+takes out of the velocity what lies in the span of two gradients: G_m of the remote loss, and G_f of
+(1 - alpha)·sign·CE(forget) + alpha·W, W the squared 2-Wasserstein distance of the losses on a forget batch between the
+model and the one that stage 1 left. The model stays in evaluation mode throughout.
 """
 
 import copy
