@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unlearn_audit.audit.config_checks import problems_of
+from unlearn_audit.audit.config_checks import attack_problems, problems_of
 
 Cli = Callable[..., Any]
 
@@ -79,6 +79,27 @@ def test_a_policy_is_known_by_its_rules(run: Cli, here: Path) -> None:
     assert "line 4: rule.0.metric: unknown metric 'accuracy.tst'; did you mean 'accuracy.test'?" in done.stderr
     shipped = Path(__file__).parents[2] / "unlearn_audit/policies"
     assert [run("validate", path).code for path in shipped.glob("*.toml")] == [0, 0, 0, 0]
+
+
+RETRAINED = [{"method": "retrain"}, {"method": "my.module:anew"}]
+
+
+@pytest.mark.parametrize(
+    ("models", "known"),
+    [
+        ({}, 2),  # named on the command line
+        ({"checkpoint": [{"role": "original"}]}, 0),
+        ({"checkpoint": [{"role": "original"}, {}], "apply": [{"method": "ieu"}]}, 1),  # {}: its metadata says what
+        ({"train": [{"without": False}, {"without": True}], "apply": [{"method": "retrain"}]}, 2),
+        ({"train": [{"label": "original"}], "apply": RETRAINED}, 2),
+    ],
+)
+def test_nn_wants_two_models_that_may_be_retrained(models: dict[str, Any], known: int) -> None:
+    told = [issue.text for issue in attack_problems({"mia": {"attacks": ["loss", "nn"]}, **models})]
+    assert len(told) == (known < 2)
+    assert (
+        not told or f"at least 2 retrained models, three for their own level, and {known or 'none'} can be" in told[0]
+    )
 
 
 @pytest.mark.parametrize(

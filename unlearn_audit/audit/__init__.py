@@ -151,7 +151,7 @@ def audit_candidates(
 
 def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO_CACHE) -> AuditResult:
     """Measure, and put the report together."""
-    context = _with_plants(context, only)
+    context = replace(_with_plants(context, only), alone=bool(only))
     notes = [*context.notes, *examine_subjects(context)]
     results = _measured(context, sections_asked(context.config, only), cache)
     could_see = {name: seen for result in results for name, seen in result.could_see.items()}

@@ -217,7 +217,7 @@ def models_to_make(request: Resolved, folder: Path) -> Iterator[Made]:
 
 def _check_methods(request: Resolved) -> None:
     """Refuse what a method does not take, and attacks that could not run, before anything is trained."""
-    values = request.config.model_dump(include={"apply", "mia"}, exclude_none=True)
+    values = request.config.model_dump(include={"apply", "checkpoint", "mia", "train"}, exclude_none=True)
     problems = [problem.text for problem in (*method_problems(values), *attack_problems(values))]
     if problems:
         raise ConfigError("config", problems)

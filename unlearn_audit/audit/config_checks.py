@@ -7,6 +7,7 @@ from typing import Any
 
 from unlearn_audit import catalogue, models
 from unlearn_audit.attacks import Attack
+from unlearn_audit.audit.mia.nn import FEWEST_RETRAINED
 from unlearn_audit.config.layers import FILE_SOURCES
 from unlearn_audit.data import parse_spec
 from unlearn_audit.errors import ConfigError, DataError, UsageError
@@ -43,18 +44,35 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
 
 
 def attack_problems(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
-    """Yield which attacks are asked for by name and need shadow models that are not named."""
+    """Yield which attacks are asked for by name and need shadow models, or retrained ones, that are not named."""
     mia = values.get("mia")
-    if not isinstance(mia, Mapping) or mia.get("shadows") is not None:
+    if not isinstance(mia, Mapping):
         return
     names = mia.get("attacks")
     for name in names if isinstance(names, list | tuple) else ():
-        if isinstance(name, str) and name in catalogue.ATTACKS:
+        if isinstance(name, str) and name in catalogue.ATTACKS and mia.get("shadows") is None:
             attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
             if attack.needs_shadows:
                 yield ConfigIssue(
                     ("mia", "attacks"), f"mia.attacks: {name} needs shadow models; name their folder: mia.shadows"
                 )
+        if name == "nn" and any(values.get(key) for key in ("checkpoint", "train", "apply")):
+            known = _possibly_retrained(values)
+            if known < FEWEST_RETRAINED:
+                yield ConfigIssue(
+                    ("mia", "attacks"),
+                    f"mia.attacks: nn needs at least {FEWEST_RETRAINED} retrained models, three for their own level, "
+                    f"and {known or 'none'} can be among those named here; name more, such as [[apply]] with method = "
+                    '"retrain"',
+                )
+
+
+def _possibly_retrained(values: Mapping[str, Any]) -> int:
+    """Return how many of the models are, or may turn out to be, trained without the forget set."""
+    given = [entry.get("role") in (None, "retrained") for _, entry in _tables(values, "checkpoint")]
+    trained = [bool(entry.get("without")) for _, entry in _tables(values, "train")]
+    methods = [str(entry.get("method")) for _, entry in _tables(values, "apply")]
+    return sum(given) + sum(trained) + sum(name == "retrain" or models.is_code(name) for name in methods)
 
 
 def method_problems(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:

@@ -62,6 +62,7 @@ class AuditContext:
         subjects: the models.
         notes: what has been found about models and data so far.
         progress: progress callback, called after each step.
+        alone: whether the sections were named one by one: what cannot be measured then is refused, and not null.
     """
 
     config: AuditConfig
@@ -71,6 +72,7 @@ class AuditContext:
     subjects: tuple[Candidate, ...]
     notes: tuple[Note, ...] = ()
     progress: Progress = silent
+    alone: bool = False
     _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)  # a cache: it holds what was predicted
 
     def examples(self, split: Split) -> Examples:

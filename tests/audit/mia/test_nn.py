@@ -1,5 +1,8 @@
 """MIA-NN on made-up models: its three numbers against their definitions, what is null, and what is refused."""
 
+import re
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,7 @@ import torch
 from lookup_models import CLASSES, TEST, TRAIN, Lookup, numbered
 from numpy.typing import NDArray
 
+from unlearn_audit.audit import audit_candidates
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.mia.measure import measure_mia
 from unlearn_audit.audit.mia.nn import (
@@ -196,9 +200,26 @@ def test_a_model_whose_outputs_are_not_finite_is_not_evaluated() -> None:
     ("class:3", {}, "needs at least two, three for their own level; there are none: name each with --retrained FILE$"),
     ("class:3", {"r1": RETRAINED["r1"]}, "there is one: name each with --retrained FILE$"),
 ])  # fmt: skip
-def test_what_cannot_be_asked_is_refused(forget: str, subjects: Any, says: str) -> None:
+def test_what_cannot_be_asked_is_null_in_an_audit_and_refused_where_it_was_all_that_was_asked(
+    forget: str, subjects: Any, says: str
+) -> None:
+    asked = context(forget, u=("unlearned", answers(8, 9)), **subjects)
+    found = [one for one in measure_nn(asked) if one.subject == "u"]
+    assert [(one.name, one.value) for one in found] == [("nn.tv", None), ("nn.auc", None), ("nn.accept", None)]
+    assert all(re.search(says, str(one.reason)) for one in found)
     with pytest.raises(UsageError, match=says):
-        numbers(forget, u=("unlearned", answers(8, 9)), **subjects)
+        list(measure_nn(replace(asked, alone=True)))
+
+
+def test_an_audit_goes_on_where_it_cannot_be_asked_and_its_verb_does_not() -> None:
+    asked = context(u=("unlearned", answers(8, 9)))
+    config = AuditConfig(mia=MiaSettings(attacks=("loss", "nn")))
+    audit = partial(audit_candidates, asked.subjects, asked.splits, config, compute=asked.compute)
+    values = {one.name: one.value for one in audit().report.measurements}
+    assert values["nn.tv"] is None
+    assert values["mia.loss.auc"] is not None
+    with pytest.raises(UsageError, match="there are none"):
+        audit(only=("mia",))
 
 
 def test_it_stands_beside_attacks_and_is_in_no_group() -> None:

@@ -30,6 +30,7 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 CLIP = -50.0  # nats: an answer that is not given at all is as good as one that is hardly ever given
 SPLITS = 5  # of the examples in halves
+FEWEST_RETRAINED = 2  # models that a model is held against
 FEWEST = 4  # examples of a class, two in each half
 RESAMPLES = 1000
 
@@ -137,6 +138,14 @@ class _Question:
         self.context = context
         self.forgotten = whole_classes(context.splits, wanted_by=WHOLE)
         self.labels = context.splits.dataset.test.labels.numpy()
+        given = len(context.with_role("retrained"))
+        if given < FEWEST_RETRAINED:
+            raise UsageError(
+                f"mia nn reads a model against retrained ones and needs at least two, three for their own level; there "
+                f"{'is one' if given else 'are none'}: name each with --retrained FILE"
+            )
+        for label in np.setdiff1d(self.forgotten, self.labels):
+            raise UsageError(f"mia nn: the test set has no example of class {label}, on which it would ask the models")
         self._logits: dict[str, NDArray[np.float32] | str] = {}
         self._numbers: dict[str, _Numbers | str] = {}
         self._judges: dict[tuple[str, int], Callable[[Floats], Floats]] = {}
@@ -176,8 +185,6 @@ class _Question:
 
     def _class(self, label: int) -> _Class:
         rows = np.flatnonzero(self.labels == label)
-        if not len(rows):
-            raise UsageError(f"mia nn: the test set has no example of class {label}, on which it would ask the models")
         kept = np.delete(np.arange(self.context.splits.dataset.classes), self.forgotten)
         said = [kept[self.features(one, rows).argmax(axis=1)] for one in self.retrained]
         near = int(np.bincount(np.concatenate(said)).argmax())
@@ -209,7 +216,7 @@ class _Question:
         logits, others = self.logits(candidate), self.others(candidate)
         if isinstance(logits, str):
             return logits
-        if len(others) < 2:
+        if len(others) < FEWEST_RETRAINED:
             return TOO_FEW
         parts = [self._of_class(candidate, others, each) for each in self.classes]
         return _Numbers(*(None if None in each else float(np.mean(each)) for each in zip(*parts, strict=True)))
@@ -259,21 +266,30 @@ METHODS: Mapping[str, str] = {
 def measure_nn(context: AuditContext) -> Iterator[Measurement]:
     """Yield `nn.tv`, `nn.auc` and `nn.accept` of every subject, read against each retrained model's against the others.
 
+    Without whole classes to forget, two retrained models or test examples to ask them on, all are null in an audit.
+
     Raises:
-        UsageError: the forget set is not whole classes, fewer than two retrained models, or nothing to ask them on.
+        UsageError: likewise, where nothing but this was asked for.
     """
-    question, given = _Question(context), context.with_role("retrained")
-    if len(given) < 2:
-        raise UsageError(
-            f"mia nn reads a model against retrained ones and needs at least two, three for their own level; there "
-            f"{'is one' if given else 'are none'}: name each with --retrained FILE"
-        )
+    try:
+        question = _Question(context)
+    except UsageError as problem:
+        if context.alone:
+            raise
+        for candidate in context.subjects:
+            for name, method in METHODS.items():
+                yield measurement(name, candidate, None, str(problem), n=0, method=method, flags=_flags(name))
+        return
     for index, candidate in enumerate(context.subjects):
         context.progress("MIA-NN", index, len(context.subjects), candidate.label)
         question.numbers(candidate)
     context.progress("MIA-NN", len(context.subjects), len(context.subjects))
     for candidate in context.subjects:
         yield from _measurements(question, candidate)
+
+
+def _flags(name: str) -> tuple[MeasurementFlag, ...]:
+    return ("legacy",) if name == "nn.accept" else ()
 
 
 def _measurements(question: _Question, candidate: Candidate) -> Iterator[Measurement]:
@@ -292,7 +308,7 @@ def _measurements(question: _Question, candidate: Candidate) -> Iterator[Measure
         }
         if value is not None and reference is not None:
             details["difference"] = value - reference.value
-        flags: tuple[MeasurementFlag, ...] = ("legacy",) if name == "nn.accept" else ()
+        flags = _flags(name)
         yield measurement(
             name,
             candidate,
