@@ -86,6 +86,26 @@ def test_a_mask_is_one_mask_over_all_stages(splits: Splits) -> None:
     assert int(moved.sum()) == int(0.25 * len(moved))
 
 
+@pytest.mark.parametrize(("first", "second", "at"), [(3, 4, [7]), (3, 0, [3]), (0, 4, [4]), (0, 0, [])])
+def test_what_joins_finishes_after_the_last_step_of_the_run_whichever_stage_has_it(
+    splits: Splits, first: int, second: int, at: list[int]
+) -> None:
+    model, taken, finished = Plain(), [], []
+
+    def finish() -> None:
+        finished.append(len(taken))
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+
+    def make(context: UnlearningContext, settings: Settings, course: Any) -> Hooks:
+        return Hooks(after=taken.append, finish=finish)
+
+    context = make_context(model, splits, extras=(Extra(StepTransform("clip", "", Settings, make), Settings()),))
+    run(context, FIRST | {"steps": first}, SECOND | {"steps": second})
+    assert finished == at
+    assert all(bool((parameter == 0.5).all()) == bool(at) for parameter in model.parameters())
+
+
 def test_a_stage_begins_with_the_weights_that_the_one_before_has_left(splits: Splits) -> None:
     model = Plain()
     context = make_context(model, splits)

@@ -78,11 +78,11 @@ def run_stages(context: UnlearningContext, stages: Sequence[Stage], *, task: str
     done = resumable.recall(context.model) if resumable else 0
     current = max((index for index in range(len(stages)) if done > since[index]), default=0)
     told, taken = [*joined], _taken(joined, since[-1])
+    last = max((index for index, span in enumerate(spans) if span), default=0)  # the one with the run's last step
     for index, stage in enumerate(stages):
         if index == current > 0:
             _restore(context)
-        # what a transform does after the last step it does after that of the last stage
-        there = joined if index == len(stages) - 1 else [replace(hook, finish=None) for hook in joined]
+        there = joined if index == last else [replace(hook, finish=None) for hook in joined]
         hooks, more = _hooks_of(context, stage, Course(spans[index], stage.objective.epoch_of), there, since[index])
         told += more
         taken += stage.objective.gradients(spans[index]) + _taken(more, spans[index])
