@@ -27,7 +27,17 @@ from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import with_neighbours
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.adjacent import with_settings
-from unlearn_audit.methods.loop import LoopSettings, Share, Size, Step, logits_of, mean_loss, minibatches, paired
+from unlearn_audit.methods.loop import (
+    LoopSettings,
+    Schedule,
+    Share,
+    Size,
+    Step,
+    logits_of,
+    mean_loss,
+    minibatches,
+    paired,
+)
 from unlearn_audit.methods.projection import Gradients, dot, length, projected
 from unlearn_audit.methods.stages import Edit, Stage, run_stages
 
@@ -73,6 +83,11 @@ class EntanglementSettings(LoopSettings):
     )
     project: bool = Field(default=True, description="stage 2: project at all (without: plain descent, a control)")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="stage 2: of the projected velocity")
+    schedule: Schedule = Field(
+        default="constant",
+        description="stage 2: of the step size: constant, linear or cosine (to zero), "
+        "milestones:3,5 (x 0.1 after epochs)",
+    )
     optimizer: Literal["sgd"] = Field(default="sgd", description="stage 2: of a projected velocity, sgd alone")
     bn: Literal["frozen"] = Field(default="frozen", description="BatchNorm and dropout are at rest in both stages")
 
@@ -357,6 +372,8 @@ ENTANGLEMENT = Method(
     deviations=(
         "the two gradients are scaled to length one before the ridge of 1e-12 in float64; the published code adds 1e-8 "
         "to products of gradients as they are, tensor by tensor",
+        "the default adjacent set leaves out retain examples that no forget example names, even where a tenth of the "
+        "retain set is not full without them; the published one is that tenth",
     ),
     takes=("mask", "reinit", "clip"),
     because="its velocity is projected as a whole, and another term or another edit of the gradient would undo that",
