@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from unlearn_audit.audit import cache as parts_room
+from unlearn_audit.audit.build_models import models_to_make
 from unlearn_audit.checkpoints import read_checkpoint, write_checkpoint
+from unlearn_audit.config import Layer, resolve
 from unlearn_audit.report import read_report
 
 Cli = Callable[..., Any]
@@ -303,6 +305,20 @@ def test_the_plan_tells_what_is_there_and_does_nothing(whole: Path, run: Cli, co
     assert "gaps" not in only
     assert "detectable" not in only
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_model_is_known_by_what_the_adversarial_set_holds_that_was_brought(tiny: Path, tmp_path: Path) -> None:
+    brought = tmp_path / "mine.npz"
+    applied = {"label": "u", "method": "amun", "to": "original", "settings": {"adversarial": str(brought)}}
+    asked = {"checkpoint": [{"path": str(tiny / "original.safetensors")}], "forget": str(tiny / "forget.npy")}
+    request = resolve([Layer("flag", asked | {"apply": [applied], "device": "cpu"})])
+
+    def path(content: bytes) -> Path | None:
+        brought.write_bytes(content)
+        (made,) = models_to_make(request, tmp_path)
+        return made.path
+
+    assert path(b"one") == path(b"one") != path(b"two")
 
 
 # ----- what lies there already

@@ -17,10 +17,12 @@ from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.config import Layer, resolve
 from unlearn_audit.data import Splits, Transform
 from unlearn_audit.errors import AuditError, DataError, MeasurementError, UsageError
+from unlearn_audit.files import sha256_of_file
 from unlearn_audit.methods import Unlearned, UnlearningContext
-from unlearn_audit.methods.adversarial_sets import AdversarialSet, adversarial_set
+from unlearn_audit.methods.adversarial_sets import AdversarialSet, adversarial_set, content_of
 from unlearn_audit.methods.amun import AmunSettings, run_amun
 from unlearn_audit.methods.apply import apply_method
+from unlearn_audit.methods.ft import FtSettings
 from unlearn_audit.methods.pixel_attacks import Search, pixels
 from unlearn_audit.step_transforms import parse_extras
 
@@ -200,7 +202,10 @@ def test_the_set_is_kept_beside_the_output_and_found_again(
     assert kept.read_bytes() == content
     assert any(f"the adversarial set is kept as {kept.name}" in note for note in first.limitations)
     assert two.metadata is not None
-    assert f"the adversarial set is {kept.name}; it was made for these weights" in two.metadata.notes
+    assert (
+        f"the adversarial set is {kept.name} (sha256 {sha256_of_file(kept)[:12]}); it was made for these weights"
+        in two.metadata.notes
+    )
 
 
 def test_other_weights_other_sets_and_other_searches_have_sets_of_their_own(splits: Splits, tmp_path: Path) -> None:
@@ -255,11 +260,17 @@ def test_a_set_of_somebodys_own_is_read_by_index_whatever_its_order(
     assert np.array_equal(brought.indices, found.indices)
     assert torch.equal(brought.images, found.images)
     assert torch.equal(brought.labels, found.labels)
-    assert brought.brought == "the adversarial set is a.npz; it does not say how it was made"
+    digest = sha256_of_file(tmp_path / "a.npz")
+    assert content_of(AmunSettings(adversarial=str(tmp_path / "a.npz"))) == {"adversarial_sha256": digest}
+    assert content_of(AmunSettings()) == content_of(FtSettings()) == {}
+    assert brought.brought == f"the adversarial set is a.npz (sha256 {digest[:12]}); it does not say how it was made"
     one, two = Plain(), Plain()
-    run_amun(make_context(one, splits), AmunSettings(**QUICK))
-    run_amun(make_context(two, splits), AmunSettings(**QUICK, adversarial=str(tmp_path / "a.npz")))
+    searched = run_amun(make_context(one, splits), AmunSettings(**QUICK)).figures
+    given = run_amun(make_context(two, splits), AmunSettings(**QUICK, adversarial=str(tmp_path / "a.npz"))).figures
     assert same(one, two)
+    assert found.wrong is not None
+    assert searched == {**given, "adversarial.misclassified": found.wrong / 10}
+    assert "adversarial.misclassified" not in given, "of a set that was brought nobody knows it"
 
 
 def test_a_set_that_was_made_for_another_model_says_so(splits: Splits, tmp_path: Path) -> None:
@@ -301,6 +312,24 @@ def test_a_file_that_is_missing_or_of_another_format_is_refused(splits: Splits, 
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(DataError, match="adversarial set"):
         adversarial_set(make_context(Plain(), splits), SEARCH, str(tmp_path / name))
+
+
+def test_a_run_that_began_with_another_content_of_the_file_is_not_gone_on_with(tiny: Path, tmp_path: Path) -> None:
+    apply_method("amun", tmp_path / "a.safetensors", asked(tiny), QUICK, clock=None)
+    (kept,) = tmp_path.glob("adversarial-*.safetensors")
+    kept.rename(tmp_path / "mine.safetensors")
+    given = {"steps": 21, "batch_size": 16, "adversarial": str(tmp_path / "mine.safetensors")}
+
+    def killed(task: str, done: int, *shown: object) -> None:
+        if done == 21:  # a look after the one that kept a state
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        apply_method("amun", tmp_path / "b.safetensors", asked(tiny), given, clock=None, progress=killed)
+    content = load_file(tmp_path / "mine.safetensors")
+    save_file(content | {"images": content["images"].flip(3).contiguous()}, tmp_path / "mine.safetensors")
+    with pytest.raises(UsageError, match="adversarial_sha256"):
+        apply_method("amun", tmp_path / "b.safetensors", asked(tiny), given, clock=None, resume=True)
 
 
 # ----- refusals

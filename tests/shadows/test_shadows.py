@@ -264,6 +264,22 @@ def test_an_unlearned_model_that_does_not_say_how_is_refused(target: Path, tmp_p
         plan_fleet(tmp_path / "s", small_request(own, checkpoint=[entry]), count=4)
 
 
+def test_a_model_that_unlearned_with_a_set_that_was_brought_is_refused(target: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(target / "unlearned.safetensors")
+    assert checkpoint.metadata is not None
+    for brought in (None, "mine.npz"):
+        made_by = {"method": "amun", "settings": {"adversarial": brought}}
+        metadata = checkpoint.metadata.model_copy(update=made_by)
+        write_checkpoint(tmp_path / "amun.safetensors", checkpoint.state, metadata, force=True)
+        names = ("original", str(tmp_path / "amun"))
+        if brought is None:
+            (treatment,) = plan_small(tmp_path / "s", target, *names).treatments
+            assert treatment.method == "amun"
+        else:
+            with pytest.raises(UsageError, match=r"amun\.safetensors .* cannot go through the same; leave it out"):
+                plan_small(tmp_path / "t", target, *names)
+
+
 @pytest.mark.parametrize(
     ("count", "says"), [(7, "take 6 or 8"), (5, "take 4 or 6"), (0, "must be at least 2"), (-2, "must be at least 2")]
 )

@@ -31,6 +31,7 @@ from unlearn_audit.files import make_subfolder, sha256_of_bytes
 from unlearn_audit.inputs import NO_FORGET_SET, read_entry, resolve_data, unique_labels
 from unlearn_audit.methods import Settings
 from unlearn_audit.methods.adjacent import with_request
+from unlearn_audit.methods.adversarial_sets import content_of
 from unlearn_audit.methods.apply import SAVE_EVERY, apply_method, joining, parse_settings
 from unlearn_audit.methods.lookup import find_method, is_code
 from unlearn_audit.methods.resume import StateFile, state_path
@@ -312,6 +313,7 @@ def _path_of_applied(build: _BuildContext, entry: ApplyEntry, parent: Checkpoint
     if is_code(entry.method):  # another text of the same name is another method
         more |= {"code": str(sha256_of_code(entry.method))}
     named = with_request(_settings_of(entry, build), build.config.adjacent)
+    more |= content_of(named)
     spec = getattr(named, "adjacent", None)
     if spec not in (None, NEIGHBOURS):  # by what it holds: a file may change, and the request's own is not in the entry
         more |= {"adjacent": read_training_indices(spec, build.dataset, role="adjacent").sha256}

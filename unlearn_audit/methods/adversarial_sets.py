@@ -21,8 +21,8 @@ from unlearn_audit.checkpoints.safetensors_files import load_safetensors
 from unlearn_audit.data import Examples, digest_of, rows_digest
 from unlearn_audit.data.formats.array_files import read_npz
 from unlearn_audit.errors import AuditError, DataError, MeasurementError, OutputError
-from unlearn_audit.files import atomic_write, check_input, sha256_of_bytes
-from unlearn_audit.methods import UnlearningContext
+from unlearn_audit.files import atomic_write, check_input, sha256_of_bytes, sha256_of_file
+from unlearn_audit.methods import Settings, UnlearningContext
 from unlearn_audit.methods.pixel_attacks import Search, check_box, nearest_wrong, pixels
 from unlearn_audit.strict_json import parse_object
 
@@ -42,7 +42,7 @@ class AdversarialSet:
         labels: [m] the class that the attacked model says, never the example's own.
         radii: [m] float32, an upper bound of each distance; NaN where nobody said.
         asked: how many examples were attacked.
-        wrong: how many of them the model misclassified as they are.
+        wrong: how many of them the model misclassified as they are; None where nobody said.
         gradients: of single examples that the search took; 0 for a set that somebody brought.
         name: of the file that it is kept in, None where it is not.
         brought: what is to be said of a set that somebody brought; None for one that was made here.
@@ -53,10 +53,22 @@ class AdversarialSet:
     labels: Tensor
     radii: Tensor
     asked: int
-    wrong: int
+    wrong: int | None
     gradients: int
     name: str | None = None
     brought: str | None = None
+
+
+def content_of(settings: Settings) -> dict[str, str]:
+    """Return what tells a method's adversarial set from others where its settings bring one: the file's SHA-256.
+
+    A result depends on what the file holds, which may change under its name.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    named = getattr(settings, "adversarial", None)
+    return {} if named is None else {"adversarial_sha256": sha256_of_file(_file(Path(named)))}
 
 
 def adversarial_set(context: UnlearningContext, search: Search, given: str | None = None) -> AdversarialSet:
@@ -181,9 +193,12 @@ def _brought(context: UnlearningContext, path: Path) -> AdversarialSet:
     else:
         told = "it was made for other weights: a transferred set, which the source finds weaker"
     radii, asked = torch.full((len(labels),), torch.nan), len(context.splits.forget)
-    return AdversarialSet(
-        indices, images, labels, radii, asked, 0, 0, None, f"the adversarial set is {path.name}; {told}"
-    )
+    brought = f"the adversarial set is {path.name} (sha256 {sha256_of_file(path)[:12]}); {told}"
+    return AdversarialSet(indices, images, labels, radii, asked, None, 0, None, brought)
+
+
+def _file(path: Path) -> Path:
+    return check_input(path, "adversarial set", DataError)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -192,8 +207,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         DataError: it is missing, damaged, or neither .safetensors nor .npz.
     """
-    check_input(path, "adversarial set", DataError)
-    with path.open("rb") as stream:
+    with _file(path).open("rb") as stream:
         zipped = stream.read(2) == b"PK"
     if zipped:
         arrays = read_npz(path, ARRAYS)

@@ -159,7 +159,7 @@ def _told(context: UnlearningContext, found: AdversarialSet) -> Hooks:
         notes=tuple(notes),
         figures=lambda: {
             "adversarial.solved": share,
-            "adversarial.misclassified": found.wrong / found.asked,
+            **({} if found.wrong is None else {"adversarial.misclassified": found.wrong / found.asked}),
             "adversarial.median_distance": median,
             "adversarial.largest_distance": float(distances.max()),
         },

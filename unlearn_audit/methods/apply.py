@@ -26,6 +26,7 @@ from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
 from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.methods import Extra, Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.methods.adjacent import with_request, with_settings
+from unlearn_audit.methods.adversarial_sets import content_of
 from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.methods.published import deviations, with_published
 from unlearn_audit.methods.resume import StateFile, state_path
@@ -168,7 +169,7 @@ def apply_method(
     )
     resumable = StateFile(
         state_path(out),
-        _identity(metadata, splits, compute),
+        _identity(metadata, splits, compute) | content_of(settings),
         resume=resume,
         every=save_every,
         memory=unlearning.memory,

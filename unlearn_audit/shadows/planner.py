@@ -209,5 +209,10 @@ def _treatments(request: Resolved, checkpoints: Sequence[Checkpoint], there: Fle
             )
         if treatment is None or treatment.method not in catalogue.METHODS:
             raise UsageError(f"{checkpoint.path} does not say by which method it was unlearned; leave it out")
+        if treatment.settings.get("adversarial") is not None:
+            raise UsageError(
+                f"{checkpoint.path} was unlearned with an adversarial set that was brought, which is one model's: "
+                "shadow models cannot go through the same; leave it out, or unlearn without --adversarial"
+            )
         found[treatment.key] = treatment
     return tuple(found.values())
