@@ -15,6 +15,7 @@ from unlearn_audit.audit import audit_candidates
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.mia.measure import measure_mia
 from unlearn_audit.audit.mia.nn import (
+    _Question,
     measure_nn,
     retained_log_probabilities,
     told_apart,
@@ -107,6 +108,14 @@ def test_the_interval_holds_the_distance_of_the_population_as_often_as_it_says()
     assert 85 <= inside <= 100
 
 
+def test_the_interval_holds_its_value_where_both_laws_are_one() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        ours, other = rng.dirichlet([1, 1, 1], 60), rng.dirichlet([1, 1, 1], 60)
+        low, high = total_variation_interval(ours, [other], rng)
+        assert 0 <= low <= total_variation(ours, [other]) <= high <= 1
+
+
 def halves(n: int) -> list[tuple[Any, Any]]:
     order = np.random.default_rng(0).permutation(n)
     return [(order[: n // 2], order[n // 2 :])]
@@ -132,6 +141,8 @@ def test_a_model_that_answers_as_retrained_ones_do_is_at_their_level(found: dict
         assert reference.n == 3
         levels = [value(found, name, retrained) for retrained in RETRAINED]
         assert reference.value == pytest.approx(np.mean(levels))
+        spread = np.std(levels, ddof=1) * (2 if name == "nn.tv" else 1)  # pairs count twice: (R - 1) / (R - 2)
+        assert reference.spread == pytest.approx(spread)
         assert value(found, name, "alike") == pytest.approx(reference.value, abs=0.1)
         assert found[name, "alike"].details["difference"] == value(found, name, "alike") - reference.value
 
@@ -173,13 +184,37 @@ def test_several_classes_are_averaged() -> None:
     assert set(both["nn.tv", "u"].details["taken_for"]) == {"3", "4"}
 
 
-def test_two_retrained_models_give_values_and_no_level_of_their_own() -> None:
+def test_two_retrained_models_have_one_pair_for_a_level_and_no_spread() -> None:
     found = numbers(u=("unlearned", answers(5, 9)), r1=RETRAINED["r1"], r2=RETRAINED["r2"])
-    assert found["nn.tv", "u"].value is not None
-    assert found["nn.tv", "u"].reference is None
-    assert (found["nn.auc", "r1"].value, found["nn.auc", "r1"].reason) == (
-        None, "fewer than two other retrained models whose outputs are finite"
-    )  # fmt: skip
+    for name in ("nn.tv", "nn.auc", "nn.accept"):
+        reference = found[name, "u"].reference
+        assert reference is not None
+        assert (reference.n, reference.spread, found[name, "r1"].reference) == (2, None, None)
+        assert (found[name, "r1"].value, found[name, "r1"].reason) == (
+            None, "it needs two other retrained models to be held against, and there is one"
+        )  # fmt: skip
+
+
+def test_a_retrained_model_has_no_part_in_its_own_level(found: dict[Any, Measurement]) -> None:
+    """What it answers moves its value, and not what this is read against: the pair of the other two."""
+    odd = numbers(r1=("retrained", answers(5, 1)), r2=RETRAINED["r2"], r3=RETRAINED["r3"])
+    before, after = found["nn.tv", "r1"].reference, odd["nn.tv", "r1"].reference
+    assert before is not None
+    assert (before, before.n, before.spread) == (after, 2, None)
+    assert value(odd, "nn.tv", "r1") > 4 * value(found, "nn.tv", "r1")
+    assert odd["nn.auc", "r1"].reference is None
+
+
+def test_a_model_is_told_from_as_many_models_as_each_retrained_one_is() -> None:
+    """One more of the retrained models, under another role, has the AUC that it has as one of them."""
+    asked = _Question(context(u=("unlearned", answers(8, 9)), **RETRAINED))
+    u, r1, r2, r3 = asked.context.subjects
+    rows, halves = asked.classes[0].rows, asked.classes[0].halves
+    features = {one.label: asked.features(one, rows) for one in (u, r1, r2, r3)}
+    pairs = [("r2", "r3"), ("r1", "r3"), ("r1", "r2")]
+    each = [told_apart(features["u"], [features[one] for one in pair], halves) for pair in pairs]
+    assert asked.value("auc", u) == pytest.approx(np.mean(np.array(each, dtype=float)))
+    assert asked.value("auc", r1) == told_apart(features["r1"], [features["r2"], features["r3"]], halves)
 
 
 def test_a_model_whose_outputs_are_not_finite_is_not_evaluated() -> None:
@@ -197,7 +232,7 @@ def test_a_model_whose_outputs_are_not_finite_is_not_evaluated() -> None:
 
 @pytest.mark.parametrize(("forget", "subjects", "says"), [
     ("range:0-9", RETRAINED, "^mia nn needs whole classes: "),
-    ("class:3", {}, "needs at least two, three for their own level; there are none: name each with --retrained FILE$"),
+    ("class:3", {}, "needs at least two, three for the spread of their level; there are none: name each with"),
     ("class:3", {"r1": RETRAINED["r1"]}, "there is one: name each with --retrained FILE$"),
 ])  # fmt: skip
 def test_what_cannot_be_asked_is_null_in_an_audit_and_refused_where_it_was_all_that_was_asked(

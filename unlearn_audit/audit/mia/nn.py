@@ -11,7 +11,7 @@ are support vector machines (RBF kernel, C = 1, gamma "scale") on standardised f
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from unlearn_audit.audit.reference import reference_of
 from unlearn_audit.data import whole_classes
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.report import Interval, Measurement, MeasurementFlag
+from unlearn_audit.report import Interval, Measurement, MeasurementFlag, Reference
 from unlearn_audit.streams import generator
 
 Floats = NDArray[np.float64]
@@ -61,13 +61,18 @@ def total_variation(ours: Floats, others: Sequence[Floats]) -> float:
 
 
 def total_variation_interval(ours: Floats, others: Sequence[Floats], rng: np.random.Generator) -> metrics.Bounds:
-    """Return the 2.5th and 97.5th percentile of `total_variation` over resamples of the examples, the same for all."""
+    """Return an interval of `total_variation`, within [0, 1]: percentiles over resamples, the same for all, reflected.
+
+    A distance of means is the larger the fewer examples there are, and that of resamples once more so. Reflection at
+    the value takes this away; the value itself is always held.
+    """
     n = len(ours)
     drawn = rng.integers(n, size=(RESAMPLES, n)) + n * np.arange(RESAMPLES)[:, None]
     weights = np.bincount(drawn.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n) / n
     distances = [0.5 * np.abs(weights @ (ours - other)).sum(axis=1) for other in others]
-    low, high = np.percentile(np.mean(distances, axis=0), [2.5, 97.5])
-    return metrics.Bounds(float(low), float(high))
+    value = total_variation(ours, others)
+    low, high = 2 * value - np.percentile(np.mean(distances, axis=0), [97.5, 2.5])
+    return metrics.Bounds(max(0.0, min(float(low), value)), min(1.0, max(float(high), value)))
 
 
 def told_apart(ours: Floats, others: Sequence[Floats], halves: Sequence[tuple[Rows, Rows]]) -> float | None:
@@ -102,14 +107,6 @@ def _fitted(rows: Floats, sides: NDArray[np.int64]) -> Callable[[Floats], Floats
     return lambda asked: np.asarray(model.decision_function(asked), dtype=np.float64)
 
 
-class _Numbers(NamedTuple):
-    """What one model has on all forgotten classes; None where there is no such number."""
-
-    tv: float | None
-    auc: float | None
-    accept: float | None
-
-
 @dataclass(frozen=True)
 class _Class:
     """A forgotten class: its test examples, their splits, and what stands for its nearest class and for the others.
@@ -141,13 +138,13 @@ class _Question:
         given = len(context.with_role("retrained"))
         if given < FEWEST_RETRAINED:
             raise UsageError(
-                f"mia nn reads a model against retrained ones and needs at least two, three for their own level; there "
-                f"{'is one' if given else 'are none'}: name each with --retrained FILE"
+                f"mia nn reads a model against retrained ones and needs at least two, three for the spread of their "
+                f"level; there {'is one' if given else 'are none'}: name each with --retrained FILE"
             )
         for label in np.setdiff1d(self.forgotten, self.labels):
             raise UsageError(f"mia nn: the test set has no example of class {label}, on which it would ask the models")
         self._logits: dict[str, NDArray[np.float32] | str] = {}
-        self._numbers: dict[str, _Numbers | str] = {}
+        self._numbers: dict[tuple[str, ...], float | None] = {}
         self._judges: dict[tuple[str, int], Callable[[Floats], Floats]] = {}
 
     def logits(self, candidate: Candidate) -> NDArray[np.float32] | str:
@@ -206,38 +203,54 @@ class _Question:
         """Return the retrained models that a model is held against: all but itself."""
         return tuple(one for one in self.retrained if one.label != candidate.label)
 
-    def numbers(self, candidate: Candidate) -> _Numbers | str:
-        """Return all three numbers of a model, or why there are none."""
-        if candidate.label not in self._numbers:
-            self._numbers[candidate.label] = self._taken(candidate)
-        return self._numbers[candidate.label]
-
-    def _taken(self, candidate: Candidate) -> _Numbers | str:
-        logits, others = self.logits(candidate), self.others(candidate)
+    def refusal(self, candidate: Candidate) -> str | None:
+        """Return why a model has no numbers; None where it has."""
+        logits, given = self.logits(candidate), len(self.context.references(candidate))
         if isinstance(logits, str):
             return logits
-        if len(others) < FEWEST_RETRAINED:
-            return TOO_FEW
-        parts = [self._of_class(candidate, others, each) for each in self.classes]
-        return _Numbers(*(None if None in each else float(np.mean(each)) for each in zip(*parts, strict=True)))
+        if given < FEWEST_RETRAINED:
+            return f"it needs two other retrained models to be held against, and there is {('none', 'one')[given]}"
+        return TOO_FEW if len(self.others(candidate)) < FEWEST_RETRAINED else None
 
-    def levels(self, candidate: Candidate) -> list[_Numbers]:
-        """Return the numbers of each other retrained model against the rest, where these are enough."""
-        known = [self.numbers(other) for other in self.others(candidate)]
-        return [each for each in known if not isinstance(each, str)]
+    def value(self, key: str, candidate: Candidate) -> float | None:
+        """Return a number of a model against the retrained ones; None where there is none.
 
-    def _of_class(self, candidate: Candidate, others: Sequence[Candidate], asked: _Class) -> _Numbers:
-        rows, features = asked.rows, self.features(candidate, asked.rows)
-        accepted = [self._judge(other, asked) for other in others]
-        return _Numbers(
-            total_variation(self.probabilities(candidate, rows), [self.probabilities(one, rows) for one in others]),
-            told_apart(features, [self.features(one, rows) for one in others], asked.halves)
-            if len(rows) >= FEWEST
-            else None,
-            float(np.mean([(judge(features) > 0).mean() for judge in accepted if judge is not None]))
-            if None not in accepted
-            else None,
-        )
+        One among R - 1 is told apart more easily than one among R. A retrained model has only R - 1 beside it, so that
+        any other one is told from R - 1 at a time, and the mean is taken.
+        """
+        others = self.others(candidate)
+        if key != "auc" or candidate.role == "retrained":
+            return self._number(key, candidate, others)
+        return _mean([self._number(key, candidate, _without(others, one)) for one in others])
+
+    def levels(self, key: str, candidate: Candidate) -> list[float]:
+        """Return the number of each other retrained model against the rest of them, where the candidate has no part.
+
+        None for the AUC of a retrained model, which is told from one model more than these would be.
+        """
+        others = self.others(candidate)
+        if len(others) < FEWEST_RETRAINED or (key == "auc" and candidate.role == "retrained"):
+            return []
+        found = [self._number(key, one, _without(others, one)) for one in others]
+        return [each for each in found if each is not None]
+
+    def _number(self, key: str, candidate: Candidate, others: Sequence[Candidate]) -> float | None:
+        """Return the mean over the classes of a model's number against some retrained models."""
+        asked = (key, candidate.label, *(one.label for one in others))
+        if asked not in self._numbers:
+            self._numbers[asked] = _mean([self._of_class(key, candidate, others, each) for each in self.classes])
+        return self._numbers[asked]
+
+    def _of_class(self, key: str, candidate: Candidate, others: Sequence[Candidate], asked: _Class) -> float | None:
+        rows = asked.rows
+        if key == "tv":
+            ours, *theirs = (self.probabilities(one, rows) for one in (candidate, *others))
+            return total_variation(ours, theirs)
+        features, *told = (self.features(one, rows) for one in (candidate, *others))
+        if key == "auc":
+            return told_apart(features, told, asked.halves) if len(rows) >= FEWEST else None
+        judges = [self._judge(other, asked) for other in others]
+        return _mean([None if judge is None else float((judge(features) > 0).mean()) for judge in judges])
 
     def _judge(self, retrained: Candidate, asked: _Class) -> Callable[[Floats], Floats] | None:
         """Return what tells, by a retrained model's answers, the nearest class from the others; None without one."""
@@ -251,13 +264,24 @@ class _Question:
         return self._judges[key]
 
 
+def _without(models: Sequence[Candidate], left_out: Candidate) -> tuple[Candidate, ...]:
+    return tuple(one for one in models if one is not left_out)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean; None where one of them is missing."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
 WHOLE = "mia nn needs whole classes: it asks what models answer on test examples of a class that was forgotten"
 LEGACY = "the published form, as far as it is known; too noisy to rank methods by, kept for comparison"
 METHODS: Mapping[str, str] = {
     "nn.tv": "½Σ_k|p_k - q_k| of mean probabilities on test examples of the forgotten classes, mean over the retrained "
     "models (form C); never negative, so that the level between retrained models is the target, and not 0",
     "nn.auc": "AUC of a support vector machine that tells log-softmax over the retained classes, on test examples of "
-    "the forgotten ones, from the retrained models', halves in turn (form B); the retrained models' own is not .5",
+    "the forgotten ones, from the retrained models', five random halvings, fitted on one half and tried on the other "
+    "(form B), from all of these but one at a time; the retrained models' own is not .5",
     "nn.accept": "share of the forgotten classes' test examples that a support vector machine on a retrained model's "
     "outputs takes for the class that they resemble most (form A, Ebrahimpour-Boroojeny et al. 2025, reconstructed)",
 }
@@ -282,7 +306,8 @@ def measure_nn(context: AuditContext) -> Iterator[Measurement]:
         return
     for index, candidate in enumerate(context.subjects):
         context.progress("MIA-NN", index, len(context.subjects), candidate.label)
-        question.numbers(candidate)
+        if question.refusal(candidate) is None:
+            question.value("auc", candidate)  # which takes the time
     context.progress("MIA-NN", len(context.subjects), len(context.subjects))
     for candidate in context.subjects:
         yield from _measurements(question, candidate)
@@ -294,13 +319,13 @@ def _flags(name: str) -> tuple[MeasurementFlag, ...]:
 
 def _measurements(question: _Question, candidate: Candidate) -> Iterator[Measurement]:
     """Yield the three numbers of one subject."""
-    numbers, levels = question.numbers(candidate), question.levels(candidate)
+    refusal = question.refusal(candidate)
     asked = question.classes if question.retrained else ()
     for name, method in METHODS.items():
         key = name.removeprefix("nn.")
-        value = None if isinstance(numbers, str) else getattr(numbers, key)
-        known = [level for level in (getattr(each, key) for each in levels) if level is not None]
-        reference = reference_of(known)
+        value = None if refusal else question.value(key, candidate)
+        known = question.levels(key, candidate) if value is not None else []
+        reference = _reference(key, known)
         details: dict[str, Any] = {
             "taken_for": {str(each.label): each.near for each in asked},
             "retrained_models": len(question.others(candidate)),
@@ -313,7 +338,7 @@ def _measurements(question: _Question, candidate: Candidate) -> Iterator[Measure
             name,
             candidate,
             value,
-            numbers if isinstance(numbers, str) else NOTHING_TO_ASK,
+            refusal or NOTHING_TO_ASK,
             n=sum(len(each.rows) for each in asked),
             method=method,
             interval=_interval(question, candidate) if name == "nn.tv" and value is not None else None,
@@ -321,6 +346,16 @@ def _measurements(question: _Question, candidate: Candidate) -> Iterator[Measure
             flags=flags,
             details=details | ({"legacy": LEGACY} if flags else {}),
         )
+
+
+def _reference(key: str, levels: Sequence[float]) -> Reference | None:
+    """Return the retrained models' level; two have one pair, and so no spread.
+
+    The total variation of a pair counts for both of its models, which brings their levels together.
+    """
+    if len(levels) == 2:
+        return Reference(role="retrained", value=float(np.mean(levels)), n=2)
+    return reference_of(metrics.as_if_apart(np.array(levels)).tolist() if key == "tv" and levels else levels)
 
 
 TOO_FEW = "fewer than two other retrained models whose outputs are finite"
@@ -337,4 +372,4 @@ def _interval(question: _Question, candidate: Candidate) -> Interval | None:
         [question.probabilities(one, rows) for one in question.others(candidate)],
         generator("bootstrap", question.context.config.seed, "nn"),
     )
-    return interval(bounds, f"percentiles of {RESAMPLES} resamples of the examples")
+    return interval(bounds, f"reflected percentiles of {RESAMPLES} resamples of the examples")
