@@ -21,6 +21,7 @@ import typer
 from conftest import Run
 
 from unlearn_audit import __version__
+from unlearn_audit.catalogue import TRANSFORMS
 from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.cli import app
 from unlearn_audit.cli.console import finish
@@ -322,7 +323,13 @@ def test_every_help_fits_80_columns(arguments: list[str], flag: str, run: Run) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [["apply", "ieu"], ["shadows", "plan"], ["shadows", "run"], *([v] for v in VERBS)]
+    "arguments",
+    [
+        *(["apply", method] for method in ("ieu", "boundary-expand", "entanglement")),
+        ["shadows", "plan"],
+        ["shadows", "run"],
+        *([v] for v in VERBS),
+    ],
 )
 def test_examples_can_be_pasted_as_they_are_printed(arguments: list[str], run: Run) -> None:
     printed = run(*arguments, "--help").stdout.partition("Example")[2].partition("╭")[0].splitlines()[1:]
@@ -330,6 +337,14 @@ def test_examples_can_be_pasted_as_they_are_printed(arguments: list[str], run: R
     assert lines or arguments == ["demo"]
     for before, line in zip(["", *lines], lines, strict=False):
         assert line.startswith("unlearn-audit ") != before.endswith("\\"), line
+        assert "…" not in line
+
+
+def test_help_of_a_method_names_the_transforms_that_it_takes_and_no_other(run: Run) -> None:
+    named = {method: run("apply", method, "--help").stdout for method in ("entanglement", "ieu")}
+    for transform in TRANSFORMS:
+        assert f"{transform}: " in named["ieu"]
+        assert (f"{transform}: " in named["entanglement"]) == (transform in ("mask", "reinit", "clip"))
 
 
 def test_all_verbs_are_listed_and_known_here(run: Run) -> None:

@@ -14,9 +14,7 @@ from unlearn_audit.cli.flags import Force, Quiet, Shared, resolved
 from unlearn_audit.cli.generated import option_of, shown
 from unlearn_audit.errors import UsageError, unknown_name
 
-WITH_HELP = "Join a transform, NAME:KEY=VALUE,…; repeatable. " + " ".join(
-    f"{name}: {entry.what}." for name, entry in catalogue.TRANSFORMS.items()
-)
+EXAMPLE_WIDTH = 76  # of a line in 80 columns
 
 
 class _Methods(TyperGroup):
@@ -49,20 +47,33 @@ class _Unloaded(TyperCommand):
 
 def _help(method: Any) -> str:
     forget = "class:3" if method.whole_classes else "idx.npy"
-    command = f"unlearn-audit apply {method.name} o.safetensors --forget {forget} --out u.safetensors"
-    masked = method.name == "ieu" or "reinit" not in (method.takes or ("reinit",))
+    command = f"unlearn-audit apply {method.name} o.safetensors --forget {forget}"
+    masked = method.name == "ieu" or "reinit" not in _taken(method)
     extra = "mask:saliency,density=0.5" if masked else "reinit:alpha=0.999"
-    composed = f"\n\n  unlearn-audit apply {method.name} … --with {extra}" if method.composes else ""
+    out = "--out u.safetensors"
+    examples = [_example(command, out)] + ([_example(command, f"{out} --with {extra}")] if method.composes else [])
     text = " ".join((inspect.getdoc(method.run) or method.name).replace("\n\n", "\0").split("\n")).replace("\0", "\n\n")
-    joined = f"\n\n[bold]Settings of --with[/bold]\n\n{_transforms()}" if method.composes else ""
+    joined = f"\n\n[bold]Settings of --with[/bold]\n\n{_transforms(method)}" if method.composes else ""
     differs = "".join(f"\n\nDeviation: {each}." for each in method.deviations)
-    return f"{text}\n\nSource: {method.source}.{differs}{joined}\n\n[bold]Example[/bold]\n\n  {command}{composed}"
+    shown_last = "\n\n".join(["[bold]Example[/bold]", *examples])
+    return f"{text}\n\nSource: {method.source}.{differs}{joined}\n\n{shown_last}"
 
 
-def _transforms() -> str:
-    """Return every transform with the settings that it takes."""
+def _example(command: str, rest: str) -> str:
+    """Return a command as it can be pasted, on a second line where the first one is too narrow."""
+    fits = len(f"{command} {rest}") <= EXAMPLE_WIDTH
+    return f"  {command} {rest}" if fits else f"  {command} \\\n    {rest}"
+
+
+def _taken(method: Any) -> tuple[str, ...]:
+    """Return the transforms that a method takes."""
+    return tuple(name for name in catalogue.TRANSFORMS if method.takes is None or name in method.takes)
+
+
+def _transforms(method: Any) -> str:
+    """Return every transform that a method takes with its settings."""
     found = []
-    for name in catalogue.TRANSFORMS:
+    for name in _taken(method):
         fields = catalogue.load("transform", catalogue.TRANSFORMS, name).settings.model_fields
         keys = ", ".join(f"{key}={shown(field.default)}" for key, field in fields.items())
         found.append(f"  {name}: {keys}")
@@ -83,6 +94,11 @@ def _command(method: Any, name: str) -> Callable[..., None]:
         for key, parameter in inspect.signature(_apply, eval_str=True).parameters.items()
         if key not in taken
     ]
+    if method.composes:
+        what = " ".join(f"{each}: {catalogue.TRANSFORMS[each].what}." for each in _taken(method))
+        option = typer.Option("--with", metavar="SPEC", help=f"Join a transform, NAME:KEY=VALUE,…; repeatable. {what}")
+        joining = Annotated[list[str] | None, option]
+        common = [one.replace(annotation=joining) if one.name == "extras" else one for one in common]
     run.__signature__ = inspect.Signature([*common, *_options(method)])  # type: ignore[attr-defined]
     run.__annotations__ = {}
     return run
@@ -126,10 +142,7 @@ def _apply(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint to start from; it is only read.")],
     forget: Annotated[str, typer.Option(help="Forget set: idx.npy, class:3, random:0.1:0, mislabelled, …")],
     out: Annotated[Path, typer.Option(help="The checkpoint to write (.safetensors).")],
-    extras: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="SPEC", help=WITH_HELP),
-    ] = None,
+    extras: list[str] | None = None,  # --with, whose help is the method's
     recipe: Annotated[
         Literal["published"] | None,
         typer.Option(help="published: the source's own settings, where it gives any, instead of the defaults."),
