@@ -15,6 +15,7 @@ from unlearn_audit.engine import derive_seed
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods.ft import FtSettings, run_ft
 from unlearn_audit.methods.msg import MsgSettings, convolution_weights, least_pulled, run_msg
+from unlearn_audit.step_transforms import parse_extras
 
 STILL: dict[str, Any] = {"steps": 1, "step_size": 1e-30}
 
@@ -106,3 +107,15 @@ def test_kernels_that_are_computed_are_refused(splits: Splits) -> None:
     parametrizations.weight_norm(model.second)
     with pytest.raises(UsageError, match=r"^msg sets layers' weights, but one of the network's is computed"):
         run_msg(make_context(model, splits), MsgSettings(steps=1))
+
+
+def test_transforms_for_two_sides_are_refused_before_the_slopes_are_taken_and_not_beside_an_ascent(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*texts: str) -> int:
+        return run_msg(make_context(Convolutions(), splits, extras=parse_extras(texts)), MsgSettings(steps=1)).steps
+
+    assert run("nash", "ascent") == 1
+    monkeypatch.setattr("unlearn_audit.methods.msg.least_pulled", None)
+    with pytest.raises(UsageError, match="but MSG takes no batch of the forget set"):
+        run("nash")

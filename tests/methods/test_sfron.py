@@ -9,9 +9,11 @@ from small_problems import Plain, batches_of, cross_entropy, make_context, make_
 from torch.nn import functional
 
 from unlearn_audit.data import Splits
+from unlearn_audit.errors import UsageError
 from unlearn_audit.methods.ft import FtSettings, run_ft
 from unlearn_audit.methods.sfron import SfronSettings, adaptive, alternating, matters_more, run_sfron
 from unlearn_audit.methods.ssd import importance
+from unlearn_audit.step_transforms import parse_extras
 
 LOOP: dict[str, Any] = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "batch_size": 16}
 
@@ -26,6 +28,13 @@ def test_small_losses_count_more_and_weights_have_mean_one() -> None:
     torch.testing.assert_close(slope, weights / 3)  # none through the weights
     torch.testing.assert_close(adaptive(losses, 0.0), losses.mean())
     assert torch.isfinite(adaptive(torch.zeros(3, dtype=torch.float64), 0.5))
+
+
+def test_a_loss_of_exactly_zero_leaves_the_others_their_ascent() -> None:
+    losses = torch.tensor([0.0, 1.0, 4.0], requires_grad=True)
+    raw = torch.tensor([2**11.5, 1.0, 0.5])  # 2^-23 is the least loss that is told from 0
+    (slope,) = torch.autograd.grad(adaptive(losses, 0.5), losses)
+    torch.testing.assert_close(slope, raw / raw.mean() / 3)
 
 
 def test_steps_are_those_of_the_formulas(splits: Splits) -> None:
@@ -64,12 +73,14 @@ def test_steps_are_those_of_the_formulas(splits: Splits) -> None:
     assert 0 < done.figures["sfron.share_moved"] < 1
 
 
-def test_without_an_ascent_it_is_fine_tuning_with_pauses(splits: Splits) -> None:
-    one, other = make_net().eval(), make_net()
-    settings = SfronSettings(step_size=0.05, alpha=0.0, every=3, steps=8, bn="frozen", **LOOP)
-    run_sfron(make_context(one, splits), settings)
-    run_ft(make_context(other, splits), FtSettings(step_size=0.05, steps=6, bn="frozen", **LOOP))
-    assert same(parameters_of(one), parameters_of(other))
+def test_without_an_ascent_it_is_fine_tuning_and_looks_at_no_forget_example(splits: Splits) -> None:
+    one, other = make_net(), make_net()  # with BatchNorm, which a pass of weight zero would move
+    settings = SfronSettings(step_size=0.05, alpha=0.0, every=3, steps=8, **LOOP)
+    done = run_sfron(make_context(one, splits), settings)
+    assert done == run_ft(make_context(other, splits), FtSettings(step_size=0.05, steps=8, **LOOP))
+    assert same(one, other)
+    assert settings.without_effect() == ("every", "adapt", "threshold", "clip_norm")
+    assert SfronSettings().without_effect() == ()
 
 
 @pytest.mark.parametrize(("threshold", "share"), [(0.0, 1.0), (1e30, 0.0)])
@@ -86,3 +97,11 @@ def test_an_epoch_is_a_pass_over_the_retain_set_and_the_published_budget_is_1500
     assert [objective.epoch_of(step) for step in (0, 6, 7, 8)] == [0, 0, 0, 1]
     whole = alternating(make_context(Plain(), splits), SfronSettings())
     assert whole.gradients(1800) == SfronSettings().steps // 6 * 10 + 1500 // 2 * 90  # type: ignore[operator]
+
+
+def test_transforms_for_two_sides_are_refused_before_the_importance_is_taken(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unlearn_audit.methods.sfron.matters_more", None)
+    with pytest.raises(UsageError, match="but SFRon takes batches of the forget and of the retain set in turn"):
+        run_sfron(make_context(Plain(), splits, extras=parse_extras(["nash"])), SfronSettings())

@@ -214,6 +214,14 @@ def test_without_tilt_and_retain_term_it_is_delete(one_class: Splits) -> None:
     assert not same(ours, Plain())
 
 
+def test_a_retain_term_of_weight_zero_passes_no_retain_batch(one_class: Splits) -> None:
+    one, other = make_net(), make_net()  # with BatchNorm, which a pass of weight zero would move
+    loop = {"beta": 0.0, "steps": 3, "batch_size": 16}
+    free = run_trw(make_context(one, one_class), TrwSettings(retain_free=True, **loop))
+    assert run_trw(make_context(other, one_class), TrwSettings(retain_weight=0, **loop)) == free
+    assert same(one, other)
+
+
 def test_the_forget_set_is_seen_plain_and_the_retain_set_as_in_training(
     one_class: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from unlearn_audit.layers import own_weight
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.ft import on_retain
 from unlearn_audit.methods.loop import LoopSettings, Schedule, Share, Step, run_composition
+from unlearn_audit.methods.two_sides import refuse_early
 
 
 class MsgSettings(LoopSettings):
@@ -58,8 +59,6 @@ def least_pulled(context: UnlearningContext, settings: MsgSettings) -> list[Tens
     equal ones the first are taken.
     """
     splits = context.splits
-    if not len(splits.retain):
-        raise UsageError("the retain set is empty; this method needs something to keep")
     generator = torch.Generator().manual_seed(derive_seed(context.seed, "retain", "msg"))
     chosen = torch.randperm(len(splits.retain), generator=generator)[: len(splits.forget)].sort().values
     retain = splits.dataset.train.subset(splits.retain[chosen.numpy()])
@@ -94,9 +93,10 @@ def _draw_anew(context: UnlearningContext, masks: list[Tensor]) -> None:
 
 def run_msg(context: UnlearningContext, settings: MsgSettings) -> Unlearned:
     """Draw anew what both sets pull alike, then fine-tune on the retain set."""
-    weights = convolution_weights(context.model)
+    weights, objective = convolution_weights(context.model), on_retain(context, settings)
     if settings.steps == 0:
-        return run_composition(context, on_retain(context, settings), settings, task="MSG")
+        return run_composition(context, objective, settings, task="MSG")
+    refuse_early(context.extras, objective.sides, "MSG")
     looked_at = len(context.splits.forget) + min(len(context.splits.forget), len(context.splits.retain))
     slowed = Hooks(gradient_evaluations=looked_at)
     if not context.count_only:
@@ -109,7 +109,7 @@ def run_msg(context: UnlearningContext, settings: MsgSettings) -> Unlearned:
                     weight.grad.mul_(torch.where(mask, 1.0, settings.others))
 
         slowed = Hooks(gradient=gradient, gradient_evaluations=looked_at)
-    return run_composition(context, on_retain(context, settings), settings, hooks=[slowed], task="MSG")
+    return run_composition(context, objective, settings, hooks=[slowed], task="MSG")
 
 
 MSG = Method(

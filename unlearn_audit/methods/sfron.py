@@ -17,8 +17,8 @@ from torch import Tensor
 
 from unlearn_audit.engine import Hooks, Term, TermGradients, Terms, trainable
 from unlearn_audit.engine.task import losses as example_losses
-from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.ft import on_retain
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Objective,
@@ -31,8 +31,10 @@ from unlearn_audit.methods.loop import (
     run_composition,
 )
 from unlearn_audit.methods.ssd import importance
+from unlearn_audit.methods.two_sides import refuse_early
 
 TINY = 1e-15  # of the released code, in both quotients
+LEAST = torch.finfo(torch.float32).eps  # the smallest loss above 0 that a softmax in single precision tells
 
 
 class SfronSettings(LoopSettings):
@@ -43,7 +45,8 @@ class SfronSettings(LoopSettings):
 
     every: Annotated[int, Field(ge=1)] = Field(default=5, description="iterations from one step on forget to the next")
     alpha: Annotated[float, Field(ge=0, le=1e30)] = Field(
-        default=25.0, description="of the ascent in the first iteration, from where it falls to 0 as a cosine"
+        default=25.0,
+        description="of the ascent in the first iteration, from where it falls to 0 as a cosine; 0: none",
     )
     adapt: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.5, description="lambda, how much more examples of a small loss are ascended; 0: all alike"
@@ -62,15 +65,22 @@ class SfronSettings(LoopSettings):
         default="cosine", description="schedule of the learning rate: constant, linear, cosine, milestones:3,5"
     )
 
+    def without_effect(self) -> tuple[str, ...]:
+        """Return what only steps on forget have, where there are none."""
+        return ("every", "adapt", "threshold", "clip_norm") if self.alpha == 0 else ()
+
 
 def adaptive(losses: Tensor, power: float) -> Tensor:
     """Return the mean of w_i·loss_i, w_i proportional to loss_i^-power without a gradient, and of mean 1.
+
+    A loss below `LEAST`, such as 0, has the weight of `LEAST`: it alone would have all the weight of its batch else,
+    and no gradient.
 
     Args:
         losses: [B] of examples, in nats, with their graph.
         power: lambda.
     """
-    weights = 1 / (losses.detach() ** power + TINY)
+    weights = 1 / (losses.detach().clamp(min=LEAST) ** power + TINY)
     return (weights / weights.mean() * losses).mean()
 
 
@@ -117,10 +127,11 @@ def alternating(context: UnlearningContext, settings: SfronSettings) -> Objectiv
 
 
 def run_sfron(context: UnlearningContext, settings: SfronSettings) -> Unlearned:
-    """Ascend forget now and then, by the weights that matter to it, and descend retain."""
-    if not len(context.splits.retain):
-        raise UsageError("the retain set is empty; this method needs something to keep")
+    """Ascend forget now and then, by the weights that matter to it, and descend retain; with alpha 0 only that."""
+    if settings.alpha == 0:
+        return run_composition(context, on_retain(context, settings), settings, task="SFRon")
     objective = alternating(context, settings)
+    refuse_early(context.extras, objective.sides, "SFRon")
     looked_at = len(context.splits.forget) + len(context.splits.retain)
     if context.count_only:
         kept = Hooks(gradient_evaluations=looked_at)
@@ -150,5 +161,7 @@ SFRON = Method(
         "is a part",
         "importance is the mean over batches as equal as can be, in index order; the released code takes its data "
         "loader's batches, shuffled and with a smaller last one",
+        "losses below 1.2e-7 weigh as much as that one does; in the released code a loss of exactly 0 has all the "
+        "weight of its batch, so that nothing is ascended",
     ),
 )

@@ -59,7 +59,8 @@ class TrwSettings(LoopSettings):
     temperature: Step = Field(default=0.1, description="of the softmax over cosines that makes the similarities")
     energy: Share = Field(default=0.9, description="share of the head's variance that the PCA of its rows keeps")
     retain_weight: Annotated[float, Field(ge=0, le=1e30)] = Field(
-        default=1.0, description="lambda: weight of the retain set's cross-entropy"
+        default=1.0,
+        description="lambda: weight of the retain set's cross-entropy; 0: do not use the set",
     )
     retain_free: bool = Field(default=False, description="do not use the retain set; see also the method delete")
     step_size: Step = Field(default=0.01, description="learning rate")
@@ -213,7 +214,8 @@ def run_trw(context: UnlearningContext, settings: TrwSettings) -> Unlearned:
 
     The head keeps the rows of the forgotten classes. Compare with `mask-only`, which trains nothing.
     """
-    retain = None if settings.retain_free else minibatches(context, "retain", settings)
+    free = settings.retain_free or settings.retain_weight == 0
+    retain = None if free else minibatches(context, "retain", settings)
     forgotten = whole_classes(context.splits, wanted_by="trw needs whole classes: its target leaves them out")
     forget = minibatches(context, "forget", settings)
     forget.augment = None  # the target is that of the plain image

@@ -12,9 +12,13 @@ from torch import Tensor
 
 from unlearn_audit.engine import TermGradients
 from unlearn_audit.errors import UsageError
+from unlearn_audit.step_transforms import Extra
 
 INFEASIBLE = -1e-3  # ours: a cosine below it; with 0 the rounding of weights in float32 alone gives false alarms
-BOTH = "ieu, neggrad-plus, trw, rl --order alternate, or another one with --with ascent"
+BOTH = (
+    "ieu, neggrad-plus, trw, bad-teacher, reference, rl --order alternate, or, with --with ascent, one that descends "
+    "retain in each step (ft, ct, msg)"
+)
 
 
 class Sides(NamedTuple):
@@ -68,6 +72,23 @@ def refuse_one_sided(transforms: Sequence[str], sides: Sequence[str], task: str)
         f"--with {transforms[0]} weighs what the forget side asks for against what the retain side asks for in one "
         f"step, but {task} {why}; methods whose every step holds both: {BOTH}"
     )
+
+
+def refuse_early(extras: Sequence[Extra], sides: Sequence[str], task: str) -> None:
+    """Refuse, before anything costly is prepared, what is going to be refused of a run's transforms.
+
+    Beside any other transform, which may add the side that lacks, it is left to the run.
+
+    Args:
+        extras: the transforms.
+        sides: of which side every step has a batch; none where the sets take turns.
+        task: the method's name.
+
+    Raises:
+        UsageError: all of them weigh two sides, and no step holds both.
+    """
+    if all(each.transform.two_sided for each in extras):
+        refuse_one_sided([each.transform.name for each in extras], sides, task)
 
 
 def _total(gradients: Sequence[Tensor]) -> Tensor:

@@ -35,7 +35,7 @@ from unlearn_audit.methods.transforms.feasible import (
     focus_of,
     second_moment,
 )
-from unlearn_audit.methods.two_sides import Sides
+from unlearn_audit.methods.two_sides import BOTH, Sides
 from unlearn_audit.step_transforms import parse_extras
 
 SGD: dict[str, Any] = {"alpha": 0.5, "steps": 20, "batch_size": 16, "step_size": 0.05, "momentum": 0.0}
@@ -333,6 +333,16 @@ def test_a_term_that_joins_may_be_the_side_that_was_lacking(splits: Splits) -> N
     ft: Method = catalogue.load("method", catalogue.METHODS, "ft")
     context = make_context(make_net(), splits, extras=parse_extras(["ascent:c=0.5", "feasible:opt"]))
     assert "feasible, infeasible steps" in ft.run(context, parse_settings(ft, {"steps": 2})).figures
+
+
+@pytest.mark.parametrize("method", ["bad-teacher", "reference", "ft", "ct", "msg"])
+def test_methods_that_the_refusal_names_are_taken(splits: Splits, method: str) -> None:
+    assert method in BOTH
+    chosen: Method = catalogue.load("method", catalogue.METHODS, method)
+    texts = ["nash"] if method in ("bad-teacher", "reference") else ["ascent", "nash"]
+    context = make_context(make_net(), splits, extras=parse_extras(texts), spec=make_net)
+    settings = {"steps": 1, **({"least": 5} if method == "reference" else {})}
+    assert "nash, infeasible steps" in chosen.run(context, parse_settings(chosen, settings)).figures
 
 
 def test_the_tilted_target_and_retain_are_two_sides(noise: Any) -> None:
