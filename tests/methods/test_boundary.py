@@ -8,9 +8,11 @@ import torch
 from small_problems import HALF, Plain, cross_entropy, make_context, make_net, parameters_of, same, slopes
 from torch import Tensor, nn
 
+from unlearn_audit.catalogue import TRANSFORMS
 from unlearn_audit.data import Splits
 from unlearn_audit.errors import MeasurementError, UsageError
-from unlearn_audit.methods.boundary import BoundarySettings, ShrinkSettings, run_expand, run_shrink
+from unlearn_audit.methods.apply import joining
+from unlearn_audit.methods.boundary import EXPAND, SHRINK, BoundarySettings, ShrinkSettings, run_expand, run_shrink
 from unlearn_audit.methods.pixel_attacks import one_signed_step
 
 ONE = {"steps": 1, "batch_size": "full", "step_size": 0.1, "momentum": 0}
@@ -90,3 +92,15 @@ def test_a_model_that_does_not_end_in_a_linear_layer_is_not_expanded(splits: Spl
     model = nn.Sequential(nn.Conv2d(1, 4, 4), nn.Flatten())
     with pytest.raises(UsageError, match="does not end in one"):
         run_expand(make_context(model, splits), BoundarySettings(steps=1))
+
+
+@pytest.mark.parametrize("text", ["mask:saliency", "mask:random"])
+def test_no_mask_may_freeze_the_row_of_the_new_class(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^boundary-expand takes no --with mask: .* new class's row"):
+        joining(EXPAND, [text])
+    assert joining(SHRINK, [text])
+
+
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name != "mask"])
+def test_every_other_transform_may_join(name: str) -> None:
+    assert joining(EXPAND, [name])

@@ -145,4 +145,11 @@ SHRINK = Method(
     run_shrink,
     deviations=("the labels are worked out once, before the first step; the model that gives them never changes",),
 )
-EXPAND = Method("boundary-expand", "Chen et al. 2023, with the values of its code", BoundarySettings, run_expand)
+EXPAND = Method(
+    "boundary-expand",
+    "Chen et al. 2023, with the values of its code",
+    BoundarySettings,
+    run_expand,
+    takes=("ascent", "clip", "feasible", "l1", "nash", "reinit"),
+    because="a mask is made of the model as it is, in which the new class's row has no gradient, and would freeze it",
+)
