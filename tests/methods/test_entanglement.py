@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_problems import CPU, Plain, make_context, same, snapshot
+from small_problems import CPU, Plain, make_context, same, snapshot, watch_inputs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -296,6 +296,15 @@ def test_budgets_of_both_stages() -> None:
     for stop in ({"stop_forget_loss": 1.0}, {"stop_at": "unseen"}):
         with pytest.raises(ConfigError, match="both stages run to the end of their budgets"):
             parse_settings(ENTANGLEMENT, stop)
+
+
+def test_what_it_takes_is_told_without_a_look_at_the_model(splits: Splits) -> None:
+    model = Plain()
+    seen = watch_inputs(model)
+    told = run_entanglement(make_context(model, splits, count_only=True), EntanglementSettings(**QUICK))
+    assert not seen
+    done = run_entanglement(make_context(model, splits), EntanglementSettings(**QUICK))
+    assert (told.steps, told.gradient_evaluations) == (done.steps, done.gradient_evaluations)
 
 
 def test_transforms_of_the_gradient_are_refused_with_the_reason() -> None:

@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_problems import HALF, Plain, batches_of, make_context, make_net, make_small_splits, same, snapshot
+from small_problems import (
+    HALF,
+    Plain,
+    batches_of,
+    make_context,
+    make_net,
+    make_small_splits,
+    same,
+    snapshot,
+    watch_inputs,
+)
 from torch.nn import functional
 
 from unlearn_audit.data import Splits, make_splits
@@ -159,6 +169,17 @@ def replace_settings(settings: ReferenceSettings, **more: Any) -> ReferenceSetti
 def test_an_epoch_is_a_pass_over_the_forget_set(splits: Splits) -> None:
     done = run_reference(make_context(Plain(), splits), ReferenceSettings(least=5, epochs=2, batch_size=4))
     assert (done.steps, done.gradient_evaluations) == (6, 2 * 10 + 6 * 4)
+
+
+def test_what_it_takes_is_told_without_a_look_at_the_model(splits: Splits) -> None:
+    model, settings = Plain(), ReferenceSettings(least=5, epochs=2, movement=0.1, to_floor=False)
+    seen = watch_inputs(model)
+    told = run_reference(make_context(model, splits, count_only=True), settings)
+    assert not seen
+    done = run_reference(make_context(model, splits), settings)
+    assert (told.steps, told.gradient_evaluations) == (done.steps, done.gradient_evaluations)
+    with pytest.raises(UsageError, match=r"and 20 are needed"):
+        run_reference(make_context(model, splits, count_only=True), ReferenceSettings())
 
 
 def test_too_few_held_out_examples_are_refused(splits: Splits, noise: Any) -> None:

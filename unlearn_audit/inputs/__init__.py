@@ -7,7 +7,7 @@ nobody names is read off the weights. `origins` remembers who said what.
 from unlearn_audit.inputs.candidates import IN_MEMORY, SAMPLE, Candidate
 from unlearn_audit.inputs.entries import read_entry, resolve_data, unique_labels
 from unlearn_audit.inputs.inspection import inspect_checkpoint
-from unlearn_audit.inputs.neighbours import with_neighbours
+from unlearn_audit.inputs.neighbours import with_as_many, with_neighbours
 from unlearn_audit.inputs.resolving import NO_FORGET_SET, Inputs, resolve_inputs
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "resolve_data",
     "resolve_inputs",
     "unique_labels",
+    "with_as_many",
     "with_neighbours",
 ]

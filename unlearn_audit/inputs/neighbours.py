@@ -5,7 +5,9 @@ largest cosine with its own; the tenth of the retain set that is named most ofte
 appendix B.6). Examples that nobody names are left out, even where the tenth is not full then.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,9 +45,28 @@ def with_neighbours(splits: Splits, model: nn.Module, transform: Transform, comp
         functional.normalize(features(examples.images), dim=1)
         for examples in (splits.forget_examples, splits.retain_examples)
     )
-    rows = most_named(of_forget, of_retain, count=int(SHARE * len(splits.retain) + 1e-9)).cpu().numpy()
-    if not len(rows):
+    return _adjacent(splits, most_named(of_forget, of_retain, count=_tenth(splits)).cpu().numpy())
+
+
+def with_as_many(splits: Splits) -> Splits:
+    """Return the sets with as many adjacent examples as neighbours there can be, but any: to tell what a run takes.
+
+    Raises:
+        UsageError: the retain set is too small to have an adjacent part.
+    """
+    return _adjacent(splits, np.arange(min(_tenth(splits), NAMED * len(splits.forget))))
+
+
+def _tenth(splits: Splits) -> int:
+    """Return how many neighbours there are at most."""
+    found = int(SHARE * len(splits.retain) + 1e-9)
+    if not found:
         raise UsageError(f"a tenth of {len(splits.retain)} retain examples is none; name the adjacent set")
+    return found
+
+
+def _adjacent(splits: Splits, rows: NDArray[np.int64]) -> Splits:
+    """Return the sets with some rows of the retain set as the adjacent ones."""
     indices = splits.retain[rows]
     return with_adjacent(splits, IndexSet(NEIGHBOURS, indices, digest_of(indices), splits.dataset))
 

@@ -24,7 +24,7 @@ from unlearn_audit.data import Splits
 from unlearn_audit.engine import Batches, Hooks, Term, TermGradients, Terms, derive_seed, trainable
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import UsageError
-from unlearn_audit.inputs import with_neighbours
+from unlearn_audit.inputs import with_as_many, with_neighbours
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.adjacent import with_settings
 from unlearn_audit.methods.loop import (
@@ -161,6 +161,8 @@ def _with_adjacent(context: UnlearningContext, settings: EntanglementSettings) -
     named = splits if splits.adjacent is not None else with_settings(splits, settings)
     if named.adjacent is not None:
         return named
+    if context.count_only:  # the model may be an untrained one: nothing is asked of it
+        return with_as_many(splits)
     return with_neighbours(splits, context.model, context.transform, context.compute)
 
 

@@ -40,6 +40,7 @@ from unlearn_audit.methods.loop import (
 )
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 Weight = Annotated[float, Field(ge=0, le=1e30)]
 LOOKED_AT = 1000  # forget examples of which the divergence is taken at a look
 FROM_TARGET = "divergence from held-out"
@@ -103,18 +104,12 @@ def make_reference(context: UnlearningContext, least: int) -> Reference:
     Raises:
         UsageError: there are fewer of a label, or none of a class.
     """
-    splits, counts = context.splits, shares_of(context.splits)
-    needed = np.flatnonzero(counts.any(axis=0))
-    rows = np.setdiff1d(splits.pool, splits.unseen.unseen)
-    true = splits.dataset.test.true_labels.numpy()[rows]
-    rows, true = rows[np.isin(true, needed)], true[np.isin(true, needed)]
-    there = np.bincount(true, minlength=splits.dataset.classes)
-    _enough(splits, counts, there, least)
-    held_out = splits.dataset.test.subset(rows)
-    said = _log_probabilities(context, held_out)  # [n, C]
+    counts = shares_of(context.splits)
+    rows, true = held_out(context.splits, least)
+    said = _log_probabilities(context, context.splits.dataset.test.subset(rows))  # [n, C]
     of_class = np.zeros_like(counts)
     np.add.at(of_class, true, np.exp(said))
-    of_class[needed] /= there[needed, None]
+    of_class /= np.maximum(np.bincount(true, minlength=len(counts)), 1)[:, None]
     labelled = counts.sum(axis=1)
     weights = np.divide(counts, labelled[:, None], out=np.zeros_like(counts), where=labelled[:, None] > 0)
     targets = weights @ of_class
@@ -123,6 +118,25 @@ def make_reference(context: UnlearningContext, least: int) -> Reference:
         apart = _divergence(targets[label], said[true == number]).mean()
         floor += counts[label, number] / counts.sum() * apart
     return Reference(targets, float(floor), tuple(int(row) for row in rows))
+
+
+def held_out(splits: Splits, least: int) -> tuple[Indices, Indices]:
+    """Return the test indices [n] that targets are made from, outside the twin, and their true classes [n].
+
+    Args:
+        splits: the sets.
+        least: examples that each target needs.
+
+    Raises:
+        UsageError: there are fewer of a label, or none of a class.
+    """
+    counts = shares_of(splits)
+    rows = np.setdiff1d(splits.pool, splits.unseen.unseen)
+    true = splits.dataset.test.true_labels.numpy()[rows]
+    needed = np.isin(true, np.flatnonzero(counts.any(axis=0)))
+    rows, true = rows[needed], true[needed]
+    _enough(splits, counts, np.bincount(true, minlength=splits.dataset.classes), least)
+    return rows, true
 
 
 def _enough(splits: Splits, counts: Floats, there: NDArray[np.int64], least: int) -> None:
@@ -247,6 +261,9 @@ def answering(context: UnlearningContext, settings: ReferenceSettings, targets: 
 
 def run_reference(context: UnlearningContext, settings: ReferenceSettings) -> Unlearned:
     """Fine-tune the forget set towards what the original says of held-out data, until it is as near as these are."""
+    if context.count_only:  # the model may be an untrained one: nothing is asked of it, and what is wanting is refused
+        held_out(context.splits, settings.least)
+        return run_composition(context, answering(context, settings, torch.empty(0)), settings, task="reference")
     reference = make_reference(context, settings.least)
     targets = torch.from_numpy(reference.targets)
     double = any(each.dtype == torch.float64 for each in context.model.parameters())
