@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from unlearn_audit.data import Examples, Splits
 from unlearn_audit.methods import Unlearned
-from unlearn_audit.methods.ssd import SsdSettings, importance, run_ssd
+from unlearn_audit.methods.ssd import SsdSettings, _probabilities, importance, run_ssd
 
 
 def by_hand(model: nn.Module, examples: Examples, parts: list[slice]) -> list[Tensor]:
@@ -137,3 +137,9 @@ def test_where_all_is_to_be_forgotten_nothing_matters_more_to_it_and_nothing_cha
     assert same(model, before)
     run_ssd(context, SsdSettings(alpha=0.99, dampening=0.5))
     assert not same(model, before)
+
+
+def test_expected_labels_are_weighed_in_float32_where_the_logits_are_bfloat16() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.bfloat16)
+    torch.testing.assert_close(_probabilities(logits), logits.float().softmax(dim=1), rtol=0, atol=0)
+    assert _probabilities(logits.double()).dtype == torch.float64

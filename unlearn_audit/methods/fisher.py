@@ -32,7 +32,9 @@ class FisherSettings(Settings):
     PUBLISHED: ClassVar[Mapping[str, Any] | None] = {}
     UNKNOWN: ClassVar[tuple[str, ...]] = ("alpha",)
 
-    alpha: Annotated[float, Field(ge=0, le=1e30)] = Field(default=1e-6, description="of the variance; 0 adds no noise")
+    alpha: Annotated[float, Field(ge=0, le=1e30)] = Field(
+        default=1e-6, description="of the variance; 0 changes nothing"
+    )
     batch_size: Annotated[int, Field(gt=0)] = Field(
         default=32, description="retain examples whose mean gradient is squared; 1 gives the Fisher information"
     )
@@ -83,7 +85,7 @@ def run_fisher(context: UnlearningContext, settings: FisherSettings) -> Unlearne
     named = trainable(model)
     head = [name in head_of(model, classes) for name in named]
     found = importance(context, splits.retain_examples, settings.batch_size, "Fisher: what retain needs", expected=True)
-    rows = list(splits.forgotten_classes) if settings.class_row else []
+    rows = list(splits.forgotten_classes) if settings.class_row and settings.alpha else []
     device = context.compute.device
     generator = torch.Generator(device).manual_seed(derive_seed(context.seed, "fisher"))
     noise = variances(found, head, alpha=settings.alpha)

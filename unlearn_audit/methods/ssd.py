@@ -51,7 +51,7 @@ def importance(
         images = images.contiguous(memory_format=torch.channels_last)
         logits = logits_of(context, images)
         labels = examples.labels[part].to(context.compute.device)
-        shares = logits.detach().softmax(dim=1).mean(dim=0) if expected else torch.ones(1)
+        shares = _probabilities(logits).mean(dim=0) if expected else torch.ones(1)
         for given, share in enumerate(shares.tolist()):
             losses = example_losses(logits, torch.full_like(labels, given) if expected else labels)
             gradients = torch.autograd.grad(
@@ -62,6 +62,11 @@ def importance(
         context.progress(task, done + 1, len(parts))
     model.zero_grad(set_to_none=True)
     return [total / len(parts) for total in sums]
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    """Return the softmax [B, classes], in float32 at least: bfloat16 has three digits."""
+    return logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
 
 
 def run_ssd(context: UnlearningContext, settings: SsdSettings) -> Unlearned:
