@@ -456,6 +456,7 @@ def seen_by_treatments(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[F
     seen: list[Splits] = []
 
     def look(problem: UnlearningContext, settings: Settings) -> Unlearned:
+        assert problem.artefacts is None, "a fleet would keep as many as it has models, for good"
         seen.append(problem.splits)
         return Unlearned(0, 0)
 

@@ -66,11 +66,6 @@ class FleetFolder:
         return self.path / "failed" / f"{_id(job)}.json"
 
     @property
-    def artefacts(self) -> Path:
-        """Where methods keep what they make on the way, for the next treatment of the same model."""
-        return self.path / "artefacts"
-
-    @property
     def scores(self) -> Path:
         """Where attacks keep what they made of the signals."""
         return self.path / "scores"
@@ -85,7 +80,7 @@ class FleetFolder:
         Raises:
             OutputError: no permission, no space, or a file or a link to elsewhere is in the way.
         """
-        for name in ("models", "signals", "state", "failed", "claims", "scores", "artefacts"):
+        for name in ("models", "signals", "state", "failed", "claims", "scores"):
             make_subfolder(self.path, name)
 
     def finished(self, job: Job) -> bool:

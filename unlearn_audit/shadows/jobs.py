@@ -285,7 +285,6 @@ def _unlearn(
         recipe=context.plan.recipe,
         extras=tuple(parse_extras(treatment.transforms)),
         count_only=count_only,
-        artefacts=context.folder.artefacts,
     )
     return method.run(unlearning, parse_settings(method, treatment.settings))
 
