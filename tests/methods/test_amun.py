@@ -222,9 +222,11 @@ def test_other_weights_other_sets_and_other_searches_have_sets_of_their_own(spli
             (replace(context, splits=fewer), SEARCH),
             (replace(context, transform=Transform((0.5,), (0.26,))), SEARCH),
             (context, Search(tries=49)),
+            (replace(context, spec="small-cnn"), SEARCH),
+            (replace(context, compute=replace(CPU, chunk=7)), SEARCH),
         )
     ]
-    assert len(set(names)) == len(list(tmp_path.iterdir())) == 5
+    assert len(set(names)) == len(list(tmp_path.iterdir())) == 7
     again = adversarial_set(replace(context, model=Plain()), SEARCH)
     assert again.name == names[0]
 
@@ -350,6 +352,17 @@ def test_data_without_a_box_are_refused_before_any_search(splits: Splits) -> Non
     run_amun(make_context(one, splits), AmunSettings(**QUICK))
     run_amun(make_context(two, inside), AmunSettings(**QUICK))
     assert same(one, two)
+
+
+def test_a_transform_that_weighs_two_sides_is_refused_before_any_search(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unlearn_audit.methods import adversarial_sets
+
+    monkeypatch.setattr(adversarial_sets, "nearest_wrong", lambda *given, **more: pytest.fail("searched"))
+    context = make_context(Plain(), splits, extras=tuple(parse_extras(["ascent", "nash"])))
+    with pytest.raises(UsageError, match=r"--with nash .* nor of the retain side \(its terms: mixture\)"):
+        run_amun(context, AmunSettings(**QUICK))
 
 
 def test_what_a_run_takes_is_told_but_for_the_length_of_its_search(splits: Splits, found: AdversarialSet) -> None:

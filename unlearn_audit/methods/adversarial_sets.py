@@ -24,6 +24,7 @@ from unlearn_audit.errors import AuditError, DataError, MeasurementError, Output
 from unlearn_audit.files import atomic_write, check_input, sha256_of_bytes, sha256_of_file
 from unlearn_audit.methods import Settings, UnlearningContext
 from unlearn_audit.methods.pixel_attacks import Search, check_box, nearest_wrong, pixels
+from unlearn_audit.models import name_of
 from unlearn_audit.strict_json import parse_object
 
 VERSION = 1  # counted up when the search would find others
@@ -108,6 +109,7 @@ def _identity(context: UnlearningContext, search: Search) -> dict[str, Any]:
     train, indices = context.splits.dataset.train, context.splits.forget.indices
     return {
         "version": VERSION,
+        "model": name_of(context.spec),  # the same weights may be in another network: other strides, another activation
         "weights": digest_of_state(context.model.state_dict()),
         "forget": digest_of(indices),
         "rows": rows_digest(train, indices),
@@ -115,6 +117,8 @@ def _identity(context: UnlearningContext, search: Search) -> dict[str, Any]:
         "std": list(context.transform.std),
         "search": asdict(search),
         "device": context.compute.device.type,
+        "chunk": context.compute.chunk,
+        "torch": torch.__version__,
     }
 
 

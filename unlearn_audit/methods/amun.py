@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine import Hooks, MixedSet, Term, Terms, derive_seed
+from unlearn_audit.engine import Hooks, MixedSet, Part, Term, Terms, derive_seed
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
@@ -27,6 +27,7 @@ from unlearn_audit.methods.adversarial_sets import AdversarialSet, adversarial_s
 from unlearn_audit.methods.loop import LoopSettings, Size, Step, examples_of, logits_of, run_composition
 from unlearn_audit.methods.mixtures import mixed, mixture_of
 from unlearn_audit.methods.pixel_attacks import Search, pixels
+from unlearn_audit.methods.two_sides import sides_of
 
 EXPECTED_GRADIENTS = 200  # of an example, before its search: four levels; 204 were taken on digits
 
@@ -79,6 +80,9 @@ def run_amun(context: UnlearningContext, settings: AmunSettings) -> Unlearned:
     The adversarial set is made first and kept beside the output, where the next run finds it. Images must be stored as
     uint8, or as floats in [0, 1]; at least 95 % of the forget examples need an adversarial example.
     """
+    for extra in context.extras:
+        if extra.transform.two_sided:  # its one loss is over all rows; said at the first step, it were after the search
+            sides_of({"mixture": Part((), None)}, extra.transform.name)
     forget = context.splits.forget_examples
     retain = None if settings.retain_free else examples_of(context, "retain")  # missing, it is so before the search
     if context.count_only:
