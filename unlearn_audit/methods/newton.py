@@ -24,7 +24,7 @@ from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.relearning.curve import Run
 from unlearn_audit.relearning.scope import Features, last_linear
 
-LARGEST = 20_000  # weights of a head whose Hessian is still held: 3.2 GB
+LARGEST = 20_000  # weights of a head whose Hessian is still held: 3.2 GB, and a step holds two to six of that size
 DEFINITE = 1e-10  # smallest eigenvalue, or pivot relative to the mean diagonal, that counts as positive
 DAMPINGS = (0.0, *(10.0**exponent for exponent in range(-4, 3)))  # in units of the mean diagonal, tried in order
 FAR = 1.0  # length of the step relative to the head, above which no quadratic holds
@@ -148,11 +148,15 @@ def woodbury_step(whole: Tensor, forget: Tensor, gradient: Tensor) -> Solved:
 
 def _damped(matrix: Tensor, solve: Callable[[Tensor], Tensor | None]) -> Solved:
     """Return what `solve` finds for the matrix with the least damping that it accepts."""
-    mean = matrix.diagonal().mean()
-    for damping in DAMPINGS:
-        found = solve(matrix + damping * mean * torch.eye(len(matrix), dtype=matrix.dtype) if damping else matrix)
-        if found is not None:
-            return Solved(found, damping)
+    diagonal = matrix.diagonal().clone()
+    try:
+        for damping in DAMPINGS:
+            matrix.diagonal().copy_(diagonal + damping * diagonal.mean())  # in place: a copy would be gigabytes
+            found = solve(matrix)
+            if found is not None:
+                return Solved(found, damping)
+    finally:
+        matrix.diagonal().copy_(diagonal)
     raise MeasurementError("the curvature of the head is not positive definite, and no damping makes it so")
 
 
@@ -184,9 +188,9 @@ class _Part:
         """Return the gradient of the summed cross-entropy [C·width]."""
         return ((self.probabilities(weights) - self.wanted).T @ self.features).reshape(-1)
 
-    def hessian(self, weights: Tensor) -> Tensor:
-        """Return the Hessian of the summed cross-entropy [C·width, C·width]."""
-        return hessian(self.features, self.probabilities(weights))
+    def hessian(self, weights: Tensor, ridge: float) -> Tensor:
+        """Return the Hessian of the summed cross-entropy, with a ridge on its diagonal [C·width, C·width]."""
+        return hessian(self.features, self.probabilities(weights), ridge)
 
 
 class _Problem(NamedTuple):
@@ -205,12 +209,12 @@ class _Problem(NamedTuple):
         """Return the Newton step at some weights."""
         forget, k = self.forget, weights.numel()
         wanted = forget.gradient(weights) if self.settings.gradient == "forget" else -self.left(weights)
-        retained = self.retain.hessian(weights) + self.ridge * torch.eye(k, dtype=weights.dtype)
+        retained = self.retain.hessian(weights, self.ridge)
         rows = len(forget.features) * len(weights)
         if self.settings.form == "direct" or (self.settings.form == "auto" and rows >= k):
             return direct_step(retained, wanted)
         part = roots(forget.features, forget.probabilities(weights))
-        return woodbury_step(retained + part.T @ part, part, wanted)
+        return woodbury_step(retained.addmm_(part.T, part), part, wanted)
 
 
 def head_of(context: UnlearningContext) -> nn.Linear:
@@ -256,7 +260,10 @@ def run_newton(context: UnlearningContext, settings: NewtonSettings) -> Unlearne
     own_weight(head, "newton")
     weights = start = _weights(head)
     if weights.numel() > LARGEST:
-        raise UsageError(f"newton holds the Hessian of the head: {weights.numel()} weights are more than {LARGEST}")
+        raise UsageError(
+            f"newton holds the Hessian of the head, two to six times in a step: {weights.numel()} weights are more "
+            f"than {LARGEST}, for which it is {8e-9 * LARGEST**2:.1f} GB"
+        )
     done = Unlearned(settings.iterations, settings.iterations * n)
     if context.count_only:
         return done
