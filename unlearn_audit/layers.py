@@ -6,8 +6,7 @@ groups, dilations and paddings of every kind are covered by one text.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from unlearn_audit.engine import derive_seed
+from unlearn_audit.engine import derive_seed, modes_kept
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.models import models_own
 
@@ -93,8 +92,8 @@ def affine_layers(model: nn.Module, sample: Tensor, *, with_norms: bool = False)
         module.register_forward_hook(seen) for module in model.modules() if isinstance(module, (*_AFFINE, _BatchNorm))
     ]
     try:
-        with _evaluating(model), torch.no_grad(), models_own("a forward pass that traces its layers failed"):
-            model(sample)
+        with modes_kept(model), torch.no_grad(), models_own("a forward pass that traces its layers failed"):
+            model.eval()(sample)
     finally:
         for handle in handles:
             handle.remove()
@@ -149,18 +148,6 @@ class _Trace:
             self.shapes[module] = shape
         if isinstance(module, _ConvNd):
             self._outputs.append((module, output, output._version))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Have a model in evaluation mode within the block, and each of its modules as it was after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 class Singular(NamedTuple):
