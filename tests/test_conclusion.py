@@ -104,6 +104,17 @@ def test_an_instrument_that_cannot_tell_the_original_in_any_form_has_no_power(sa
     assert "cannot show that it is gone" in found[2]
 
 
+def test_a_probe_of_the_forgotten_classes_that_misses_the_original_is_not_made_good_by_that_of_all(say: Say) -> None:
+    found = conclude([
+        *(say("probe.recall_f", subject, seen=False, half=0.4) for subject in ("original", "unlearned")),
+        *(say("probe.accuracy", subject, seen=False, half=0.02) for subject in ("original", "unlearned")),
+    ])
+    assert found[1] == (
+        "unlearned: no difference seen from the retrained models on the linear probe of all classes (probe.accuracy, "
+        "could see 0.020); could not tell, since the original is not seen either, on the linear probe."
+    )
+
+
 def test_one_original_that_is_told_apart_gives_the_instrument_its_power(say: Say) -> None:
     found = conclude([
         say(RATIO, "o1", role="original", seen=False),

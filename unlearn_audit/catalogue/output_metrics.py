@@ -61,7 +61,7 @@ OUTPUT_METRICS: tuple[MetricInfo, ...] = (
                form_of="the linear probe", sets=_TEST),
     MetricInfo("probe.accuracy", "probe accuracy", "outputs", "fraction", COMPARE, 3,
                "accuracy of that linear classifier on test examples of all classes",
-               form_of="the linear probe", sets=_TEST),
+               form_of="the linear probe of all classes", sets=_TEST),
     MetricInfo("klom.gaussian", "KLOM, Gaussian", "outputs", "nats", COMPARE, 3,
                f"divergence of the margins of unlearned models from retrained models', example by example; "
                f"{_OF_POPULATION}", sets=_FORGET),

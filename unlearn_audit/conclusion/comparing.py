@@ -85,7 +85,7 @@ def _readings(measurements: Sequence[Measurement], label: str) -> Iterator[Readi
 
 
 def powerless(originals: Sequence[Reading]) -> tuple[str, ...]:
-    """Return the instruments that do not see even an original in any form: of relearning, traces and the attacks.
+    """Return the instruments that do not see even an original in any form: of relearning, traces, probe and attacks.
 
     Args:
         originals: the readings of all original models.
@@ -100,7 +100,8 @@ def powerless(originals: Sequence[Reading]) -> tuple[str, ...]:
 
 def _is_of_memory(reading: Reading) -> bool:
     """Return whether an instrument is made to see what a model remembers, and not how good it is."""
-    return info_or_name(reading.measurement.name).section in ("rcd", "twosample", "mia")
+    name = reading.measurement.name
+    return name == "probe.recall_f" or info_or_name(name).section in ("rcd", "twosample", "mia")
 
 
 def _grouped(readings: Sequence[Reading]) -> dict[str, list[Reading]]:

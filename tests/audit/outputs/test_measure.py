@@ -79,6 +79,18 @@ def test_tow_is_the_mean_product_and_its_floor_that_of_the_retrained_models() ->
     assert ("outputs.tow_mia", "unlearned") not in found
 
 
+def test_what_does_not_vary_has_no_interval_of_zero_width() -> None:
+    same = {f"r{k}": ("retrained", right(forget=0.5, forgotten=FORGET)) for k in (1, 2)}
+    found = by_name(measure_composites(context_of(FORGET, u=("unlearned", right(forgotten=FORGET)), **same), svc=False))
+    assert found["outputs.tow", "u"].value is not None
+    assert found["outputs.tow", "u"].interval is None
+    assert (found["outputs.retention.forget", "r1"].value, found["outputs.retention.forget", "r1"].interval) == (
+        1,
+        None,
+    )
+    assert found["outputs.retention.forget", "u"].interval is not None
+
+
 def test_tow_mia_takes_the_efficacy_of_the_svc_for_the_forget_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
     def efficacy(retain: Signals, test: Signals, forget: Signals) -> float:  # the fit itself takes seconds
         return float(forget.logits.max(axis=1).mean() - test.logits.mean() + retain.logits.min()) / 10
@@ -127,7 +139,10 @@ def test_retention_kodge_and_indiscernibility_are_arithmetic_on_accuracies_and_t
 
 def test_relative_cost_is_that_of_retraining_where_both_are_recorded() -> None:
     found = by_name(measure_composites(composed(), svc=False))
-    assert found["outputs.rte_gradients", "unlearned"].value == 200 / 2000
+    one = found["outputs.rte_gradients", "unlearned"]
+    assert one.value == 200 / 2000
+    assert one.reference is not None
+    assert (one.reference.value, one.reference.n) == (pytest.approx((1 / 3 + 3) / 2), 2)
     assert found["outputs.rte", "unlearned"].reason == "no retrained model's metadata has its wall time"
     assert found["outputs.rte", "original"].reason == "it was not unlearned"
     assert found["outputs.rte_gradients", "r3"].reason == "its metadata has no gradients of single examples"
@@ -220,6 +235,8 @@ def test_features_that_a_head_only_step_leaves_are_the_originals_and_keep_the_cl
     assert recall.reference.value > 0.9  # a network that never saw the class separates it, too
     assert float(found["probe.accuracy", "unlearned"].value or 0) > 0.9
     assert found["probe.accuracy", "unlearned"].n == 250
+    assert found["probe.accuracy", "unlearned"].comparison is not None
+    assert found["probe.accuracy", "r1"].comparison is None  # two others are too few to call it different
 
 
 def test_the_floor_of_alignment_is_that_of_the_retrained_models() -> None:

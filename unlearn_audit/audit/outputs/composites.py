@@ -102,7 +102,7 @@ def _tug_of_war(
         float(np.mean(pairs)) if pairs else None,
         no_reference(candidate.role) if not others else "one of the sets is empty",
         n=sum(len(one) for one in standings[candidate.label].right.values()),
-        interval=interval(_over_models(pairs), "Student t over retrained models"),
+        interval=interval(_over_models(pairs), "Student t over retrained models, without the chance of examples"),
         reference=floor,
         method=f"product of 1 - |difference| of {first} on forget, accuracy on retain and on test, against each "
         "retrained model, then the mean; reference: the same between pairs of retrained models",
@@ -111,8 +111,8 @@ def _tug_of_war(
 
 
 def _over_models(pairs: Sequence[float]) -> metrics.Bounds | None:
-    """Return the interval of a mean over retrained models, within [0, 1]."""
-    if len(pairs) < 2:
+    """Return the interval of a mean over retrained models, within [0, 1]; None where these do not differ."""
+    if len(pairs) < 2 or min(pairs) == max(pairs):
         return None
     mean, spread = metrics.mean_and_spread(pairs)
     ends = metrics.student_interval(mean, (spread or 0.0) / len(pairs) ** 0.5, len(pairs) - 1)
@@ -143,7 +143,7 @@ def _retention(
     defined = level.sum() >= FEWEST_RIGHT
     seed = derive_seed(context.config.seed, "bootstrap")
     told = defined and ours.sum() >= FEWEST_RIGHT
-    ends = metrics.paired_ratio_interval(ours, level, seed=seed) if told else None
+    ends = metrics.paired_ratio_interval(ours, level, seed=seed) if told and (ours != level).any() else None
     return measurement(
         f"outputs.retention.{split}",
         candidate,
@@ -151,7 +151,7 @@ def _retention(
         _too_few_right(float(level.sum()), split) if others else no_reference(candidate.role),
         n=len(ours),
         interval=interval(ends, metrics.skewed_method(len(ours))),
-        reference=reference_of(_retained([float(one.sum()) for one in others])) if defined else None,
+        reference=reference_of(_over_the_rest([float(one.sum()) for one in others], FEWEST_RIGHT)) if defined else None,
         method="accuracy over the mean accuracy of the retrained models",
     )
 
@@ -165,12 +165,12 @@ def _too_few_right(count: float, split: Split) -> str:
     )
 
 
-def _retained(right: Sequence[float]) -> list[float]:
-    """Return each retrained model's right answers over the others' mean; none unless each has enough to divide by."""
-    if len(right) < 2:
+def _over_the_rest(levels: Sequence[float], least: float = 0.0) -> list[float]:
+    """Return each retrained model's level over the others' mean; none unless this is at least `least` for each."""
+    if len(levels) < 2:
         return []
-    rest = [(sum(right) - own) / (len(right) - 1) for own in right]
-    return [own / mean for own, mean in zip(right, rest, strict=True)] if min(rest) >= FEWEST_RIGHT else []
+    rest = [(sum(levels) - own) / (len(levels) - 1) for own in levels]
+    return [own / mean for own, mean in zip(levels, rest, strict=True)] if min(rest) >= least else []
 
 
 def _indiscernibility(context: AuditContext, candidate: Candidate) -> Measurement:
@@ -253,6 +253,7 @@ def _relative_cost(context: AuditContext, candidate: Candidate, name: str, key: 
         float(ours / np.mean(others)) if known and ours is not None else None,
         reason,
         n=len(context.splits.forget.indices),
+        reference=reference_of(_over_the_rest(others)) if known else None,
         method=f"recorded {what} over the mean of the retrained models'; without the training of the original",
         details={"cost": ours, "retrained": others},
     )

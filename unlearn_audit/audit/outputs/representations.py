@@ -194,6 +194,8 @@ def _probe(
     told = (found[one.label] for one in context.references(candidate))
     others = [getattr(one, part) for one in told if not isinstance(one, str)]
     comparable = right is not None and bool(others)
+    # Two retrained models that agree by chance would call one more of them different for an image or two.
+    judged = candidate.role != "retrained" or len(others) >= FEWEST_FOR_SPREAD
     return measurement(
         name,
         candidate,
@@ -203,7 +205,7 @@ def _probe(
         interval=None if right is None else interval(metrics.wilson_interval(int(right.sum()), len(right)), "Wilson"),
         reference=reference_of([float(one.mean()) for one in others]) if comparable else None,
         comparison=comparison_of(difference_of_means(right, others, "fraction"), "fraction")
-        if right is not None and comparable
+        if right is not None and comparable and judged
         else None,
         method="multinomial logistic regression (C = 1, standardised) of the inputs of the last linear layer, on every "
         "other test example of each class; tried on the rest",
