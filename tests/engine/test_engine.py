@@ -190,6 +190,21 @@ def test_a_pass_tells_losses_and_errors_in_order(noise: Noise) -> None:
             np.testing.assert_array_equal(found.errors, tasks.errors(logits, examples.labels))
 
 
+def test_a_set_that_is_brought_chunk_by_chunk_gives_the_same_bits_and_is_never_there_as_a_whole(noise: Noise) -> None:
+    net, examples = make_net().eval(), noise(30)
+    seen: list[int] = []
+
+    def watched(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return HALF(images)
+
+    batch = FullBatch(examples, watched, compute=cpu(8), resident=False)
+    assert not seen
+    for _ in range(2):
+        assert torch.equal(gradient(net, batch), gradient(net, FullBatch(examples, HALF, compute=cpu(8))))
+    assert seen == [8, 8, 7, 7] * 2
+
+
 def test_gradients_do_not_pile_up_from_pass_to_pass(noise: Noise) -> None:
     net, batch = make_net().eval(), FullBatch(noise(30), HALF, compute=cpu(7))
     assert torch.equal(gradient(net, batch), gradient(net, batch))

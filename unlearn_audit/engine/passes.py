@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -64,8 +65,36 @@ class Pass(NamedTuple):
     errors: NDArray[np.float64]
 
 
+@dataclass(frozen=True, eq=False)
+class _Brought:
+    """The chunks of a set, each brought to the device when its turn comes, as often as it is asked for."""
+
+    examples: Examples
+    transform: Inputs
+    compute: Device
+
+    @property
+    def parts(self) -> list[slice]:
+        """Where each chunk lies."""
+        return list(chunks(len(self.examples), self.compute.chunk))
+
+    def __len__(self) -> int:
+        """How many chunks there are."""
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Bring one after the other.
+
+        Yields:
+            Inputs and labels of a chunk, on the device.
+        """
+        device = self.compute.device
+        for part in self.parts:
+            yield packed(self.transform(self.examples.images[part].to(device))), self.examples.labels[part].to(device)
+
+
 class FullBatch:
-    """A set that every step looks at as a whole, resident on the device, cut into equal chunks.
+    """A set that is looked at as a whole, cut into equal chunks: resident on the device, or brought there in each pass.
 
     The gradient of the mean loss accumulates chunk by chunk; with frozen statistics it equals the unchunked one.
 
@@ -74,15 +103,26 @@ class FullBatch:
         transform: the evaluation transform.
         compute: device and chunk size.
         task: whose losses and errors are taken.
+        resident: whether the inputs stay on the device as the model takes them, for a set that every step looks at; a
+            set of any size that is looked at once is brought there chunk by chunk.
     """
 
-    def __init__(self, examples: Examples, transform: Inputs, *, compute: Device, task: Task = CLASSIFICATION) -> None:
-        self.compute, self.task = compute, task
-        images = packed(transform(examples.images.to(compute.device)))
-        labels = examples.labels.to(compute.device)
-        largest = compute.chunk if images.dim() == 4 else max(compute.chunk, ROWS_CHUNK)
-        self.parts = [(images[part], labels[part]) for part in chunks(len(labels), largest)]
-        self.n = len(labels)
+    def __init__(
+        self,
+        examples: Examples,
+        transform: Inputs,
+        *,
+        compute: Device,
+        task: Task = CLASSIFICATION,
+        resident: bool = True,
+    ) -> None:
+        self.compute, self.task, self.n = compute, task, len(examples)
+        self.parts: list[tuple[Tensor, Tensor]] | _Brought = _Brought(examples, transform, compute)
+        if resident:
+            images = packed(transform(examples.images.to(compute.device)))
+            labels = examples.labels.to(compute.device)
+            largest = compute.chunk if images.dim() == 4 else max(compute.chunk, ROWS_CHUNK)
+            self.parts = [(images[part], labels[part]) for part in chunks(self.n, largest)]
 
     def forward(self, model: nn.Module) -> Pass:
         """Return losses and errors without a gradient: one forward pass over the set."""

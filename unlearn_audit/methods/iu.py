@@ -181,11 +181,11 @@ def run_iu(context: UnlearningContext, settings: IuSettings) -> Unlearned:
     stream = generator("influence", context.seed)
     chosen = np.sort(stream.choice(splits.retain, n, replace=False))
 
-    def batch(examples: Examples) -> FullBatch:
-        return FullBatch(examples, context.transform, compute=compute)
+    def batch(examples: Examples, *, resident: bool = False) -> FullBatch:
+        return FullBatch(examples, context.transform, compute=compute, resident=resident)
 
     v = right_side(context.model, batch(splits.forget_examples), batch(splits.retain_examples))
-    matrix = GaussNewton(context.model, batch(splits.dataset.train.subset(chosen)))
+    matrix = GaussNewton(context.model, batch(splits.dataset.train.subset(chosen), resident=True))
     counted = _Counted(matrix, context, most)
     delta = settings.damping * mean_diagonal(counted, v, stream) if settings.damping else 0.0
     solved = conjugate_gradients(lambda vector: counted(vector) + delta * vector, v, iterations=settings.iterations)
