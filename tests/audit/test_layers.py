@@ -24,16 +24,19 @@ def test_each_layer_has_its_values_without_a_forget_set_in_every_form(tiny: Path
     assert list(layers) == ["conv1", "conv2", "conv3", "fc"]
     assert found["name"] == "layers.sigma_max"
     assert found["value"] == max(one["values"][0] for one in layers.values())
-    assert found["interval"]["low"] == found["value"] <= found["interval"]["high"]
+    assert found["interval"] is None
+    assert all(one["residual"] >= 0 for one in layers.values())
     weight = read_checkpoint(path).state["fc.weight"]
     assert layers["fc"]["values"] == pytest.approx(torch.linalg.svdvals(weight)[:2].tolist(), rel=1e-5)
     assert layers["fc"]["stable_rank"] == pytest.approx(float(weight.square().sum()) / layers["fc"]["values"][0] ** 2)
     assert layers["conv1"]["shape"] == list(read_checkpoint(path).state["conv1.weight"].shape)
+    assert (report["limitations"], report["conclusion"], report["subjects"][0]["doubts"]) == ([], [], [])
     written = tmp_path / "report.json"
     written.write_text(done.stdout)
     for form in ("table", "markdown"):
         shown = run("show", written, "--format", form).stdout
         assert "layers of original" in shown
+        assert "forget 1" not in shown
         assert all(name in shown for name in layers)
         assert form == "markdown" or max(map(len, shown.splitlines())) <= 80
 

@@ -40,6 +40,7 @@ from unlearn_audit.audit.section import ArrayCache, Measure, SearchState, Sectio
 from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.audit.truncation.measure import measure_truncation
 from unlearn_audit.audit.twosample import measure_twosample
+from unlearn_audit.catalogue import STAND_IN
 from unlearn_audit.conclusion import conclude
 from unlearn_audit.config import AuditConfig, DetectableSettings
 from unlearn_audit.data import Splits, digest_of, named_classes
@@ -152,7 +153,8 @@ def audit_candidates(
 def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO_CACHE) -> AuditResult:
     """Measure, and put the report together."""
     context = replace(_with_plants(context, only), alone=bool(only))
-    notes = [*context.notes, *examine_subjects(context)]
+    stands_in = context.origins.get("forget") == STAND_IN
+    notes = [*context.notes, *(() if stands_in else examine_subjects(context))]
     results = _measured(context, sections_asked(context.config, only), cache)
     could_see = {name: seen for result in results for name, seen in result.could_see.items()}
     measurements = tuple(seeing(one, could_see.get(one.name)) for result in results for one in result.measurements)
@@ -166,7 +168,7 @@ def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO
         subjects=subjects,
         data=_data(context),
         measurements=measurements,
-        conclusion=conclude(measurements, doubted=_doubted(subjects, measurements)),
+        conclusion=() if stands_in else conclude(measurements, doubted=_doubted(subjects, measurements)),
         settings=_settings(context),
         environment=environment(context.compute, context.config.seed),
         limitations=limitations_of(notes),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
 from unlearn_audit.audit.identities import identity_doubts, other_parents
+from unlearn_audit.catalogue import STAND_IN
 from unlearn_audit.checkpoints import Metadata
 from unlearn_audit.config import NEIGHBOURS, AuditConfig, Resolved
 from unlearn_audit.data import Examples, Splits, old_forget_set, old_subsets, rows_digest
@@ -204,21 +205,21 @@ def context_of(
     Raises:
         MeasurementError: two passes of a model disagree, or its outputs are not finite.
     """
-    notes = tuple(_opening_notes(candidates, splits))
+    notes = tuple(_opening_notes(candidates, None if origins.get("forget") == STAND_IN else splits))
     context = AuditContext(config, origins, compute, splits, tuple(candidates), notes, progress)
     for candidate in candidates:
         _check_instrument(context, candidate)
     return context
 
 
-def _opening_notes(candidates: Sequence[Candidate], splits: Splits) -> Iterator[Note]:
-    """Yield what is to be said of models and data before anything is measured."""
-    yield from map(Note, (*splits.limitations, *_too_few(len(splits.measured))))
+def _opening_notes(candidates: Sequence[Candidate], splits: Splits | None) -> Iterator[Note]:
+    """Yield what is to be said of models and data before anything is measured; without sets, of the models alone."""
+    yield from map(Note, (*splits.limitations, *_too_few(len(splits.measured))) if splits else ())
     read_wrongly, assumed = read_otherwise(candidates)
     doubts = [
         Note(text, one.label)
         for one in candidates
-        for text in (*_doubts(one, splits), *read_wrongly[one.label], *splits.doubts)
+        for text in (*_doubts(one, splits), *read_wrongly[one.label], *(splits.doubts if splits else ()))
     ]
     doubts += [Note(text, label) for label, text in identity_doubts(candidates)]
     yield from doubts
@@ -237,10 +238,10 @@ def _too_few(n: int) -> list[str]:
     return [f"{examples} measured: an interval over so few says little, and no attack can be judged by them"]
 
 
-def _doubts(candidate: Candidate, splits: Splits) -> Iterator[str]:
+def _doubts(candidate: Candidate, splits: Splits | None) -> Iterator[str]:
     """Yield where a checkpoint's own record contradicts what it is compared as: no gate passes on such a comparison."""
     metadata = candidate.metadata
-    if metadata is None:
+    if metadata is None or splits is None:
         return
     if metadata.role in OTHERWISE.get(candidate.role, ()):
         yield f"{candidate.label} is used as {candidate.role}, but its metadata says {metadata.role}"

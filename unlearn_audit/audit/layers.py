@@ -16,7 +16,7 @@ from unlearn_audit.config import LayersSettings
 from unlearn_audit.engine import full_float32
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.layers import Layer, affine_layers, power_qr, squared_frobenius, start_vectors
-from unlearn_audit.report import Interval, Measurement
+from unlearn_audit.report import Measurement
 
 ITERATIONS = 100
 NONE = "the model has no linear layer and no convolution that a forward pass reaches"
@@ -54,7 +54,6 @@ def _measurements(context: AuditContext, settings: LayersSettings) -> Iterator[M
             top.values[0] if top else None,
             NONE,
             n=max(len(found[candidate.label]), 1),
-            interval=_interval(top) if top else None,
             reference=reference_of([other.values[0] for other in others if other]),
             method=METHOD,
             details=_details(found[candidate.label]),
@@ -93,13 +92,6 @@ def _stretch(layer: Layer, k: int, seed: int) -> Stretch:
 
 def _top(layers: tuple[Stretch, ...]) -> Stretch | None:
     return max(layers, key=lambda one: one.values[0], default=None)
-
-
-def _interval(top: Stretch) -> Interval:
-    """Return from the value up to where the residual may still put it; no estimate is above the true value."""
-    value = top.values[0]
-    high = (value**2 + top.residual) ** 0.5
-    return Interval(low=value, high=high, method="the value and its residual; not a sampling interval")
 
 
 def _details(layers: tuple[Stretch, ...]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from unlearn_audit.errors import UsageError, unknown_name
 
+STAND_IN = "stand-in"  # who names a forget set that nothing measured depends on
 ASSUMED_INPUTS = "assumed: inputs normalised"  # how the note of a checkpoint begins whose normalisation nobody says
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unlearn_audit.catalogue import STAND_IN
 from unlearn_audit.cli.console import message
 from unlearn_audit.cli.flags import Checkpoints, Shared, resolved
 from unlearn_audit.cli.generated import Flags, add_verb
@@ -49,6 +50,7 @@ def _spectrum(
     if not request.config.forget:
         message("layers depend on no forget set: training example 0 stands in the report for one", quiet=shared.quiet)
         request = resolved(checkpoints or (), replace(shared, forget=STANDS_IN), layers=sections["layers"])
+        request = request._replace(origins={**request.origins, "forget": STAND_IN})
     audit_and_emit(request, shared, only=("layers",))
 
 

@@ -16,7 +16,7 @@ from unlearn_audit.render.figures import foreign_scores
 from unlearn_audit.render.markup import as_html, element
 from unlearn_audit.render.sections import Section, decided, provenance, sections, waived
 from unlearn_audit.render.small_tables import SmallTable
-from unlearn_audit.render.table import Column, Row, columns, footnotes
+from unlearn_audit.render.table import Column, Row, columns, footnotes, forget_set_stands_in
 from unlearn_audit.render.traces import foreign_residuals
 from unlearn_audit.report import AuditReport
 
@@ -97,8 +97,9 @@ def _head(title: str) -> Element:
 def _about(report: AuditReport) -> str:
     data = report.data
     part = f", {data.forget.measured} of them measured," if data.forget.is_sampled else ""
+    forget = f"{data.forget.n} examples to forget ({data.forget.described}){part} of "
     return (
-        f"{data.forget.n} examples to forget ({data.forget.described}){part} of {data.source}. "
+        f"{'' if forget_set_stands_in(report) else forget}{data.source}. "
         f"Measured by {report.tool.name} {report.tool.version}, {report.created_at}."
     )
 

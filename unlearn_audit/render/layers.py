@@ -6,7 +6,7 @@ from unlearn_audit.report import AuditReport
 
 MOST_VALUES = 5  # of a layer, so that a row fits the line
 STILL = " *"  # behind a value that the search had not settled on
-WHY = "* still rising when the search ended: the true value is a little larger"
+WHY = "* not settled when the search ended: the true value may be a little larger"
 
 
 def layer_tables(report: AuditReport) -> tuple[SmallTable, ...]:

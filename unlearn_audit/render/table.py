@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from unlearn_audit.catalogue import ASSUMED_INPUTS, METRICS, MetricInfo, info_or_name
+from unlearn_audit.catalogue import ASSUMED_INPUTS, METRICS, STAND_IN, MetricInfo, info_or_name
 from unlearn_audit.conclusion.words import percent
 from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
@@ -142,7 +142,8 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     part = f", {data.forget.measured} of them measured" if data.forget.is_sampled else ""
     forget = f"forget {data.forget.n} ({data.forget.described}{part})"
     parts = f" (adjacent {data.adjacent.n}, remote {data.remote.n})" if data.adjacent and data.remote else ""
-    notes = [f"{forget}, retain {data.retain.n}{parts}, test {data.test.n}{unseen}"]
+    sets = f"{forget}, retain {data.retain.n}{parts}, test {data.test.n}{unseen}"
+    notes = [] if forget_set_stands_in(report) else [sets]
     notes += _assumed_inputs(report)
     rcd = next((m for m in report.measurements if m.name == "rcd.raw"), None)
     if rcd is not None:
@@ -163,6 +164,12 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
             names.setdefault(str(m.reason), {})[m.name] = None
         reasons = dict.fromkeys(f"{', '.join(_shortened(tuple(found)))}: {reason}" for reason, found in names.items())
     return (*notes, *reasons)
+
+
+def forget_set_stands_in(report: AuditReport) -> bool:
+    """Return whether nothing that was measured depends on the forget set, and nobody named it."""
+    said = report.settings.get("from")
+    return isinstance(said, dict) and said.get("forget") == STAND_IN
 
 
 def _of_plants(report: AuditReport) -> list[str]:
