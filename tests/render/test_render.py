@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.gate import Decision, Rule, Verdict
 from unlearn_audit.render import decisions, gfm, html, markdown, table, terminal
-from unlearn_audit.report import AuditReport, SetSummary
+from unlearn_audit.report import AuditReport, Reference, SetSummary
 
 Make = Callable[..., Any]
 SHOWN = [info.name for info in METRICS.values() if not info.hidden and info.section != "mia"]
@@ -229,6 +229,19 @@ def test_retrained_seeds_stand_together_where_there_are_many_columns(report_of: 
         "o", "retrained (2)", "u", "random initialisation"]  # fmt: skip
     row = next(row for row in table.rows(more, table.columns(more)) if row.label == "accuracy test")
     assert row.cells[1] == table.Cell("-0.143", "± 0.014")  # the mean and n - 1 spread of -0.1334 and -0.1534
+
+
+def test_the_spread_of_numbers_between_pairs_is_that_which_they_are_compared_with(
+    make_report: Make, make_measurement: Make
+) -> None:
+    levels = Reference(role="retrained", value=0.2, spread=0.04, n=3)
+    found = [make_measurement("outputs.tv", label, role="unlearned", value=0.5, reference=levels) for label in "ab"]
+    found += [make_measurement("outputs.tv", f"r{i}", role="retrained", value=0.16 + 0.02 * i) for i in (1, 2, 3)]
+    (row,) = table.rows(make_report(*found), table.columns(make_report(*found)))
+    assert row.cells[-1] == table.Cell("0.200", "± 0.040")  # their own is .020
+    other = [one.model_copy(update={"reference": levels.model_copy(update={"value": 0.3})}) for one in found[:2]]
+    (row,) = table.rows(make_report(*other, *found[2:]), table.columns(make_report(*found)))
+    assert row.cells[-1] == table.Cell("0.200", "± 0.020")
 
 
 def test_a_mean_over_fewer_seeds_says_so(make_report: Make, make_measurement: Make) -> None:

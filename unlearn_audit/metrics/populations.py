@@ -93,7 +93,8 @@ def forgetting_quality(ours: Floats, theirs: Floats) -> float | None:
         theirs: log-odds [N, n] of retrained models.
 
     Returns:
-        A number in [0, 1], about .16 to .22 for a perfect method; None below four models or without an example.
+        A number in [0, 1], for a perfect method about .27, .20 and .18 at 4, 8 and 64 models a side; of normal log-odds
+        two standard deviations away .13, .10 and .01. None below four models or without an example.
     """
     if min(len(ours), len(theirs)) < FEWEST_MODELS or not ours.shape[1]:
         return None

@@ -11,7 +11,7 @@ from unlearn_audit.conclusion.words import percent
 from unlearn_audit.files import without_ending
 from unlearn_audit.metrics import mean_and_spread
 from unlearn_audit.render.untrusted import printable
-from unlearn_audit.report import AuditReport, Measurement
+from unlearn_audit.report import AuditReport, Measurement, Reference
 
 MOST_COLUMNS = 4
 
@@ -63,12 +63,19 @@ def rows(report: AuditReport, shown: Sequence[Column]) -> tuple[Row, ...]:
     by_key = {(measurement.name, measurement.subject): measurement for measurement in report.measurements}
     found = []
     for info in shown_metrics(report):
+        levels = next((m.reference for m in report.measurements if m.name == info.name and _of_all(m)), None)
         cells = tuple(
-            _cell([by_key[info.name, label] for label in column.subjects if (info.name, label) in by_key], info)
+            _cell([by_key[info.name, label] for label in column.subjects if (info.name, label) in by_key], info, levels)
             for column in shown
         )
         found.append(Row(info, cells, _sees(report, info.name)))
     return tuple(found)
+
+
+def _of_all(measurement: Measurement) -> bool:
+    """Return whether a measurement is held against all the retrained models, and so is no retrained model's own."""
+    found = measurement.reference
+    return measurement.role != "retrained" and found is not None and found.role == "retrained"
 
 
 def _sees(report: AuditReport, name: str) -> str:
@@ -94,7 +101,15 @@ def _kind(name: str) -> str:
     return re.sub(r"^mia\..+\.", "mia.", name)
 
 
-def _cell(found: Sequence[Measurement], info: MetricInfo) -> Cell:
+def _cell(found: Sequence[Measurement], info: MetricInfo, levels: Reference | None = None) -> Cell:
+    """Return what stands in one cell.
+
+    Args:
+        found: of the cell's subjects.
+        info: their metric.
+        levels: what others are held against. Where it is the mean of the cell's values, its spread is told: that of
+            numbers between pairs is the spread of one more model, and not of values that share these pairs.
+    """
     words = Counter(measurement.value for measurement in found if isinstance(measurement.value, str))
     if words:
         said = ", ".join(f"{word} ({n})" if len(found) > 1 else word for word, n in words.items())
@@ -105,6 +120,8 @@ def _cell(found: Sequence[Measurement], info: MetricInfo) -> Cell:
         return _bound([measurement.at_least for measurement in found], digits, sign)
     if len(found) > 1:
         mean, spread = mean_and_spread(values)
+        if levels is not None and levels.n == len(values) and math.isclose(levels.value, mean, rel_tol=1e-6):
+            spread = levels.spread
         digits = _digits(digits, mean)
         parts = [f"± {spread:.{digits}f}"] if spread is not None else []
         parts += [f"({len(values)} of {len(found)})"] if len(values) < len(found) else []

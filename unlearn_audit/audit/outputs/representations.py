@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 MOST_ALIGNED = 5000  # forget examples whose features are compared, evenly spaced
 NO_HEAD = "the model does not end in a linear layer, so that nothing says what its features are"
 FEW = "the features of these examples do not vary, or there are fewer than four examples"
-ALIGNED = "linear kernel, unbiased estimator, inputs of the last linear layer"
+ALIGNED = "linear kernel, unbiased estimator, inputs of the last linear layer; without interval, nothing is concluded"
 ITERATIONS = 2000  # of the probe's solver, at most
 
 
