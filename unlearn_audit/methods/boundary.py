@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from unlearn_audit.engine import Hooks, Term, Terms, derive_seed, upload
 from unlearn_audit.engine.task import losses as example_losses
-from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.heads import linear_head
 from unlearn_audit.methods.loop import LoopSettings, Step, logits_of, minibatches, paired, run_composition
 from unlearn_audit.methods.pixel_attacks import check_box, one_signed_step
-from unlearn_audit.relearning import Run, last_linear
 
 
 class BoundarySettings(LoopSettings):
@@ -88,7 +87,7 @@ def run_expand(context: UnlearningContext, settings: BoundarySettings) -> Unlear
     The last layer must be linear.
     """
     forget = minibatches(context, "forget", settings)
-    head = _head(context)
+    head = linear_head(context, "boundary-expand widens the last linear layer")
     classes = head.out_features
     given: list[Tensor] = []
 
@@ -103,15 +102,6 @@ def run_expand(context: UnlearningContext, settings: BoundarySettings) -> Unlear
     with _expanded(head, derive_seed(context.seed, "initialisation", "boundary-expand"), given) as row:
         objective = paired(None, forget, terms, losses=())
         return run_composition(context, objective, settings, task="boundary expand")
-
-
-def _head(context: UnlearningContext) -> nn.Linear:
-    """Return the last layer, which must be linear."""
-    model = context.model.eval()
-    try:
-        return last_linear(model, Run(model, context.splits.forget_examples, context.transform), context.compute)
-    except MeasurementError:
-        raise UsageError("boundary-expand widens the last linear layer, and the model does not end in one") from None
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from unlearn_audit.data import whole_classes
 from unlearn_audit.engine import chunks, predict
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
-from unlearn_audit.relearning import Run, last_linear
+from unlearn_audit.methods.heads import linear_head
 
 PART = 8192  # images whose logits are held at a time
 
@@ -77,11 +77,7 @@ def _least_of_others(context: UnlearningContext, images: Tensor, classes: NDArra
 
 def _head(context: UnlearningContext) -> nn.Linear:
     """Return the last layer, which must be linear and have a bias."""
-    model = context.model.eval()
-    try:
-        head = last_linear(model, Run(model, context.splits.forget_examples, context.transform), context.compute)
-    except MeasurementError:
-        raise UsageError("mask-only edits the last linear layer, and the model does not end in one") from None
+    head = linear_head(context, "mask-only edits the last linear layer")
     if head.bias is None:
         raise UsageError("mask-only sets biases of the last linear layer, and the model's has none")
     return head

@@ -21,8 +21,8 @@ from unlearn_audit.data import Examples
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.layers import own_weight
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
-from unlearn_audit.relearning.curve import Run
-from unlearn_audit.relearning.scope import Features, last_linear
+from unlearn_audit.methods.heads import linear_head
+from unlearn_audit.relearning.scope import Features
 
 LARGEST = 20_000  # weights of a head whose Hessian is still held: 3.2 GB, and a step holds two to six of that size
 DEFINITE = 1e-10  # smallest eigenvalue, or pivot relative to the mean diagonal, that counts as positive
@@ -223,11 +223,7 @@ def head_of(context: UnlearningContext) -> nn.Linear:
     Raises:
         UsageError: the model does not end in one.
     """
-    model, forget = context.model.eval(), context.splits.forget_examples
-    try:
-        return last_linear(model, Run(model, forget, context.transform), context.compute)
-    except MeasurementError:
-        raise UsageError("newton moves the last linear layer, and the model does not end in one") from None
+    return linear_head(context, "newton moves the last linear layer")
 
 
 def _features(context: UnlearningContext, head: nn.Linear, examples: Examples) -> Tensor:

@@ -26,8 +26,9 @@ from torch.nn import functional
 
 from unlearn_audit.data import whole_classes
 from unlearn_audit.engine import Batches, Term, Terms, predict, upload
-from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.errors import MeasurementError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.heads import linear_head
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Objective,
@@ -40,7 +41,6 @@ from unlearn_audit.methods.loop import (
     paired,
     run_composition,
 )
-from unlearn_audit.relearning import Run, last_linear
 
 Floats = NDArray[np.float64]
 
@@ -182,15 +182,8 @@ def head_rows(context: UnlearningContext) -> Floats:
     Raises:
         UsageError: it does not end in one.
     """
-    try:
-        head = last_linear(
-            context.model.eval(), Run(context.model, context.splits.forget_examples, context.transform), context.compute
-        )
-    except MeasurementError:
-        raise UsageError(
-            "TRW takes the similarity of classes from the rows of the last linear layer, and the model does not end in "
-            "one; --beta 0 needs none"
-        ) from None
+    needed = "TRW takes the similarity of classes from the rows of the last linear layer"
+    head = linear_head(context, needed, otherwise="; --beta 0 needs none")
     return head.weight.detach().cpu().double().numpy()
 
 

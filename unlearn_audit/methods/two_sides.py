@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unlearn_audit.engine import TermGradients
 from unlearn_audit.errors import UsageError
+from unlearn_audit.methods.projection import dot
 from unlearn_audit.step_transforms import Extra
 
 INFEASIBLE = -1e-3  # ours: a cosine below it; with 0 the rounding of weights in float32 alone gives false alarms
@@ -98,11 +99,6 @@ def _total(gradients: Sequence[Tensor]) -> Tensor:
 def wide(tensor: Tensor) -> Tensor:
     """Return a tensor in float64 where the device has it."""
     return tensor.detach() if tensor.device.type == "mps" else tensor.detach().double()
-
-
-def dot(one: Sequence[Tensor], two: Sequence[Tensor]) -> Tensor:
-    """Return the inner product of two vectors that are kept as lists of tensors, a scalar on their device."""
-    return torch.stack([(wide(a) * wide(b)).sum() for a, b in zip(one, two, strict=True)]).sum()
 
 
 def cosines(step: Sequence[Tensor], sides: Sides) -> Tensor:

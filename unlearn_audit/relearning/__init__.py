@@ -10,7 +10,14 @@ evaluation transform, floor zero.
 from unlearn_audit.relearning.certificate import Certificate, certificate
 from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, rcd, relearn, status
 from unlearn_audit.relearning.floor import Floor, fit_floor, lowest_floor
-from unlearn_audit.relearning.scope import features_of, head_run, last_linear, scoped, smoothness_of_softmax
+from unlearn_audit.relearning.scope import (
+    NoHeadError,
+    features_of,
+    head_run,
+    last_linear,
+    scoped,
+    smoothness_of_softmax,
+)
 from unlearn_audit.relearning.search import (
     HALVINGS,
     HARDLY_MOVED,
@@ -34,6 +41,7 @@ __all__ = [
     "CurveCache",
     "CurveSet",
     "Floor",
+    "NoHeadError",
     "Precision",
     "Run",
     "Start",

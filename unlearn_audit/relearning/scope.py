@@ -111,6 +111,10 @@ def features_of(run: Run, images: Tensor, compute: Device) -> Tensor:
     return Features(run.model, last_linear(run.model, run, compute), run.transform, compute)(images)
 
 
+class NoHeadError(MeasurementError):
+    """The model does not end in a linear layer."""
+
+
 def last_linear(model: nn.Module, run: Run, compute: Device) -> nn.Linear:
     """Return the linear layer whose output is the model's.
 
@@ -120,7 +124,7 @@ def last_linear(model: nn.Module, run: Run, compute: Device) -> nn.Linear:
         compute: where.
 
     Raises:
-        MeasurementError: the model does not end in a linear layer.
+        NoHeadError: the model does not end in a linear layer.
     """
     images = run.transform(run.examples.images[:2].to(compute.device))
     outputs: dict[nn.Linear, Tensor] = {}
@@ -136,9 +140,7 @@ def last_linear(model: nn.Module, run: Run, compute: Device) -> nn.Linear:
     for layer, output in outputs.items():
         if output.shape == logits.shape and torch.equal(output, logits):
             return layer
-    raise MeasurementError(
-        "the model does not end in a linear layer, so it has no head to relearn; use --scope PATTERN"
-    )
+    raise NoHeadError("the model does not end in a linear layer, so it has no head to relearn; use --scope PATTERN")
 
 
 def smoothness_of_softmax(features: Tensor, *, bias: bool = True) -> float:

@@ -17,7 +17,8 @@ from unlearn_audit.engine import Hooks, TermGradients, trainable
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 from unlearn_audit.methods.loop import Step
-from unlearn_audit.methods.two_sides import Sides, StepWatch, dot, sides_of
+from unlearn_audit.methods.projection import dot
+from unlearn_audit.methods.two_sides import Sides, StepWatch, sides_of
 
 OPPOSITE = 1e-6  # ours: of 1 + cos; below it there is nothing to bargain for
 
