@@ -301,6 +301,15 @@ def test_many_reasons_are_told_once_for_all_subjects(make_report: Make, make_mea
     assert not any("subject-" in note for note in notes)
 
 
+def test_a_reason_that_only_some_subjects_have_names_them(make_report: Make, make_measurement: Make) -> None:
+    names = ("gap.test", "gap.retain", "gap.forget", "rcd.raw")
+    null = [make_measurement(name, s, value=None, reason="diverged") for s in ("r1", "u") for name in names]
+    notes = table.footnotes(make_report(*null, make_measurement("gap.test", "original", value=0.5)))
+    (told,) = [note for note in notes if note.endswith(": diverged")]
+    assert told.endswith("(of r1, u): diverged")
+    assert all(name in told for name in names)
+
+
 # ----- Markdown, read by another parser
 
 

@@ -45,7 +45,7 @@ class Shared:
     retain: Annotated[str | None, _option(DATA, "Retain set; default: the rest of the training set.")] = None
     adjacent: Annotated[
         str | None,
-        _option(DATA, "Part of the retain set, looked at apart: like --forget, or neighbours (of the forget set)."),
+        _option(DATA, "Part of retain that gaps and audit look at apart: like --forget, or neighbours (of it)."),
     ] = None
     data: Annotated[
         str | None, _option(DATA, "Data spec, e.g. digits?mislabel=0.1&seed=0, idx:DIR, npz:FILE, folder:DIR.")

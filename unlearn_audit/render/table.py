@@ -176,11 +176,21 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     without = [m for m in report.measurements if m.reason and m.name in named]
     reasons = dict.fromkeys(f"{m.name} of {m.subject}: {m.reason}" for m in without)
     if len(reasons) > 6:
-        names: dict[str, dict[str, None]] = {}
+        alike: dict[str, list[Measurement]] = {}
         for m in without:
-            names.setdefault(str(m.reason), {})[m.name] = None
-        reasons = dict.fromkeys(f"{', '.join(_shortened(tuple(found)))}: {reason}" for reason, found in names.items())
+            alike.setdefault(str(m.reason), []).append(m)
+        reasons = dict.fromkeys(_together(report, reason, found) for reason, found in alike.items())
     return (*notes, *reasons)
+
+
+def _together(report: AuditReport, reason: str, found: Sequence[Measurement]) -> str:
+    """Return a reason with all metrics that have it, and of which subjects where it is not of all."""
+    names = _shortened(tuple(dict.fromkeys(m.name for m in found)))
+    subjects = tuple(dict.fromkeys(m.subject for m in found))
+    more = f", … ({len(subjects)})" if len(subjects) > MOST_COLUMNS else ""
+    everybody = len(subjects) == len({m.subject for m in report.measurements})
+    of = "" if everybody else f" (of {', '.join(subjects[:MOST_COLUMNS])}{more})"
+    return f"{', '.join(names)}{of}: {reason}"
 
 
 def forget_set_stands_in(report: AuditReport) -> bool:
