@@ -329,7 +329,7 @@ def test_every_term_on_a_set_says_which_side_it_serves(noise: Any, splits: Split
     def watch(name: str) -> Hooks:
         return Hooks(parts=True, gradient=lambda step, parts: sides[name].update(part.side for part in parts.values()))
 
-    for name in COMPOSING:
+    for name in ("ieu", "neggrad-plus", "scrub", "rl", "ft", "ga", "delete", "trw"):
         sides[name] = set()
         joining = Extra(StepTransform("watch", "", Settings, lambda context, settings, course, name=name: watch(name)),
                         Settings())  # fmt: skip

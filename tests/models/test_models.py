@@ -42,7 +42,7 @@ TIMM = [
 # What this room has besides architectures.
 MACHINERY = {
     "__init__", "adapting", "answers", "blame", "building", "loading", "hugging_face", "naming", "recognition",
-    "fingerprints",
+    "fingerprints", "redrawing",
 }  # fmt: skip
 
 
