@@ -301,6 +301,15 @@ def test_many_reasons_are_told_once_for_all_subjects(make_report: Make, make_mea
     assert not any("subject-" in note for note in notes)
 
 
+def test_how_mia_nn_is_read_stands_below_its_numbers(make_report: Make, make_measurement: Make) -> None:
+    level = Reference(role="retrained", value=0.125, n=3)
+    found = [make_measurement("nn.tv", s, role=r, value=0.375, reference=level)
+             for s, r in (("u", "unlearned"), ("r1", "retrained"))]  # fmt: skip
+    (told,) = [note for note in table.footnotes(make_report(*found)) if note.startswith("MIA-NN: read total variation")]
+    assert told.endswith("; total variation minus retrained: u +0.250")
+    assert not [note for note in table.footnotes(make_report(make_measurement("gap.test", "u"))) if "MIA-NN" in note]
+
+
 def test_a_reason_that_only_some_subjects_have_names_them(make_report: Make, make_measurement: Make) -> None:
     names = ("gap.test", "gap.retain", "gap.forget", "rcd.raw")
     null = [make_measurement(name, s, value=None, reason="diverged") for s in ("r1", "u") for name in names]

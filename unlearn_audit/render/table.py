@@ -169,6 +169,7 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     if truncation is not None:
         notes.append(f"truncation: {truncation.method}; its [low, high] brackets the decay at the end")
     notes += _of_attacks(report)
+    notes += _of_answers(report)
     notes += _of_plants(report)
     notes.append("[low, high]: 95 % interval; ±: standard deviation over retrained seeds" + _own_gaps(report))
     notes += _numbered(report)
@@ -191,6 +192,20 @@ def _together(report: AuditReport, reason: str, found: Sequence[Measurement]) ->
     everybody = len(subjects) == len({m.subject for m in report.measurements})
     of = "" if everybody else f" (of {', '.join(subjects[:MOST_COLUMNS])}{more})"
     return f"{', '.join(names)}{of}: {reason}"
+
+
+def _of_answers(report: AuditReport) -> list[str]:
+    """Say how the numbers of MIA-NN are read, and how far each subject's total variation is from retrained models'."""
+    found = [m for m in report.measurements if m.name == "nn.tv" and isinstance(m.value, int | float)]
+    if not found:
+        return []
+    away = ", ".join(f"{m.subject} {m.value - m.reference.value:+.3f}"  # type: ignore[operator]
+                     for m in found if m.reference and m.role != "retrained")  # fmt: skip
+    return [
+        "MIA-NN: read total variation first, against the retrained models' own and not against 0 (the AUC not against "
+        "0.5); accepted is for comparison with the paper only"
+        + (f"; total variation minus retrained: {away}" if away else "")
+    ]
 
 
 def forget_set_stands_in(report: AuditReport) -> bool:
