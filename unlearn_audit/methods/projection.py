@@ -41,9 +41,9 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 
 def dot(one: Gradients, two: Gradients) -> Tensor:
-    """Return the inner product over all tensors, in float64."""
+    """Return the inner product over all tensors, in float64, summed in one order whatever their layout in memory."""
     wide = _wide(one[0])
-    return torch.stack([(a.to(wide) * b.to(wide)).sum() for a, b in zip(one, two, strict=True)]).sum()
+    return torch.stack([(a.to(wide) * b.to(wide)).contiguous().sum() for a, b in zip(one, two, strict=True)]).sum()
 
 
 def length(one: Gradients) -> Tensor:
