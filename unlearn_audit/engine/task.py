@@ -30,8 +30,12 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         [N], lower is better, differentiable.
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return functional.cross_entropy(wide, labels, reduction="none")
+    return functional.cross_entropy(widened(logits), labels, reduction="none")
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Return logits with their graph in float32, or in float64 where they are: bfloat16 has three digits."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def errors(logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import MixedSet, Term, Terms, derive_seed
+from unlearn_audit.engine.task import widened
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.fresh import fresh_network
@@ -49,10 +50,7 @@ def divergences(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
         student: logits [B, classes], with their graph.
         temperature: tau.
     """
-    wanted, given = (
-        functional.log_softmax((each if each.dtype == torch.float64 else each.float()) / temperature, dim=1)
-        for each in (teacher, student)
-    )
+    wanted, given = (functional.log_softmax(widened(each) / temperature, dim=1) for each in (teacher, student))
     return (wanted.exp() * (wanted - given)).sum(dim=1)
 
 

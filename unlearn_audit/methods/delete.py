@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearn_audit.engine import Term, Terms
+from unlearn_audit.engine.task import widened
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import LoopSettings, Size, Step, logits_of, minibatches, paired, run_composition
 
@@ -37,7 +38,7 @@ def masked_softmax(logits: Tensor, labels: Tensor) -> Tensor:
         logits: [B, C].
         labels: [B].
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
+    wide = widened(logits)
     return functional.softmax(wide.scatter(1, labels[:, None], float("-inf")), dim=1)
 
 
@@ -51,7 +52,7 @@ def run_delete(context: UnlearningContext, settings: DeleteSettings) -> Unlearne
         with torch.no_grad(), context.compute.autocast():
             wanted: Tensor = teacher(images)
         logits = logits_of(context, images)
-        wide = logits if logits.dtype == torch.float64 else logits.float()
+        wide = widened(logits)
         target = masked_softmax(wanted, labels).to(wide.dtype)
         loss = functional.kl_div(functional.log_softmax(wide, dim=1), target, reduction="batchmean")
         return {"distilled": Term(loss, side="forget")}

@@ -20,6 +20,7 @@ from unlearn_audit.layers import own_weight
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.ft import on_retain
 from unlearn_audit.methods.loop import LoopSettings, Schedule, Share, Step, run_composition
+from unlearn_audit.methods.transforms.mask import scale_gradients
 from unlearn_audit.methods.two_sides import refuse_early
 
 
@@ -101,12 +102,11 @@ def run_msg(context: UnlearningContext, settings: MsgSettings) -> Unlearned:
     slowed = Hooks(gradient_evaluations=looked_at)
     if not context.count_only:
         masks = least_pulled(context, settings)
+        factors = [torch.where(mask, 1.0, settings.others) for mask in masks]
         _draw_anew(context, masks)  # a run that is taken up again gets its own weights back after this
 
         def gradient(step: int, parts: TermGradients) -> None:
-            for weight, mask in zip(weights, masks, strict=True):
-                if weight.grad is not None:
-                    weight.grad.mul_(torch.where(mask, 1.0, settings.others))
+            scale_gradients(weights, factors)
 
         slowed = Hooks(gradient=gradient, gradient_evaluations=looked_at)
     return run_composition(context, objective, settings, hooks=[slowed], task="MSG")

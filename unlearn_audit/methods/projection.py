@@ -31,19 +31,18 @@ def projected(velocity: Gradients, spanning: Sequence[Gradients]) -> list[Tensor
 
 def _scaled(one: Gradients) -> Gradients:
     """Return a vector of length one in the same direction, in float64; of nothing but zeros the same again."""
-    size, wide = length(one), _wide(one[0])
-    return [each.to(wide) / size for each in one]
+    size = length(one)
+    return [wide(each) / size for each in one]
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    """Return the widest type that the device of a tensor has."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
+def wide(tensor: Tensor) -> Tensor:
+    """Return a tensor without its graph, in float64 where the device has it."""
+    return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
 def dot(one: Gradients, two: Gradients) -> Tensor:
     """Return the inner product over all tensors, in float64, summed in one order whatever their layout in memory."""
-    wide = _wide(one[0])
-    return torch.stack([(a.to(wide) * b.to(wide)).contiguous().sum() for a, b in zip(one, two, strict=True)]).sum()
+    return torch.stack([(wide(a) * wide(b)).contiguous().sum() for a, b in zip(one, two, strict=True)]).sum()
 
 
 def length(one: Gradients) -> Tensor:

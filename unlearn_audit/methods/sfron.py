@@ -31,6 +31,7 @@ from unlearn_audit.methods.loop import (
     run_composition,
 )
 from unlearn_audit.methods.ssd import importance
+from unlearn_audit.methods.transforms.mask import scale_gradients
 from unlearn_audit.methods.two_sides import refuse_early
 
 TINY = 1e-15  # of the released code, in both quotients
@@ -141,9 +142,7 @@ def run_sfron(context: UnlearningContext, settings: SfronSettings) -> Unlearned:
     def gradient(step: int, parts: TermGradients) -> None:
         if step % (settings.every + 1):
             return
-        for parameter, mask in zip(parameters, masks, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.mul_(mask)
+        scale_gradients(parameters, masks)
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
 
     share = sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)

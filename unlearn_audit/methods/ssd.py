@@ -14,6 +14,7 @@ from torch import Tensor
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import chunks, trainable
 from unlearn_audit.engine.task import losses as example_losses
+from unlearn_audit.engine.task import widened
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import Step, logits_of
 
@@ -66,7 +67,7 @@ def importance(
 
 def _probabilities(logits: Tensor) -> Tensor:
     """Return the softmax [B, classes], in float32 at least: bfloat16 has three digits."""
-    return logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
+    return widened(logits.detach()).softmax(dim=1)
 
 
 def run_ssd(context: UnlearningContext, settings: SsdSettings) -> Unlearned:

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from unlearn_audit.data import whole_classes
 from unlearn_audit.engine import Batches, Term, Terms, predict, upload
+from unlearn_audit.engine.task import widened
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.heads import linear_head
@@ -198,7 +199,7 @@ def distilled(context: UnlearningContext, batches: Batches, step: int, targets: 
     """
     images, _ = batches.at(step)
     logits = logits_of(context, images)
-    wide = logits if logits.dtype == torch.float64 else logits.float()
+    wide = widened(logits)
     return functional.cross_entropy(wide, targets[batches.rows(step)].to(wide.dtype))
 
 

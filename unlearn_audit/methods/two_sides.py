@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unlearn_audit.engine import TermGradients
 from unlearn_audit.errors import UsageError
-from unlearn_audit.methods.projection import dot
+from unlearn_audit.methods.projection import dot, wide
 from unlearn_audit.step_transforms import Extra
 
 INFEASIBLE = -1e-3  # ours: a cosine below it; with 0 the rounding of weights in float32 alone gives false alarms
@@ -94,11 +94,6 @@ def refuse_early(extras: Sequence[Extra], sides: Sequence[str], task: str) -> No
 
 def _total(gradients: Sequence[Tensor]) -> Tensor:
     return gradients[0] if len(gradients) == 1 else torch.stack(list(gradients)).sum(dim=0)
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Return a tensor in float64 where the device has it."""
-    return tensor.detach() if tensor.device.type == "mps" else tensor.detach().double()
 
 
 def cosines(step: Sequence[Tensor], sides: Sides) -> Tensor:

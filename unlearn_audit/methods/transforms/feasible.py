@@ -22,8 +22,8 @@ from torch import Tensor
 from unlearn_audit.engine import Hooks, TermGradients, trainable
 from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 from unlearn_audit.methods.loop import Share
-from unlearn_audit.methods.projection import dot
-from unlearn_audit.methods.two_sides import Sides, StepWatch, sides_of, wide
+from unlearn_audit.methods.projection import dot, wide
+from unlearn_audit.methods.two_sides import Sides, StepWatch, sides_of
 
 
 class FeasibleSettings(Settings):

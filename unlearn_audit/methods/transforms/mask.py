@@ -65,6 +65,13 @@ def random_mask(model: nn.Module, density: float, seed: int) -> list[Tensor]:
     return top_share(scores, density)
 
 
+def scale_gradients(parameters: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+    """Multiply the gradient of each parameter that has one by factors of its shape, or by a mask, in place."""
+    for parameter, factor in zip(parameters, factors, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
+
+
 def _make(context: UnlearningContext, settings: MaskSettings, course: Course) -> Hooks:
     """Mask gradients; where it is strict, put masked weights back after the optimiser's step."""
     parameters = list(trainable(context.model).values())
@@ -80,9 +87,7 @@ def _make(context: UnlearningContext, settings: MaskSettings, course: Course) ->
     held: list[Tensor] = []
 
     def gradient(step: int, parts: TermGradients) -> None:
-        for parameter, mask in zip(parameters, masks, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.mul_(mask)
+        scale_gradients(parameters, masks)
 
     def hold(step: int) -> None:
         held[:] = [parameter.detach().clone() for parameter in parameters]
