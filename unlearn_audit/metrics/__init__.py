@@ -10,6 +10,8 @@ from unlearn_audit.metrics.differences import (
     chance_of_examples,
     difference_from_references,
 )
+from unlearn_audit.metrics.frechet import frechet_distance
+from unlearn_audit.metrics.kernel import KernelDistance, kernel_distance
 from unlearn_audit.metrics.operating_points import (
     Accuracy,
     OperatingPoint,
@@ -75,6 +77,7 @@ __all__ = [
     "Difference",
     "Distance",
     "Divergences",
+    "KernelDistance",
     "OperatingPoint",
     "ScaledDifference",
     "Swaps",
@@ -94,6 +97,8 @@ __all__ = [
     "difference_of_values",
     "divergences",
     "forgetting_quality",
+    "frechet_distance",
+    "kernel_distance",
     "klom_floor",
     "klom_gaussian",
     "klom_histogram",
