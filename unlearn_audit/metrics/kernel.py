@@ -1,4 +1,4 @@
-"""How far two sets of features are apart, whatever their law: the kernel distance (KID), unbiased, with its interval."""
+"""How far two sets of features are apart, whatever their law: the kernel distance (KID), unbiased, with an interval."""
 
 from typing import NamedTuple
 
