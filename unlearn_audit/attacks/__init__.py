@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Attack", "AttackSettings", "Evidence", "Need", "Population", "Shadows", "Signals", "log_odds"]
+__all__ = ["Attack", "AttackSettings", "Denoised", "Evidence", "Need", "Population", "Shadows", "Signals", "log_odds"]
 
 Floats = NDArray[np.float64]
-Need = Literal["shadows", "unlearned", "population", "splits"]
+Need = Literal["shadows", "unlearned", "population", "splits", "denoiser"]
 
 
 class Signals(NamedTuple):
@@ -56,11 +56,36 @@ class Population(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Denoised:
+    """What a generator may be asked about N attacked examples: pure functions, the same when asked again.
+
+    Attributes:
+        images: [N, ...] as the denoiser was trained on them, without noise.
+        noise: (x [N, ...], t) -> [N, ...], the noise that the target finds in x at timestep t, 0 <= t < T, example by
+            example under its own condition.
+        alphas_bar: [T] the share of the image's variance that is left at each timestep.
+        losses: () -> [N], the denoising loss of each example on the measuring grid, per element; the two examples of a
+            pair get the same noise.
+    """
+
+    images: Floats
+    noise: Callable[[Floats, int], Floats]
+    alphas_bar: Floats
+    losses: Callable[[], Floats]
+
+    @property
+    def timesteps(self) -> int:
+        """T."""
+        return len(self.alphas_bar)
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """All that an attack may look at: one target model, N attacked examples, and what its `needs` name.
 
     Attributes:
-        logits: [N, Q, C] float32, the target's; query 0 is the plain image, the others are augmented.
+        logits: [N, Q, C] float32, the target's; query 0 is the plain image, the others are augmented. Of a generator
+            [N, 0, 0]: it has none.
         labels: [N] the labels that the examples were seen under.
         inputs: [N, D] float32, the images as the model gets them, flattened.
         shadows: models that were trained as the target was.
@@ -69,6 +94,7 @@ class Evidence:
         retain: the target's signals on its retain set.
         test: the target's signals on the test set.
         seed: of anything random.
+        denoised: what the target says as a denoiser, where it is a generator.
     """
 
     logits: NDArray[np.float32]
@@ -80,6 +106,7 @@ class Evidence:
     retain: Signals | None = None
     test: Signals | None = None
     seed: int = 0
+    denoised: Denoised | None = None
 
     @property
     def plain(self) -> Signals:
@@ -105,7 +132,8 @@ class Attack(NamedTuple):
         hypothesis: the question that it answers, in words.
         source: where it comes from.
         score: evidence -> [N], higher for "member".
-        needs: what the evidence must hold besides the target's own signals; "splits" is retain and test.
+        needs: what the evidence must hold besides the target's own signals; "splits" is retain and test,
+            "denoiser" a generator in the place of logits.
         threshold: the score from which on it says "member" of its own accord; None where it only ranks.
         legacy: why it should not be a verdict; None where it may.
         differs: what keeps its numbers from being compared with published tables, in words; None where nothing does.

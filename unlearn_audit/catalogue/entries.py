@@ -126,12 +126,20 @@ ATTACKS: Mapping[str, Entry] = {
     "svc": Entry("unlearn_audit.attacks.svc:svc", "the field's MIA-efficacy; legacy, never a verdict"),
 }
 
+# Attacks on generators, in the place of those above, which need class probabilities; `loss` is here and there the same.
+GENERATOR_ATTACKS: Mapping[str, Entry] = {
+    "loss": Entry("unlearn_audit.attacks.denoising:loss", "a threshold on the denoising loss"),
+    "pia": Entry("unlearn_audit.attacks.denoising:pia", "whether an image's own noise is found in it again"),
+    "secmi": Entry("unlearn_audit.attacks.denoising:secmi", "whether an image comes back after a step on and back"),
+}
+
 # Tests of a model's outputs as a whole, beside the attacks in `mia` and [mia]: no score of an example, no verdict.
 MODEL_ATTACKS: Mapping[str, Entry] = {
     "nn": Entry("unlearn_audit.audit.mia.nn:measure_nn", "answers on forgotten classes against retrained models'"),
 }
 
-# Names for several attacks at once; "all" leaves out those that lack what they need, and says so.
+# Names for several attacks at once, which leave out those that lack what they need, and say so; of a generator "all"
+# means those on generators, too.
 _THRESHOLD = ("loss", "confidence", "entropy", "modified-entropy")
 ATTACK_GROUPS: Mapping[str, tuple[str, ...]] = {
     "threshold": _THRESHOLD,

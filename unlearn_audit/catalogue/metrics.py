@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from unlearn_audit.catalogue.entries import ALTERATIONS, ATTACKS
+from unlearn_audit.catalogue.entries import ALTERATIONS, ATTACKS, GENERATOR_ATTACKS
 from unlearn_audit.catalogue.metric import COMPARE, DOWN, NONE, NOT_SMALL, UP, ZERO, MetricInfo
 from unlearn_audit.catalogue.output_metrics import OUTPUT_METRICS
 
@@ -179,7 +179,7 @@ METRICS: Mapping[str, MetricInfo] = {
         *(
             _of_attack(info, attack)
             for info in ATTACK_METRICS.values()
-            for attack in ATTACKS
+            for attack in dict.fromkeys((*ATTACKS, *GENERATOR_ATTACKS))
         ),
         MetricInfo("detectable.share", "detectable share", "detectable", "fraction", DOWN, 3,
                    "smallest share of the forget set that, had it been kept, would have been told from the retrained "

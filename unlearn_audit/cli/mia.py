@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unlearn_audit.catalogue import ATTACKS, MODEL_ATTACKS
+from unlearn_audit.catalogue import ATTACKS, GENERATOR_ATTACKS, MODEL_ATTACKS
 from unlearn_audit.cli.flags import Checkpoints, Shared
 from unlearn_audit.cli.generated import Flags, add_verb
 from unlearn_audit.cli.measure import measure
@@ -16,7 +16,7 @@ def _mia(
         typer.Argument(
             metavar="ATTACK",
             help=f"{', '.join(ATTACKS)}; threshold (the first four), all; {', '.join(MODEL_ATTACKS)}; or "
-            "module:callable. "
+            f"module:callable; of generators {', '.join(GENERATOR_ATTACKS)}. "
             "Those that compare with shadow models want --shadows.",
         ),
     ],
@@ -31,7 +31,8 @@ def _mia(
     the retrained models'. Shadow models that were trained test the original; for
     an unlearned model the right attack is ulira, whose shadow models were
     unlearned in the same way. nn asks of no example: it holds a model's answers
-    on a forgotten class against those of two or more retrained models.
+    on a forgotten class against those of two or more retrained models. A generator
+    has no class probabilities: loss, pia and secmi ask it to find noise again.
 
     [bold]Examples[/bold]
 
@@ -44,6 +45,8 @@ def _mia(
       unlearn-audit mia all o.pt u.pt --forget i.npy --shadows shadows/ --worst 20
 
       unlearn-audit mia nn u.pt r1.pt r2.pt r3.pt --forget class:3
+
+      unlearn-audit mia pia original/ unlearned/ --forget random:0.1:0
     """
     measure(checkpoints, shared, mia=sections["mia"] | {"attacks": [attack]})
 

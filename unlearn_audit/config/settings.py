@@ -15,7 +15,16 @@ from pydantic import (
     field_validator,
 )
 
-from unlearn_audit.catalogue import ALTERATIONS, ATTACK_GROUPS, ATTACKS, METHODS, MODEL_ATTACKS, RECIPES, load
+from unlearn_audit.catalogue import (
+    ALTERATIONS,
+    ATTACK_GROUPS,
+    ATTACKS,
+    GENERATOR_ATTACKS,
+    METHODS,
+    MODEL_ATTACKS,
+    RECIPES,
+    load,
+)
 from unlearn_audit.config.layers import incomplete_words
 from unlearn_audit.config.toml_source import Flag, Number, Said, VersionOne
 from unlearn_audit.errors import unknown_name
@@ -245,7 +254,7 @@ class _MiaSettings(ConfigModel):
     @field_validator("attacks")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        known = (*ATTACK_GROUPS, *ATTACKS, *MODEL_ATTACKS)
+        known = tuple(dict.fromkeys((*ATTACK_GROUPS, *ATTACKS, *GENERATOR_ATTACKS, *MODEL_ATTACKS)))
         for index, name in enumerate(names):
             if name not in known and not USER_CODE.fullmatch(name):
                 raise ValueError(unknown_name("attack", name, known))

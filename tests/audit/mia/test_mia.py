@@ -194,6 +194,12 @@ def test_an_attack_named_without_what_it_needs_is_refused(tiny: Path, attack: st
         audited(tiny, ("original",), attacks=[attack])
 
 
+@pytest.mark.parametrize("attack", ["pia", "secmi"])
+def test_an_attack_on_generators_is_refused_where_classifiers_are(tiny: Path, attack: str) -> None:
+    with pytest.raises(UsageError, match=f"mia {attack}: it asks a denoiser .* classifiers"):
+        audited(tiny, ("original",), attacks=[attack])
+
+
 @pytest.mark.parametrize("group", ["threshold", "population"])
 def test_a_group_names_the_four_that_need_nothing(tiny: Path, group: str) -> None:
     report = audited(tiny, ("original",), attacks=[group])

@@ -26,7 +26,10 @@ class AttackInputs:
         pool: the attacked examples and everything else that shadow models may have seen.
         fleet: the shadow models; None where none were named.
         queries: views of an image that a model is asked about.
+        of_generators: whether the models are denoisers, which have no logits.
     """
+
+    of_generators = False
 
     def __init__(self, context: AuditContext, pool: Pool, fleet: Fleet | None) -> None:
         self.context, self.pool, self.fleet = context, pool, fleet

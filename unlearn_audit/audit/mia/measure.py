@@ -61,8 +61,8 @@ def _attacks(context: AuditContext, settings: MiaSettings, inputs: AttackInputs)
     left_out: dict[str, list[str]] = {}
     by_example = [name for name in settings.attacks if name not in catalogue.MODEL_ATTACKS]
     for asked in by_example:
-        for name in catalogue.ATTACK_GROUPS.get(asked, (asked,)):
-            attack = _attack(context, name, settings)
+        for name in _group(asked, inputs) or (asked,):
+            attack = _attack(context, name, settings, of_generators=inputs.of_generators)
             lacks = _lacks(attack, inputs)
             if lacks is None:
                 found[attack.name] = attack
@@ -73,7 +73,14 @@ def _attacks(context: AuditContext, settings: MiaSettings, inputs: AttackInputs)
     return list(found.values()), [f"attacks not run: {', '.join(names)}; {lacks}" for lacks, names in left_out.items()]
 
 
-def _attack(context: AuditContext, name: str, settings: MiaSettings) -> Attack:
+def _group(name: str, inputs: AttackInputs) -> tuple[str, ...]:
+    """Return the attacks that go by one name, () where it names none; those on generators come first where they can."""
+    named = catalogue.ATTACK_GROUPS.get(name, ())
+    more = tuple(catalogue.GENERATOR_ATTACKS) if inputs.of_generators and set(named) >= set(catalogue.ATTACKS) else ()
+    return tuple(dict.fromkeys((*more, *named)))
+
+
+def _attack(context: AuditContext, name: str, settings: MiaSettings, *, of_generators: bool) -> Attack:
     """Return an attack of the catalogue with its settings, or one of the user's own."""
     if ":" in name:
         if not code_is_allowed(context.origins.get("mia.attacks", "default")):
@@ -82,7 +89,9 @@ def _attack(context: AuditContext, name: str, settings: MiaSettings) -> Attack:
                 "yourself: `mia module:callable`, or --config FILE"
             )
         return attack_from_code(name)
-    attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
+    tables = (catalogue.GENERATOR_ATTACKS, catalogue.ATTACKS)
+    table = next(each for each in (tables if of_generators else reversed(tables)) if name in each)
+    attack: Attack = catalogue.load("attack", table, name)
     return attack.with_settings(settings.model_dump())
 
 
@@ -93,9 +102,17 @@ NO_TREATMENT = (
     "`unlearn-audit shadows run`"
 )
 
+NO_DENOISER = "it asks a denoiser at a noise level, and the models here are classifiers"
+NO_PROBABILITIES = (
+    "it needs class probabilities, and a generator has none; generators are asked by "
+    f"{', '.join(catalogue.GENERATOR_ATTACKS)}"
+)
+
 
 def _lacks(attack: Attack, inputs: AttackInputs) -> str | None:
     """Return what an attack lacks, or None."""
+    if inputs.of_generators != ("denoiser" in attack.needs):
+        return NO_PROBABILITIES if inputs.of_generators else NO_DENOISER
     if inputs.fleet is None and attack.needs_shadows:
         return NO_FLEET
     if inputs.fleet is not None and "unlearned" in attack.needs and not inputs.fleet.plan.treatments:

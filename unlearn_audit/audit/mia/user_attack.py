@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit.attacks import Attack, Evidence
-from unlearn_audit.catalogue import ATTACKS
+from unlearn_audit.catalogue import ATTACKS, GENERATOR_ATTACKS
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.user_code import call_user_code, raised
 
@@ -22,7 +22,7 @@ def attack_from_code(spec: str) -> Attack:
     attack = call_user_code("attack", spec)
     if not isinstance(attack, Attack):
         raise UsageError(f"{spec} returned {type(attack).__name__}; an unlearn_audit.attacks.Attack is needed")
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", attack.name) or attack.name in ATTACKS:
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", attack.name) or attack.name in {*ATTACKS, *GENERATOR_ATTACKS}:
         raise UsageError(f"{spec}: an attack's name is of a-z and dashes, and not one of ours: {attack.name!r}")
     return attack._replace(score=partial(_checked, spec, attack.score))
 
