@@ -1,8 +1,8 @@
 """Transforms that compose with any objective, in unlearning or training: what they are, and how `--with` names them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
@@ -12,6 +12,47 @@ from unlearn_audit.engine import Batches, Device, Hooks
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.progress import Progress
 from unlearn_audit.strict_json import problems
+
+Kind = Literal["classifier", "generator", "text-to-image"]  # a generator is conditioned on classes, or on texts
+KINDS: Mapping[Kind, str] = {
+    "classifier": "a classifier",
+    "generator": "a generator of classes",
+    "text-to-image": "a generator of texts",
+}
+
+
+class ByKind(Protocol):
+    """What may be another thing, or nothing at all, on some kinds of models: a method, or a transform."""
+
+    @property
+    def name(self) -> str:
+        """As the catalogue has it."""
+
+    @property
+    def on(self) -> Mapping[Kind, Any]:
+        """By kind: what takes its place, or in words why there is none."""
+
+
+_ByKind = TypeVar("_ByKind", bound=ByKind)
+
+
+def on_kind(thing: _ByKind, kind: Kind) -> _ByKind:
+    """Return what stands for a method or a transform on a kind of models.
+
+    What is said of generators holds of those of texts, too, where nothing is said of these; where nothing is said of a
+    kind, it is the thing itself.
+
+    Args:
+        thing: as it was asked for.
+        kind: of the model.
+
+    Raises:
+        UsageError: there is none; the message has the reason.
+    """
+    found = thing.on.get(kind, thing.on.get("generator", thing) if kind == "text-to-image" else thing)
+    if isinstance(found, str):
+        raise UsageError(f"{thing.name} cannot be used on {KINDS[kind]}: {found}")
+    return found  # type: ignore[no-any-return]
 
 
 class Settings(BaseModel):
@@ -108,6 +149,7 @@ class StepTransform:
         two_sided: whether every step must hold a term of the forget and one of the retain side.
         trains: whether it may join training, too, where there is nothing to forget: then it asks for nothing but what a
             `StepContext` has.
+        on: on some kinds of models, the transform that takes this one's place, or in words why there is none.
     """
 
     name: str
@@ -117,6 +159,7 @@ class StepTransform:
     deviations: tuple[str, ...] = ()
     two_sided: bool = False
     trains: bool = False
+    on: Mapping[Kind, "StepTransform | str"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

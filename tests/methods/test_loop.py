@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as some
-from small_problems import CPU, HALF, Plain, make_context, make_net, make_small_splits, watch_inputs
+from small_problems import CPU, HALF, Plain, make_context, make_net, make_small_splits, parameters_of, watch_inputs
 from torch import nn
 
 from unlearn_audit import catalogue
@@ -21,10 +19,12 @@ from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.ft import FT, FtSettings, run_ft
 from unlearn_audit.methods.ga import GA, GaSettings, run_ga
 from unlearn_audit.methods.ieu import IEU, IeuSettings, run_ieu
-from unlearn_audit.methods.loop import LoopSettings, Objective, Turn, Turns, run_composition, schedule_of
+from unlearn_audit.methods.loop import LoopSettings, Objective, run_composition, schedule_of
 from unlearn_audit.methods.neggrad_plus import NegGradPlusSettings, run_neggrad_plus
 from unlearn_audit.methods.random_labels import RL, RlSettings, run_rl
 from unlearn_audit.methods.scrub import SCRUB, ScrubSettings, run_scrub
+from unlearn_audit.methods.turns import Turns
+from unlearn_audit.step_transforms import parse_extras
 
 
 def method(name: str) -> Method:
@@ -284,41 +284,6 @@ def batches(n: int, size: int, name: str = "some") -> Batches:
     return Batches(Examples(torch.zeros(n, 1, 1, 1), labels, labels), HALF, size, 0, name, CPU)
 
 
-def enumerated(forget: Batches, retain: Batches, until: int | None, epochs: int) -> list[Turn]:
-    """The steps of so many epochs, one by one."""
-    turns = []
-    for epoch in range(epochs):
-        for which in (True, False):
-            if which and until is not None and epoch >= until:
-                continue
-            done = sum(turn.on_forget == which for turn in turns)
-            count = (forget if which else retain).per_epoch
-            turns += [Turn(epoch, which, done + index) for index in range(count)]
-    return turns
-
-
-sizes = some.integers(1, 23)
-
-
-@given(sizes, sizes, sizes, sizes, some.none() | some.integers(0, 4), some.integers(0, 5))
-def test_turns_are_those_of_an_enumeration(
-    forget_n: int, forget_size: int, retain_n: int, retain_size: int, until: int | None, epochs: int
-) -> None:
-    forget, retain = batches(forget_n, forget_size), batches(retain_n, retain_size)
-    turns = Turns(forget, retain, until=until)
-    expected = enumerated(forget, retain, until, epochs + 1)
-    assert [turns.at(step) for step in range(len(expected))] == expected
-    assert turns.length(epochs) == sum(turn.epoch < epochs for turn in expected)
-    taken = [len((forget if turn.on_forget else retain).rows(turn.batch)) for turn in expected]
-    for steps in range(len(expected)):
-        assert turns.gradients(steps) == sum(taken[:steps])
-
-
-def test_a_part_of_an_epoch_is_as_many_steps_as_that_part() -> None:
-    turns = Turns(batches(40, 10), batches(90, 10), until=1)
-    assert [turns.length(epochs) for epochs in (0.5, 1, 1.5, 2)] == [7, 13, 18, 22]
-
-
 # ----- which side a term serves, BatchNorm at rest, figures of a run
 
 
@@ -367,3 +332,24 @@ def test_figures_are_read_once_at_the_end_and_only_finite_ones_are_kept(splits: 
     counted = replace(context, count_only=True)
     assert run_composition(counted, objective, settings, hooks=[Hooks(figures=figures)], task="none").figures == {}
     assert len(read) == 1
+
+
+# ----- the largest norm of a gradient
+
+
+def test_a_gradient_is_no_longer_than_max_norm_whatever_transforms_made_of_it(splits: Splits) -> None:
+    lengths = []
+    for settings in ({}, {"max_norm": 1e-3}, {"max_norm": 1e9}):
+        model = Plain()
+        before = parameters_of(model)
+        l1 = parse_extras(["l1:alpha=0.5"])
+        run_ft(
+            replace(make_context(model, splits), extras=l1),
+            FtSettings(steps=1, step_size=1.0, momentum=0.0, weight_decay=0.0, **settings),
+        )
+        step = [before[name] - parameter for name, parameter in model.named_parameters()]
+        lengths.append(torch.cat([each.flatten() for each in step]).norm().item())
+    assert lengths[1] == pytest.approx(1e-3, rel=1e-4)
+    assert lengths[0] == lengths[2] > 1
+    assert "max_norm" not in FtSettings().model_dump()
+    assert FtSettings(max_norm=2).model_dump()["max_norm"] == 2

@@ -16,11 +16,12 @@ from unlearn_audit.data import Splits, Transform
 from unlearn_audit.engine import Device, Resumable
 from unlearn_audit.models import Architecture
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.step_transforms import Course, Extra, Settings, StepContext, StepTransform
+from unlearn_audit.step_transforms import Course, Extra, Kind, Settings, StepContext, StepTransform, on_kind
 
 __all__ = [
     "Course",
     "Extra",
+    "Kind",
     "Method",
     "Settings",
     "StagedResumable",
@@ -28,6 +29,7 @@ __all__ = [
     "StepTransform",
     "Unlearned",
     "UnlearningContext",
+    "on_kind",
 ]
 
 
@@ -128,6 +130,8 @@ class Method:
             through it after a target that forgot some then forgets as one of `whole_classes` does.
         takes: the transforms that may join, where not all may; None for all.
         because: why no other may, in words.
+        on: on some kinds of models, the method that takes this one's place, with settings of its own, or in words why
+            there is none; see `on_kind`.
     """
 
     name: str
@@ -141,3 +145,4 @@ class Method:
     minds_classes: bool = False
     takes: tuple[str, ...] | None = None
     because: str = ""
+    on: Mapping[Kind, "Method | str"] = field(default_factory=dict)

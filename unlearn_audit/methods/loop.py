@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -12,7 +12,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine import Augment, Batches, Hooks, Stop, Terms, crop_and_flip, descend, outcome, trainable
+from unlearn_audit.engine import (
+    Augment,
+    Batches,
+    Hooks,
+    Stop,
+    TermGradients,
+    Terms,
+    crop_and_flip,
+    descend,
+    outcome,
+    trainable,
+)
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Course, Extra, Settings, StepTransform, Unlearned, UnlearningContext
@@ -74,10 +85,14 @@ class LoopSettings(Settings):
         default="train", description="BatchNorm: batch statistics, or the original's own, which then stay as they are"
     )
 
+    max_norm: Step | Literal["none"] = Field(
+        default="none", description="largest norm of a step's gradient, after every transform; or none"
+    )
+
     @model_serializer(mode="wrap")
     def _without_idle(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what came later and is at its default: seeds of treated shadow models come from this text."""
-        later = {key: type(self).model_fields[key].default for key in ("stop_at", "bn")}
+        later = {key: type(self).model_fields[key].default for key in ("stop_at", "bn")} | {"max_norm": "none"}
         return {key: value for key, value in dump(self).items() if key not in later or value != later[key]}
 
     @model_validator(mode="before")
@@ -159,6 +174,7 @@ def run_composition(
     if not any(hook.terms for hook in hooks):  # a term that joins may be of the side that the objective lacks
         refuse_one_sided([each.transform.name for each in extras if each.transform.two_sided], objective.sides, task)
     hooks = [*hooks, unseen.hooks()] if unseen else hooks
+    hooks = [*hooks, *clipping(context.model, settings)]
     if settings.bn == "frozen":
         hooks = [Hooks(begin=lambda: freeze_batchnorm(context.model)), *hooks]
     steps, stopped = course.steps, None
@@ -194,6 +210,19 @@ def freeze_batchnorm(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.eval()
+
+
+def clipping(model: nn.Module, settings: LoopSettings) -> tuple[Hooks, ...]:
+    """Return what scales a step's gradient down to the largest norm that the settings allow; it comes last of all."""
+    most = settings.max_norm
+    if most == "none":
+        return ()
+    parameters = list(trainable(model).values())
+
+    def gradient(step: int, parts: TermGradients) -> None:
+        nn.utils.clip_grad_norm_(parameters, most)
+
+    return (Hooks(gradient=gradient),)
 
 
 def budget_of(settings: LoopSettings, objective: Objective) -> int:
@@ -330,61 +359,3 @@ def paired(
         losses=tuple(name for name in losses if there[name]),
         sides=tuple(name for name in there if there[name]),
     )
-
-
-class Turn(NamedTuple):
-    """Where a step stands when passes take turns: its epoch, whether on the forget set, which batch of that set."""
-
-    epoch: int
-    on_forget: bool
-    batch: int
-
-
-@dataclass(frozen=True)
-class Turns:
-    """A pass over the forget set, then one over the retain set, in each epoch; later epochs may leave out the former.
-
-    Attributes:
-        forget: its minibatches.
-        retain: its minibatches.
-        until: how many epochs, from the first, have a pass over the forget set; None for all.
-    """
-
-    forget: Batches
-    retain: Batches
-    until: int | None = None
-
-    def at(self, step: int) -> Turn:
-        """Return where a step stands."""
-        first, second = self.forget.per_epoch, self.retain.per_epoch
-        epoch, inside = divmod(step, first + second)
-        if self.until is not None and epoch >= self.until:
-            more, inside = divmod(step - self.until * (first + second), second)
-            epoch = self.until + more
-        elif inside < first:
-            return Turn(epoch, True, epoch * first + inside)
-        else:
-            inside -= first
-        return Turn(epoch, False, epoch * second + inside)
-
-    def length(self, epochs: float) -> int:
-        """Return the steps of so many epochs."""
-        both = epochs if self.until is None else min(epochs, self.until)
-        return math.ceil(both * self.forget.per_epoch + epochs * self.retain.per_epoch - 1e-9)
-
-    def gradients(self, steps: int) -> int:
-        """Return the gradients of single examples in the first so many steps."""
-        turn = self.at(steps)
-        passes = turn.epoch + (not turn.on_forget)
-        made = passes if self.until is None else min(passes, self.until)
-        on_forget = turn.batch if turn.on_forget else self.forget.per_epoch * made
-        return self.forget.taken(on_forget) + self.retain.taken(steps - on_forget)
-
-    def objective(self, on_forget: Callable[[int], Terms], on_retain: Callable[[int], Terms]) -> Objective:
-        """Return the objective; both functions are given the number of the batch of their set."""
-
-        def terms(step: int) -> Terms:
-            turn = self.at(step)
-            return on_forget(turn.batch) if turn.on_forget else on_retain(turn.batch)
-
-        return Objective(terms, self.length, lambda step: self.at(step).epoch, self.gradients, ("retain",), sides=())

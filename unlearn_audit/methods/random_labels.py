@@ -19,13 +19,13 @@ from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Objective,
-    Turns,
     logits_of,
     mean_loss,
     minibatches,
     paired,
     run_composition,
 )
+from unlearn_audit.methods.turns import Turns
 
 
 class RlSettings(LoopSettings):

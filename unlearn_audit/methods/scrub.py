@@ -26,11 +26,11 @@ from unlearn_audit.methods.loop import (
     Schedule,
     Size,
     Step,
-    Turns,
     logits_of,
     minibatches,
     run_composition,
 )
+from unlearn_audit.methods.turns import Turns
 
 Weight = Annotated[float, Field(ge=0, le=1e30)]
 

@@ -19,6 +19,7 @@ from unlearn_audit.methods.loop import (
     LoopSettings,
     Objective,
     budget_of,
+    clipping,
     freeze_batchnorm,
     optimizer_of,
     schedule_of,
@@ -115,6 +116,7 @@ def _hooks_of(
     begun = [*stage.begin(_edit_of(context.model, [*own, *shifted]))]
     if stage.settings.bn == "frozen":
         begun.append(Hooks(begin=lambda: freeze_batchnorm(context.model)))
+    begun += clipping(context.model, stage.settings)
     return [*own, *shifted, *begun], [*own, *begun]
 
 
