@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -192,20 +193,22 @@ def make_subfolder(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def only_process(path: Path, *, busy: Callable[[], object] | None = None) -> Iterator[None]:
+def only_process(path: Path, *, busy: Callable[[], object] | None = None, replaced: bool = False) -> Iterator[None]:
     """Let one process at a time into the block; the operating system ends the claim of a killed one.
 
     Args:
         path: what is worked on, a file or a folder that is there; the lock is a hidden file beside the one or in the
             other, which goes away at the end.
         busy: called once where another process is in the block, which is then waited for; None refuses at once.
+        replaced: what is worked on is replaced as a whole, so that the lock is beside it also where it is a folder.
 
     Raises:
         OutputError: another process is in the block (without `busy`), or no file can be made there.
     """
     from filelock import FileLock, Timeout
 
-    file = path / ".unlearn-audit.lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    inside = path.is_dir() and not replaced
+    file = path / ".unlearn-audit.lock" if inside else path.with_name(f".{path.name}.lock")
     if not file.parent.is_dir():  # the lock would make it
         raise OutputError(f"cannot write {file}: there is no folder {file.parent}")
     lock = FileLock(file)
@@ -267,3 +270,35 @@ def atomic_write(path: Path, write: Callable[[Path], object] | bytes) -> None:
             temporary.replace(path)
     except OSError as problem:
         raise OutputError(f"cannot write {path}: {problem.strerror or problem}") from problem
+
+
+def atomic_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Make a folder that is whole or absent; one that stands there goes away once the new one is whole.
+
+    Args:
+        folder: the folder to make or replace.
+        fill: writes the files into the empty folder that it is given.
+
+    Raises:
+        OutputError: no space, no permission.
+    """
+    temporary = folder.parent / f".unlearn-audit-{secrets.token_hex(8)}.tmp"
+    replaced = temporary.with_suffix(".old")
+    try:
+        try:
+            temporary.mkdir()
+            fill(temporary)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as stream:
+                        os.fsync(stream.fileno())
+            if folder.exists():
+                folder.replace(replaced)
+            temporary.replace(folder)
+        finally:
+            if replaced.exists() and not folder.exists():  # interrupted between the two
+                replaced.replace(folder)
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as problem:
+        raise OutputError(f"cannot write {folder}: {problem.strerror or problem}") from problem

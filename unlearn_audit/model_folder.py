@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 
 from unlearn_audit.errors import CheckpointError, MeasurementError
 from unlearn_audit.files import check_input, read_input, sha256_of_bytes, sha256_of_file
+from unlearn_audit.pipeline_folder import is_pipeline_folder, read_pipeline_folder, sha256_of_pipeline
 from unlearn_audit.strict_json import parse_object
 
 CONFIG = "config.json"
@@ -104,7 +105,7 @@ def _instead(path: Path) -> str:
             "it holds an adapter, which is only a part of a model: merge it into its model (PEFT: merge_and_unload()), "
             "and save the whole with save_pretrained"
         )
-    return "name a checkpoint file, or the folder of a Hugging Face image classifier"
+    return "name a checkpoint file, or the folder of a Hugging Face image classifier or of a diffusers pipeline"
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -158,6 +159,8 @@ def sha256_of_checkpoint(path: Path) -> str:
         CheckpointError: the folder is none of a model's, or a shard is missing.
         OSError: the file cannot be read.
     """
+    if is_pipeline_folder(path):
+        return sha256_of_pipeline(read_pipeline_folder(path))
     if path.is_dir():
         folder = read_model_folder(path)
         return sha256_of_folder(folder, sha256_of_checkpoint(folder.weights))

@@ -167,7 +167,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         target.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unlearn_audit.checkpoints.writing.save_file", interrupt)
+    monkeypatch.setattr("unlearn_audit.checkpoints.described.save_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(tmp_path / "c", state(), PLAIN, force=False)
     assert list(tmp_path.iterdir()) == []

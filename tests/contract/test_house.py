@@ -24,8 +24,8 @@ NAME = "unlearn_audit"
 
 # A later room may import an earlier one, never the reverse.
 TORCH_FREE = (
-    "errors", "streams", "catalogue", "files", "strict_json", "model_folder", "progress", "user_code", "config",
-    "metrics", "report", "gate", "conclusion", "render",
+    "errors", "streams", "catalogue", "files", "strict_json", "pipeline_folder", "model_folder", "progress",
+    "user_code", "config", "metrics", "report", "gate", "conclusion", "render",
 )  # fmt: skip
 WITH_TORCH = (
     "models", "data", "checkpoints", "engine", "layers", "step_transforms", "training", "curvature",

@@ -36,6 +36,13 @@ from unlearn_audit.model_folder import (
     read_model_folder,
     sha256_of_folder,
 )
+from unlearn_audit.pipeline_folder import (
+    PUT_THERE,
+    PipelineFolder,
+    is_pipeline_folder,
+    read_pipeline_folder,
+    sha256_of_pipeline,
+)
 
 _MOST_SETS = 64
 _MOST_NAMES = 100
@@ -59,6 +66,7 @@ class Checkpoint:
         beside: what else stands at the top of a torch file, each in a few words.
         placeholders: names of what was not read of a torch file, since it is neither a tensor nor a plain value.
         folder: what the folder of a Hugging Face model says, where the path is one.
+        pipeline: what the folder of a diffusion pipeline holds, where the path is one; the state is its U-Net's.
     """
 
     path: Path
@@ -73,6 +81,7 @@ class Checkpoint:
     beside: dict[str, str] = field(default_factory=dict)
     placeholders: tuple[str, ...] = ()
     folder: ModelFolder | None = None
+    pipeline: PipelineFolder | None = None
 
 
 def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
@@ -96,11 +105,12 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
             holds no state dict, or describes itself in a way that cannot be read. One line, with the way out.
     """
     if os.path.isdir(path):
-        return _from_folder(path, weights)
-    if not os.path.lexists(path) and looks_like_hub_name(str(path)):
+        return (_from_pipeline if is_pipeline_folder(path) else _from_folder)(path, weights)
+    if not os.path.lexists(path) and (looks_like_hub_name(str(path)) or not os.path.splitext(path)[1]):
         raise CheckpointError(
             f"checkpoint not found: {path}; if that is the name of a model on a hub: nothing is fetched here, download "
-            "it first, and name the folder that it is in"
+            f"it first, and name the folder that it is in. There is no pipeline folder at {path}, and nothing is "
+            f"downloaded: {PUT_THERE}"
         )
     check_input(path, "checkpoint", CheckpointError)
     try:
@@ -126,6 +136,22 @@ def _from_folder(path: Path, weights: str | None) -> Checkpoint:
         format=f"folder with {CONFIG}, {read.format}",
         notes=(*notes, *read.notes),
         folder=folder,
+    )
+
+
+def _from_pipeline(path: Path, weights: str | None) -> Checkpoint:
+    """Read the U-Net's weights of a diffusion pipeline; what stands beside them goes with them."""
+    folder = read_pipeline_folder(path)
+    read = read_checkpoint(folder.weights, weights=weights)
+    notes: tuple[str, ...] = ("one set of weights; whether it is an average of those trained cannot be told",)
+    notes += (f"not read or run, as it lies beside: {', '.join(folder.passed_over)}",) if folder.passed_over else ()
+    return replace(
+        read,
+        path=path,
+        sha256=sha256_of_pipeline(folder, {folder.weights: read.sha256}),
+        format=f"pipeline folder, {read.format}",
+        notes=(*notes, *read.notes),
+        pipeline=folder,
     )
 
 

@@ -1,105 +1,75 @@
-"""Write a checkpoint that describes itself: safetensors, whole or absent, the same bytes for the same input."""
+"""Write a checkpoint that describes itself: a safetensors file or a pipeline's folder, whole or absent."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from unlearn_audit.checkpoints.metadata import ENTRY, Metadata, encode_entry
-from unlearn_audit.checkpoints.safetensors_files import DTYPES
-from unlearn_audit.checkpoints.states import vet
-from unlearn_audit.errors import CheckpointError, OutputError
+from unlearn_audit.checkpoints.described import save_described
+from unlearn_audit.checkpoints.metadata import Metadata
+from unlearn_audit.checkpoints.pipelines import check_pipeline_output, write_pipeline
+from unlearn_audit.errors import OutputError
 from unlearn_audit.files import atomic_write, check_output, sha256_of_file, without_ending
-
-_RESERVED = "__metadata__"  # the format's own name in the header
-
+from unlearn_audit.pipeline_folder import PipelineConfigs, PipelineFolder
 
 FOREIGN = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".npy", ".npz", ".onnx", ".json")
 
 
-def check_checkpoint_output(path: Path, *, force: bool) -> Path:
+def check_checkpoint_output(path: Path, *, force: bool, generator: bool = False) -> Path:
     """Return `path` if a checkpoint may be written there; called before any work is done.
 
+    Args:
+        path: the file, or of a generator the folder.
+        force: replace what is there.
+        generator: whether it is one, which is written as a pipeline's folder.
+
     Raises:
-        OutputError: as `files.check_output`, or the ending promises another format than safetensors.
+        OutputError: as `files.check_output` or `check_pipeline_output`, or the ending promises another format than
+            safetensors.
     """
+    if generator:
+        return check_pipeline_output(path, force=force)
     if path.suffix.lower() in FOREIGN:
         better = f"{without_ending(path)}.safetensors"
         raise OutputError(f"{path}: checkpoints are written as safetensors; name it {path.with_name(better)}")
     return check_output(path, force=force)
 
 
-def write_checkpoint(path: Path, state: Mapping[str, Tensor], metadata: Metadata, *, force: bool) -> str:
+def write_checkpoint(
+    path: Path,
+    state: Mapping[str, Tensor],
+    metadata: Metadata,
+    *,
+    force: bool,
+    beside: PipelineConfigs | PipelineFolder | None = None,
+) -> str:
     """Write weights and where they come from.
 
     Weights that are tied (same memory, shape, strides and dtype) are stored once and come back tied; other views of
     one memory are stored as tensors of their own. Dtypes and shapes stay; strides become contiguous.
 
     Args:
-        path: the file to make.
+        path: the file to make, or of a generator the folder.
         state: name -> dense tensor, on any device.
         metadata: what the checkpoint says about itself.
-        force: replace an existing file.
+        force: replace what is there.
+        beside: of a generator, what stands in its folder beside the U-Net's weights, see `write_pipeline`.
 
     Returns:
-        The SHA-256 of the file, in hex.
+        The SHA-256 of the file, in hex; of a folder its digest.
 
     Raises:
         OutputError: as `check_checkpoint_output`, or there is no space.
         CheckpointError: the state is empty or holds what safetensors cannot; the metadata is not JSON.
     """
+    if beside is not None:
+        return write_pipeline(path, state, metadata, beside=beside, force=force)
     check_checkpoint_output(path, force=force)
-    vetted = vet(path, state)
-    _check_storable(path, vetted)
-    tied = _tied(vetted)
-    entry = encode_entry(path, metadata, tied)
-    stored = _apart({name: tensor for name, tensor in vetted.items() if name not in tied})
     digests: list[str] = []
 
     def write(target: Path) -> None:
-        # One metadata entry only: the library writes several in an order that changes from run to run.
-        save_file(stored, target, metadata={ENTRY: entry})
+        save_described(target, state, metadata, where=path)
         digests.append(sha256_of_file(target))
 
-    try:
-        atomic_write(path, write)
-    except SafetensorError as problem:
-        raise OutputError(f"cannot write {path}: {problem}") from problem
+    atomic_write(path, write)
     return digests[0]
-
-
-def _check_storable(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Refuse what the format has no name for."""
-    for name, tensor in state.items():
-        if name == _RESERVED:
-            raise CheckpointError(f"cannot write {path}: '{_RESERVED}' cannot be the name of a tensor in safetensors")
-        if tensor.dtype not in DTYPES.values():
-            raise CheckpointError(f"cannot write {path}: safetensors has no {tensor.dtype} (tensor {name!r:.80})")
-
-
-def _tied(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Map each name that shares all of its memory with an earlier one, in name order, to that one."""
-    owners: dict[object, str] = {}
-    tied = {}
-    for name in sorted(state):
-        tensor = state[name]
-        if tensor.numel():
-            place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-            owner = owners.setdefault(place, name)
-            if owner != name:
-                tied[name] = owner
-    return tied
-
-
-def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous tensors on the CPU, none of which overlaps another, in name order."""
-    packed = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-    end = 0
-    for name in sorted(packed, key=lambda name: packed[name].data_ptr()):
-        start, size = packed[name].data_ptr(), packed[name].nbytes
-        if size and start < end:
-            packed[name] = packed[name].clone()
-        end = max(end, start + size)
-    return {name: packed[name] for name in sorted(packed)}

@@ -13,6 +13,7 @@ from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Force, Quiet, Shared, resolved
 from unlearn_audit.cli.generated import option_of, shown
 from unlearn_audit.errors import UsageError, unknown_name
+from unlearn_audit.pipeline_folder import is_pipeline_folder
 
 EXAMPLE_WIDTH = 76  # of a line in 80 columns
 
@@ -141,7 +142,7 @@ def _apply(
     settings: dict[str, Any],
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint to start from; it is only read.")],
     forget: Annotated[str, typer.Option(help="Forget set: idx.npy, class:3, random:0.1:0, mislabelled, …")],
-    out: Annotated[Path, typer.Option(help="The checkpoint to write (.safetensors).")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write (.safetensors; of a generator a folder).")],
     extras: list[str] | None = None,  # --with, whose help is the method's
     recipe: Annotated[
         Literal["published"] | None,
@@ -189,7 +190,8 @@ def _apply(
     from unlearn_audit.methods.resume import state_path
 
     try:
-        with only_process(check_checkpoint_output(out, force=force)), progress_bars(quiet=quiet) as progress:
+        check_checkpoint_output(out, force=force, generator=is_pipeline_folder(Path(request.config.checkpoint[0].path)))
+        with only_process(out, replaced=True), progress_bars(quiet=quiet) as progress:
             applied = apply_method(
                 method,
                 out,

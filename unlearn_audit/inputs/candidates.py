@@ -167,6 +167,8 @@ def model_spec(
         return metadata.model, "metadata", checkpoint.state
     if child is not None and child.metadata is not None:
         return child.metadata.model, f"{OF_CHILD}{child.path}", checkpoint.state
+    if checkpoint.pipeline is not None:
+        return checkpoint.pipeline.spec, "unet/config.json", checkpoint.state
     if checkpoint.folder is not None:
         where = checkpoint.folder.path / CONFIG
         return models.spec_of_config(checkpoint.folder.config, where=str(where)), CONFIG, checkpoint.state

@@ -14,6 +14,7 @@ from unlearn_audit.data import load_data
 from unlearn_audit.errors import AuditError
 from unlearn_audit.inputs.candidates import SAMPLE, model_spec
 from unlearn_audit.model_folder import sha256_of_checkpoint
+from unlearn_audit.pipeline_folder import PipelineFolder
 from unlearn_audit.streams import derive_seed
 
 ANY = 10  # classes, where only names count
@@ -49,7 +50,7 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         found = models.identify(checkpoint.state, where=str(checkpoint.path))
         spec, origin = found.spec, "state dict"
         notes += found.in_words
-    else:
+    elif checkpoint.pipeline is None:
         notes += _how_it_fits(checkpoint, spec, request, allow_code=code_is_allowed(origin))
     data, data_origin = _who_wins(request, "data", metadata.data if metadata else None)
     said = metadata.model_dump(mode="json", exclude_none=True) if metadata else {}
@@ -62,6 +63,7 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         "weights": f"under {checkpoint.weights}" if checkpoint.weights else "the whole file",
         "sets of weights": checkpoint.sets or "one",
         "model": f"{spec} (from {origin})",
+        **({"pipeline": _of_pipeline(checkpoint.pipeline, checkpoint)} if checkpoint.pipeline else {}),
         "data": f"{data} (from {data_origin})" if data else None,
         "role": said.get("role"),
         "tensors": len(checkpoint.state),
@@ -73,6 +75,33 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         "metadata": {key: value for key, value in said.items() if key not in ("model", "data", "role") and value != {}},
         "notes": notes or "none",
     }
+
+
+def _of_pipeline(folder: PipelineFolder, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what the configs of a generator say: components, images, schedule, null label."""
+    schedule, size = folder.scheduler, folder.unet.get("sample_size")
+    betas = f"{schedule.get('beta_schedule', 'linear')}, {schedule.get('beta_start')} to {schedule.get('beta_end')}"
+    return {
+        **folder.components,
+        "images": f"{folder.unet.get('in_channels')} x {size if size is not None else 'any size'}"
+        + (" (latents)" if folder.is_text_to_image else ""),
+        "timesteps": schedule.get("num_train_timesteps", 1000),
+        "betas": "given one by one" if schedule.get("trained_betas") else betas,
+        "prediction": schedule.get("prediction_type", "epsilon"),
+        "null condition": _null_of(folder, checkpoint.metadata.classes if checkpoint.metadata else None),
+    }
+
+
+def _null_of(folder: PipelineFolder, classes: int | None) -> str:
+    """Say what stands for no condition."""
+    rows = folder.class_rows
+    if folder.is_text_to_image:
+        return "the empty prompt"
+    if rows is None:
+        return "none: it takes no condition"
+    if classes is None:
+        return f"label {rows - 1} of {rows} rows, where the data has {rows - 1} classes"
+    return f"label {classes}" if rows == classes + 1 else f"none: {rows} label rows for {classes} classes"
 
 
 def _stored_types(checkpoint: Checkpoint) -> Iterator[str]:

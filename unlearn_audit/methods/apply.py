@@ -31,6 +31,7 @@ from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.methods.published import deviations, with_published
 from unlearn_audit.methods.resume import StateFile, state_path
 from unlearn_audit.normalisation import assumptions
+from unlearn_audit.pipeline_folder import PipelineFolder, is_pipeline_folder
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.step_transforms import checked, parse_extras
 from unlearn_audit.training import describe
@@ -140,7 +141,7 @@ def apply_method(
     added = joining(method, extras)
     config = request.config
     settings = with_request(settings, config.adjacent)
-    check_checkpoint_output(out, force=force)
+    check_checkpoint_output(out, force=force, generator=is_pipeline_folder(Path(config.checkpoint[0].path)))
     if any(out.exists() and os.path.exists(given.path) and out.samefile(given.path) for given in config.checkpoint):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
     _check_state(out, force=force, resume=resume)
@@ -185,6 +186,7 @@ def apply_method(
         metadata=metadata,
         out=out,
         force=force,
+        beside=parent.pipeline,
     )
     seconds = resumable.seconds
     # A model that is trained anew is trained with this normalisation, so that its own record assumes nothing.
@@ -202,7 +204,7 @@ def apply_method(
             "notes": notes,
         }
     )
-    written = write_checkpoint(out, unlearning.model.state_dict(), metadata, force=force)
+    written = write_checkpoint(out, unlearning.model.state_dict(), metadata, force=force, beside=parent.pipeline)
     resumable.remove()
     return Applied(
         written, done, seconds, resumable.resumed_at, tuple(dict.fromkeys((*inputs.notes, *candidate.notes, *notes)))
@@ -236,13 +238,14 @@ def _run(
     metadata: Metadata,
     out: Path,
     force: bool,
+    beside: PipelineFolder | None,
 ) -> Unlearned:
     """Run the method; whatever ends it early, what it had reached is not lost."""
     try:
         done = run_method(method, unlearning, settings)
     except MeasurementError as problem_:
         names = set(unlearning.model.state_dict())  # what a method added for its own use has gone
-        kept = _keep_last_good(resumable, metadata, str(problem_), out, names=names, force=force)
+        kept = _keep_last_good(resumable, metadata, str(problem_), out, names=names, force=force, beside=beside)
         raise type(problem_)(f"{problem_}{kept}") from problem_
     except KeyboardInterrupt:
         resumable.write()
@@ -251,7 +254,14 @@ def _run(
 
 
 def _keep_last_good(
-    resumable: StateFile, metadata: Metadata, why: str, out: Path, *, names: Container[str], force: bool
+    resumable: StateFile,
+    metadata: Metadata,
+    why: str,
+    out: Path,
+    *,
+    names: Container[str],
+    force: bool,
+    beside: PipelineFolder | None,
 ) -> str:
     """Write the last good weights as a checkpoint and return what the message says of it.
 
@@ -265,7 +275,7 @@ def _keep_last_good(
     told = metadata.model_copy(update={"steps": resumable.last.done, "notes": notes})
     try:
         weights = {name: tensor for name, tensor in resumable.weights().items() if name in names}
-        write_checkpoint(path, weights, told, force=force)
+        write_checkpoint(path, weights, told, force=force, beside=beside)
     except AuditError as problem:
         return f"; the weights of step {resumable.last.done} could not be kept: {problem}"
     resumable.remove()
