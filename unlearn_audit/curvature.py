@@ -114,9 +114,7 @@ class Curvature:
         self.model, self.batch, self.tell = model.eval(), batch, tell
         self.parameters = list(trainable(model).values())
         largest = max(batch.compute.chunk // 4, FEWEST_IMAGES)
-        self.parts = [
-            (inputs[rows], labels[rows]) for inputs, labels in batch.parts for rows in chunks(len(labels), largest)
-        ]
+        self.parts = [part.part(rows) for part in batch.parts for rows in chunks(len(part.target), largest)]
         self.size, self.products = sum(parameter.numel() for parameter in self.parameters), 0
 
     @property
@@ -137,9 +135,9 @@ class Curvature:
         total = torch.zeros(self.size, dtype=self.dtype, device=vector.device)
         # The fused attention kernels have no second derivative.
         with full_float32(), sdpa_kernel(SDPBackend.MATH):
-            for inputs, labels in self.parts:
+            for inputs, target, _ in self.parts:
                 with models_own("the curvature cannot be taken"):
-                    loss = self.batch.task.losses(self.model(inputs), labels).sum() / self.batch.n
+                    loss = self.batch.task.losses(self.model(inputs), target).sum() / self.batch.row_count
                     slopes = _gradients(loss, self.parameters, create_graph=True)
                     along = torch.stack([(g * v).sum() for g, v in zip(slopes, directions, strict=True)]).sum()
                     total += self._flat(_gradients(along, self.parameters))

@@ -43,6 +43,10 @@ STREAMS: Mapping[str, str] = {
     "shadow": "seeds of shadow models",
     "treatment": "seeds of the unlearning of shadow models",
     "demo": "seeds of the models of the demo, and which examples a partly retrained one keeps",
+    # generators
+    "noise": "noise that is put on the images of a denoising task: on the grid, in a step of training or relearning",
+    "timestep": "how much of it, where that is drawn",
+    "label drop": "which rows of a step are asked without their condition",
     # measuring
     "probe": "whatever a model draws while it is tried out",
     "relearning": "anything random of relearning",

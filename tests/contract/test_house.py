@@ -28,11 +28,11 @@ TORCH_FREE = (
     "user_code", "config", "metrics", "report", "gate", "conclusion", "render",
 )  # fmt: skip
 WITH_TORCH = (
-    "models", "data", "checkpoints", "engine", "layers", "step_transforms", "training", "curvature",
-    "relearning", "normalisation", "inputs", "methods", "shadows", "attacks", "audit", "demo", "in_memory",
+    "models", "data", "checkpoints", "engine", "generation", "layers", "step_transforms", "training", "curvature",
+    "relearning", "normalisation", "inputs", "methods", "shadows", "attacks", "judges", "audit", "demo", "in_memory",
 )  # fmt: skip
 ROOMS = (*TORCH_FREE, *WITH_TORCH, "cli", "__main__")
-HEAVY = ("torch", "torchvision", "sklearn", "scipy.stats", "timm", "transformers", "safetensors")
+HEAVY = ("torch", "torchvision", "sklearn", "scipy.stats", "timm", "transformers", "diffusers", "safetensors")
 LONGEST_FILE = 400
 SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "core", "misc", "manager", "handler", "base"}
 

@@ -25,7 +25,11 @@ MODELS: Mapping[str, str] = {
     "resnet56": "unlearn_audit.models.cifar:resnet56",
     "cifar-resnet18": "unlearn_audit.models.cifar:cifar_resnet18",
     "cifar-resnet50": "unlearn_audit.models.cifar:cifar_resnet50",
+    "small-unet": "unlearn_audit.models.denoisers:small_unet",
+    "tiny-unet": "unlearn_audit.models.denoisers:tiny_unet",
 }
+# Of these models, which make images instead of naming their class.
+GENERATORS = ("small-unet", "tiny-unet")
 
 DATA_SOURCES: Mapping[str, str] = {
     "digits": "unlearn_audit.data.sources:digits",

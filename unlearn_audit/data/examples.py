@@ -25,6 +25,8 @@ class Examples:
         images: [N, C, H, W], uint8 in 0-255, or float32 as it stands.
         labels: [N] int64, the observed labels.
         true_labels: [N] int64, before any label change.
+        numbers: [N] int64, which example of its split each one is, whatever subset it stands in, for noise that belongs
+            to an example; None where its place says it.
 
     Raises:
         DataError: a tensor has another shape, another type or another length.
@@ -33,6 +35,7 @@ class Examples:
     images: Tensor
     labels: Tensor
     true_labels: Tensor
+    numbers: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype not in (torch.uint8, torch.float32):
@@ -50,7 +53,13 @@ class Examples:
     def subset(self, indices: NDArray[np.int64]) -> "Examples":
         """Return the examples at `indices` ([n], any order), as a copy."""
         rows = torch.from_numpy(np.asarray(indices, dtype=np.int64))
-        return Examples(self.images[rows], self.labels[rows], self.true_labels[rows])
+        numbers = rows if self.numbers is None else self.numbers[rows]
+        return Examples(self.images[rows], self.labels[rows], self.true_labels[rows], numbers)
+
+    @property
+    def numbered(self) -> Tensor:
+        """Which example of its split each one is, [N] int64."""
+        return torch.arange(len(self)) if self.numbers is None else self.numbers
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def make_twin(dataset: Dataset, measured: NDArray[np.int64], pool: NDArray[np.in
 
 
 def _paired(dataset: Dataset, forget: NDArray[np.int64], unseen: NDArray[np.int64], *, complete: bool) -> Twin:
-    """Give the held-out examples the observed labels of their partners."""
-    labels = dataset.train.labels[torch.from_numpy(forget)]
-    return Twin(forget, unseen, replace(dataset.test.subset(unseen), labels=labels), complete, dataset)
+    """Give the held-out examples the observed labels of their partners, and their numbers: pairs share noise."""
+    rows = torch.from_numpy(forget)
+    examples = replace(dataset.test.subset(unseen), labels=dataset.train.labels[rows], numbers=rows)
+    return Twin(forget, unseen, examples, complete, dataset)

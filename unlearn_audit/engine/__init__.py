@@ -31,14 +31,18 @@ from unlearn_audit.engine.loop import (
     outcome,
 )
 from unlearn_audit.engine.mixture import MixedBatch, MixedSet, Mixture
-from unlearn_audit.engine.passes import FullBatch, Inputs, Pass, modes_kept, predict
+from unlearn_audit.engine.passes import GRID, FullBatch, Inputs, Pass, encoded, modes_kept, predict
+from unlearn_audit.engine.task import CLASSIFICATION, Draws, Rows, Task
 from unlearn_audit.streams import derive_seed
 
 __all__ = [
+    "CLASSIFICATION",
+    "GRID",
     "Augment",
     "Batches",
     "Descent",
     "Device",
+    "Draws",
     "FullBatch",
     "Hooks",
     "Inputs",
@@ -49,9 +53,11 @@ __all__ = [
     "Part",
     "Pass",
     "Resumable",
+    "Rows",
     "Side",
     "StepHook",
     "Stop",
+    "Task",
     "Term",
     "TermGradients",
     "Terms",
@@ -59,6 +65,7 @@ __all__ = [
     "crop_and_flip",
     "derive_seed",
     "descend",
+    "encoded",
     "full_float32",
     "modes_kept",
     "one_thread",

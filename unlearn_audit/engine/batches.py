@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from unlearn_audit.data import Examples
 from unlearn_audit.engine.device import Device, packed, upload
-from unlearn_audit.engine.passes import Inputs
+from unlearn_audit.engine.passes import Inputs, encoded
+from unlearn_audit.engine.task import CLASSIFICATION, Draws, Rows, Task, mapped
 from unlearn_audit.streams import derive_seed
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -20,6 +21,18 @@ class Batches:
     """Shuffled minibatches of a resident set; the batch of a step depends on (seed, name, step) alone.
 
     Every epoch has its own permutation and its last batch may be short; a batch size beyond the set is the set.
+
+    Attributes:
+        examples: the set.
+        transform: the evaluation transform.
+        batch_size: examples of a step.
+        seed: of the order, and of whatever else is drawn in a step.
+        name: of the stream.
+        compute: where the set lives.
+        augment: change of the images of a step.
+        task: what the rows of a step are for.
+        draws: how many draws an example of a task with noise has in a step, and of which kind; seed and purpose are
+            those of the step.
     """
 
     examples: Examples
@@ -29,12 +42,17 @@ class Batches:
     name: str
     compute: Device
     augment: Augment | None = None
-    _order: tuple[int, Tensor] = field(default=(-1, torch.empty(0)), repr=False)
+    task: Task = CLASSIFICATION
+    draws: Draws = Draws(0, count=1, grid=False)
+    _order: tuple[int, Tensor, Tensor] = field(default=(-1, torch.empty(0), torch.empty(0)), repr=False)
 
     def __post_init__(self) -> None:
         """Move the set to the device once."""
         self._images = self.examples.images.to(self.compute.device)
         self._labels = self.examples.labels.to(self.compute.device)
+        self._encoded: Tensor | None = None
+        if self.task.encode is not None and self.augment is None:
+            self._encoded = encoded(self._images, self.transform, self.task, self.compute)
 
     @property
     def per_epoch(self) -> int:
@@ -48,8 +66,7 @@ class Batches:
 
     def rows(self, step: int) -> Tensor:
         """Return which examples of the set [B] the batch of a step (counted from 0) holds."""
-        epoch, index = divmod(step, self.per_epoch)
-        return self._permutation(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        return self._of_step(step)[1]
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the images [B, C, H, W], transformed, and the labels [B] of a step (counted from 0)."""
@@ -60,9 +77,33 @@ class Batches:
             images = self.augment(images, generator)
         return packed(images), self._labels[rows]
 
-    def _permutation(self, epoch: int) -> Tensor:
+    def rows_at(self, step: int) -> Rows:
+        """Return what the model is called with in a step (counted from 0), and what its answers are held against.
+
+        For a task that draws noise the draws of an example depend on (seed, name, step) and its own number alone.
+        """
+        if self.task.rows is None:
+            return Rows(*self.at(step))
+        if self._encoded is None:
+            images, labels = self.at(step)
+            images = images if self.task.encode is None else self.task.encode(images)
+        else:
+            rows = self.rows(step)
+            images, labels = self._encoded[rows], self._labels[rows]
+        draws = replace(self.draws, seed=self.seed, purpose=(self.name, step))
+        found = self.task.rows(images, labels, self.examples.numbered[self._of_step(step)[0]], draws)
+        return found._replace(inputs=mapped(found.inputs, packed))
+
+    def _of_step(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return which examples the batch of a step holds, on the CPU and on the device."""
+        epoch, index = divmod(step, self.per_epoch)
+        inside = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        here, there = self._permutation(epoch)
+        return here[inside], there[inside]
+
+    def _permutation(self, epoch: int) -> tuple[Tensor, Tensor]:
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.name, epoch))
             order = torch.randperm(len(self.examples), generator=generator)
-            self._order = (epoch, upload(order, self.compute.device))
-        return self._order[1]
+            self._order = (epoch, order, upload(order, self.compute.device))
+        return self._order[1:]

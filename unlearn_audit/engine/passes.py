@@ -1,7 +1,7 @@
 """One look at a whole set: its logits, or its losses with the gradient of their mean."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from unlearn_audit.data import Examples
 from unlearn_audit.engine.device import Device, chunks, full_float32, packed
-from unlearn_audit.engine.task import CLASSIFICATION, Task
+from unlearn_audit.engine.task import CLASSIFICATION, Draws, Rows, Task, mapped
 from unlearn_audit.models import models_own
 
 ROWS_CHUNK = 65_536  # of inputs that are no images but rows of features, which take next to no room
 
+GRID = Draws(0)
 Inputs = Callable[[Tensor], Tensor]  # images as stored -> what the model takes
 
 
@@ -59,7 +60,10 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 class Pass(NamedTuple):
-    """What one pass over a full batch tells: per-example losses and errors [N], float64, on the CPU."""
+    """What one pass over a full batch tells: per-example losses and errors [N], float64, on the CPU.
+
+    An example of several rows has the mean of its rows. Errors are empty [0] where the task has none.
+    """
 
     losses: NDArray[np.float64]
     errors: NDArray[np.float64]
@@ -72,31 +76,64 @@ class _Brought:
     examples: Examples
     transform: Inputs
     compute: Device
+    task: Task
+    draws: Draws
 
     @property
     def parts(self) -> list[slice]:
         """Where each chunk lies."""
-        return list(chunks(len(self.examples), self.compute.chunk))
+        return list(chunks(len(self.examples), _at_once(self.compute, self.task, self.draws)))
 
     def __len__(self) -> int:
         """How many chunks there are."""
         return len(self.parts)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Rows]:
         """Bring one after the other.
 
         Yields:
-            Inputs and labels of a chunk, on the device.
+            The rows of a chunk, on the device.
         """
         device = self.compute.device
         for part in self.parts:
-            yield packed(self.transform(self.examples.images[part].to(device))), self.examples.labels[part].to(device)
+            images = packed(self.transform(self.examples.images[part].to(device)))
+            labels = self.examples.labels[part].to(device)
+            if self.task.rows is None:
+                yield Rows(images, labels)
+                continue
+            images = images if self.task.encode is None else self.task.encode(images)
+            yield _drawn(self.task.rows(images, labels, self.examples.numbered[part], self.draws))
+
+
+def _drawn(rows: Rows) -> Rows:
+    return rows._replace(inputs=mapped(rows.inputs, packed))
+
+
+def _at_once(compute: Device, task: Task, draws: Draws) -> int:
+    """Return how many examples make a chunk: as many as have its number of rows."""
+    return compute.chunk if task.rows is None else max(1, compute.chunk // draws.count)
+
+
+def encoded(images: Tensor, transform: Inputs, task: Task, compute: Device) -> Tensor:
+    """Return images as a task's rows are made of, on the device, made chunk by chunk where that is a network's work.
+
+    Args:
+        images: [N, C, H, W], as stored.
+        transform: the evaluation transform.
+        task: whose `encode` is asked.
+        compute: device and chunk size.
+    """
+    if task.encode is None:
+        return packed(transform(images.to(compute.device)))
+    parts = chunks(len(images), compute.chunk)
+    return torch.cat([task.encode(packed(transform(images[part].to(compute.device)))) for part in parts])
 
 
 class FullBatch:
     """A set that is looked at as a whole, cut into equal chunks: resident on the device, or brought there in each pass.
 
-    The gradient of the mean loss accumulates chunk by chunk; with frozen statistics it equals the unchunked one.
+    The gradient of the mean loss accumulates chunk by chunk; with frozen statistics it equals the unchunked one. A task
+    that draws noise gives each example several rows, whose mean is the example's loss.
 
     Args:
         examples: the set.
@@ -105,6 +142,7 @@ class FullBatch:
         task: whose losses and errors are taken.
         resident: whether the inputs stay on the device as the model takes them, for a set that every step looks at; a
             set of any size that is looked at once is brought there chunk by chunk.
+        draws: the noise of a task that has any, the same in every pass.
     """
 
     def __init__(
@@ -115,14 +153,22 @@ class FullBatch:
         compute: Device,
         task: Task = CLASSIFICATION,
         resident: bool = True,
+        draws: Draws = GRID,
     ) -> None:
         self.compute, self.task, self.n = compute, task, len(examples)
-        self.parts: list[tuple[Tensor, Tensor]] | _Brought = _Brought(examples, transform, compute)
-        if resident:
+        self.row_count = self.n if task.rows is None else self.n * draws.count
+        self.parts: list[Rows] | _Brought = _Brought(examples, transform, compute, task, draws)
+        if resident and task.rows is not None:
+            inputs, labels = encoded(examples.images, transform, task, compute), examples.labels.to(compute.device)
+            self.parts = [
+                _drawn(task.rows(inputs[part], labels[part], examples.numbered[part], draws))
+                for part in chunks(self.n, _at_once(compute, task, draws))
+            ]
+        elif resident:
             images = packed(transform(examples.images.to(compute.device)))
             labels = examples.labels.to(compute.device)
             largest = compute.chunk if images.dim() == 4 else max(compute.chunk, ROWS_CHUNK)
-            self.parts = [(images[part], labels[part]) for part in chunks(self.n, largest)]
+            self.parts = [Rows(images[part], labels[part]) for part in chunks(self.n, largest)]
 
     def forward(self, model: nn.Module) -> Pass:
         """Return losses and errors without a gradient: one forward pass over the set."""
@@ -136,12 +182,31 @@ class FullBatch:
 
     def _pass(self, model: nn.Module, *, backward: bool) -> Pass:
         found = []
-        for images, labels in self.parts:
+        for inputs, target, owner in self.parts:
             with models_own("a pass over a set stopped"):
-                with self.compute.autocast():
-                    outputs = model(images)
-                each = self.task.losses(outputs, labels)
+                with self._autocast():
+                    outputs = model(inputs)
+                each = self.task.losses(outputs, target)
                 if backward:
-                    torch.autograd.backward(each.sum() / self.n)
-            found.append(torch.stack([each.detach(), self.task.errors(outputs.detach(), labels).to(each.dtype)]))
-        return Pass(*torch.cat(found, dim=1).cpu().double().numpy())  # one wait for the device in a pass
+                    torch.autograd.backward(each.sum() / self.row_count)
+            told = [each.detach()]
+            if self.task.errors is not None:
+                told.append(self.task.errors(outputs.detach(), target).to(each.dtype))
+            found.append(_of_examples(torch.stack(told), owner, self.row_count // self.n))
+        losses, *errors = torch.cat(found, dim=1).cpu().double().numpy()  # one wait for the device in a pass
+        return Pass(losses, *(errors or [np.zeros(0)]))
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        """Return the context of a forward pass: noise of a task is measured in float32 whatever was asked for.
+
+        Bfloat16 rounds a prediction by .4 %, and differences between models are of that order.
+        """
+        return self.compute.autocast() if self.task.rows is None else nullcontext()
+
+
+def _of_examples(rows: Tensor, owner: Tensor | None, count: int) -> Tensor:
+    """Return the mean over the rows of each example, of which there are `count`: [..., R] -> [..., B]."""
+    if owner is None:
+        return rows
+    wide = rows if rows.device.type == "mps" else rows.double()
+    return wide.view(*wide.shape[:-1], -1, count).mean(dim=-1)

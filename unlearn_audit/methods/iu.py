@@ -59,7 +59,7 @@ class GaussNewton:
         self.model, self.batch = model.eval(), batch
         self.parameters = list(trainable(model).values())
         largest = max(batch.compute.chunk // 4, FEWEST)
-        self.parts = [(x[rows], y[rows]) for x, y in batch.parts for rows in chunks(len(y), largest)]
+        self.parts = [part.part(rows) for part in batch.parts for rows in chunks(len(part.target), largest)]
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """Return G·v [d], of v [d] in the order of `engine.trainable`: one forward and four backward passes."""
@@ -68,7 +68,7 @@ class GaussNewton:
         total = torch.zeros_like(vector)
         # The fused attention kernels have no second derivative.
         with full_float32(), sdpa_kernel(SDPBackend.MATH):
-            for inputs, labels in self.parts:
+            for inputs, labels, _ in self.parts:
                 with models_own("the curvature cannot be taken"):
                     total += self._of_part(inputs, labels, directions)
         return total

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from unlearn_audit.catalogue import MODELS
+from unlearn_audit.catalogue import GENERATORS, MODELS
 from unlearn_audit.errors import UsageError
 from unlearn_audit.files import atomic_write
 from unlearn_audit.models.building import TIMM, TORCHVISION, Shapes, library_names, skeleton
@@ -57,7 +57,7 @@ def _free(one: Shapes, other: Shapes, counts: tuple[int, int]) -> dict[str, int]
 
 def _specs() -> Iterator[str]:
     """Yield every model that the table should have."""
-    yield from MODELS
+    yield from (name for name in MODELS if name not in GENERATORS)
     for library in (TORCHVISION, TIMM):
         yield from (f"{library}:{name}" for name in library_names(library))
 

@@ -51,7 +51,7 @@ def fit_floor(
     """
     model, batch = run.prepared(compute)
     model = model.double()
-    batch.parts = [(inputs.double(), labels) for inputs, labels in batch.parts]
+    batch.parts = [part._replace(inputs=part.inputs.double()) for part in batch.parts]
     parameters = list(trainable(model).values())
     count = 0
 

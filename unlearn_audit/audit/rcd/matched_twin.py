@@ -72,7 +72,11 @@ def matched_twin(context: AuditContext, reference_models: Sequence[Candidate]) -
     for number in np.unique(classes):
         mine, theirs = np.flatnonzero(classes == number), np.flatnonzero(pool_classes == number)
         partners[mine] = theirs[closest_partners(wanted[mine], offered[np.ix_(labels[mine], theirs)])]
-    examples = replace(splits.dataset.test.subset(splits.pool[partners]), labels=torch.from_numpy(labels))
+    examples = replace(
+        splits.dataset.test.subset(splits.pool[partners]),
+        labels=torch.from_numpy(labels),
+        numbers=torch.from_numpy(random.forget),
+    )
     twin = Twin(random.forget, splits.pool[partners], examples, random.complete, splits.dataset)
     drawn = np.searchsorted(splits.pool, random.unseen)
     return Matched(
