@@ -25,6 +25,7 @@ from unlearn_audit.config import (
 from unlearn_audit.data import Dataset, Splits
 from unlearn_audit.engine import Device
 from unlearn_audit.errors import ConfigError, UsageError
+from unlearn_audit.generation import task_of
 from unlearn_audit.inputs import Candidate, resolve_inputs
 from unlearn_audit.methods import UnlearningContext
 from unlearn_audit.methods.adjacent import with_settings
@@ -197,6 +198,7 @@ def _model_step(made: Made, spec: str, inputs: _CostInputs, compute: Device) -> 
         recipe=inputs.recipes.get(entry.to, {}),
         extras=parse_extras(entry.transforms),
         count_only=True,
+        task=task_of(inputs.networks[spec]),
     )
     done = method.run(unlearning, settings)
     name = f"apply {entry.method}: {entry.label}"

@@ -31,7 +31,7 @@ from unlearn_audit.engine.loop import (
     outcome,
 )
 from unlearn_audit.engine.mixture import MixedBatch, MixedSet, Mixture
-from unlearn_audit.engine.passes import GRID, FullBatch, Inputs, Pass, encoded, modes_kept, predict
+from unlearn_audit.engine.passes import GRID, FullBatch, Inputs, Pass, autocast_for, encoded, modes_kept, predict
 from unlearn_audit.engine.task import CLASSIFICATION, Draws, Rows, Task
 from unlearn_audit.streams import derive_seed
 
@@ -61,6 +61,7 @@ __all__ = [
     "Term",
     "TermGradients",
     "Terms",
+    "autocast_for",
     "chunks",
     "crop_and_flip",
     "derive_seed",

@@ -59,6 +59,18 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def autocast_for(task: Task, compute: Device) -> AbstractContextManager[object]:
+    """Return the context of a forward pass: a task that draws noise has float32 whatever was asked for.
+
+    Bfloat16 rounds a prediction of noise by .4 %, and the differences between models are of that order.
+
+    Args:
+        task: what the model is for.
+        compute: says the precision of all other tasks.
+    """
+    return compute.autocast() if task.rows is None else nullcontext()
+
+
 class Pass(NamedTuple):
     """What one pass over a full batch tells: per-example losses and errors [N], float64, on the CPU.
 
@@ -184,7 +196,7 @@ class FullBatch:
         found = []
         for inputs, target, owner in self.parts:
             with models_own("a pass over a set stopped"):
-                with self._autocast():
+                with autocast_for(self.task, self.compute):
                     outputs = model(inputs)
                 each = self.task.losses(outputs, target)
                 if backward:
@@ -195,13 +207,6 @@ class FullBatch:
             found.append(_of_examples(torch.stack(told), owner, self.row_count // self.n))
         losses, *errors = torch.cat(found, dim=1).cpu().double().numpy()  # one wait for the device in a pass
         return Pass(losses, *(errors or [np.zeros(0)]))
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        """Return the context of a forward pass: noise of a task is measured in float32 whatever was asked for.
-
-        Bfloat16 rounds a prediction by .4 %, and differences between models are of that order.
-        """
-        return self.compute.autocast() if self.task.rows is None else nullcontext()
 
 
 def _of_examples(rows: Tensor, owner: Tensor | None, count: int) -> Tensor:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from unlearn_audit.engine import Draws, Rows, Task, upload
+from unlearn_audit.engine import CLASSIFICATION, Draws, Rows, Task, upload
 from unlearn_audit.models.denoisers import Denoiser, Noised, Schedule
 from unlearn_audit.streams import derive_seed
 
@@ -122,6 +122,11 @@ def losses(prediction: Tensor, wanted: Tensor) -> Tensor:
     """Return the squared error of each row, mean over its elements: [R], in float32 at least, differentiable."""
     wide = prediction if prediction.dtype == torch.float64 else prediction.float()
     return functional.mse_loss(wide, wanted.to(wide.dtype), reduction="none").flatten(1).mean(dim=1)
+
+
+def task_of(model: nn.Module) -> Task:
+    """Return what a model is for, as far as it tells by itself: a denoiser of images under classes, or a classifier."""
+    return denoising_task(model) if isinstance(model, Denoiser) else CLASSIFICATION
 
 
 def denoising_task(

@@ -166,6 +166,7 @@ def unlearn(
         recipe=candidate.recipe,
         original_seed=known.seed if known and known.role == "original" else None,
         extras=added,
+        task=candidate.task,
     )
     done = run_method(chosen, context, values)
     inherited = assumptions(candidate.notes) if chosen.role == "unlearned" else ()

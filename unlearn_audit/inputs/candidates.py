@@ -11,7 +11,8 @@ from unlearn_audit import models
 from unlearn_audit.checkpoints import Checkpoint, Metadata
 from unlearn_audit.config import AuditConfig, CheckpointEntry, code_is_allowed, outranks_metadata
 from unlearn_audit.data import Dataset, Transform
-from unlearn_audit.engine import Device
+from unlearn_audit.engine import CLASSIFICATION, Device, Task
+from unlearn_audit.generation import task_of
 from unlearn_audit.model_folder import CONFIG, check_images, check_labels, moments_of
 from unlearn_audit.normalisation import OF_CHILD, FromFile, assumptions, heir, resolve_normalisation
 from unlearn_audit.training import pick_recipe
@@ -39,6 +40,8 @@ class Candidate:
     normalised_by: str = "metadata"
     named_recipe: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)  # who said its model, mean and std
+    task: Task = CLASSIFICATION
+    pipeline: Any = None  # what a generator's images are made with, see `generation.pipelines`; None for a classifier
 
     @property
     def in_memory(self) -> bool:
@@ -144,6 +147,7 @@ def build_candidate(
         types=types,
         normalised_by=normalised.origins["mean"],
         origins={"model": origin, "mean": normalised.origins["mean"], "std": normalised.origins["std"]},
+        task=task_of(model),
         named_recipe=pick_recipe(entry.recipe, str(spec), epochs=entry.epochs).settings() if entry.recipe else {},
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unlearn_audit.data import Splits, Transform
-from unlearn_audit.engine import Device, Resumable
+from unlearn_audit.engine import CLASSIFICATION, Device, Resumable, Task
 from unlearn_audit.models import Architecture
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.step_transforms import Course, Extra, Kind, Settings, StepContext, StepTransform, on_kind
@@ -64,6 +64,8 @@ class UnlearningContext:
         count_only: only tell what a run would take; the model stays as it is.
         artefacts: a folder for what is made on the way and costs much, under names that its content decides; a later
             run finds it there again. None where nothing is kept.
+        task: what the model is for.
+        pipeline: what a generator's images are made with; None for a classifier.
     """
 
     model: nn.Module
@@ -80,6 +82,8 @@ class UnlearningContext:
     memory: dict[str, Tensor] = field(default_factory=dict)
     count_only: bool = False
     artefacts: Path | None = None
+    task: Task = CLASSIFICATION
+    pipeline: Any = None
 
     @property
     def sample(self) -> Tensor:

@@ -167,6 +167,8 @@ def apply_method(
         original_seed=parent.metadata.seed if parent.metadata and parent.metadata.role == "original" else None,
         extras=added,
         artefacts=out.parent,
+        task=candidate.task,
+        pipeline=candidate.pipeline,
     )
     resumable = StateFile(
         state_path(out),

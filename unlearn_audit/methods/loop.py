@@ -15,21 +15,24 @@ from unlearn_audit.data import Examples
 from unlearn_audit.engine import (
     Augment,
     Batches,
+    Draws,
     Hooks,
     Stop,
     TermGradients,
     Terms,
+    autocast_for,
     crop_and_flip,
     descend,
     outcome,
     trainable,
 )
-from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.methods import Course, Extra, Settings, StepTransform, Unlearned, UnlearningContext
 from unlearn_audit.methods.published import BUDGET
 from unlearn_audit.methods.stopping import StopAt, Unseen, first_of, stop_at_losses
 from unlearn_audit.methods.two_sides import refuse_one_sided
+
+LABEL_DROP = 0.1  # of the rows of a generator's retain batches, as in its training: it must keep its null condition
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Step = Annotated[float, Field(gt=0, le=1e30)]
@@ -294,6 +297,8 @@ def minibatches(
         which,
         context.compute,
         augmentation(context, settings),
+        context.task,
+        Draws(context.seed, count=1, grid=False, drop=LABEL_DROP if which != "forget" else 0.0),
     )
 
 
@@ -323,16 +328,18 @@ def logits_of(context: UnlearningContext, images: Tensor) -> Tensor:
 
 
 def mean_loss(context: UnlearningContext, batches: Batches, step: int, *, clip: float | None = None) -> Tensor:
-    """Return the mean cross-entropy of the minibatch of a step, a scalar with its graph.
+    """Return the mean loss of the minibatch of a step, a scalar with its graph: what the context's task calls the loss.
 
     Args:
         context: the model.
         batches: which set.
         step: counted from 0.
-        clip: the largest loss of one example that counts; above it there is no gradient.
+        clip: the largest loss of one row (an example, or one draw of noise) that counts; above it there is no gradient.
     """
-    images, labels = batches.at(step)
-    losses = example_losses(logits_of(context, images), labels)
+    rows = batches.rows_at(step)
+    with autocast_for(context.task, context.compute):
+        outputs = context.model(rows.inputs)
+    losses = context.task.losses(outputs, rows.target)
     return (losses if clip is None else losses.clamp(max=clip)).mean()
 
 

@@ -27,6 +27,7 @@ from unlearn_audit.data import Dataset, Pool, Splits, Transform, load_data, make
 from unlearn_audit.engine import Device, derive_seed, predict, setup_device
 from unlearn_audit.errors import AuditError, CheckpointError, DataError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import atomic_write
+from unlearn_audit.generation import task_of
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.adjacent import with_retained
 from unlearn_audit.methods.apply import parse_settings
@@ -285,6 +286,7 @@ def _unlearn(
         recipe=context.plan.recipe,
         extras=tuple(parse_extras(treatment.transforms)),
         count_only=count_only,
+        task=task_of(model),
     )
     return method.run(unlearning, parse_settings(method, treatment.settings))
 
