@@ -66,19 +66,15 @@ def draw(numbers: Tensor, shape: torch.Size | tuple[int, ...], draws: Draws, *, 
     if draws.antithetic:
         half = len(t) // 2
         t[len(t) - half :] = timesteps - 1 - t[:half]
-    dropped = torch.tensor([_uniform(draws, "label drop", key) < draws.drop for key in keys], dtype=torch.bool)
+    chances = (derive_seed(draws.seed, "label drop", *draws.purpose, *key) / ONE for key in keys if draws.drop)
+    dropped = torch.tensor([chance < draws.drop for chance in chances] or [False] * len(keys))
     return Noise(t, epsilon, dropped)
 
 
 def _stratified(draws: Draws, key: tuple[int, int], timesteps: int) -> int:
     """Return a timestep of the j-th of M equal parts, uniform in it."""
-    return min(timesteps - 1, int((key[1] + _uniform(draws, "timestep", key)) * timesteps / draws.count))
-
-
-def _uniform(draws: Draws, stream: str, key: tuple[int, int]) -> float:
-    if stream == "timestep":
-        return derive_seed(draws.seed, "timestep", *draws.purpose, *key) / ONE
-    return derive_seed(draws.seed, "label drop", *draws.purpose, *key) / ONE
+    chance = derive_seed(draws.seed, "timestep", *draws.purpose, *key) / ONE
+    return min(timesteps - 1, int((key[1] + chance) * timesteps / draws.count))
 
 
 def _scales(schedule: Schedule, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
