@@ -350,3 +350,11 @@ def make_report() -> Callable[..., AuditReport]:
         return AuditReport(**defaults | values)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion with random weights, as diffusers writes it; only to be read."""
+    from tiny_pipelines import write_stable_diffusion
+
+    return write_stable_diffusion(tmp_path_factory.mktemp("stable-diffusion") / "sd")

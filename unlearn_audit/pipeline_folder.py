@@ -282,9 +282,18 @@ def _check_place(path: Path, file: Path) -> None:
 
 
 def _json(path: Path, where: Path) -> dict[str, Any]:
-    """Read a JSON object strictly."""
+    """Read a JSON object that lies in the folder itself."""
     if where.exists():
         _check_place(path, where)
+    return read_json(where)
+
+
+def read_json(where: Path) -> dict[str, Any]:
+    """Read a JSON object strictly.
+
+    Raises:
+        CheckpointError: it is missing, too large or none.
+    """
     data = read_input(where, "pipeline config", CheckpointError, most=LARGEST)
     try:
         return parse_object(data)

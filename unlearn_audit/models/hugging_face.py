@@ -196,19 +196,35 @@ def _class_of(name: str, settings: Mapping[str, Any], spec: str) -> Any:
     return getattr(library, name)
 
 
-def _library() -> tuple[Any, Mapping[str, Any]]:
-    """Import transformers, which is optional, without the network; return it and its table of image classifiers."""
+def offline_transformers(install: str) -> Any:
+    """Import transformers, which is optional, without the network.
+
+    Args:
+        install: what is said where it is missing, with the command.
+
+    Raises:
+        UsageError: it is not installed, or cannot be used.
+    """
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ[name] = "1"
     try:
         library = import_module(TRANSFORMERS)
         library.logging.set_verbosity_error()
         library.logging.disable_progress_bar()
-        return library, import_module(CLASSIFIERS).MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
     except ModuleNotFoundError as missing:
-        raise UsageError(
-            "an image classifier of Hugging Face needs transformers: pip install 'unlearn-audit[transformers]'"
-        ) from missing
+        raise UsageError(install) from missing
+    except (ImportError, AttributeError) as problem:
+        raise UsageError(f"transformers cannot be used: {raised(problem)}; install it anew") from problem
+    return library
+
+
+def _library() -> tuple[Any, Mapping[str, Any]]:
+    """Import transformers; return it and its table of image classifiers."""
+    library = offline_transformers(
+        "an image classifier of Hugging Face needs transformers: pip install 'unlearn-audit[transformers]'"
+    )
+    try:
+        return library, import_module(CLASSIFIERS).MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
     except (ImportError, AttributeError) as problem:
         raise UsageError(f"transformers cannot be used: {raised(problem)}; install it anew") from problem
 
