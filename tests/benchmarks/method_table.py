@@ -10,8 +10,8 @@ In the file a `[[case]]` is what to forget from which data, a `[[run]]` a method
 each of its values, in the cases that it names or in all; what is to be measured stands in the file, or in a case where
 it has its own. `seeds` makes each of them so often. `columns` are metrics to
 be shown instead of the usual ones, each as mean [lowest, highest] over the models of a row. `[shadows]` has how many
-shadow models a case gets, and which runs they are put through. Everything that is in the folder already is taken as it
-is, so that a killed run goes on.
+shadow models a case gets that says nothing else, and which runs they are put through. Everything that is in the folder
+already is taken as it is, so that a killed run goes on.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def fleet_of(
     folder: Path, case: Mapping[str, Any], plan: Mapping[str, Any], entries: list[dict[str, str]]
 ) -> dict[str, Any]:
     """Return what `[mia]` is to be told of the case's shadow models, made here or before; {} where it gets none."""
-    wanted = plan.get("shadows", {})
+    wanted = case.get("shadows", plan.get("shadows", {}))
     treated = [entry for entry in entries if entry["label"].split(SEED)[0] in wanted.get("runs", ())]
     if not treated:
         return {}

@@ -195,6 +195,18 @@ def test_subsets_keep_source_order_and_come_before_label_changes() -> None:
     assert (data.mean, data.std) == (all_of_it.mean, all_of_it.std)
 
 
+def test_smaller_images_have_the_means_of_the_pixels_they_stand_for() -> None:
+    whole, small = load_data("digits"), load_data("digits?size=4&train=100")
+    assert small.spec == "digits?size=4&train=100&subset_seed=0"
+    rows = load_data("digits?train=100").train.images
+    means = rows.double().reshape(100, 1, 4, 2, 4, 2).mean(dim=(3, 5))
+    wanted = means.round().to(torch.uint8) if rows.dtype == torch.uint8 else means.float()
+    assert torch.equal(small.train.images, wanted)
+    assert small.test.images.shape == (360, 1, 4, 4)
+    assert small.mean == pytest.approx(whole.mean, abs=1e-2)
+    assert small.std[0] < whole.std[0]
+
+
 def test_the_canonical_spec_loads_the_same_data(tmp_path: Path) -> None:
     write_npz(tmp_path / "a.npz")
     np.save(tmp_path / "labels.npy", np.zeros(20, dtype=np.int32))
@@ -278,6 +290,8 @@ def test_digest_changes_with_any_change(tmp_path: Path) -> None:
         ("digits?labels_sha256=00", "no effect without labels="),
         ("digits?mislabel=0.1&labels=x.npy", "give one of them"),
         ("digits?labels=absent.npy", "label file not found"),
+        ("digits?size=9", "makes square images smaller, and these are 8x8"),
+        ("digits?size=1", "integer of at least 2"),
         ("digits?root=somewhere", "torchvision: data only"),
         ("idx", "needs a folder: idx:DIR"),
         ("folder:", "needs a folder: folder:DIR"),

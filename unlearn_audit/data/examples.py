@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from unlearn_audit.errors import DataError
 
@@ -194,6 +195,17 @@ def _float_moments(images: Tensor) -> tuple[Tensor, Tensor]:
     centre = mean.view(1, -1, 1, 1)
     squares = [(chunk.double() - centre).square().sum(dim=(0, 2, 3)) for chunk in _chunks(images)]
     return mean, torch.stack(squares).sum(dim=0) / count
+
+
+def means_of_pixels(images: Tensor, size: int) -> Tensor:
+    """Return images [N, C, size, size], each pixel the mean of those that it stands for, rounded where they are uint8.
+
+    Args:
+        images: [N, C, H, W].
+        size: at most H and W.
+    """
+    chunks = (functional.adaptive_avg_pool2d(chunk.float(), size) for chunk in _chunks(images))
+    return torch.cat([chunk.round().to(images.dtype) if images.dtype == torch.uint8 else chunk for chunk in chunks])
 
 
 def content_digest(train: Examples, test: Examples, described: Mapping[str, object]) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import catalogue
 from unlearn_audit.data.arrays import first_where, label_array
-from unlearn_audit.data.examples import MEASURED, Dataset, Examples, channel_moments, content_digest
+from unlearn_audit.data.examples import MEASURED, Dataset, Examples, channel_moments, content_digest, means_of_pixels
 from unlearn_audit.data.formats.array_files import read_npy
 from unlearn_audit.data.old_draws import VERSION, old_subset
 from unlearn_audit.data.sources import Context, DataSource, LoadedArrays
@@ -20,7 +20,7 @@ from unlearn_audit.files import check_input, sha256_of_bytes
 from unlearn_audit.streams import generator
 
 # Options that say where data lies, or what the examples show anyway.
-UNDIGESTED = ("labels", "root", "drawn_by", "layout", "scale", "first_label")
+UNDIGESTED = ("labels", "root", "drawn_by", "layout", "scale", "first_label", "size")
 MOST_CLASSES = 100_000  # a larger label is an identifier, not a class
 
 
@@ -84,7 +84,16 @@ def _load(spec: str, parsed: DataSpec, context: Context, allow_code: bool) -> Lo
         source: DataSource = catalogue.load("data source", catalogue.DATA_SOURCES, parsed.source)
         loaded = source(parsed.target, context)
     _check_images(spec, loaded)
-    return loaded
+    return loaded if parsed.options.size is None else _made_smaller(spec, loaded, parsed.options.size)
+
+
+def _made_smaller(spec: str, loaded: LoadedArrays, size: int) -> LoadedArrays:
+    """Return the data with images of `size` x `size`; what is customary for the larger ones does not hold for them."""
+    height, width = loaded.train.images.shape[2:]
+    if height != width or size > height:
+        raise DataError(f"data spec '{spec}': size={size} makes square images smaller, and these are {height}x{width}")
+    smaller = [replace(part, images=means_of_pixels(part.images, size)) for part in (loaded.train, loaded.test)]
+    return replace(loaded, train=smaller[0], test=smaller[1], mean=None, std=None)
 
 
 def _check_images(spec: str, loaded: LoadedArrays) -> None:

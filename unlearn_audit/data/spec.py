@@ -20,9 +20,10 @@ ESCAPES = {"%3F": "?", "%26": "&", "%25": "%"}  # the characters of a path that 
 
 @dataclass(frozen=True)
 class Options:
-    """What may follow the `?`; subsets are taken first, then labels are changed.
+    """What may follow the `?`; images are made smaller and subsets taken first, then labels are changed.
 
     Attributes:
+        size: make square images this many pixels wide and high, each the mean of those it stands for.
         train: keep this many training examples: the first of a permutation drawn from `subset_seed`, in source order.
         test: likewise for the test split.
         subset_seed: seed of both subsets.
@@ -37,6 +38,7 @@ class Options:
         root: the folder that `torchvision:` data lies in.
     """
 
+    size: int | None = None
     train: int | None = None
     test: int | None = None
     subset_seed: int = 0
@@ -54,6 +56,7 @@ class Options:
         """Return the options that say something, in canonical order; a seed only beside what it seeds."""
         subset = self.subset_seed if self.train is not None or self.test is not None else None
         values: dict[str, object] = {
+            "size": self.size,
             "train": self.train,
             "test": self.test,
             "subset_seed": subset,
@@ -226,6 +229,7 @@ def _text(where: str, text: str) -> str:
 
 
 READERS: Mapping[str, Callable[[str, str], object]] = {
+    "size": _whole(2),
     "train": _whole(1),
     "test": _whole(1),
     "subset_seed": _whole(0),
