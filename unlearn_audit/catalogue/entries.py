@@ -42,6 +42,7 @@ DATA_SOURCES: Mapping[str, str] = {
 RECIPES: Mapping[str, str] = {
     "small": "unlearn_audit.training:SMALL",
     "resnet": "unlearn_audit.training:RESNET",
+    "diffusion": "unlearn_audit.training:DIFFUSION",
 }
 
 METHODS: Mapping[str, Entry] = {

@@ -7,20 +7,23 @@ import typer
 
 from unlearn_audit.cli.console import message, progress_bars
 from unlearn_audit.cli.flags import Force, Quiet, channel_values
+from unlearn_audit.errors import UsageError
 
 
 def _train(
     data: Annotated[str, typer.Option(help="Data spec, e.g. digits, idx:DIR?train=10000, npz:FILE.")],
-    out: Annotated[Path, typer.Option(help="The checkpoint to write (.safetensors).")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write (.safetensors; of a generator its folder).")],
     model: Annotated[
-        str, typer.Option(help="Model spec, e.g. small-cnn, resnet20, torchvision:resnet18.")
+        str, typer.Option(help="Model spec, e.g. small-cnn, resnet20, torchvision:resnet18; small-unet is a generator.")
     ] = "small-cnn",
     without: Annotated[
         str | None, typer.Option(help="Leave out this forget set, for a retrained model: idx.npy, class:3, …")
     ] = None,
     mean: Annotated[str | None, typer.Option(help="Normalisation; default: the data's own. See --mean of rcd.")] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Recipe: small or resnet; default: depends on the model.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="small, resnet or diffusion; default: depends on the model.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the recipe's.", min=1)] = None,
     extras: Annotated[
         list[str] | None,
@@ -50,10 +53,15 @@ def _train(
 
       unlearn-audit train --data digits --with clip:c=1,k=8,every=5 \
         --out c.safetensors
+
+      unlearn-audit train --data digits --model small-unet --out original/
     """
+    from unlearn_audit.catalogue import GENERATORS
     from unlearn_audit.checkpoints import check_checkpoint_output
 
-    check_checkpoint_output(out, force=force)
+    check_checkpoint_output(out, force=force, generator=model in GENERATORS)
+    if model in GENERATORS and (mean is not None or std is not None):
+        raise UsageError(f"'{model}' makes images in [-1, 1]: mean 0.5, std 0.5; leave out --mean and --std")
     from unlearn_audit.config import Layer, resolve
     from unlearn_audit.data import load_data, read_training_indices
     from unlearn_audit.engine import setup_device

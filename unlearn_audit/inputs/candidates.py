@@ -1,65 +1,23 @@
 """A checkpoint that was read becomes a subject: its architecture by precedence, its weights strictly, its transform."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from unlearn_audit import models
-from unlearn_audit.checkpoints import Checkpoint, Metadata
+from unlearn_audit.checkpoints import Checkpoint
 from unlearn_audit.config import AuditConfig, CheckpointEntry, code_is_allowed, outranks_metadata
-from unlearn_audit.data import Dataset, Transform
-from unlearn_audit.engine import CLASSIFICATION, Device, Task
+from unlearn_audit.data import Dataset
+from unlearn_audit.engine import Device
 from unlearn_audit.generation import task_of
+from unlearn_audit.inputs.candidate import Candidate
+from unlearn_audit.inputs.generators import build_generator
 from unlearn_audit.model_folder import CONFIG, check_images, check_labels, moments_of
 from unlearn_audit.normalisation import OF_CHILD, FromFile, assumptions, heir, resolve_normalisation
 from unlearn_audit.training import pick_recipe
 
 SAMPLE = 4  # images that a model is tried on
-IN_MEMORY = "in memory"  # stands for the path of a model that was handed over as a module
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One model under audit, on the device and in evaluation mode, with its evaluation transform."""
-
-    label: str
-    role: str
-    path: str
-    sha256: str
-    spec: str
-    model: nn.Module
-    transform: Transform
-    notes: tuple[str, ...] = ()
-    assumed: bool = False
-    metadata: Metadata | None = None
-    weights: str | None = None  # key in its file, where several sets of weights stand there
-    types: tuple[str, ...] = ()  # which of its weights are stored in other types than the model computes in
-    normalised_by: str = "metadata"
-    named_recipe: Mapping[str, Any] = field(default_factory=dict)
-    origins: Mapping[str, str] = field(default_factory=dict)  # who said its model, mean and std
-    task: Task = CLASSIFICATION
-    pipeline: Any = None  # what a generator's images are made with, see `generation.pipelines`; None for a classifier
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether it was handed over as a module, so that no file and no spec says how it is built."""
-        return self.path == IN_MEMORY
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """How it was trained (an unlearned model: its original), as its metadata has it, else as a config names it.
-
-        {} where nobody knows.
-        """
-        return dict(self.metadata.recipe if self.metadata and self.metadata.recipe else self.named_recipe)
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """The recipe and the architecture, to be compared with another model's."""
-        return self.recipe | {"model": self.spec}
 
 
 def build_candidate(
@@ -90,6 +48,10 @@ def build_candidate(
             were made from this one and read it differently.
         MeasurementError: the weights do not fit the model, or the model cannot take the images.
     """
+    if checkpoint.pipeline is not None:
+        return build_generator(
+            config, origins, entry=entry, checkpoint=checkpoint, label=label, dataset=dataset, compute=compute
+        )
     metadata = checkpoint.metadata
     child = heir(checkpoint, others)
     spec, origin, state = model_spec(config, origins, entry=entry, checkpoint=checkpoint, child=child)

@@ -8,7 +8,8 @@ from unlearn_audit.config import NEIGHBOURS, Resolved
 from unlearn_audit.data import Splits, make_splits
 from unlearn_audit.engine import Device, setup_device
 from unlearn_audit.errors import UsageError
-from unlearn_audit.inputs.candidates import Candidate, build_candidate
+from unlearn_audit.inputs.candidate import Candidate
+from unlearn_audit.inputs.candidates import build_candidate
 from unlearn_audit.inputs.entries import read_entry, resolve_data, unique_labels
 from unlearn_audit.progress import Progress, silent
 

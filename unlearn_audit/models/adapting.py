@@ -19,6 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.models.answers import Logits, complaint, what_logits_are
 from unlearn_audit.models.building import is_code
+from unlearn_audit.models.denoisers import Denoiser
 from unlearn_audit.streams import derive_seed
 from unlearn_audit.user_code import raised
 
@@ -110,6 +111,10 @@ def adapt(model: nn.Module, images: Tensor, *, spec: str, classes: int | None = 
             of the model's own is told with the place where it was raised.
     """
     few = images[:TRIED]
+    if isinstance(model, Denoiser):
+        with evaluating(model), torch.no_grad():
+            _try_denoiser(model, few, spec=spec)
+        return ()
     with evaluating(model), _same_draws(few):
         if not is_code(spec):
             return _adapt_known(model, few, spec=spec, classes=classes)
@@ -117,6 +122,21 @@ def adapt(model: nn.Module, images: Tensor, *, spec: str, classes: int | None = 
         notes += _settle_layout(model, few, spec=spec)
         notes += _settle_answer(model, few, spec=spec, classes=classes)
     return notes
+
+
+def _try_denoiser(model: Denoiser, images: Tensor, *, spec: str) -> None:
+    """Ask a generator of images under classes once; what text-to-image takes is made elsewhere."""
+    if model.conditioning != "class":
+        return
+    try:
+        answer = model(model.asked(images))
+    except Exception as problem:
+        raise MeasurementError(_cannot_take(spec, images, raised(problem))) from problem
+    if answer.shape != images.shape:
+        raise MeasurementError(
+            f"model '{spec}' answers images {list(images.shape)} with {list(answer.shape)}; a denoiser answers in the "
+            "shape of what it is given"
+        )
 
 
 def _adapt_known(model: nn.Module, images: Tensor, *, spec: str, classes: int | None) -> tuple[str, ...]:

@@ -90,6 +90,15 @@ class Denoiser(nn.Module):
         self.unet.training = mode
         return self
 
+    def asked(self, images: Tensor) -> Noised:
+        """Return images as this network may be called with them, to try or to count it: at half the time, class 0.
+
+        Args:
+            images: [R, C, H, W] images or latents on its device.
+        """
+        t = torch.full((len(images),), self.schedule.timesteps // 2, device=images.device)
+        return Noised(images, t, torch.zeros_like(t))
+
     def forward(self, noised: Noised) -> Tensor:
         """Return what is predicted of the noise, [R, C, H, W]."""
         name = "class_labels" if self.conditioning == "class" else "encoder_hidden_states"

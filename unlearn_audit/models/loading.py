@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unlearn_audit.errors import CheckpointError, MeasurementError
 from unlearn_audit.models.adapting import evaluating
 from unlearn_audit.models.building import Shapes, first_line, shapes_of
+from unlearn_audit.models.denoisers import Denoiser
 from unlearn_audit.user_code import raised
 
 SHOWN = 3  # differing keys named per kind; the rest is counted
@@ -176,5 +177,5 @@ def flops_per_image(model: nn.Module, image: Tensor) -> int:
 def _flops(model: nn.Module, batch: Tensor) -> int:
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), counter:
-        model(batch)
+        model(model.asked(batch) if isinstance(model, Denoiser) else batch)
     return counter.get_total_flops()

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,26 +12,31 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearn_audit import __version__, models
-from unlearn_audit.checkpoints import Metadata, write_checkpoint
+from unlearn_audit import __version__, catalogue, models
+from unlearn_audit.checkpoints import Metadata, check_checkpoint_output, write_checkpoint
 from unlearn_audit.data import Dataset, IndexSet, rows_digest
 from unlearn_audit.engine import (
     Batches,
     Device,
+    Draws,
     Outcome,
     Resumable,
     Term,
     Terms,
+    autocast_for,
     crop_and_flip,
     derive_seed,
     descend,
     outcome,
 )
-from unlearn_audit.engine.task import losses as example_losses
-from unlearn_audit.files import check_output
+from unlearn_audit.generation import task_of
+from unlearn_audit.generation.pipelines import configs_of
+from unlearn_audit.models.denoisers import Denoiser
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.step_transforms import Course, TrainingContext, training_extras
+from unlearn_audit.training.descending import clipped, optimizer_of
 from unlearn_audit.training.recipes import (
+    DIFFUSION,
     RESNET,
     SMALL,
     Recipe,
@@ -41,6 +47,7 @@ from unlearn_audit.training.recipes import (
 )
 
 __all__ = [
+    "DIFFUSION",
     "RESNET",
     "SMALL",
     "Recipe",
@@ -49,6 +56,7 @@ __all__ = [
     "describe",
     "differing",
     "follow",
+    "for_model",
     "new_model",
     "pick_recipe",
     "recorded_recipe",
@@ -59,6 +67,19 @@ __all__ = [
 
 WARM_UP = 0.05
 SAMPLE = 4  # images that a new model is tried on
+
+
+def for_model(spec: models.Architecture, dataset: Dataset) -> Dataset:
+    """Return the data as such a model is trained on it: a generator's images are in [-1, 1].
+
+    Args:
+        spec: model spec, or a callable that makes the network.
+        dataset: with the normalisation of a classifier.
+    """
+    if spec not in catalogue.GENERATORS:
+        return dataset
+    half = (0.5,) * dataset.train.images.shape[1]
+    return replace(dataset, mean=half, std=half)
 
 
 def new_model(
@@ -128,9 +149,20 @@ def train(
     Raises:
         MeasurementError: the model cannot take the images, or training diverged.
     """
+    dataset = for_model(spec, dataset)
     model = new_model(spec, dataset, seed, allow_code=allow_code, compute=compute)
     rows, augment = dataset.train.subset(indices), crop_and_flip if recipe.augment else None
-    batches = Batches(rows, dataset.transform, recipe.batch_size, seed, "train", compute, augment)
+    batches = Batches(
+        rows,
+        dataset.transform,
+        recipe.batch_size,
+        seed,
+        "train",
+        compute,
+        augment,
+        task_of(model),
+        Draws(seed, count=1, grid=False, drop=recipe.label_drop, antithetic=True),
+    )
     steps = recipe.epochs * batches.per_epoch
     found = follow(recipe, model, batches, steps=steps, resumable=resumable, progress=progress, task=task)
     return Trained(model, found)
@@ -167,10 +199,10 @@ def follow(
     """
 
     def terms(step: int) -> Terms:
-        images, labels = batches.at(step)
-        with batches.compute.autocast():
-            logits = model(images)
-        return {"loss": Term(example_losses(logits, labels).mean())}
+        rows = batches.rows_at(step)
+        with autocast_for(batches.task, batches.compute):
+            outputs = model(rows.inputs)
+        return {"loss": Term(batches.task.losses(outputs, rows.target).mean())}
 
     def schedule(step: int) -> float:
         warm = min(1.0, (step + 1) / (WARM_UP * steps))
@@ -180,10 +212,11 @@ def follow(
     course = Course(steps, lambda step: step // batches.per_epoch)
     context = TrainingContext(model, batches.seed, progress, resumable.memory if resumable else {}, batches)
     hooks = [extra.transform.make(context, extra.settings, course) for extra in extras]
+    hooks += [] if recipe.clip is None else [clipped(model, recipe.clip)]
     descend(
         model,
         terms,
-        _optimizer(model, recipe),
+        optimizer_of(model, recipe),
         steps=steps,
         seed=batches.seed,
         schedule=schedule,
@@ -194,18 +227,6 @@ def follow(
     )
     model.eval()
     return outcome(hooks)
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=recipe.step_size,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,  # torch refuses Nesterov's method without momentum
-    )
 
 
 def train_recorded(
@@ -243,6 +264,7 @@ def train_recorded(
     Raises:
         MeasurementError: the model cannot take the images, or training diverged.
     """
+    dataset = for_model(spec, dataset)
     indices = np.arange(len(dataset.train))
     if without is not None:
         indices = np.setdiff1d(indices, without.indices)
@@ -319,7 +341,7 @@ def train_checkpoint(
         OutputError: the file exists or cannot be written; found out before training.
         MeasurementError: training diverged.
     """
-    check_output(out, force=force)
+    check_checkpoint_output(out, force=force, generator=spec in catalogue.GENERATORS)
     model, metadata = train_recorded(
         spec,
         dataset,
@@ -333,7 +355,9 @@ def train_checkpoint(
         progress=progress,
         task=task,
     )
-    write_checkpoint(out, model.state_dict(), metadata, force=force)
+    height, width = dataset.train.images.shape[2:]
+    beside = configs_of(model, (height, width)) if isinstance(model, Denoiser) else None
+    write_checkpoint(out, model.state_dict(), metadata, force=force, beside=beside)
     return metadata
 
 

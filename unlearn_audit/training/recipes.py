@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -18,7 +18,7 @@ Real = Annotated[float, Field(ge=0, strict=True)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Recipe:
-    """SGD with momentum and a cosine schedule after a short linear warm-up.
+    """SGD with momentum, or AdamW, and a cosine schedule after a short linear warm-up.
 
     Attributes:
         name: how it is asked for.
@@ -29,6 +29,9 @@ class Recipe:
         weight_decay: on every parameter of two or more dimensions.
         augment: random crops (padding of an eighth) and horizontal flips.
         transforms: what joins the training, as `--with` takes it, in order.
+        optimizer: "sgd" or "adamw" (Loshchilov & Hutter 2019, default betas), which has no momentum of its own.
+        clip: the largest norm of a step's gradient; None leaves it as it is.
+        label_drop: of a generator, the probability that an image is shown without its class.
     """
 
     name: str
@@ -39,11 +42,15 @@ class Recipe:
     weight_decay: Real
     augment: Annotated[bool, Field(strict=True)]
     transforms: tuple[str, ...] = ()
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    clip: Annotated[float, Field(gt=0, strict=True)] | None = None
+    label_drop: Annotated[Real, Field(le=1)] = 0.0
 
     def settings(self) -> dict[str, Any]:
-        """Return the recipe as plain values, for a checkpoint's metadata; transforms only where there are any."""
-        joined = {"transforms": list(self.transforms)} if self.transforms else {}
-        return {key: value for key, value in asdict(self).items() if key != "transforms"} | joined
+        """Return the recipe as plain values, for a checkpoint's metadata; what came later only where it differs."""
+        found = asdict(self) | {"transforms": list(self.transforms)}
+        idle: dict[str, Any] = {"transforms": [], "optimizer": "sgd", "clip": None, "label_drop": 0.0}
+        return {key: value for key, value in found.items() if key not in idle or value != idle[key]}
 
 
 # Ours: enough passes without regularisation that a small network fits every label, wrong ones included.
@@ -51,9 +58,13 @@ SMALL = Recipe("small", 30, 64, 0.1, 0.9, 0.0, augment=False)
 # He et al. 2016, section 4.2 (step .1, momentum .9, crops and flips); cosine schedule and 5e-4 as is usual since.
 RESNET = Recipe("resnet", 30, 128, 0.1, 0.9, 5e-4, augment=True)
 
+# Ours, as is usual for small diffusion models: on the embedded digits 2,001 steps. The dropped labels teach the
+# answer without a condition (Ho & Salimans 2022).
+DIFFUSION = Recipe("diffusion", 87, 64, 2e-3, 0.0, 0.01, augment=False, optimizer="adamw", clip=1.0, label_drop=0.1)
+
 
 def pick_recipe(name: str | None, model: str, *, epochs: int | None = None, transforms: Sequence[str] = ()) -> Recipe:
-    """Return a recipe: the one named, else "small" for our small networks and "resnet" for all other models.
+    """Return a recipe: the one named, else "diffusion" for generators, "small" for our small networks, else "resnet".
 
     Args:
         name: of the catalogue, or None.
@@ -62,11 +73,15 @@ def pick_recipe(name: str | None, model: str, *, epochs: int | None = None, tran
         transforms: what joins the training, as `--with` takes it.
 
     Raises:
-        UsageError: an unknown name, of the recipe or of a transform, or a transform that cannot train.
+        UsageError: an unknown name, of the recipe or of a transform, a transform that cannot train, or a recipe for
+            another kind of model.
         ConfigError: a setting of a transform is out of range.
     """
-    chosen = name or ("small" if model.startswith("small") else "resnet")
-    recipe: Recipe = catalogue.load("recipe", catalogue.RECIPES, chosen)
+    generator = model in catalogue.GENERATORS
+    usual = "diffusion" if generator else "small" if model.startswith("small") else "resnet"
+    recipe: Recipe = catalogue.load("recipe", catalogue.RECIPES, name or usual)
+    if generator != (recipe.name == DIFFUSION.name):
+        raise UsageError(f"the recipe {recipe.name} does not train '{model}'; leave out --recipe, or name {usual}")
     if transforms:
         training_extras(transforms)
         recipe = replace(recipe, transforms=tuple(transforms))
