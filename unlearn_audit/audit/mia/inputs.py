@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unlearn_audit.attacks import Attack, Evidence, Population, Shadows, Signals
+from unlearn_audit.attacks import Attack, Denoised, Evidence, Population, Shadows, Signals
 from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.mia.denoised import denoised
 from unlearn_audit.audit.mia.own_models import OwnModels, own_models
 from unlearn_audit.data import Pool, make_pool, old_forget_set, query, read_training_indices
-from unlearn_audit.engine import predict
+from unlearn_audit.engine import Draws, predict
 from unlearn_audit.errors import DataError, MeasurementError
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.shadows import Fleet, FleetSignals, Treatment, open_fleet
@@ -29,16 +30,16 @@ class AttackInputs:
         of_generators: whether the models are denoisers, which have no logits.
     """
 
-    of_generators = False
-
     def __init__(self, context: AuditContext, pool: Pool, fleet: Fleet | None) -> None:
         self.context, self.pool, self.fleet = context, pool, fleet
         self.queries = fleet.plan.queries if fleet else 1
+        self.of_generators = all(one.task.errors is None for one in context.subjects)
         self._asked: dict[str, NDArray[np.float32]] = {}
         self._population: dict[str, Population] = {}
         self._shadows: dict[str, Shadows] = {}
         self._signals: dict[str, FleetSignals] = {}
         self._explained: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._denoised: dict[str, Denoised] = {}
         self._own: dict[tuple[str, str], OwnModels | None] = {}
 
     def treatment_of(self, candidate: Candidate) -> Treatment | None:
@@ -59,6 +60,8 @@ class AttackInputs:
             MeasurementError: a model's outputs are not finite, or the fleet has nothing finished.
         """
         needs, examples = set(attack.needs), self.pool.examples.subset(self.pool.targets)
+        if "denoiser" in needs:
+            return self._of_denoiser(candidate, examples.labels.numpy())
         splits = "splits" in needs
         return Evidence(
             logits=self._answers(candidate, examples.images),
@@ -71,6 +74,18 @@ class AttackInputs:
             test=self.context.signals(candidate, "test") if splits else None,
             seed=self.context.config.seed,
         )
+
+    def _of_denoiser(self, candidate: Candidate, labels: NDArray[np.int64]) -> Evidence:
+        """Return a generator's evidence, which has neither logits nor shadow models."""
+        if candidate.label not in self._denoised:
+            grid = Draws(self.context.config.seed, ("pair",))
+            found = denoised(candidate, self.pool, draws=grid, compute=self.context.compute)
+            self._denoised[candidate.label] = found
+        none = np.zeros((len(labels), 0, 0), np.float32)
+        return Evidence(
+            none, labels, none.reshape(len(labels), 0), seed=self.context.config.seed,
+            denoised=self._denoised[candidate.label],
+        )  # fmt: skip
 
     def explained(self, attack: Attack, candidate: Candidate, treatment: Treatment | None) -> Mapping[str, Any]:
         """Return what an attack estimated from shadow models, which is the same for every target."""

@@ -28,8 +28,8 @@ Floats = NDArray[np.float64]
 
 def measure_mia(context: AuditContext, settings: MiaSettings, _search: SearchState) -> SectionResult:
     """Return what every attack finds on every subject, read against the retrained models' own values."""
-    of_outputs = [one for name in _model_attacks(settings) for one in _measured(context, name)]
     inputs, said = attack_inputs(context, settings.shadows)
+    of_outputs = [one for name in _model_attacks(settings, inputs) for one in _measured(context, name)]
     attacks, left_out = _attacks(context, settings, inputs)
     said += [*left_out, *_other_questions(context, attacks)]
     found: list[Measurement] = []
@@ -44,9 +44,12 @@ def measure_mia(context: AuditContext, settings: MiaSettings, _search: SearchSta
     return SectionResult((*found, *of_outputs), tuple(said), arrays)
 
 
-def _model_attacks(settings: MiaSettings) -> tuple[str, ...]:
+def _model_attacks(settings: MiaSettings, inputs: AttackInputs) -> tuple[str, ...]:
     """Return what was asked for that tests a model's outputs as a whole."""
-    return tuple(name for name in settings.attacks if name in catalogue.MODEL_ATTACKS)
+    found = tuple(name for name in settings.attacks if name in catalogue.MODEL_ATTACKS)
+    if found and inputs.of_generators:
+        raise UsageError(f"mia {found[0]}: {NO_PROBABILITIES}")
+    return found
 
 
 def _measured(context: AuditContext, name: str) -> Iterator[Measurement]:
