@@ -1,5 +1,6 @@
 """What attacks on generators are shown: a target as functions of images and noise; a pair shares its noise."""
 
+import math
 from dataclasses import replace
 from typing import cast
 
@@ -74,11 +75,10 @@ def _noise(denoiser: Denoiser, x: Tensor, t: int, conditions: Tensor, compute: D
 
 def _as_noise(output: Tensor, x: Tensor, at: float, prediction: str) -> Tensor:
     """Return the noise in x = sqrt(at) x_0 + sqrt(1 - at) epsilon that a prediction amounts to."""
+    image, noise = math.sqrt(at), math.sqrt(1 - at)
     if prediction == "epsilon":
         return output
-    if prediction == "sample":
-        return (x - at**0.5 * output) / (1 - at) ** 0.5
-    return at**0.5 * output + (1 - at) ** 0.5 * x
+    return (x - image * output) / noise if prediction == "sample" else image * output + noise * x
 
 
 def _finite(candidate: Candidate, values: Floats) -> Floats:
