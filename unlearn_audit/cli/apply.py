@@ -13,7 +13,6 @@ from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Force, Quiet, Shared, resolved
 from unlearn_audit.cli.generated import option_of, shown
 from unlearn_audit.errors import UsageError, unknown_name
-from unlearn_audit.pipeline_folder import is_pipeline_folder
 
 EXAMPLE_WIDTH = 76  # of a line in 80 columns
 
@@ -154,6 +153,9 @@ def _apply(
     weights: Annotated[
         str | None, typer.Option(metavar="KEY", help="Which of several sets of weights in the file: model_ema, …")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Pipeline whose U-Net a file's weights are put over.")
+    ] = None,
     mean: Annotated[str | None, typer.Option(help="Normalisation: one number, or one per channel.")] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation, like --mean.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Allow torchvision: data to be downloaded.")] = False,
@@ -175,6 +177,7 @@ def _apply(
         data=data,
         model=model,
         weights=weights,
+        base=base,
         mean=mean,
         std=std,
         download=download,
@@ -185,12 +188,13 @@ def _apply(
     )
     request = resolved([checkpoint], shared)
     from unlearn_audit.checkpoints import check_checkpoint_output
+    from unlearn_audit.config import names_generator
     from unlearn_audit.files import only_process
     from unlearn_audit.methods.apply import apply_method
     from unlearn_audit.methods.resume import state_path
 
     try:
-        check_checkpoint_output(out, force=force, generator=is_pipeline_folder(Path(request.config.checkpoint[0].path)))
+        check_checkpoint_output(out, force=force, generator=names_generator(request.config))
         with only_process(out, replaced=True), progress_bars(quiet=quiet) as progress:
             applied = apply_method(
                 method,
@@ -211,8 +215,8 @@ def _apply(
         raise
     # What says how the parent is read says it of the child, too, so that both are read alike.
     command = command_line(
-        "rcd", checkpoint, str(out), forget=forget, retain=retain, data=data, model=model, weights=weights, mean=mean,
-        std=std, download=download, config=config, device=device, precision=precision,
+        "rcd", checkpoint, str(out), forget=forget, retain=retain, data=data, model=model, weights=weights, base=base,
+        mean=mean, std=std, download=download, config=config, device=device, precision=precision,
     )  # fmt: skip
     _tell(applied, command, out, quiet=quiet)
 

@@ -56,6 +56,9 @@ class Shared:
     weights: Annotated[
         str | None, _option(DATA, "Which of several sets of weights in a file: model, model_ema, …", metavar="KEY")
     ] = None
+    base: Annotated[
+        str | None, _option(DATA, "Pipeline whose U-Net a file's weights are put over.", metavar="FOLDER")
+    ] = None
     mean: Annotated[str | None, _option(DATA, "Normalisation: one number, or one per channel: 0.5,0.5,0.5.")] = None
     std: Annotated[str | None, _option(DATA, "Normalisation, like --mean.")] = None
     sample: Annotated[int | None, _option(DATA, "Measure on a seeded sample of the forget set.", metavar="N")] = None
@@ -115,8 +118,8 @@ def flag_values(checkpoints: Sequence[str], shared: Shared, section: Mapping[str
     entries = [{"path": path} for path in checkpoints]
     for role in ("original", "retrained", "unlearned"):
         entries += [{"path": path, "role": role} for path in getattr(shared, role) or ()]
-    named = ("forget", "unseen", "retain", "adjacent", "data", "model", "weights", "sample", "device", "precision")
-    found: dict[str, Any] = {name: getattr(shared, name) for name in (*named, "batch_size", "seed")}
+    named = ("forget", "unseen", "retain", "adjacent", "data", "model", "weights", "base", "sample", "device")
+    found: dict[str, Any] = {name: getattr(shared, name) for name in (*named, "precision", "batch_size", "seed")}
     found |= {"mean": channel_values(shared.mean, "--mean"), "std": channel_values(shared.std, "--std")}
     found |= {"checkpoint": entries or None, "download": shared.download or None}
     found |= {

@@ -18,6 +18,9 @@ def _inspect(
     weights: Annotated[
         str | None, typer.Option(metavar="KEY", help="Which of several sets of weights in the file.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Pipeline whose U-Net the file's weights are put over.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration file; flags take precedence.")] = None,
     format: Annotated[Literal["table", "json"], typer.Option(help="Format of stdout.")] = "table",
 ) -> None:
@@ -31,7 +34,7 @@ def _inspect(
     """
     from unlearn_audit.inputs import inspect_checkpoint
 
-    request = resolved([str(checkpoint)], Shared(model=model, data=data, weights=weights, config=config))
+    request = resolved([str(checkpoint)], Shared(model=model, data=data, weights=weights, base=base, config=config))
     with stdout_kept():
         found = inspect_checkpoint(checkpoint, request)
     if format == "json":

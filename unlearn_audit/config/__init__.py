@@ -18,7 +18,7 @@ from unlearn_audit.config.layers import (
     is_index_words,
     outranks_metadata,
 )
-from unlearn_audit.config.merging import Resolved, check_config, resolve
+from unlearn_audit.config.merging import Resolved, check_config, names_generator, resolve
 from unlearn_audit.config.settings import (
     SECTIONS,
     ApplyEntry,
@@ -65,6 +65,7 @@ __all__ = [
     "file_layer",
     "find_config",
     "is_index_words",
+    "names_generator",
     "outranks_metadata",
     "resolve",
 ]

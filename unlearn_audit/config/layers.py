@@ -138,6 +138,8 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for key in ("forget", "retain", "unseen", "adjacent"):
         if isinstance(found.get(key), str) and found[key] and not is_index_words(found[key]):
             found[key] = str(folder / found[key])
+    if isinstance(found.get("base"), str) and found["base"]:
+        found["base"] = str(folder / found["base"])
     if isinstance(found.get("data"), str):
         found["data"] = anchored_data_spec(found["data"], folder)
     mia = found.get("mia")
@@ -145,12 +147,16 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         found["mia"] = mia | {"shadows": str(folder / mia["shadows"])}
     if isinstance(found.get("checkpoint"), list):
         found["checkpoint"] = [
-            entry | {"path": str(folder / entry["path"])}
-            if isinstance(entry, dict) and isinstance(entry.get("path"), str) and entry["path"]
+            entry | {key: str(folder / entry[key]) for key in ("path", "base") if _is_text(entry.get(key))}
+            if isinstance(entry, dict)
             else entry
             for entry in found["checkpoint"]
         ]
     return found
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def anchored_data_spec(spec: str, folder: Path) -> str:
@@ -171,7 +177,7 @@ def anchored_data_spec(spec: str, folder: Path) -> str:
     return place + mark + "&".join(parts)
 
 
-FILE_SOURCES = ("idx", "npz", "folder")  # data sources whose target is a file or folder
+FILE_SOURCES = ("idx", "npz", "folder", "captioned")  # data sources whose target is a file or folder
 
 
 def _from(path: str, folder: Path) -> str:

@@ -19,6 +19,7 @@ from unlearn_audit.config.layers import (
 from unlearn_audit.config.settings import SECTIONS, AuditConfig
 from unlearn_audit.config.toml_source import key_lines, nearest_line
 from unlearn_audit.errors import ConfigError
+from unlearn_audit.pipeline_folder import is_pipeline_folder
 from unlearn_audit.strict_json import ConfigIssue, Place, dotted, explain
 
 
@@ -142,12 +143,18 @@ def _refusal(problems: Sequence[ConfigIssue], givers: Givers, source: str = "") 
     return ConfigError(source or ", ".join(sorted(sources)) or "configuration", texts)
 
 
+def names_generator(config: AuditConfig) -> bool:
+    """Return whether the first checkpoint is a diffusion pipeline: its folder, or a file that is put over one."""
+    entry = config.checkpoint[0]
+    return is_pipeline_folder(Path(entry.path)) or bool(entry.base or config.base)
+
+
 def _missing(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     """Yield the files that a config names and that are not there, and what it forgets to ask for."""
     entries = values.get("checkpoint", [])
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         path = entry.get("path") if isinstance(entry, dict) else None
-        if isinstance(path, str) and path and not os.path.isfile(path):
+        if isinstance(path, str) and path and not os.path.isfile(path) and not os.path.isdir(path):
             yield ConfigIssue(("checkpoint", index, "path"), f"checkpoint.{index}.path: no such file: {path}")
     if "forget" not in values:
         yield ConfigIssue((), 'forget: not given; say what is to be forgotten, such as forget = "forget.npy"')

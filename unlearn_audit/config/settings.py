@@ -61,8 +61,8 @@ class CheckpointEntry(ConfigModel):
     """One checkpoint: where it is and what it is; a role not given comes from its metadata, else it is `subject`.
 
     What it has of its own (`model`, `mean`, `std`) counts for it, and not what the whole configuration says. `weights`
-    is the key of the set of weights that is meant, where a file holds several. `recipe` and `epochs` say how it was
-    trained, where its own metadata does not.
+    is the key of the set of weights that is meant, where a file holds several. `base` is the pipeline over whose U-Net
+    a file's weights are put. `recipe` and `epochs` say how it was trained, where its own metadata does not.
     """
 
     path: Said
@@ -70,6 +70,7 @@ class CheckpointEntry(ConfigModel):
     label: Said | None = None
     model: Said | None = None
     weights: Said | None = None
+    base: Said | None = None
     mean: Mean = None
     std: Std = None
     recipe: Said | None = None
@@ -331,6 +332,7 @@ class AuditConfig(ConfigModel):
     data: Said | None = None
     model: Said | None = None
     weights: Said | None = None
+    base: Said | None = None
     mean: Mean = None
     std: Std = None
     forget: IndexSpec | None = None

@@ -5,30 +5,46 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from unlearn_audit.checkpoints import Checkpoint, OneSetOfWeights, read_checkpoint
+from unlearn_audit.checkpoints import Checkpoint, OneSetOfWeights, is_part_of_unet, read_checkpoint, read_overlay
 from unlearn_audit.config import METADATA, AuditConfig, CheckpointEntry, code_is_allowed, outranks_metadata
 from unlearn_audit.data import Dataset, load_data, old_subsets, rows_digest
-from unlearn_audit.errors import DataError, UsageError
+from unlearn_audit.errors import CheckpointError, DataError, UsageError
 from unlearn_audit.files import without_ending
 
 
 def read_entry(config: AuditConfig, entry: CheckpointEntry) -> Checkpoint:
     """Read a checkpoint that was asked for, of several sets of weights in it the one that is meant.
 
-    A key that is given for all checkpoints holds for those that have keys; a file of one set is read with a note.
+    A file stands over the pipeline that `base` names; a folder is whole by itself, so that a base that is given for all
+    does not concern it. A key that is given for all checkpoints holds for those that have keys; a file of one set is
+    read with a note.
 
     Raises:
         CheckpointError: it cannot be read, or holds several sets and none is named, or not the one that is named.
     """
+    base = entry.base or config.base
+    if base and (entry.base or not Path(entry.path).is_dir()):
+        return read_overlay(Path(entry.path), Path(base), weights=entry.weights or config.weights)
     try:
-        return read_checkpoint(Path(entry.path), weights=entry.weights or config.weights)
+        return _read_whole(Path(entry.path), entry.weights or config.weights)
     except OneSetOfWeights:
         if entry.weights or len(config.checkpoint) == 1:
             raise
-    read = read_checkpoint(Path(entry.path))
+    read = _read_whole(Path(entry.path))
     return replace(
         read, notes=(*read.notes, "it holds one set of weights, under no key: --weights does not concern it")
     )
+
+
+def _read_whole(path: Path, weights: str | None = None) -> Checkpoint:
+    """Read a checkpoint that needs no other one."""
+    read = read_checkpoint(path, weights=weights)
+    if read.pipeline is None and read.metadata is None and is_part_of_unet(read.state):
+        raise CheckpointError(
+            f"{path} holds weights of a diffusion model's U-Net without the folder that they belong to; name it with "
+            "--base FOLDER"
+        )
+    return read
 
 
 class ResolvedData(NamedTuple):

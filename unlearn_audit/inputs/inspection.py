@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from unlearn_audit import models
-from unlearn_audit.checkpoints import Checkpoint, SeveralWeights, nonfinite, read_checkpoint
+from unlearn_audit.checkpoints import Checkpoint, SeveralWeights, nonfinite, read_checkpoint, read_overlay
 from unlearn_audit.config import CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
 from unlearn_audit.data import load_data
 from unlearn_audit.errors import AuditError
@@ -31,7 +31,12 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         CheckpointError: it cannot be read, or no architecture fits.
     """
     try:
-        checkpoint = read_checkpoint(path, weights=request.config.weights)
+        base = request.config.base
+        checkpoint = (
+            read_overlay(path, Path(base), weights=request.config.weights)
+            if base and not path.is_dir()
+            else read_checkpoint(path, weights=request.config.weights)
+        )
     except SeveralWeights as several:
         return {
             "file": str(path),

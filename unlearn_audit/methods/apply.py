@@ -18,7 +18,7 @@ from unlearn_audit.checkpoints import (
     nonfinite,
     write_checkpoint,
 )
-from unlearn_audit.config import Resolved
+from unlearn_audit.config import Resolved, names_generator
 from unlearn_audit.data import Splits, rows_digest
 from unlearn_audit.engine import Device
 from unlearn_audit.errors import AuditError, MeasurementError, UsageError
@@ -31,7 +31,7 @@ from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.methods.published import deviations, with_published
 from unlearn_audit.methods.resume import StateFile, state_path
 from unlearn_audit.normalisation import assumptions
-from unlearn_audit.pipeline_folder import PipelineFolder, is_pipeline_folder
+from unlearn_audit.pipeline_folder import PipelineFolder
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.step_transforms import checked, parse_extras
 from unlearn_audit.training import describe
@@ -141,7 +141,7 @@ def apply_method(
     added = joining(method, extras)
     config = request.config
     settings = with_request(settings, config.adjacent)
-    check_checkpoint_output(out, force=force, generator=is_pipeline_folder(Path(config.checkpoint[0].path)))
+    check_checkpoint_output(out, force=force, generator=names_generator(config))
     if any(out.exists() and os.path.exists(given.path) and out.samefile(given.path) for given in config.checkpoint):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
     _check_state(out, force=force, resume=resume)
