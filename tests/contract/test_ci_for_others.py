@@ -88,10 +88,21 @@ def step(name: str, folder: Path, temporary: Path, **inputs: str) -> subprocess.
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder in which the action's audit of the quickstart has run, and the runner's temporary folder."""
+    """A folder in which the action's audit of the quickstart has run, and the runner's temporary folder.
+
+    Everything in it is as it stands there, for fewer epochs and steps: those that it has are the demo's.
+    """
     folder, temporary = tmp_path_factory.mktemp("project"), runner(tmp_path_factory.mktemp("runner"))
-    quickstart = (ROOT / "sample_configs" / "quickstart.toml").read_text()
-    (folder / "quickstart.toml").write_text(quickstart.replace("steps = 100", "steps = 30"))
+    text = (ROOT / "sample_configs" / "quickstart.toml").read_text()
+    shorter = {
+        "[[train]]": "[[train]]\nepochs = 5",
+        "steps = 100": "steps = 5\nstep_size = 0.005",
+        'method = "ieu"': 'method = "ieu"\nsettings = { steps = 30 }',
+    }
+    for whole, short in shorter.items():
+        assert whole in text
+        text = text.replace(whole, short)
+    (folder / "quickstart.toml").write_text(text)
     done = step("Audit", folder, temporary, config="quickstart.toml")
     assert done.returncode == 0, done.stderr
     done = step("Show", folder, temporary)
