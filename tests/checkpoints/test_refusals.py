@@ -395,10 +395,10 @@ def test_very_many_tensors_or_dimensions_are_refused_at_once(tmp_path: Path) -> 
     many = {f"w{i}": entry(shape=[0], offsets=[0, 0]) for i in range(100_001)}
     (tmp_path / "c").write_bytes(header(many))
     assert "lists 100001 tensors; at most 100000" in refused(tmp_path / "c")
-    shape = b"1," * 3_000_000 + b"2"
+    shape = b"1," * 300_000 + b"2"
     content = b'{"w": {"dtype": "F32", "shape": [' + shape + b'], "data_offsets": [0, 8]}}'
     (tmp_path / "c").write_bytes(header(content, bytes(8)))
-    assert "has 3000001 dimensions; at most 64" in refused(tmp_path / "c")
+    assert "has 300001 dimensions; at most 64" in refused(tmp_path / "c")
     (tmp_path / "c").write_bytes(header({"w": entry(offsets=[0] * 1_000_000)}, bytes(8)))
     assert "the file is damaged" in refused(tmp_path / "c")
     (tmp_path / "c").write_bytes(header({"w": entry(dtype=["F32"] * 1_000_000)}, bytes(8)))

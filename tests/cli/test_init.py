@@ -53,7 +53,8 @@ def test_the_config_can_be_audited_and_gated(models: Path, here: Path, run: Run)
     assert run("init", *(models / f"{name}.safetensors" for name in NAMES), "--forget", "mislabelled").code == 0
     text = (here / "unlearn-audit.toml").read_text().replace("steps = 100 ", "steps = 2 ")
     (here / "unlearn-audit.toml").write_text(text)
-    assert run("audit", "unlearn-audit.toml", "--only", "gaps,rcd", "--out", "report", "--quiet").code == 0
+    few = ["--only", "gaps,rcd", "--sample", 20]
+    assert run("audit", "unlearn-audit.toml", *few, "--out", "report", "--quiet").code == 0
     ran = run("gate", "report/report.json", "--policy", "policy.toml")
     assert ran.code in (1, 4)
     assert "not-told-apart" in ran.stdout

@@ -89,13 +89,13 @@ def test_of_two_audits_the_second_waits_and_reuses(
 
 
 def test_a_file_that_another_process_is_writing_is_refused(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    start: Callable[..., subprocess.Popen[str]], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "original.safetensors"
     first = start("train", "--data", "digits", "--epochs", "1000", "--out", out)
     wait_for(tmp_path / ".original.safetensors.lock", first)
-    code, said = ended(start("train", "--data", "digits", "--out", out))
+    second = run("train", "--data", "digits", "--out", out)
     first.kill()
     first.communicate()
-    assert code == 2
-    assert "another process is writing" in said
+    assert second.code == 2
+    assert "another process is writing" in second.stderr

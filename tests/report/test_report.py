@@ -85,7 +85,7 @@ def test_writing_what_was_read_gives_the_same_bytes(report: AuditReport, tmp_pat
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25, deadline=None
 )
 @given(
     st.one_of(finite, st.integers(-1000, 1000), texts, st.none()),
