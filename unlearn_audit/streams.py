@@ -48,6 +48,7 @@ STREAMS: Mapping[str, str] = {
     "timestep": "how much of it, where that is drawn",
     "label drop": "which rows of a step are asked without their condition",
     # measuring
+    "image": "x_T of a generated image, and whatever noise its sampler adds",
     "probe": "whatever a model draws while it is tried out",
     "relearning": "anything random of relearning",
     "relearned part": "--relearn: which forget examples are relearned",
