@@ -41,7 +41,7 @@ class GaussianDenoiser(nn.Module):
 class AnalyticPipeline:
     """A generator without files: images [C, H, W] as they are, classes as numbers."""
 
-    has_latents = False
+    has_latents, side = False, 1
 
     def __init__(self, denoiser: Any, shape: tuple[int, int, int] = (1, 4, 4),
                  config: Mapping[str, Any] = UNCLIPPED) -> None:  # fmt: skip

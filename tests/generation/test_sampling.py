@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from analytic_generators import AnalyticPipeline, GaussianDenoiser
 from torch import Tensor
 
-from analytic_generators import AnalyticPipeline, GaussianDenoiser
 from unlearn_audit.engine import Device
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.generation.sampling import Sampling, Wanted, images, sample, stored, usual_sampling

@@ -49,7 +49,7 @@ def _times(total: int, steps: int, config: Mapping[str, Any]) -> list[int]:
     """Return the timesteps, falling; the names of spacings are those of Lin et al. 2024, Table 2."""
     spacing = config.get("timestep_spacing", "leading")
     if spacing == "leading":
-        found = np.arange(steps)[::-1] * (total // steps) + int(config.get("steps_offset", 0))
+        found = np.arange(steps, dtype=np.float64)[::-1] * (total // steps) + int(config.get("steps_offset", 0))
     elif spacing == "trailing":
         found = np.round(total - np.arange(steps) * (total / steps)) - 1
     elif spacing == "linspace":
@@ -128,8 +128,9 @@ def ddpm(jump: Jump, image: Tensor, x: Tensor, *, fresh: Tensor, variance: str =
         raise UsageError(f"variance_type {variance!r:.40} is not known here; use --sampler ddim or folder")
     alpha = jump.at / jump.to
     beta = 1 - alpha
-    mean = (jump.to**0.5 * beta / (1 - jump.at)) * image + (alpha**0.5 * (1 - jump.to) / (1 - jump.at)) * x
+    mean: Tensor = (jump.to**0.5 * beta / (1 - jump.at)) * image + (alpha**0.5 * (1 - jump.to) / (1 - jump.at)) * x
     if jump.last:
         return mean
     spread = beta if variance == "fixed_large" else beta * (1 - jump.to) / (1 - jump.at)
-    return mean + float(max(spread, SMALLEST) ** 0.5) * fresh
+    drawn: Tensor = mean + float(max(spread, SMALLEST) ** 0.5) * fresh
+    return drawn

@@ -1,12 +1,13 @@
 """Images from a generator, each from noise of its own, so that batch size, order and device do not matter.
 
-The noise of image m under condition c is keyed by (seed, c, m): all models begin with the same one, so that their images
-can be compared one by one. It is drawn on the CPU, and a sampler that adds noise on the way goes on drawing from the
-same generator, one for each image.
+The noise of image m under condition c is keyed by (seed, c, m): all models begin with the same one, so that their
+images can be compared one by one. It is drawn on the CPU, and a sampler that adds noise on the way goes on drawing from
+the same generator, one for each image.
 """
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +21,7 @@ from unlearn_audit.models import models_own
 from unlearn_audit.models.denoisers import Denoiser, Noised
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.streams import derive_seed
+from unlearn_audit.user_code import raised
 
 Condition = int | str  # a class's number, or a prompt
 AT_ONCE = 2**17  # positions of x_t in one forward pass: 32 latents of 64 x 64
@@ -27,19 +29,23 @@ PIXELS_AT_ONCE = 2**20  # decoded in one pass: four images of 512 x 512
 
 
 class Sampled(Protocol):
-    """What images are drawn from: a pipeline as far as sampling goes.
+    """What images are drawn from: a pipeline as far as sampling goes."""
 
-    Attributes:
-        denoiser: with its schedule and its null condition.
-        scheduler_config: of the folder's scheduler.
-    """
+    @property
+    def denoiser(self) -> Denoiser:
+        """With its schedule and its null condition."""
 
-    denoiser: Denoiser
-    scheduler_config: Mapping[str, Any]
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """Of the folder's scheduler."""
 
     @property
     def has_latents(self) -> bool:
         """Whether x is not the image itself but a code of it."""
+
+    @property
+    def side(self) -> int:
+        """Pixels along each side that one position of x stands for."""
 
     def shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
         """Return [C, H, W] of x for images of a height and width; None: of the size that the generator was made for."""
@@ -250,10 +256,10 @@ class _Drawing:
         guided = len(given) > len(x)
         rows = torch.cat([x, x]) if guided else x
         with models_own("sampling stopped"), self.compute.autocast():
-            output = self.pipeline.denoiser(Noised(rows, t.expand(len(rows)), given))
+            output: Tensor = self.pipeline.denoiser(Noised(rows, t.expand(len(rows)), given)).float()
         if not guided:
-            return output.float()
-        without, with_condition = output.float().chunk(2)
+            return output
+        without, with_condition = output[: len(x)], output[len(x) :]
         return without + self.sampling.guidance * (with_condition - without)
 
     def _stepwise(self, x: Tensor, given: Tensor) -> Tensor:
@@ -274,23 +280,34 @@ class _Drawing:
     def _as_the_folder_does(self, x: Tensor, given: Tensor) -> Tensor:
         """Return x after all steps of the folder's own scheduler, which draws from each image's generator, too."""
         scheduler = self.pipeline.scheduler()
-        scheduler.set_timesteps(self.sampling.steps, device=x.device)
+        with _refused(self.sampling.steps):
+            scheduler.set_timesteps(self.sampling.steps, device=x.device)
         x = x * scheduler.init_noise_sigma
         takes = inspect.signature(scheduler.step).parameters
         draws = {"generator": list(self.generators)} if "generator" in takes else {}
         for t in scheduler.timesteps:
             output = self._predicted(scheduler.scale_model_input(x, t), t, given)
             x = scheduler.step(output, t, x, return_dict=False, **draws)[0]
-        return x
+        found: Tensor = x
+        return found
 
     def _decoded(self, x: Tensor) -> Tensor:
         """Return images in [-1, 1], a few at a time where they are decoded from latents."""
         if not self.pipeline.has_latents:
             return self.pipeline.decode(x)
-        positions = 64 * x.shape[2] * x.shape[3]  # of the pixels: a latent stands for eight by eight
+        pixels = self.pipeline.side**2 * x.shape[2] * x.shape[3]
         with models_own("decoding stopped"):
-            parts = [self.pipeline.decode(x[part]) for part in chunks(len(x), max(1, PIXELS_AT_ONCE // positions))]
+            parts = [self.pipeline.decode(x[part]) for part in chunks(len(x), max(1, PIXELS_AT_ONCE // pixels))]
         return torch.cat(parts)
+
+
+@contextmanager
+def _refused(steps: int) -> Iterator[None]:
+    """Tell a number of steps that a folder's scheduler refuses as the user's move."""
+    try:
+        yield
+    except ValueError as problem:
+        raise UsageError(f"sampling steps {steps}: the folder's scheduler refuses them: {raised(problem)}") from problem
 
 
 def stored(decoded: Tensor) -> Tensor:

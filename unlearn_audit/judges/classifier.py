@@ -13,7 +13,7 @@ from torch import Tensor
 from unlearn_audit.checkpoints import Checkpoint, check_finite, read_checkpoint
 from unlearn_audit.config import AuditConfig, CheckpointEntry
 from unlearn_audit.data import Dataset, Examples
-from unlearn_audit.engine import Device, predict
+from unlearn_audit.engine import Device, chunks, predict
 from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.inputs.candidates import build_candidate
@@ -88,7 +88,8 @@ class ClassifierJudge:
 
     def _fitting(self, images: Tensor) -> list[Tensor]:
         """Return the images as this classifier takes them, in parts."""
-        parts = check_stored(images).split(AT_ONCE) if len(images) else ()
+        check_stored(images)
+        parts = [images[part] for part in chunks(len(images), AT_ONCE)]
         return [resized(fitting_channels(part, self.channels), self.size) for part in parts]
 
 
@@ -162,8 +163,7 @@ def _data_of(checkpoint: Checkpoint, dataset: Dataset | None) -> Dataset:
     labels = torch.zeros(len(images), dtype=torch.int64)
     some = Examples(images, labels, labels)
     if dataset is not None:
-        moments = {"mean": dataset.mean, "std": dataset.std} if channels == dataset.train.images.shape[1] else {}
-        return replace(dataset, train=some, test=some, classes=classes, class_names=(), **moments)
+        return replace(dataset, train=some, test=some, classes=classes, class_names=())
     if said is None or said.mean is None or said.std is None:
         raise UsageError(f"judge {checkpoint.path} does not say how its inputs are normalised")
     return Dataset("", some, some, classes, said.mean, said.std, "0" * 64)
