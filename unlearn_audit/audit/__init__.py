@@ -23,11 +23,13 @@ from unlearn_audit.audit.context import (
     context_of,
     describe,
     doubts_of,
-    environment,
     limitations_of,
     open_context,
 )
 from unlearn_audit.audit.detectable.measure import measure_detectable, on_by_default
+from unlearn_audit.audit.environment import environment
+from unlearn_audit.audit.generator_checks import examine_generators
+from unlearn_audit.audit.generators import CANNOT, asked_of_generators, without_numbers
 from unlearn_audit.audit.layers import measure_layers
 from unlearn_audit.audit.measurement import seeing
 from unlearn_audit.audit.mia.measure import measure_mia
@@ -152,9 +154,10 @@ def audit_candidates(
 
 def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO_CACHE) -> AuditResult:
     """Measure, and put the report together."""
-    context = replace(_with_plants(context, only), alone=bool(only))
+    context = replace(asked_of_generators(_with_plants(context, only)), alone=bool(only))
     stands_in = context.origins.get("forget") == STAND_IN
-    notes = [*context.notes, *(() if stands_in else examine_subjects(context))]
+    examine = examine_generators if context.of_generators else examine_subjects
+    notes = [*context.notes, *(() if stands_in else examine(context))]
     results = _measured(context, sections_asked(context.config, only), cache)
     could_see = {name: seen for result in results for name, seen in result.could_see.items()}
     measurements = tuple(seeing(one, could_see.get(one.name)) for result in results for one in result.measurements)
@@ -178,7 +181,7 @@ def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO
 
 def _with_plants(context: AuditContext, only: tuple[str, ...]) -> AuditContext:
     """Return the context of a whole audit with the section `detectable`, where everything that it needs is there."""
-    if only or not on_by_default(context.config, [one.role for one in context.subjects]):
+    if only or context.of_generators or not on_by_default(context.config, [one.role for one in context.subjects]):
         return context
     return replace(context, config=context.config.model_copy(update={"detectable": DetectableSettings()}))
 
@@ -223,6 +226,8 @@ def _measured(context: AuditContext, asked: Sequence[str], cache: ResultCache) -
 
 def _section(context: AuditContext, cache: ResultCache, name: str, start: Start | None = None) -> SectionResult:
     """Return what a section finds, measured now or found in the cache."""
+    if context.of_generators and name in CANNOT:
+        return without_numbers(context, name)
 
     def measure(arrays: ArrayCache, curves: CurveCache) -> SectionResult:
         return MEASUREMENTS[name](context, getattr(context.config, name), SearchState(start, curves, arrays))

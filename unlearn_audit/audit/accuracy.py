@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from unlearn_audit import metrics
 from unlearn_audit.audit.changes import measure_changes
 from unlearn_audit.audit.context import SPLITS, AuditContext, Split
+from unlearn_audit.audit.losses import measure_losses
 from unlearn_audit.audit.measurement import interval, measurement
 from unlearn_audit.audit.reference import PAIRED, comparison_of, difference_of_means, no_reference, reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
@@ -30,6 +31,8 @@ class SubjectAccuracy(NamedTuple):
 
 def measure_gaps(context: AuditContext, _settings: GapSettings, _search: SearchState) -> SectionResult:
     """Return `accuracy.*`, `loss.*`, `gap.*` and `change.*` of every subject."""
+    if context.of_generators:
+        return measure_losses(context)
     return SectionResult((*_measurements(context), *measure_changes(context)))
 
 

@@ -1,29 +1,29 @@
 """The context that measurements stand on: which models, on which data, with which transform, and who said so."""
 
-import platform
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
 from unlearn_audit.audit.identities import identity_doubts, other_parents
+from unlearn_audit.audit.null_rows import with_null_row
 from unlearn_audit.catalogue import STAND_IN
 from unlearn_audit.checkpoints import Metadata
 from unlearn_audit.config import NEIGHBOURS, AuditConfig, Resolved
 from unlearn_audit.data import Examples, Splits, old_forget_set, old_subsets, rows_digest
-from unlearn_audit.engine import Device, predict
+from unlearn_audit.engine import Device, Draws, FullBatch, predict
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.inputs import Candidate, resolve_inputs, with_neighbours
 from unlearn_audit.normalisation import read_otherwise
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.report import Subject
 
+DRAWS = 8  # timesteps and noises of an example that a generator is measured on: fewer give a biased share
+MOST_NOISED = 512  # examples of retain and test set that a generator's loss is measured on
 FEW = 10  # forget examples, below which numbers over them say little
 Split = Literal["retain", "forget", "test", "unseen", "adjacent", "remote"]
 SPLITS: tuple[Split, ...] = ("retain", "forget", "test", "unseen")
@@ -75,6 +75,12 @@ class AuditContext:
     progress: Progress = silent
     alone: bool = False
     _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)  # a cache: it holds what was predicted
+    _losses: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict)  # likewise
+
+    @property
+    def of_generators(self) -> bool:
+        """Whether the subjects make images: they have losses, and neither logits nor signals."""
+        return self.subjects[0].is_generator
 
     def examples(self, split: Split) -> Examples:
         """Return the examples of a split; "forget" is the measured part of the forget set."""
@@ -111,6 +117,39 @@ class AuditContext:
             self._signals[key] = Signals(logits, examples.labels.numpy())
         return self._signals[key]
 
+    def draws(self, split: Split) -> Draws:
+        """Return the noise that generators are measured on: pairs of forget set and unseen twin share theirs.
+
+        It is a grid of timesteps common to all examples, sets and models; an example's noise depends on its own number,
+        and on no other example.
+        """
+        asked = self.config.rcd.draws if self.config.rcd else None
+        purpose = "pair" if split in ("forget", "unseen") else "test" if split == "test" else "retain"
+        return Draws(self.config.seed, (purpose,), count=asked if isinstance(asked, int) else DRAWS)
+
+    def noised(self, split: Split) -> Examples:
+        """Return the examples of a split that a generator's loss is measured on, evenly spread where there are many."""
+        examples = self.examples(split)
+        if split in ("forget", "unseen") or len(examples) <= MOST_NOISED:
+            return examples
+        return examples.subset(np.linspace(0, len(examples) - 1, MOST_NOISED).astype(np.int64))
+
+    def losses(self, candidate: Candidate, split: Split) -> NDArray[np.float64]:
+        """Return a generator's loss on each example of `noised(split)`, mean over its draws, computed once.
+
+        A model that was made without a whole class is measured with the row of no condition in the place of the one
+        that nothing has trained.
+        """
+        key = (candidate.label, split)
+        if key not in self._losses:
+            batch = FullBatch(self.noised(split), candidate.transform, compute=self.compute, task=candidate.task,
+                              draws=self.draws(split), resident=False)  # fmt: skip
+            found = batch.forward(with_null_row(candidate, self.splits)).losses if batch.n else np.zeros(0)
+            if not np.isfinite(found).all():
+                raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on the {split} set")
+            self._losses[key] = found
+        return self._losses[key]
+
     @property
     def paired(self) -> NDArray[np.bool_]:
         """Which of the measured forget examples have a partner in the unseen twin, [m]."""
@@ -132,7 +171,6 @@ class AuditContext:
 
 def describe(context: AuditContext, candidate: Candidate, doubts: Sequence[str]) -> Subject:
     """Return the report's entry for a candidate."""
-    image = context.examples("forget").images[:1].to(context.compute.device)
     return Subject(
         label=candidate.label,
         role=candidate.role,
@@ -140,10 +178,20 @@ def describe(context: AuditContext, candidate: Candidate, doubts: Sequence[str])
         sha256=candidate.sha256,
         model=candidate.spec,
         parameters=models.parameter_count(candidate.model),
-        flop_per_image=models.flops_per_image(candidate.model, candidate.transform(image)),
+        flop_per_image=_flops(context, candidate),
         notes=candidate.notes,
         doubts=tuple(doubts),
     )
+
+
+def _flops(context: AuditContext, candidate: Candidate) -> int:
+    """Return the floating-point operations of one forward pass over one image; of a generator, of one denoising."""
+    first = context.examples("forget").subset(np.arange(1))
+    if not candidate.is_generator:
+        return models.flops_per_image(candidate.model, candidate.transform(first.images.to(context.compute.device)))
+    once = replace(context.draws("forget"), count=1)
+    batch = FullBatch(first, candidate.transform, compute=context.compute, task=candidate.task, draws=once)
+    return sum(models.flops_of(candidate.model, rows.inputs) for rows in batch.parts)
 
 
 def open_context(config: AuditConfig, origins: Mapping[str, str], progress: Progress = silent) -> AuditContext:
@@ -207,9 +255,20 @@ def context_of(
     """
     notes = tuple(_opening_notes(candidates, None if origins.get("forget") == STAND_IN else splits))
     context = AuditContext(config, origins, compute, splits, tuple(candidates), notes, progress)
+    _refuse_a_mixture(candidates)
     for candidate in candidates:
         _check_instrument(context, candidate)
     return context
+
+
+def _refuse_a_mixture(candidates: Sequence[Candidate]) -> None:
+    makes = [one.label for one in candidates if one.is_generator]
+    if 0 < len(makes) < len(candidates):
+        names = next(one.label for one in candidates if not one.is_generator)
+        raise UsageError(
+            f"{makes[0]} is a generator, {names} a classifier: no number says the same of both; audit them apart (a "
+            "classifier that judges samples is named as --judge)"
+        )
 
 
 def _opening_notes(candidates: Sequence[Candidate], splits: Splits | None) -> Iterator[Note]:
@@ -310,6 +369,9 @@ def _other_role(candidate: Candidate) -> list[str]:
 
 def _check_instrument(context: AuditContext, candidate: Candidate) -> None:
     """Check that two passes agree."""
+    if candidate.is_generator:
+        _check_losses(context, candidate)
+        return
     first = context.signals(candidate, "forget").logits
     again = predict(candidate.model, context.examples("forget").images, candidate.transform, compute=context.compute)
     if not np.array_equal(first, again):
@@ -318,26 +380,10 @@ def _check_instrument(context: AuditContext, candidate: Candidate) -> None:
         )
 
 
-def environment(compute: Device, seed: int) -> dict[str, Any]:
-    """Return what the numbers were computed with and on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "device": str(compute.device) if compute.device.type != "cuda" else torch.cuda.get_device_name(compute.device),
-        "precision": compute.precision,
-        "chunk": compute.chunk,
-        "threads": torch.get_num_threads(),
-        "seed": seed,
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the folder that the command was given in, if it is a git checkout."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
+def _check_losses(context: AuditContext, candidate: Candidate) -> None:
+    first = context.losses(candidate, "forget")
+    context._losses.clear()
+    if not np.array_equal(first, context.losses(candidate, "forget")):
+        raise MeasurementError(
+            f"{candidate.label}: two passes over the same images and noise disagree; the model is not deterministic"
+        )

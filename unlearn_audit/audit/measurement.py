@@ -8,6 +8,8 @@ from unlearn_audit.inputs import Candidate
 from unlearn_audit.metrics import Bounds
 from unlearn_audit.report import Comparison, CouldSee, Interval, Measurement, MeasurementFlag, Reference
 
+SQUARED = "mean squared error per element"  # what the loss of a generator is counted in, where another one's is in nats
+
 
 def measurement(
     name: str,
@@ -30,7 +32,8 @@ def measurement(
     Args:
         name: of a metric of the catalogue.
         candidate: what was measured.
-        value: the number or verdict, in the catalogue's unit; None where there is none.
+        value: the number or verdict, in the catalogue's unit, a generator's loss in mean squared error instead of nats;
+            None where there is none.
         reason: why there is no value; of no account where there is one.
         n: how many examples it rests on.
         method: how it was measured, in words.
@@ -54,7 +57,7 @@ def measurement(
         role=candidate.role,
         value=value,
         reason=reason if value is None else None,
-        unit=info.unit,
+        unit=info.unit.replace("nats", SQUARED) if candidate.is_generator else info.unit,
         direction=info.direction,
         n=n,
         interval=None if value is None else interval,

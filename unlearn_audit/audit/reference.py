@@ -83,6 +83,21 @@ def difference_of_means(
     return compared(float(ours.mean()), levels, [(ours, np.stack(others))], least=least, reach=reach)
 
 
+def difference_of_logs(ours: NDArray[np.float64], others: Sequence[NDArray[np.float64]]) -> metrics.Difference | None:
+    """Compare the log of a mean with the retrained models', paired over examples; None below two of them.
+
+    Args:
+        ours: the subject's number for each example, [n], of positive mean.
+        others: the retrained models', each [n], likewise.
+    """
+    means = [float(each.mean()) for each in (ours, *others)] if len(ours) > 1 else []
+    if len(means) < 3 or min(means) <= 0:
+        return None
+    shares = [each / mean for each, mean in zip((ours, *others), means, strict=True)]  # d log(mean) is the share of it
+    logs = [float(np.log(mean)) for mean in means]
+    return compared(logs[0], logs[1:], [(shares[0], np.stack(shares[1:]))])
+
+
 def difference_of_log_ratios(
     ratios: Sequence[float], sets: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
 ) -> metrics.Difference | None:

@@ -71,7 +71,7 @@ def examine_subjects(context: AuditContext) -> Iterator[Note]:
     for candidate in context.with_role("original"):
         labels = [one.label for one in retrained]
         yield from (Note(text, candidate.label) for text in _original_worse(candidate, labels, retain))
-    yield from _other_recipes(context.subjects)
+    yield from other_recipes(context.subjects)
 
 
 def _view(context: AuditContext, split: Split, rows: NDArray[np.int64]) -> _View:
@@ -191,7 +191,7 @@ def _original_worse(candidate: Candidate, retrained: Sequence[str], retain: _Vie
 # ----- trained as the original was
 
 
-def _other_recipes(candidates: Sequence[Candidate]) -> Iterator[Note]:
+def other_recipes(candidates: Sequence[Candidate]) -> Iterator[Note]:
     """Yield which retrained models were not trained as the original was, which is what they are to stand for."""
     known = [candidate for candidate in candidates if candidate.recipe]
     origin = next((each for role in ("original", "unlearned") for each in known if each.role == role), None)
@@ -235,7 +235,7 @@ def _tells_apart(context: AuditContext, candidate: Candidate) -> Iterator[str]:
     )
     bounds = metrics.auc_interval(members, others, SURE)
     if bounds is not None and bounds.low > 0.5 + ABOVE:
-        yield _told_apart(candidate.label, f"loss attack AUC {metrics.auc(members, others):.3f}", bounds)
+        yield told_apart(candidate.label, f"loss attack AUC {metrics.auc(members, others):.3f}", bounds)
 
 
 def telling_apart(measurements: Sequence[Measurement]) -> Iterator[Note]:
@@ -258,7 +258,7 @@ def telling_apart(measurements: Sequence[Measurement]) -> Iterator[Note]:
         else:
             bounds, text = _widened(measurement), f"{measurement.name} {measurement.value:.3}"
         if bounds is not None and bounds.low > 0.5 + ABOVE:
-            yield Note(_told_apart(measurement.subject, text, bounds), measurement.subject)
+            yield Note(told_apart(measurement.subject, text, bounds), measurement.subject)
 
 
 def _widened(measurement: Measurement) -> metrics.Bounds | None:
@@ -276,7 +276,8 @@ def _widened(measurement: Measurement) -> metrics.Bounds | None:
     return metrics.Bounds(float(1 / (1 + np.exp(-low))), interval.high)
 
 
-def _told_apart(label: str, figure: str, bounds: metrics.Bounds) -> str:
+def told_apart(label: str, figure: str, bounds: metrics.Bounds) -> str:
+    """Return in words that a retrained model itself tells forget from unseen examples, by this figure."""
     return (
         f"{label} itself tells forget from unseen examples ({figure}, interval [{bounds.low:.3f}, {bounds.high:.3f}]): "
         "was it trained without them, and from scratch?"

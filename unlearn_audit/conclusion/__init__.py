@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from unlearn_audit.conclusion.comparing import Reading, compared_sentence, powerless, readings_of
 from unlearn_audit.conclusion.levels import change_sentence, level_readings, level_sentence, one_reference_sentence
 from unlearn_audit.conclusion.plants import power_sentences
+from unlearn_audit.conclusion.relearning import relearning_sentence
 from unlearn_audit.conclusion.resurgence import resurgence_sentence
 from unlearn_audit.conclusion.traces import trace_sentence
 from unlearn_audit.conclusion.words import listed
@@ -98,6 +99,7 @@ def _of_subjects(
         for told in (
             compared_sentence(label, role, readings[label], () if role == "original" else useless),
             trace_sentence(measurements, label, role),
+            relearning_sentence(measurements, label, role),
             one_reference_sentence(measurements, label, role),
             level_sentence(label, role, levels),
             change_sentence(measurements, label, role),

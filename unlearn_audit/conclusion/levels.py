@@ -64,7 +64,7 @@ def _is_a_verdict(measurement: Measurement) -> bool:
 
 def _ratio(found: _Found, label: str) -> Iterator[LevelReading]:
     known = _uncompared(found, "rcd.ratio_to_unseen", label)
-    if known is None or not (known[0] > 0 and known[1].low > 0):
+    if known is None or not (known[0] > 0 and known[1].low > 0 and _is_a_verdict(known[2])):
         return
     value, ends, measurement = known
     controls = {

@@ -160,9 +160,22 @@ class RcdSettings(ConfigModel):
         ),
     ] = "auto"
     floor: Annotated[
-        Literal["zero", "best", "fit"] | Number,
-        Field(description="zero, fit (minimise), best (lowest reached), or a number"),
+        Literal["zero", "best", "fit", "original"] | Number,
+        Field(
+            description="zero, fit (minimise), best (lowest reached), original (its own curve; of generators the "
+            "default where there is one), or a number"
+        ),
     ] = "zero"
+    draws: Annotated[
+        Literal["fixed"] | Positive | None,
+        Field(
+            description="Of a generator: timesteps and noises an example that are measured, 8 by default; fixed: these "
+            "8 for the gradient, too, with gd"
+        ),
+    ] = None
+    gradient_draws: Annotated[
+        Positive | None, Field(description="Of a generator: of a gradient step, new ones in each; default: 4")
+    ] = None
     controls: Annotated[Flag, Field(description="Random initialisation, too")] = True
     match_difficulty: Annotated[Flag, Field(description="Twin as hard as the forget set under retrained models")] = (
         False

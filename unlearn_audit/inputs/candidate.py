@@ -42,6 +42,11 @@ class Candidate:
         return self.path == IN_MEMORY
 
     @property
+    def is_generator(self) -> bool:
+        """Whether it makes images and classifies none, so that it has a loss and no accuracy."""
+        return self.task.errors is None
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """How it was trained (an unlearned model: its original), as its metadata has it, else as a config names it.
 

@@ -3,6 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -167,14 +168,15 @@ def flops_per_image(model: nn.Module, image: Tensor) -> int:
     """
     batch = image.unsqueeze(0) if image.ndim == 3 else image
     try:
-        return _flops(model, batch)
+        return flops_of(model, batch)
     except Exception as problem:
         with suppress(Exception):  # some models take no single image
-            return _flops(model, batch.repeat_interleave(2, dim=0)) // 2
+            return flops_of(model, batch.repeat_interleave(2, dim=0)) // 2
         raise MeasurementError(f"the model cannot take an image {list(batch.shape)}: {raised(problem)}") from problem
 
 
-def _flops(model: nn.Module, batch: Tensor) -> int:
+def flops_of(model: nn.Module, batch: Any) -> int:
+    """Return the floating-point operations of one forward pass over whatever a model is called with, in eval mode."""
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), counter:
         model(model.asked(batch) if isinstance(model, Denoiser) else batch)

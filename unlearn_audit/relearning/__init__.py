@@ -8,8 +8,9 @@ evaluation transform, floor zero.
 """
 
 from unlearn_audit.relearning.certificate import Certificate, certificate
-from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, rcd, relearn, status
+from unlearn_audit.relearning.curve import GD, Algorithm, Curve, StepSize, rcd, relearn, status
 from unlearn_audit.relearning.floor import Floor, fit_floor, lowest_floor
+from unlearn_audit.relearning.run import Run
 from unlearn_audit.relearning.scope import (
     NoHeadError,
     features_of,
@@ -25,6 +26,7 @@ from unlearn_audit.relearning.search import (
     CurveSet,
     Start,
     StepSearch,
+    Visit,
     hardly_moved,
     no_cache,
     relearn_all,
@@ -49,6 +51,7 @@ __all__ = [
     "StepSize",
     "Truncation",
     "Verdict",
+    "Visit",
     "certificate",
     "features_of",
     "fit_floor",

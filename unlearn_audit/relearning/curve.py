@@ -1,9 +1,8 @@
 """One relearning trajectory: a copy of a model learns a set again, and every step is recorded."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearn_audit.curvature import lambda_max
-from unlearn_audit.data import Examples
-from unlearn_audit.engine import Augment, Batches, Device, FullBatch, Pass, derive_seed, trainable
-from unlearn_audit.engine.task import CLASSIFICATION, Task
+from unlearn_audit.engine import Augment, Batches, Device, Draws, Pass, chunks, derive_seed, trainable
 from unlearn_audit.errors import UsageError
 from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
+from unlearn_audit.relearning.rises import means_rise
+from unlearn_audit.relearning.run import Run
 
 Floats = NDArray[np.float64]
 StepSize = float | Literal["lambda"]
@@ -38,7 +37,9 @@ class Algorithm:
         minibatch: examples of a gradient step; None takes the whole set.
         bn: "frozen" statistics, or "train": batch statistics, for a whole set in one chunk only.
         augment: change of the images that gradients are taken on; the curve is measured without it.
-        seed: of minibatches and augmentation.
+        gradient_draws: of a denoiser: timesteps and noises an example that a step's gradient is taken on, new ones in
+            every step and the same for all models; None takes it on what is measured, which learns that noise.
+        seed: of minibatches, augmentation and these draws.
     """
 
     optimizer: Literal["gd", "sgd", "adam"] = "gd"
@@ -47,12 +48,18 @@ class Algorithm:
     minibatch: int | None = None
     bn: Literal["frozen", "train"] = "frozen"
     augment: Augment | None = None
+    gradient_draws: int | None = None
     seed: int = 0
 
     @property
     def is_plain_descent(self) -> bool:
         """Whether every step follows the whole objective's gradient, so that a rise means too large a step."""
-        return self.optimizer == "gd" and self.minibatch is None and self.augment is None
+        return self.optimizer == "gd" and self.takes_what_is_measured
+
+    @property
+    def takes_what_is_measured(self) -> bool:
+        """Whether the gradient is that of the measured loss itself: of the whole set, as it is, on the same noise."""
+        return self.minibatch is None and self.augment is None and self.gradient_draws is None
 
     def stepper(self, parameters: Sequence[nn.Parameter], step_size: float) -> torch.optim.Optimizer:
         """Return the optimiser with fresh state."""
@@ -72,14 +79,15 @@ class Curve:
     Attributes:
         loss: [K + 1] mean loss in nats before each step and after the last; shorter when it diverged.
         objective: [K + 1] what is descended: the loss of the relearned set plus weight_decay/2·‖w‖².
-        error: [K + 1] share of wrong predictions.
+        error: [K + 1] share of wrong predictions; empty for a task that has none.
         gradient_norm: [K] Euclidean norm of the objective's gradient at each step.
         distance: [K + 1] Euclidean distance from the start in weight space.
         areas: [N] each example's own sum of losses over t = 0..K; their mean is RCD_K with floor zero.
-        error_areas: [N] the same for errors.
+        error_areas: [N] the same for errors; empty for a task that has none.
         step_sizes: [K] the step size of each step.
         diverged_at: the step at which the objective was not finite any more, or None.
-        rises_from: the first step after which the objective rose by more than 0.1 % (and 1e-6 nats), or None.
+        rises_from: the first step after which the objective rose by more than 0.1 % (and 1e-6 nats), or None; with
+            gradients on other draws, at which the mean of five measurements is 5 % above the lowest one before.
         forwards: forward passes over the measured set (K + 1 for a whole curve).
         backwards: backward passes (K).
         search_products: products with the Hessian that a step size "lambda" cost.
@@ -104,34 +112,6 @@ class Curve:
     first_losses: Floats = field(default_factory=lambda: np.zeros(0))
 
 
-class Run(NamedTuple):
-    """One trajectory to take.
-
-    Attributes:
-        model: left as it is; parameters that do not require a gradient stay fixed.
-        examples: the set that is relearned.
-        transform: evaluation transform, images as stored -> inputs.
-        task: what the model is for.
-        measured: the set that the curve is measured on; None measures the relearned set itself.
-        smoothness: a global bound on the largest eigenvalue of the Hessian, where there is one (head scope).
-    """
-
-    model: nn.Module
-    examples: Examples
-    transform: Callable[[Tensor], Tensor]
-    task: Task = CLASSIFICATION
-    measured: Examples | None = None
-    smoothness: float | None = None
-
-    def prepared(self, compute: Device) -> tuple[nn.Module, FullBatch]:
-        """Return a copy of the model in evaluation mode, and the relearned set, both on the device."""
-        return compute.to_device(copy.deepcopy(self.model)).eval(), self.batch(self.examples, compute)
-
-    def batch(self, examples: Examples, compute: Device) -> FullBatch:
-        """Return examples as this run's model takes them, on the device."""
-        return FullBatch(examples, self.transform, compute=compute, task=self.task)
-
-
 class _Gradients:
     """Where a step's gradient comes from, and where its loss is measured."""
 
@@ -141,10 +121,11 @@ class _Gradients:
         self.algorithm, self.compute, self.task = algorithm, compute, run.task
         self.parameters = list(trainable(self.model).values())
         self.minibatches: Batches | None = None
-        if algorithm.minibatch is not None or algorithm.augment is not None:
+        if not algorithm.takes_what_is_measured:
             size = algorithm.minibatch or len(run.examples)
+            anew = Draws(0, count=algorithm.gradient_draws or 1, grid=False)
             self.minibatches = Batches(
-                run.examples, run.transform, size, algorithm.seed, "relearn", compute, algorithm.augment
+                run.examples, run.transform, size, algorithm.seed, "relearn", compute, algorithm.augment, run.task, anew
             )
         if algorithm.bn == "train":
             self._thaw()
@@ -171,10 +152,17 @@ class _Gradients:
         return found, float(relearned.losses.mean())
 
     def _minibatch_gradient(self, minibatches: Batches, t: int) -> None:
+        """Take the gradient of a step's own examples and draws; many rows of noise are taken chunk by chunk."""
         self.model.zero_grad(set_to_none=True)
-        inputs, labels = minibatches.at(t)
+        rows = minibatches.rows_at(t)
         with models_own("relearning stopped"):
-            torch.autograd.backward(self.task.losses(self.model(inputs), labels).mean())
+            if self.task.rows is None:
+                torch.autograd.backward(self.task.losses(self.model(rows.inputs), rows.target).mean())
+                return
+            for some in chunks(len(rows.target), self.compute.chunk):
+                part = rows.part(some)
+                losses = self.task.losses(self.model(part.inputs), part.target)
+                torch.autograd.backward(losses.sum() / len(rows.target))
 
     def penalty(self) -> float:
         """Return weight_decay/2·‖w‖² over the relearned tensors."""
@@ -198,6 +186,7 @@ def relearn(
     stop_when_rising: bool = False,
     stop: Callable[[Sequence[float]], bool] | None = None,
     keep_end: bool = False,
+    visit: Callable[[int, nn.Module], None] | None = None,
     progress: Progress = silent,
     task: str = "relearning",
 ) -> Curve:
@@ -216,6 +205,7 @@ def relearn(
         stop: asked with what is summed so far (the objective; the measured loss where another set is measured) after
             each measurement; True ends the curve.
         keep_end: keep the relearned model in the curve.
+        visit: called after each measurement with the step and the model as it is, which it leaves as it is.
         progress: callback, called after each step.
         task: its name in the progress.
 
@@ -233,7 +223,8 @@ def relearn(
     first_losses = np.zeros(0)
     norms: list[float] = []
     sizes: list[float] = []
-    areas, error_areas = np.zeros(source.measured.n), np.zeros(source.measured.n)
+    has_errors, fresh = run.task.errors is not None, algorithm.gradient_draws is not None
+    areas, error_areas = np.zeros(source.measured.n), np.zeros(source.measured.n if has_errors else 0)
     rises_from = diverged_at = None
     products = 0
     for t in range(steps + 1):
@@ -243,15 +234,18 @@ def relearn(
         if not (np.isfinite(loss) and np.isfinite(objective)):
             diverged_at = t
             break
-        rows.append((loss, objective, float(found.errors.mean()), _distance(source.parameters, start)))
+        error = float(found.errors.mean()) if has_errors else 0.0
+        rows.append((loss, objective, error, _distance(source.parameters, start)))
         summed.append(objective if run.measured is None else loss)
         first_losses = found.losses if t == 0 else first_losses
         areas += found.losses
         error_areas += found.errors
-        if rises_from is None and t and objective > rows[-2][1] * (1 + RISE) + ROUNDING:
+        if rises_from is None and t and (means_rise([row[1] for row in rows]) if fresh else _rises(rows)):
             rises_from = t
             if stop_when_rising:
                 break
+        if visit is not None:
+            visit(t, source.model)
         if stop is not None and stop(summed):
             break
         if t < steps:
@@ -269,7 +263,7 @@ def relearn(
     return Curve(
         loss=columns[0],
         objective=columns[1],
-        error=columns[2],
+        error=columns[2] if has_errors else np.zeros(0),
         gradient_norm=np.array(norms),
         distance=columns[3],
         areas=areas,
@@ -283,6 +277,11 @@ def relearn(
         end=source.model if keep_end else None,
         first_losses=first_losses,
     )
+
+
+def _rises(rows: Sequence[Sequence[float]]) -> bool:
+    """Return whether the last objective is above the one before."""
+    return rows[-1][1] > rows[-2][1] * (1 + RISE) + ROUNDING
 
 
 def _distance(parameters: Sequence[nn.Parameter], start: Sequence[Tensor]) -> float:

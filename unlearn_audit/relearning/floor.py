@@ -11,7 +11,7 @@ from torch import nn
 
 from unlearn_audit.engine import Device, trainable
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.relearning.curve import Run
+from unlearn_audit.relearning.run import Run
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unlearn_audit.engine import Device, Inputs, chunks, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
-from unlearn_audit.relearning.curve import Run
+from unlearn_audit.relearning.run import Run
 
 
 @dataclass(frozen=True)

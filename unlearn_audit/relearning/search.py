@@ -1,15 +1,20 @@
 """One common, safe step size for trajectories that will be compared."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
+
+from torch import nn
 
 from unlearn_audit.curvature import lambda_max
 from unlearn_audit.engine import Device
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.relearning.curve import GD, Algorithm, Curve, Run, StepSize, relearn
+from unlearn_audit.relearning.curve import GD, Algorithm, Curve, StepSize, relearn
+from unlearn_audit.relearning.rises import rises_over_its_start
+from unlearn_audit.relearning.run import Run
 
 Stop = Callable[[Sequence[float]], bool]
+Visit = Callable[[int, nn.Module], None]
 CurveCache = Callable[[int, object, Callable[[], Curve]], Curve]
 
 ADAM_STEP = 1e-3  # Kingma & Ba 2015, section 2
@@ -66,9 +71,11 @@ def relearn_all(
     compute: Device,
     start: Start | None = None,
     owners: Sequence[str | None] = (),
+    judged: Collection[int] | None = None,
     algorithm: Algorithm = GD,
     keep_ends: bool = False,
     stops: Sequence[Stop] | None = None,
+    visits: Sequence[Visit | None] | None = None,
     curve_cache: CurveCache = no_cache,
     progress: Progress = silent,
 ) -> CurveSet:
@@ -78,11 +85,13 @@ def relearn_all(
     grows while a model relearns; whenever an objective rises by more than 0.1 % in one step the step is halved and all
     runs start again, at most 8 times. Where every run has a global bound on its curvature (head scope) the step is one
     over the largest bound and needs no search. SGD with momentum starts ten times lower, and for it and for Adam, which
-    starts at 1e-3, only divergence is judged.
+    starts at 1e-3, only divergence is judged. Where gradients come from other draws than the curve, it is whether a
+    running mean of five measurements comes to lie 5 % above the start, since no step need be a descent.
 
     One model that is far sharper than all others, a wrecked one above all, would set a step at which nobody moves.
     Where the owner of the run that decided is known, and the loss of no other owner falls by 5 %, that owner loses its
-    say: the step is chosen anew without it, and its own curves go as they go.
+    say: the step is chosen anew without it, and its own curves go as they go. Where gradients come from other draws
+    nobody does: an original that relearns what it knows hardly moves, and is what the step is judged by.
 
     Args:
         runs: trajectories that will be compared.
@@ -92,9 +101,12 @@ def relearn_all(
         start: where the search begins, since other trajectories that these are read beside ended there; default: anew.
         owners: whose each run is; None for one that does not count as somebody who has to move. Default: nobody is
             left behind.
+        judged: which runs' curves must not rise, where gradients come from other draws; None judges all.
         algorithm: how to descend.
         keep_ends: keep the relearned models.
         stops: one per run, called with the sum so far; True ends the curve, so that lengths may differ.
+        visits: one per run, see `relearn`; those of curves that only served the search come to nothing, since each
+            curve that is taken anew begins again at step 0.
         curve_cache: given which run it is, what decides its step and how to take its curve, returns the curve, taken
             now or at another time; not asked where a curve carries its model or ends by its own stop.
         progress: callback, called after each step of each run.
@@ -118,18 +130,24 @@ def relearn_all(
                 algorithm=algorithm,
                 stop_when_rising=heard and algorithm.is_plain_descent,
                 keep_end=keep_ends,
+                visit=visits[index] if visits else None,
                 stop=stops[index] if stops else None,
                 progress=progress,
                 task=f"relearning, curve {index + 1} of {len(runs)}",
             )
-            curve = take() if keep_ends or stops else curve_cache(index, (chosen, heard), take)
+            curve = (
+                take()
+                if keep_ends or stops or (visits and visits[index])
+                else curve_cache(index, (chosen, heard), take)
+            )
             curves.append(curve)
-            if heard and _unsafe(curve, algorithm):
+            if heard and _unsafe(curve, algorithm, judged=judged is None or index in judged):
                 break
         else:
             products = sum(curve.search_products for curve in curves)
             search = search._replace(forwards=search.forwards + products, backwards=search.backwards + 2 * products)
-            alone = _moves_nobody_else(owners, decided, curves, search) if step_size == "auto" and not start else None
+            asks = step_size == "auto" and not start and algorithm.gradient_draws is None
+            alone = _moves_nobody_else(owners, decided, curves, search) if asks else None
             if alone is None:
                 return CurveSet(tuple(curves), chosen, search)
             search = _spent(search, curves)._replace(halvings=0, left_behind=(*search.left_behind, alone))
@@ -176,7 +194,9 @@ def hardly_moved(curve: Curve) -> bool:
     return abs(float(1 - curve.loss[-1] / curve.loss[0])) < HARDLY_MOVED
 
 
-def _unsafe(curve: Curve, algorithm: Algorithm) -> bool:
+def _unsafe(curve: Curve, algorithm: Algorithm, *, judged: bool) -> bool:
+    if algorithm.gradient_draws is not None:
+        return curve.diverged_at is not None or (judged and rises_over_its_start(curve.loss))
     return curve.diverged_at is not None or (algorithm.is_plain_descent and curve.rises_from is not None)
 
 

@@ -30,6 +30,11 @@ def _number(measurement: Measurement | None) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def _unit(report: AuditReport, name: str) -> str:
+    """Return the unit of a metric in this report."""
+    return next((measurement.unit for measurement in _of(report, name)), "")
+
+
 # ----- relearning
 
 
@@ -50,7 +55,7 @@ def relearning_curves(report: AuditReport, arrays: Arrays) -> tuple[Chart, ...]:
             "The area under a curve, above the floor, is the model's RCD. A model that kept what it was to forget "
             "starts low or falls fast.",
             Axis("relearning steps"),
-            Axis("loss on the forget set, nats"),
+            Axis(f"loss on the forget set, {_unit(report, 'rcd.raw').removesuffix(' x steps')}"),
             tuple(series),
         ),
     )
@@ -58,7 +63,7 @@ def relearning_curves(report: AuditReport, arrays: Arrays) -> tuple[Chart, ...]:
 
 def gap_against_rcd(report: AuditReport) -> tuple[Chart, ...]:
     """Return RCD, raw and against the unseen twin, over the average gap: privacy over utility."""
-    names = {"rcd.raw": "RCD, nats x steps", "rcd.ratio_to_unseen": "RCD / RCD of the unseen twin"}
+    names = {"rcd.raw": f"RCD, {_unit(report, 'rcd.raw')}", "rcd.ratio_to_unseen": "RCD / RCD of the unseen twin"}
     found = (_over_gap(report, name, title) for name, title in names.items())
     return tuple(chart for chart in found if chart is not None)
 
@@ -110,7 +115,7 @@ def step_sizes(report: AuditReport) -> tuple[Chart, ...]:
             "Where lines cross, the ranking of the models depends on the step size; at very small steps RCD is "
             "(K + 1) x the initial loss.",
             Axis("step size", log=True),
-            Axis("RCD, nats x steps"),
+            Axis(f"RCD, {_unit(report, 'rcd.raw')}"),
             tuple(series),
         ),
     )

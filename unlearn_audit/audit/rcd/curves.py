@@ -9,8 +9,16 @@ from numpy.typing import NDArray
 from unlearn_audit import relearning
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.controls import with_control
+from unlearn_audit.audit.null_rows import told_of_null_rows
 from unlearn_audit.audit.rcd.auto_steps import relearn_until_small
-from unlearn_audit.audit.rcd.floors import Floors, chosen_floors, fitted_floors, lowest_reached
+from unlearn_audit.audit.rcd.floors import (
+    Floors,
+    Summed,
+    chosen_floors,
+    fitted_floors,
+    lowest_reached,
+    originals_curves,
+)
 from unlearn_audit.audit.rcd.matched_twin import Matched
 from unlearn_audit.audit.rcd.runs import (
     RelearnKind,
@@ -23,8 +31,9 @@ from unlearn_audit.audit.rcd.runs import (
 )
 from unlearn_audit.audit.section import ANEW, SearchState
 from unlearn_audit.config import RcdSettings
+from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import Candidate
-from unlearn_audit.relearning import Curve, CurveSet, StepSearch, StepSize
+from unlearn_audit.relearning import Curve, CurveSet, StepSearch, StepSize, status
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +52,8 @@ class ModelCurves:
         floor: of `phi`.
         floor_unseen: of `phi_unseen`.
         matched: the twin, where it was matched on difficulty.
+        original: the original's curve on the forget set, where that is the floor, at each step.
+        original_unseen: likewise on the twin.
     """
 
     candidate: Candidate
@@ -54,6 +65,8 @@ class ModelCurves:
     floor: float
     floor_unseen: float
     matched: Matched | None = None
+    original: Summed | None = None
+    original_unseen: Summed | None = None
 
     @property
     def diverged(self) -> bool:
@@ -62,18 +75,51 @@ class ModelCurves:
 
     @property
     def raw(self) -> float | None:
-        """RCD_K on the forget set (Eq. 4); None when the curve diverged."""
-        return None if self.diverged else float((self.phi - self.floor).sum())
+        """RCD_K on the forget set (Eq. 4); None when the curve diverged, or the original's where that is the floor."""
+        return None if self.why_no_sum is not None else float(self.excess.sum())
+
+    @property
+    def excess(self) -> Floats:
+        """What is summed: [K + 1] Phi over its floor, which is the original's own curve where that was asked for."""
+        if self.original is None:
+            return self.phi - self.floor
+        return np.asarray(self.phi - self.original.phi[: len(self.phi)])
+
+    @property
+    def why_no_sum(self) -> str | None:
+        """Why there is none, in words."""
+        if self.diverged:
+            return status(self.forget)
+        if self.original is not None and self.original.diverged_at is not None:
+            return f"the original's curve, which is the floor, {status(self.original.curve)}"
+        return None
+
+    @property
+    def excess_areas(self) -> Floats:
+        """Each forget example's own sum of losses, less the original's where that is the floor, [N]."""
+        areas = self.forget.areas
+        return areas if self.original is None else areas - self.original.curve.areas
+
+    @property
+    def excess_first(self) -> Floats:
+        """Each forget example's loss before any step, likewise, [N]."""
+        first = self.forget.first_losses
+        return first if self.original is None else first - self.original.curve.first_losses
 
     @property
     def raw_unseen(self) -> float | None:
         """RCD_K on the twin."""
-        return None if self.unseen.diverged_at is not None else float((self.phi_unseen - self.floor_unseen).sum())
+        if self.unseen.diverged_at is not None:
+            return None
+        if self.original_unseen is None:
+            return float((self.phi_unseen - self.floor_unseen).sum())
+        whole = self.original_unseen.diverged_at is None
+        return float((self.phi_unseen - self.original_unseen.phi).sum()) if whole else None
 
     @property
     def error_sum(self) -> float | None:
-        """The same sum for the error, floor zero."""
-        return None if self.diverged else float(self.forget.error.sum())
+        """The same sum for the error, floor zero; None for a task that has none."""
+        return None if self.diverged or not len(self.forget.error) else float(self.forget.error.sum())
 
     @property
     def ratio(self) -> float | None:
@@ -109,6 +155,11 @@ class RcdCurves:
     steps: int
     stops: tuple[int, ...] = ()
     limitations: tuple[str, ...] = ()
+
+    @property
+    def original(self) -> str | None:
+        """The label of the first original; None without any."""
+        return next((one.candidate.label for one in self.taken if one.candidate.role == "original"), None)
 
     def references(self, one: ModelCurves) -> list[ModelCurves]:
         """Return the retrained models' curves, without the candidate's own."""
@@ -146,13 +197,13 @@ def relearn_models(context: AuditContext, settings: RcdSettings, search: SearchS
         UsageError: the request contradicts itself.
         MeasurementError: K was to be chosen by the curves, and a tail is not exponential.
     """
-    check_request(settings)
+    check_request(settings, generators=context.of_generators)
     candidates, lacks = with_control(context, wanted=settings.controls)
     twins, said = matched_twins(context, candidates) if settings.match_difficulty else ({}, ())
     planned = plan(context, settings, candidates, twins)
     floors = _floors_beforehand(context, settings, planned)
     relearned, steps, stops = _relearn(context, settings, planned=planned, floors=floors, search=search)
-    floors = floors or lowest_reached(planned, relearned.curves)
+    floors = floors or _floors_afterwards(settings, planned, relearned.curves)
     taken = tuple(
         _gathered(one, planned, curves=relearned.curves, floors=floors, matched=twins.get(one.label))
         for one in candidates
@@ -167,18 +218,31 @@ def relearn_models(context: AuditContext, settings: RcdSettings, search: SearchS
         floors=floors,
         steps=steps,
         stops=stops,
-        limitations=(*lacks, *said),
+        limitations=(*lacks, *said, *told_of_null_rows(context.subjects, context.splits), *_of_fixed_draws(settings)),
     )
+
+
+def _of_fixed_draws(settings: RcdSettings) -> tuple[str, ...]:
+    if settings.draws != "fixed":
+        return ()
+    return ("--draws fixed: gradients on the draws that are measured relearn this noise, and not the set",)
 
 
 def _floors_beforehand(context: AuditContext, settings: RcdSettings, planned: Sequence[RelearnPlan]) -> Floors | None:
     """Return the floors, unless the curves themselves have to say; K = auto needs the fitted one if none is named."""
     asked = "fit" if settings.steps == "auto" and "floor" not in settings.model_fields_set else settings.floor
-    if asked == "best":
+    if asked in ("best", "original"):
+        if asked == "original" and not context.with_role("original"):
+            raise UsageError("--floor original needs an original among the models; name it with --original CKPT")
         return None
     if asked == "fit":
         return fitted_floors(context, planned, weight_decay=settings.weight_decay, own=settings.scope == "head")
     return chosen_floors(0.0 if asked == "zero" else float(asked), planned)
+
+
+def _floors_afterwards(settings: RcdSettings, planned: Sequence[RelearnPlan], curves: Sequence[Curve]) -> Floors:
+    """Return the floors that the curves themselves say."""
+    return originals_curves(planned, curves) if settings.floor == "original" else lowest_reached(planned, curves)
 
 
 def _relearn(
@@ -212,12 +276,19 @@ def _relearn(
         step_size=step_size,
         start=search.start,
         owners=[None if one.candidate.role == "control" else one.candidate.label for one in planned],
+        judged=_originals(planned),
         algorithm=algorithm,
         compute=context.compute,
         curve_cache=search.curve_cache,
         progress=context.progress,
     )
     return relearned, steps, ()
+
+
+def _originals(planned: Sequence[RelearnPlan]) -> tuple[int, ...] | None:
+    """Return which runs are originals on the forget set, whose curve says whether a step is safe; None without any."""
+    places = (index for index, one in enumerate(planned) if one.candidate.role == "original" and one.kind == "forget")
+    return tuple(places) or None
 
 
 def _gathered(
@@ -245,4 +316,6 @@ def _gathered(
         floors.of(candidate.label, "forget"),
         floors.of(candidate.label, "unseen"),
         matched,
+        floors.moving.get("forget"),
+        floors.moving.get("unseen"),
     )

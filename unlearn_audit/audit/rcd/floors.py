@@ -3,27 +3,66 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.rcd.runs import RelearnKind, RelearnPlan
+from unlearn_audit.errors import UsageError
 from unlearn_audit.relearning import Curve, Floor, fit_floor, lowest_floor
+
+Floats = NDArray[np.float64]
+
+
+class Summed(NamedTuple):
+    """A curve, and what is summed of it: Phi at each step."""
+
+    curve: Curve
+    phi: Floats
+
+    @property
+    def diverged_at(self) -> int | None:
+        """Where there is no sum over it."""
+        return self.curve.diverged_at
 
 
 class Floors(NamedTuple):
     """Floors by candidate and set, with the name that a method text gives them.
 
     Attributes:
-        text: "zero", a number, "best (…)" or "fit (…)".
-        values: (label, set) -> nats.
+        text: "zero", a number, "best (…)", "fit (…)" or "original (…)".
+        values: (label, set) -> nats; 0 under a floor that moves.
         fits: (label, set) -> how it was fitted; empty unless it was.
+        moving: set -> the original's own curve on it, where that is the floor; else empty.
     """
 
     text: str
     values: Mapping[tuple[str, RelearnKind], float]
     fits: Mapping[tuple[str, RelearnKind], Floor]
+    moving: Mapping[RelearnKind, Summed] = {}
 
     def of(self, label: str, kind: RelearnKind) -> float:
         """Return the floor of one curve."""
         return self.values[label, kind]
+
+
+def originals_curves(planned: Sequence[RelearnPlan], curves: Sequence[Curve]) -> Floors:
+    """Return the original's own curves as the floor of all models: same steps, same draws.
+
+    The sum is the excess over what a model does that never forgot. Of several originals the first one counts.
+
+    Raises:
+        UsageError: no subject is an original.
+    """
+    label = next((one.candidate.label for one in planned if one.candidate.role == "original"), None)
+    if label is None:
+        raise UsageError("--floor original needs an original among the models; name it with --original CKPT")
+    mine = {
+        one.kind: Summed(curve, one.summed(curve))
+        for one, curve in zip(planned, curves, strict=True)
+        if one.candidate.label == label
+    }
+    return _same(planned, 0.0, f"original (the curve of {label})")._replace(moving=mine)
 
 
 def _same(planned: Sequence[RelearnPlan], value: float, text: str) -> Floors:

@@ -21,6 +21,7 @@ from unlearn_audit.audit.rcd.numbers import (
     scaled,
     steps_to_relearn,
 )
+from unlearn_audit.audit.rcd.pairs import OF_A_CLASS, paired_comparison, paired_ratio
 from unlearn_audit.audit.rcd.rankings import OrderChange, looked_at, order_changes, ranks
 from unlearn_audit.audit.rcd.step_sizes import Ablation, ablation_details, ablations, essentially_initial, moved
 from unlearn_audit.audit.rcd.unmoved import relearning_doubts
@@ -70,7 +71,7 @@ class _Orders:
 
     def __init__(self, curves: RcdCurves) -> None:
         whole = [one for one in curves.taken if one.raw is not None]
-        self.sums = {one.candidate.label: np.cumsum(one.phi - one.floor) for one in whole}
+        self.sums = {one.candidate.label: np.cumsum(one.excess) for one in whole}
         self.changes = order_changes(self.sums)
         self.by_k = {
             k: ranks({label: float(sums[k]) for label, sums in self.sums.items()}) for k in looked_at(curves.steps)
@@ -141,7 +142,7 @@ def _not_descents(one: ModelCurves) -> list[str]:
 def _curves(curve: Curve) -> dict[str, Floats]:
     found = {
         "loss": curve.loss,
-        "error": curve.error,
+        **({"error": curve.error} if len(curve.error) else {}),
         "gradient_norm": curve.gradient_norm,
         "distance": curve.distance,
     }
@@ -156,8 +157,9 @@ def _arrays(curves: RcdCurves) -> dict[str, NDArray[Any]]:
         for planned in group:
             curve: Curve = getattr(one, planned.kind)
             at = f"rcd/{label}/{planned.kind}"
-            arrays |= {f"{at}/indices": planned.indices, f"{at}/areas": curve.areas,
-                       f"{at}/error_areas": curve.error_areas}  # fmt: skip
+            arrays |= {f"{at}/indices": planned.indices, f"{at}/areas": curve.areas}
+            if len(curve.error_areas):
+                arrays[f"{at}/error_areas"] = curve.error_areas
             if len(curve.loss) > LONGEST_CURVE:
                 arrays |= {f"{at}/{name}": values for name, values in _curves(curve).items()}
     return arrays
@@ -170,7 +172,7 @@ def _raw(curves: RcdCurves, one: ModelCurves, steps: Sequence[Ablation], orders:
         "rcd.raw",
         one.candidate,
         one.raw,
-        status(one.forget),
+        one.why_no_sum,
         n=len(one.forget.areas),
         interval=area_interval(curves, one),
         reference=reference_of([level for level in levels if level is not None]),
@@ -233,6 +235,7 @@ def _ratio(curves: RcdCurves, one: ModelCurves) -> Measurement:
     """Return RCD_K(forget) / RCD_K(unseen twin), same model, same step, plain losses, floor zero."""
     levels = {other.candidate.label: other.ratio for other in curves.references(one) if other.ratio}
     twin = "; twin matched on difficulty" if one.matched else ""
+    between_members = one.candidate.is_generator and bool(curves.context.splits.forgotten_classes)
     return measurement(
         "rcd.ratio_to_unseen",
         one.candidate,
@@ -242,7 +245,8 @@ def _ratio(curves: RcdCurves, one: ModelCurves) -> Measurement:
         interval=_ratio_interval(curves, one),
         reference=reference_of(list(levels.values())),
         comparison=_ratio_comparison(curves, one, levels),
-        method=curves.method("zero") + twin,
+        flags=("another question",) if between_members else (),
+        method=curves.method("zero") + twin + (f"; {OF_A_CLASS}" if between_members else ""),
         details={
             **_heavy_tails(one),
             "quicker_than_unseen": _quicker(one),
@@ -291,7 +295,7 @@ def _matching_details(one: ModelCurves) -> dict[str, object] | None:
 
 def _error_ratio(one: ModelCurves) -> float | None:
     """Return the same ratio of sums of errors."""
-    if one.ratio is None or not one.unseen.error.sum() > 0:
+    if one.ratio is None or not len(one.unseen.error) or not one.unseen.error.sum() > 0:
         return None
     return float(one.paired.error.sum() / one.unseen.error.sum())
 
@@ -304,6 +308,8 @@ def _why_no_ratio(one: ModelCurves) -> str:
 
 
 def _ratio_interval(curves: RcdCurves, one: ModelCurves) -> Interval | None:
+    if one.candidate.is_generator:
+        return paired_ratio(one, **resampling(curves)) if one.ratio else None
     bounds = metrics.ratio_interval(one.paired.areas, one.unseen.areas, **resampling(curves)) if one.ratio else None
     return interval(bounds, f"{metrics.skewed_method(len(one.paired.areas), len(one.unseen.areas))}, both sets")
 
@@ -313,6 +319,8 @@ def _ratio_comparison(curves: RcdCurves, one: ModelCurves, levels: Mapping[str, 
     others = [other for other in curves.references(one) if other.candidate.label in levels]
     if not one.ratio:
         return None
+    if one.candidate.is_generator:
+        return paired_comparison(one, others)
     ratios = [one.ratio, *(levels[other.candidate.label] for other in others)]
     difference = difference_of_log_ratios(ratios, [(each.paired.areas, each.unseen.areas) for each in (one, *others)])
     return comparison_of(difference, "log ratio")

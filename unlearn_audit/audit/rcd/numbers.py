@@ -7,8 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unlearn_audit import metrics
+from unlearn_audit.audit.generators import NO_ACCURACY
 from unlearn_audit.audit.measurement import interval, measurement
 from unlearn_audit.audit.rcd.curves import ModelCurves, RcdCurves
+from unlearn_audit.audit.rcd.loss_steps import MORE, first_within, original_loss, steps_to_loss
+from unlearn_audit.audit.rcd.loss_steps import WITHIN as WITHIN_LOSS
+from unlearn_audit.audit.rcd.shares import paired_mean, share_of_excess
 from unlearn_audit.audit.reference import NO_RETRAINED, compared, comparison_of, reference_of
 from unlearn_audit.engine import derive_seed
 from unlearn_audit.relearning import Curve, status
@@ -36,7 +40,7 @@ def scaled(curves: RcdCurves, one: ModelCurves) -> Measurement:
 
     def value_of(other: ModelCurves) -> Found:
         if other.raw is None:
-            return Found(None, status(other.forget))
+            return Found(None, other.why_no_sum)
         return Found(other.raw * factor) if factor is not None else Found(None, why)
 
     interval = area_interval(curves, one, factor=factor) if factor is not None else None
@@ -57,6 +61,8 @@ def area_interval(curves: RcdCurves, one: ModelCurves, *, factor: float = 1.0) -
     The floor and a decay of the weights are no matter of the examples: they shift the interval of the areas' mean. The
     sum over a floor that no curve goes below cannot be negative, nor can its interval.
     """
+    if one.original is not None:
+        return _paired_interval(one, factor) if one.raw is not None else None
     areas = one.forget.areas
     bounds = metrics.mean_interval(areas, **resampling(curves)) if one.raw is not None else None
     if one.raw is None or bounds is None:
@@ -64,6 +70,16 @@ def area_interval(curves: RcdCurves, one: ModelCurves, *, factor: float = 1.0) -
     shift, least = one.raw - float(areas.mean()), 0.0 if one.raw >= 0 and one.floor >= 0 else -math.inf
     low, high = (factor * max(end + shift, least) for end in bounds)
     return Interval(low=low, high=high, method=metrics.skewed_method(len(areas)))
+
+
+def _paired_interval(one: ModelCurves, factor: float) -> Interval | None:
+    """Return that of the excess over the original's own curve, which both models have on the same examples."""
+    bounds = paired_mean(one.excess_areas)
+    if one.raw is None or bounds is None:
+        return None
+    shift = one.raw - float(one.excess_areas.mean())
+    low, high = (factor * (end + shift) for end in bounds)
+    return Interval(low=low, high=high, method="Student t over examples, paired with the original's")
 
 
 def resampling(curves: RcdCurves) -> dict[str, int]:
@@ -81,7 +97,7 @@ def normalised(curves: RcdCurves, one: ModelCurves) -> Measurement:
         method=f"{curves.method()}; divided by (K + 1) x initial excess; higher for a model that fits the set already, "
         "whose small excess has little left to fall",
         details={
-            "initial_excess": None if one.diverged else float(one.phi[0] - one.floor),
+            "initial_excess": None if one.why_no_sum else float(one.excess[0]),
             "error_version": _normalised_error(one.forget),
         },
     )  # fmt: skip
@@ -89,15 +105,16 @@ def normalised(curves: RcdCurves, one: ModelCurves) -> Measurement:
 
 def _normalised(one: ModelCurves) -> Found:
     if one.raw is None:
-        return Found(None, status(one.forget))
-    excess = float(one.phi[0] - one.floor)
+        return Found(None, one.why_no_sum)
+    excess = float(one.excess[0])
     if excess < FLAT:
-        return Found(None, f"the initial excess over the floor, {excess:.2g} nats, is below {FLAT:g}")
+        unit = "" if one.candidate.is_generator else " nats"
+        return Found(None, f"the initial excess over the floor, {excess:.2g}{unit}, is below {FLAT:g}")
     return Found(one.raw / (len(one.phi) * excess))
 
 
 def _normalised_error(curve: Curve) -> float | None:
-    if curve.diverged_at is not None or curve.error[0] < FLAT:
+    if curve.diverged_at is not None or not len(curve.error) or curve.error[0] < FLAT:
         return None
     return float(curve.error.mean() / curve.error[0])
 
@@ -106,7 +123,7 @@ def _normalised_interval(curves: RcdCurves, one: ModelCurves) -> Interval | None
     """Return the interval over examples of the ratio of the mean area and the mean first loss, floors taken off."""
     if _normalised(one).value is None or one.raw is None:
         return None
-    areas, first, excess = one.forget.areas, one.forget.first_losses, float(one.phi[0] - one.floor)
+    areas, first, excess = one.excess_areas, one.excess_first, float(one.excess[0])
     above = areas + (one.raw - float(areas.mean()))
     below = len(one.phi) * (first + (excess - float(first.mean())))
     bounds = metrics.paired_ratio_interval(above, below, **resampling(curves))
@@ -117,8 +134,12 @@ def ratio_to_retrained(curves: RcdCurves, one: ModelCurves) -> Measurement:
     """Return `rcd.ratio_to_retrained`: RCD_K / geometric mean RCD_K of the retrained models.
 
     The geometric mean is that of the interval, which is one of log ratios: both speak of the same number.
+
+    Over the original's own curve, which leaves no sums of one sign, it is the share of their mean (`shares`).
     """
     others = curves.references(one)
+    if one.original is not None:
+        return _share(curves, one, others)
     levels = [other.raw for other in others if other.raw is not None]
     mean = _geometric_mean(levels)
     found = _to_retrained(one, others, levels, mean)
@@ -139,6 +160,32 @@ def ratio_to_retrained(curves: RcdCurves, one: ModelCurves) -> Measurement:
             "error_version": _error_to_retrained(one, others),
         },
     )  # fmt: skip
+
+
+def _share(curves: RcdCurves, one: ModelCurves, others: Sequence[ModelCurves]) -> Measurement:
+    found = share_of_excess(one, others)
+    reference = (
+        Reference(role="retrained", value=1.0, spread=found.spread, n=len(others)) if found.value is not None else None
+    )
+    return _measurement(
+        curves, one, "rcd.ratio_to_retrained", lambda _: Found(found.value, found.reason), interval=found.interval,
+        reference=reference,
+        method=f"{curves.method()}; divided by the retrained models' mean: 0 relearns as the original, 1 as a model "
+        "that never saw the set, above 1 it was driven away from it",
+        details={
+            "retrained": {other.candidate.label: other.raw for other in others},
+            "at_k": _shares_by_k(one, others),
+        },
+    )  # fmt: skip
+
+
+def _shares_by_k(one: ModelCurves, others: Sequence[ModelCurves]) -> dict[str, float] | None:
+    """Return the share for K = 0, 5, 10, 20, …: at 0 it is that of the loss alone."""
+    if one.why_no_sum or not others or any(other.why_no_sum for other in others):
+        return None
+    ours, theirs = np.cumsum(one.excess), np.mean([np.cumsum(other.excess) for other in others], axis=0)
+    looks = sorted({k for k in (0, 5, 10, 20, 40, 80, 160, len(ours) - 1) if k < len(ours)})
+    return {str(k): float(ours[k] / theirs[k]) for k in looks if theirs[k] > 0}
 
 
 def _geometric_mean(levels: Sequence[float]) -> float | None:
@@ -187,7 +234,12 @@ def headline_accuracy(accuracies: Sequence[float]) -> float:
 
 
 def steps_to_relearn(curves: RcdCurves, one: ModelCurves) -> Measurement:
-    """Return `rcd.steps_to_relearn`: steps until the measured set's accuracy is back at given levels."""
+    """Return `rcd.steps_to_relearn`: steps until the measured set's accuracy is back at given levels.
+
+    Of a generator, until its loss is within 5 % of the original's own.
+    """
+    if one.candidate.is_generator:
+        return _steps_to_loss(curves, one)
     accuracies = sorted(curves.settings.accuracies)
     chosen = headline_accuracy(accuracies)
 
@@ -205,6 +257,23 @@ def steps_to_relearn(curves: RcdCurves, one: ModelCurves) -> Measurement:
             "retrained": {other.candidate.label: value_of(other).value for other in others},
         },
     )  # fmt: skip
+
+
+def _steps_to_loss(curves: RcdCurves, one: ModelCurves) -> Measurement:
+    found, target, others = steps_to_loss(curves, one), original_loss(curves), curves.references(one)
+    shares = () if target is None else (WITHIN_LOSS, *MORE)
+    made = _measurement(
+        curves, one, "rcd.steps_to_relearn", lambda other: Found(*steps_to_loss(curves, other)[:2]), whole=True,
+        method=f"{curves.method()}; first step at which the loss on the measured set is within {WITHIN_LOSS:.0%} of "
+        "the original's own before any step",
+        details={
+            "original_loss": target,
+            "loss_at_the_end": None if one.diverged else float(one.forget.loss[-1]),
+            "within": {f"{share:g}": first_within(one.forget, target or 0.0, share) for share in shares},
+            "retrained": {other.candidate.label: steps_to_loss(curves, other).value for other in others},
+        },
+    )  # fmt: skip
+    return made.model_copy(update={"at_least": found.at_least})
 
 
 def _steps(curve: Curve, accuracy: float, name: str) -> Found:
@@ -243,6 +312,8 @@ def anamnesis_index(curves: RcdCurves, one: ModelCurves) -> Measurement:
 
 def _anamnesis(curves: RcdCurves, one: ModelCurves) -> tuple[Found, float | None]:
     """Return the index, and the accuracy that counts as relearned."""
+    if one.candidate.is_generator:
+        return Found(None, NO_ACCURACY), None
     original = next((other for other in curves.taken if other.candidate.role == "original"), None)
     if original is None or not len(original.forget.error):
         return Found(None, "no original model to take the accuracy from was given"), None

@@ -6,7 +6,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.context import DRAWS, AuditContext
+from unlearn_audit.audit.generators import check_relearning
+from unlearn_audit.audit.null_rows import with_null_row
 from unlearn_audit.audit.rcd.matched_twin import Matched, matched_twin
 from unlearn_audit.config import RcdSettings
 from unlearn_audit.data import Examples
@@ -45,8 +47,8 @@ class RelearnSplit(NamedTuple):
     indices: Integers
 
 
-def check_request(settings: RcdSettings) -> None:
-    """Refuse options that cannot be combined.
+def check_request(settings: RcdSettings, *, generators: bool = False) -> None:
+    """Refuse options that cannot be combined, or that are of the other kind of model.
 
     Raises:
         UsageError: an option lacks another one that it requires, or two options contradict each other.
@@ -56,7 +58,8 @@ def check_request(settings: RcdSettings) -> None:
         ("momentum" in given and settings.optimizer != "sgd", "--momentum requires --optimizer sgd"),
         ("tolerance" in given and settings.steps != "auto", "--tolerance requires --steps auto"),
         ("max_steps" in given and settings.steps != "auto", "--max-steps requires --steps auto"),
-        (settings.steps == "auto" and settings.floor == "best", "--steps auto requires --floor zero, fit or a number"),
+        (settings.steps == "auto" and settings.floor in ("best", "original"), "--steps auto requires --floor zero, "
+         "fit or a number"),
         (settings.floor == "fit" and settings.relearn < 1, "--floor fit is the minimum over the relearned part, "
          "which is no floor for the rest that --relearn measures; use zero, best or a number"),
         (settings.steps == "auto" and settings.relearn < 1, "--steps auto cannot be combined with --relearn below "
@@ -70,6 +73,7 @@ def check_request(settings: RcdSettings) -> None:
     for wrong, text in refusals:
         if wrong:
             raise UsageError(text)
+    check_relearning(settings, generators=generators)
 
 
 def algorithm_of(context: AuditContext, settings: RcdSettings) -> Algorithm:
@@ -81,6 +85,7 @@ def algorithm_of(context: AuditContext, settings: RcdSettings) -> Algorithm:
         minibatch=settings.minibatch,
         bn=settings.bn,
         augment=crop_and_flip if settings.augment else None,
+        gradient_draws=settings.gradient_draws,
         seed=derive_seed(context.config.seed, "relearning"),
     )
 
@@ -90,6 +95,12 @@ def algorithm_text(settings: RcdSettings) -> str:
     name = {"gd": "GD", "sgd": f"SGD with momentum {settings.momentum:g}", "adam": "Adam"}[settings.optimizer]
     batch = "full-batch" if settings.minibatch is None else f"minibatch ({settings.minibatch})"
     parts = [f"{batch} {name}"]
+    if settings.gradient_draws is not None:
+        parts.append(f"gradients on {settings.gradient_draws} fresh draws an example")
+    if settings.draws is not None:
+        parts.append(f"measured on {DRAWS if settings.draws == 'fixed' else settings.draws} fixed ones")
+    if settings.draws == "fixed":
+        parts.append("gradients on these, which relearns this noise and not the set")
     if settings.weight_decay:
         parts.append(f"weight decay {settings.weight_decay:g}")
     if settings.augment:
@@ -159,7 +170,14 @@ def plan(
 
 
 def _run(context: AuditContext, settings: RcdSettings, candidate: Candidate, part: RelearnSplit) -> Run:
-    run = Run(candidate.model, part.relearned, candidate.transform, measured=part.measured)
+    run = Run(
+        with_null_row(candidate, context.splits),
+        part.relearned,
+        candidate.transform,
+        candidate.task,
+        measured=part.measured,
+        draws=context.draws("forget"),
+    )
     return scoped(run, settings.scope, compute=context.compute, weight_decay=settings.weight_decay)
 
 

@@ -60,10 +60,14 @@ def _curves(rcd_curves: RcdCurves, step_size: float) -> dict[str, Curve]:
 def _sums(rcd_curves: RcdCurves, curves: Mapping[str, Curve]) -> dict[str, float | None]:
     """Return the sums over the floors of the first step size, so that all of them are over the same ones."""
     found: dict[str, float | None] = {}
+    original = rcd_curves.original if rcd_curves.floors.moving else None
     for one in (planned for planned in rcd_curves.planned if planned.kind == "forget"):
         label = one.candidate.label
         curve, floor = curves[label], rcd_curves.floors.of(label, "forget")
-        found[label] = None if curve.diverged_at is not None else float((one.summed(curve) - floor).sum())
+        base = None if original is None else curves[original]
+        whole = all(each is None or each.diverged_at is None for each in (curve, base))
+        below = floor if base is None else one.summed(base)
+        found[label] = float((one.summed(curve) - below).sum()) if whole else None
     return found
 
 
@@ -79,13 +83,17 @@ def essentially_initial(share: float | None, steps: int) -> bool:
     return steps > 0 and share is not None and abs(share) < HARDLY_MOVED
 
 
+def _error_sum(curve: Curve) -> float | None:
+    return None if curve.diverged_at is not None or not len(curve.error) else float(curve.error.sum())
+
+
 def ablation_details(rows: Sequence[Ablation], label: str, steps: int) -> list[dict[str, object]]:
     """Return one model's row for every step size."""
     return [
         {
             "step_size": row.step_size,
             "value": row.sums[label],
-            "error_sum": None if row.curves[label].diverged_at is not None else float(row.curves[label].error.sum()),
+            "error_sum": _error_sum(row.curves[label]),
             "moved": moved(row.curves[label]),
             "essentially_initial_loss": essentially_initial(moved(row.curves[label]), steps),
             "status": status(row.curves[label]),

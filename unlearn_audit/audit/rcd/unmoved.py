@@ -2,8 +2,14 @@
 
 from collections.abc import Mapping
 
-from unlearn_audit.audit.rcd.curves import RcdCurves
+from unlearn_audit.audit.rcd.curves import ModelCurves, RcdCurves
 from unlearn_audit.relearning import HARDLY_MOVED, hardly_moved
+
+
+def _at_the_floor(one: ModelCurves) -> bool:
+    """Return whether a model begins where the original does, whose curve is the floor: it has nothing to relearn."""
+    start = one.original.phi[0] if one.original is not None and len(one.original.phi) else None
+    return start is not None and len(one.phi) > 0 and one.phi[0] <= (1 + HARDLY_MOVED) * start
 
 
 def relearning_doubts(curves: RcdCurves) -> Mapping[str, list[str]]:
@@ -21,7 +27,7 @@ def relearning_doubts(curves: RcdCurves) -> Mapping[str, list[str]]:
     subjects = [one for one in curves.taken if one.candidate.role != "control"]
     if curves.steps == 0:
         return {}
-    still = [one.candidate.label for one in subjects if hardly_moved(one.forget)]
+    still = [one.candidate.label for one in subjects if hardly_moved(one.forget) and not _at_the_floor(one)]
     step = curves.step_size if isinstance(curves.step_size, str) else f"{curves.step_size:.4g}"
     at = f"at step size {step} and K = {curves.steps}"
     found: dict[str, list[str]] = {

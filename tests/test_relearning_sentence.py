@@ -1,0 +1,77 @@
+"""What is said of a share of the retrained models' excess, of an excess alone, and of steps to the original's loss."""
+
+from typing import Any
+
+import pytest
+
+from unlearn_audit.conclusion import conclude
+from unlearn_audit.conclusion.relearning import relearning_sentence
+from unlearn_audit.report import Interval, Measurement
+
+
+def made(name: str, value: float | None, ends: tuple[float, float] | None = None, **more: Any) -> Measurement:
+    values = {
+        "name": f"rcd.{name}", "subject": "u", "role": "unlearned", "value": value, "unit": "", "n": 37, "method": "m",
+        "direction": "compare to retrained", "reason": None if value is not None else "none",
+        "interval": ends and Interval(low=ends[0], high=ends[1], method="t"),
+    }  # fmt: skip
+    return Measurement.model_validate(values | more)
+
+
+def raw(value: float = 0.084, ends: tuple[float, float] = (0.064, 0.104), floor: str = "original") -> Measurement:
+    return made("raw", value, ends, details={"floor": {"kind": floor}})
+
+
+def said(*measurements: Measurement, role: str = "unlearned") -> str:
+    return relearning_sentence(measurements, "u", role) or ""
+
+
+@pytest.mark.parametrize(
+    ("value", "ends", "words"),
+    [
+        (0.27, (0.2, 0.33), "is 0.27 [0.20, 0.33] of the retrained models': it relearns faster than models that never "
+         "saw it: some of it is still there"),
+        (0.01, (-0.05, 0.08), "it relearns as the original does"),
+        (0.95, (0.8, 1.1), "no difference seen from models that never saw it (could see 0.15)"),
+        (2.2, (1.9, 2.5), "it was driven away from the set"),
+        (0.5, (-0.4, 1.4), "which tells it neither from them nor from the original"),
+        (0.4, None, "of the only retrained model's"),
+    ],
+)  # fmt: skip
+def test_a_share_says_where_a_model_lies(value: float, ends: tuple[float, float] | None, words: str) -> None:
+    text = said(raw(), made("ratio_to_retrained", value, ends))
+    assert text.startswith("u (unlearned), relearning the forget set: its excess over the original is")
+    assert words in text
+
+
+def test_without_retrained_models_nothing_is_called_gone() -> None:
+    text = said(raw(), made("ratio_to_retrained", None))
+    assert "+0.084 [+0.064, +0.104]: it relearns more slowly than the original" in text
+    assert "it cannot be called gone" in text
+    assert "not above 0: it relearns as fast as the original" in said(raw(0.01, (-0.02, 0.04)))
+
+
+def test_where_the_retrained_models_have_no_excess_relearning_tells_nothing() -> None:
+    share = made("ratio_to_retrained", None, reason="…: there is nothing to take a share of")
+    assert "the retrained models have none either, so that relearning tells nothing" in said(raw(), share)
+
+
+def test_steps_are_told_with_the_retrained_models_own() -> None:
+    reference = {"role": "retrained", "value": 21.0, "n": 2}
+    text = said(raw(), made("steps_to_relearn", 6.0, reference=reference))
+    assert text.endswith("; its loss is the original's again after 6 steps (retrained: 21).")
+    text = said(raw(), made("steps_to_relearn", None, at_least=41.0, reference=reference))
+    assert text.endswith("; its loss is not the original's again after 40 steps (retrained: 21).")
+    assert "again" not in said(raw(), made("steps_to_relearn", None))
+
+
+def test_nothing_is_said_of_another_floor_or_of_the_original() -> None:
+    share = made("ratio_to_retrained", 0.3, (0.2, 0.4))
+    assert said(raw(floor="zero"), share) == ""
+    assert said(raw(), share, role="original") == ""
+    assert said(share) == ""
+
+
+def test_the_conclusion_has_it() -> None:
+    sentences = conclude([raw(), made("ratio_to_retrained", 0.27, (0.2, 0.33))])
+    assert any("some of it is still there" in each for each in sentences)

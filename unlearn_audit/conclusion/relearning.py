@@ -1,0 +1,94 @@
+"""What relearning above the original's own curve says: how much of what a model lacks that never saw the set."""
+
+import math
+from collections.abc import Sequence
+
+from unlearn_audit.conclusion.words import named
+from unlearn_audit.metrics import student_interval
+from unlearn_audit.report import Interval, Measurement, Reference
+
+NEVER_GONE = (
+    "without retrained models nothing says how slow one would be that never saw it, so that it cannot be called gone"
+)
+
+
+def relearning_sentence(measurements: Sequence[Measurement], label: str, role: str) -> str | None:
+    """Return what one subject's excess over the original's curve says; None without one, and of the original itself.
+
+    Args:
+        measurements: of one report.
+        label: of the subject.
+        role: of the subject.
+    """
+    found = {one.name: one for one in measurements if one.subject == label}
+    raw, share = found.get("rcd.raw"), found.get("rcd.ratio_to_retrained")
+    if role == "original" or raw is None or not _over_the_original(raw) or not _is_number(raw):
+        return None
+    told = _of_share(share) if share is not None and _is_number(share) else _of_excess(raw, share)
+    steps = _of_steps(found.get("rcd.steps_to_relearn"))
+    return f"{named(label, role)}, relearning the forget set: {told}{steps}."
+
+
+def _over_the_original(raw: Measurement) -> bool:
+    floor = raw.details.get("floor")
+    return isinstance(floor, dict) and floor.get("kind") == "original"
+
+
+def _is_number(found: Measurement) -> bool:
+    return isinstance(found.value, int | float)
+
+
+def _value(found: Measurement) -> float:
+    return float(found.value) if isinstance(found.value, int | float) else float("nan")
+
+
+def _ends(interval: Interval) -> str:
+    return f"[{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _of_share(share: Measurement) -> str:
+    """Say where a share lies between that of the original, 0, and that of the retrained models, 1."""
+    value, ends = _value(share), share.interval
+    if ends is None:
+        return f"its excess over the original is {value:.2f} of the only retrained model's (its chance: unknown)"
+    said = f"its excess over the original is {value:.2f} {_ends(ends)} of the retrained models'"
+    reach = math.hypot(value - ends.low, _of_one_more(share.reference))
+    if value - reach > 1:
+        return f"{said}: it was driven away from the set, further than models that never saw it"
+    if value + reach < 1:
+        still = "faster than models that never saw it: some of it is still there"
+        return f"{said}: it relearns {'as the original does' if ends.low <= 0 else still}"
+    if ends.low <= 0:
+        return f"{said}, which tells it neither from them nor from the original"
+    return f"{said}: no difference seen from models that never saw it (could see {reach:.2f})"
+
+
+def _of_one_more(reference: Reference | None) -> float:
+    """Return how far from 1 the share of one more retrained model may lie by its own seed alone."""
+    if reference is None or not reference.spread:
+        return 0.0
+    return student_interval(0.0, reference.spread, reference.n - 1).high
+
+
+def _of_excess(raw: Measurement, share: Measurement | None) -> str:
+    """Say what the excess itself says, where there is nothing to take a share of."""
+    value, ends = _value(raw), raw.interval
+    said = f"its excess over the original is {value:+.3g}" + (f" [{ends.low:+.3g}, {ends.high:+.3g}]" if ends else "")
+    if share is not None and share.reason and "nothing to take a share of" in share.reason:
+        return f"{said}; the retrained models have none either, so that relearning tells nothing on this set"
+    if ends is not None and ends.low > 0:
+        return f"{said}: it relearns more slowly than the original; {NEVER_GONE}"
+    return f"{said}, not above 0: it relearns as fast as the original"
+
+
+def _of_steps(found: Measurement | None) -> str:
+    """Say after how many steps the loss is the original's again."""
+    if found is None:
+        return ""
+    reference = found.reference
+    others = f" (retrained: {reference.value:.3g})" if reference else ""
+    if _is_number(found):
+        return f"; its loss is the original's again after {_value(found):.0f} steps{others}"
+    if found.at_least is None:
+        return ""
+    return f"; its loss is not the original's again after {found.at_least - 1:.0f} steps{others}"
