@@ -103,6 +103,25 @@ def test_nn_wants_two_models_that_may_be_retrained(models: dict[str, Any], known
 
 
 @pytest.mark.parametrize(
+    ("model", "attack", "says"),
+    [
+        ("small-unet", "confidence", "confidence needs class probabilities, and small-unet is a generator"),
+        ("small-unet", "nn", "those are asked by loss, pia, secmi"),
+        ("small-cnn", "pia", "pia asks a denoiser, and small-cnn is a classifier"),
+        ("small-unet", "secmi", None),
+        ("small-unet", "loss", None),
+        ("small-cnn", "loss", None),
+        ("small-cnn", "my.module:attack", None),
+    ],
+)
+def test_attacks_fit_the_kind_of_models_that_are_trained(model: str, attack: str, says: str | None) -> None:
+    trained = {"train": [{"label": "original"}, {"label": "r-1", "without": True}, {"label": "r-2", "without": True}]}
+    told = [issue.text for issue in attack_problems({"model": model, "mia": {"attacks": [attack]}, **trained})]
+    assert len(told) == (says is not None)
+    assert says is None or says in told[0]
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"data": 3, "model": [], "mia": "x", "apply": 3, "train": [3], "checkpoint": [{"model": 1}]},

@@ -44,13 +44,17 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
 
 
 def attack_problems(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
-    """Yield which attacks are asked for by name and need shadow models, or retrained ones, that are not named."""
+    """Yield which attacks are named that need shadow models, or retrained ones, or another kind of models."""
     mia = values.get("mia")
     if not isinstance(mia, Mapping):
         return
-    names = mia.get("attacks")
-    for name in names if isinstance(names, list | tuple) else ():
-        if isinstance(name, str) and name in catalogue.ATTACKS and mia.get("shadows") is None:
+    asked, model = mia.get("attacks"), _trained_model(values)
+    for name in filter(lambda one: isinstance(one, str), asked if isinstance(asked, list | tuple) else ()):
+        wrong = _wrong_kind(name, model)
+        if wrong:
+            yield ConfigIssue(("mia", "attacks"), f"mia.attacks: {name} {wrong}")
+            continue
+        if name in catalogue.ATTACKS and mia.get("shadows") is None:
             attack: Attack = catalogue.load("attack", catalogue.ATTACKS, name)
             if attack.needs_shadows:
                 yield ConfigIssue(
@@ -65,6 +69,24 @@ def attack_problems(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
                     f"and {known or 'none'} can be among those named here; name more, such as [[apply]] with method = "
                     '"retrain"',
                 )
+
+
+def _wrong_kind(attack: str, model: str | None) -> str | None:
+    """Return why an attack of ours cannot be asked of a model; None where it can, or where nobody knows."""
+    of_classifiers = {*catalogue.ATTACKS, *catalogue.MODEL_ATTACKS} - {*catalogue.GENERATOR_ATTACKS}
+    of_generators = {*catalogue.GENERATOR_ATTACKS} - {*catalogue.ATTACKS}
+    if model in catalogue.GENERATORS and attack in of_classifiers:
+        asked_by = ", ".join(catalogue.GENERATOR_ATTACKS)
+        return f"needs class probabilities, and {model} is a generator, which has none; those are asked by {asked_by}"
+    if model in catalogue.MODELS and model not in catalogue.GENERATORS and attack in of_generators:
+        return f"asks a denoiser, and {model} is a classifier"
+    return None
+
+
+def _trained_model(values: Mapping[str, Any]) -> str | None:
+    """Return the one model that all of `[[train]]` are, None where nothing is trained or models differ."""
+    found = {str(entry.get("model") or values.get("model")) for _, entry in _tables(values, "train")}
+    return found.pop() if len(found) == 1 else None
 
 
 def _possibly_retrained(values: Mapping[str, Any]) -> int:
