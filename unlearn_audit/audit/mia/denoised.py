@@ -1,6 +1,5 @@
 """What attacks on generators are shown: a target as functions of images and noise; a pair shares its noise."""
 
-import math
 from dataclasses import replace
 from typing import cast
 
@@ -13,6 +12,7 @@ from unlearn_audit.attacks import Denoised
 from unlearn_audit.data import Pool
 from unlearn_audit.engine import Device, Draws, FullBatch, Task, chunks, encoded, full_float32
 from unlearn_audit.errors import MeasurementError
+from unlearn_audit.generation.samplers import image_and_noise
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.models import models_own
 from unlearn_audit.models.denoisers import Denoiser, Noised
@@ -69,16 +69,9 @@ def _noise(denoiser: Denoiser, x: Tensor, t: int, conditions: Tensor, compute: D
             rows = x[part].to(compute.device)
             times = torch.full((len(rows),), t, device=rows.device)
             output = denoiser(Noised(rows, times, conditions[part])).float()
-            found.append(_as_noise(output, rows, at, denoiser.schedule.prediction).double().cpu())
+            _, noise = image_and_noise(output, rows, at, denoiser.schedule.prediction)
+            found.append(noise.double().cpu())
     return np.asarray(torch.cat(found).numpy())
-
-
-def _as_noise(output: Tensor, x: Tensor, at: float, prediction: str) -> Tensor:
-    """Return the noise in x = sqrt(at) x_0 + sqrt(1 - at) epsilon that a prediction amounts to."""
-    image, noise = math.sqrt(at), math.sqrt(1 - at)
-    if prediction == "epsilon":
-        return output
-    return (x - image * output) / noise if prediction == "sample" else image * output + noise * x
 
 
 def _finite(candidate: Candidate, values: Floats) -> Floats:

@@ -13,7 +13,7 @@ from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.mia.denoised import denoised
 from unlearn_audit.audit.mia.own_models import OwnModels, own_models
 from unlearn_audit.data import Pool, make_pool, old_forget_set, query, read_training_indices
-from unlearn_audit.engine import Draws, predict
+from unlearn_audit.engine import predict
 from unlearn_audit.errors import DataError, MeasurementError
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.shadows import Fleet, FleetSignals, Treatment, open_fleet
@@ -33,7 +33,7 @@ class AttackInputs:
     def __init__(self, context: AuditContext, pool: Pool, fleet: Fleet | None) -> None:
         self.context, self.pool, self.fleet = context, pool, fleet
         self.queries = fleet.plan.queries if fleet else 1
-        self.of_generators = all(one.task.errors is None for one in context.subjects)
+        self.of_generators = context.of_generators
         self._asked: dict[str, NDArray[np.float32]] = {}
         self._population: dict[str, Population] = {}
         self._shadows: dict[str, Shadows] = {}
@@ -78,7 +78,7 @@ class AttackInputs:
     def _of_denoiser(self, candidate: Candidate, labels: NDArray[np.int64]) -> Evidence:
         """Return a generator's evidence, which has neither logits nor shadow models."""
         if candidate.label not in self._denoised:
-            grid = Draws(self.context.config.seed, ("pair",))
+            grid = self.context.draws("forget")
             found = denoised(candidate, self.pool, draws=grid, compute=self.context.compute)
             self._denoised[candidate.label] = found
         none = np.zeros((len(labels), 0, 0), np.float32)
