@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from forking import Forker
 from hypothesis import HealthCheck, settings
 
 from unlearn_audit.report import (
@@ -36,12 +38,14 @@ if TYPE_CHECKING:
 # Small networks and matrices are fastest on one thread, the more so with several test processes side by side; this is
 # heeded when torch and the linear algebra are loaded, here and in what tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What tests start would otherwise compile every module of the tool anew: a second of each process with torch.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Typer draws for a terminal wherever it finds itself on certain build machines; here it never is one.
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
 
 
 # Limits in tests are for hangs: a property that is slow on a busy machine is no failure.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("patient", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 
@@ -62,6 +66,16 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _made_only_once() -> None:
+    """What every run of the command line in this process makes anew, to the same: its commands, the digits as text."""
+    import sklearn.datasets
+    import typer.main
+
+    typer.main.get_command = cache(typer.main.get_command)
+    sklearn.datasets.load_digits = cache(sklearn.datasets.load_digits)
 
 
 def _in_process(*args: object) -> Ran:
@@ -174,18 +188,47 @@ def run_process() -> Run:
 
 
 @pytest.fixture(scope="session")
+def forker() -> Iterator[Forker]:
+    """Start the command line in processes of their own that need not load torch.
+
+    Yields:
+        what starts them: forker.start("rcd", ...).
+    """
+    one = Forker()
+    yield one
+    one.close()
+
+
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
+    """Return a folder that `make` filled and its answer, as JSON; test processes that work side by side share one."""
+    from filelock import FileLock
+
+    shared = factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder, answer = shared / f"{name}-of-all", shared / f"{name}-of-all.json"
+    with FileLock(shared / f"{name}-of-all.lock"):
+        if not answer.exists():
+            folder.mkdir(exist_ok=True)
+            answer.write_text(json.dumps(make(folder)))
+    return folder, json.loads(answer.read_text())
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with original, retrained-1, retrained-2 and unlearned.safetensors and forget.npy.
 
     The small CNN after three epochs on mislabelled digits: quick to make, not well trained.
     """
+    return _made_once(tmp_path_factory, "tiny", _make_tiny)[0]
+
+
+def _make_tiny(folder: Path) -> None:
     import numpy as np
 
     from unlearn_audit.data import load_data, read_training_indices
     from unlearn_audit.engine import setup_device
     from unlearn_audit.training import pick_recipe, train_checkpoint
 
-    folder = tmp_path_factory.mktemp("tiny")
     dataset = load_data("digits?mislabel=0.1&seed=0")
     forget = read_training_indices("mislabelled", dataset)
     np.save(folder / "forget.npy", forget.indices)
@@ -199,20 +242,24 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--out", folder / "unlearned.safetensors", "--steps", 10, "--quiet",
     )  # fmt: skip
     assert done.code == 0, done.stderr
-    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_fleet(tiny: Path) -> Path:
+def tiny_fleet(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four shadow models of `tiny`'s recipe, each also unlearned as its unlearned model was."""
+    folder, _ = _made_once(tmp_path_factory, "tiny-fleet", lambda folder: make_fleet(folder / "shadows", tiny))
+    return folder / "shadows"
+
+
+def make_fleet(where: Path, of: Path, count: int = 4, **more: Any) -> None:
+    """Make a fleet after the original and the unlearned model of a folder."""
     from unlearn_audit.config import Layer, resolve
     from unlearn_audit.shadows import open_fleet_context, plan_fleet, work
 
-    entries = [{"path": str(tiny / f"{name}.safetensors")} for name in ("original", "unlearned")]
-    asked = {"checkpoint": entries, "forget": str(tiny / "forget.npy"), "device": "cpu"}
-    plan_fleet(tiny / "shadows", resolve([Layer("flag", asked, "test")]), count=4)
-    assert work(open_fleet_context(tiny / "shadows")) == 8
-    return tiny / "shadows"
+    entries = [{"path": str(of / f"{name}.safetensors")} for name in ("original", "unlearned")]
+    asked = {"checkpoint": entries, "forget": str(of / "forget.npy"), "device": "cpu"} | more
+    plan_fleet(where, resolve([Layer("flag", asked, "test")]), count=count)
+    assert work(open_fleet_context(where)) == 2 * count
 
 
 @pytest.fixture(scope="session")
@@ -249,19 +296,19 @@ def whole(finished: Path, tmp_path: Path) -> "FleetContext":
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
-    """The folder that the whole demo wrote, and what it printed; takes most of a minute, so use `tiny` if it serves.
+    """The folder that the whole demo wrote, and what it printed; takes most of a minute, so use `tiny` if it serves."""
+    folder, ran = _made_once(tmp_path_factory, "demo", lambda folder: _in_process("demo", "--out", folder / "demo"))
+    return folder / "demo", Ran(*ran)
 
-    Test processes that work side by side share one.
-    """
-    from filelock import FileLock
 
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    folder, printed = shared / "demo-of-all" / "demo", shared / "demo-of-all.json"
-    with FileLock(shared / "demo-of-all.lock"):
-        if not printed.exists():
-            printed.write_text(json.dumps(_in_process("demo", "--out", folder)))
-    return folder, Ran(*json.loads(printed.read_text()))
+@pytest.fixture(scope="session")
+def audited_demo(
+    demo: tuple[Path, Ran], run_process: Run, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Ran]:
+    """The folder that the README's audit of the demo wrote, from a process of its own, and what it printed."""
+    words = ("audit", "demo/unlearn-audit.toml", "--out", "report/")
+    _, ran = _made_once(tmp_path_factory, "audited-demo", lambda _: run_process(*words, cwd=demo[0].parent))
+    return demo[0].parent / "report", Ran(*ran)
 
 
 @pytest.fixture(scope="session")

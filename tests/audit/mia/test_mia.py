@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import make_fleet
 
 from unlearn_audit.audit import audit_checkpoints
 from unlearn_audit.catalogue import ATTACK_GROUPS, ATTACKS
@@ -24,15 +25,6 @@ RETRAINED = ("retrained-1", "retrained-2", "retrained-3")
 SIGHTED = ("loss", "modified-entropy", "quantile", "svc", "shokri", "lira", "lira-offline", "rmia", "rmia-offline")
 BLIND_TO_LABELS = ("confidence", "entropy")
 TRAINED_SHADOWS = ("shokri", "lira", "lira-offline", "rmia", "rmia-offline")
-
-
-def make_fleet(where: Path, of: Path, count: int) -> Path:
-    """Train a fleet after the original and the unlearned model of a folder."""
-    entries = [{"path": str(of / f"{name}.safetensors")} for name in ("original", "unlearned")]
-    asked = {"checkpoint": entries, "forget": str(of / "forget.npy"), "device": "cpu"}
-    plan_fleet(where, resolve([Layer("flag", asked, "test")]), count=count)
-    assert work(open_fleet_context(where)) == 2 * count
-    return where
 
 
 def audited(
@@ -89,7 +81,8 @@ def holds_direction_and_power(found: AuditReport) -> None:
 def test_every_attack_that_sees_labels_finds_the_original_and_none_finds_a_retrained_model(
     demo: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    fleet = make_fleet(tmp_path / "shadows", demo[0], 4)
+    fleet = tmp_path / "shadows"
+    make_fleet(fleet, demo[0])
     found = audited(demo[0], ("original", "unlearned", *RETRAINED), attacks=["all"], shadows=str(fleet))
     holds_direction_and_power(found)
     assert of(found, "mia.lira.auc", "original").details["shadow_models"] == 4
@@ -97,7 +90,8 @@ def test_every_attack_that_sees_labels_finds_the_original_and_none_finds_a_retra
 
 @pytest.mark.slow
 def test_a_larger_fleet_finds_the_same(demo: tuple[Path, Any], tmp_path: Path) -> None:
-    fleet = make_fleet(tmp_path / "shadows", demo[0], 16)
+    fleet = tmp_path / "shadows"
+    make_fleet(fleet, demo[0], 16)
     report = audited(demo[0], ("original", "unlearned", *RETRAINED), attacks=["all"], shadows=str(fleet))
     holds_direction_and_power(report)
     assert auc(report, "ulira", "unlearned") > 0.6  # enough shadow models see what the loss attack (.53) does not
