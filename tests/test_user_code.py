@@ -19,6 +19,7 @@ import os, sys
 sys.path.insert(0, sys.argv.pop(1))
 from unlearn_audit.cli import main
 import unlearn_audit.audit, unlearn_audit.demo
+import sklearn.datasets, torch._dynamo
 for line in open("verbs.txt").read().splitlines():
     child = os.fork()
     if not child:

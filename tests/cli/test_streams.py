@@ -116,7 +116,7 @@ def test_a_message_is_one_line_of_a_bounded_length(length: int) -> None:
     assert text.endswith("x" if length <= LONGEST else " more characters)")
 
 
-@pytest.mark.parametrize("length", [100_000, 10_000_000])
+@pytest.mark.parametrize("length", [100_000, 1_000_000])
 def test_no_input_fills_the_screen(folder: Path, run: Run, length: int) -> None:
     (folder / "p.toml").write_text(POLICY.replace("accuracy.test", "x" * length))
     done = run("gate", "good.json", "--policy", "p.toml")
@@ -139,7 +139,7 @@ def test_a_report_cannot_steer_the_screen_with_its_errors(
     assert (done.code, "\x1b" in done.stderr) == (2, False)
 
 
-@pytest.mark.parametrize("length", [100_000, 10_000_000])
+@pytest.mark.parametrize("length", [100_000, 1_000_000])
 def test_no_text_of_a_report_fills_the_screen(
     here: Path, run: Run, make_report: Make, make_measurement: Make, length: int
 ) -> None:

@@ -38,7 +38,7 @@ from unlearn_audit.training import SMALL
 
 RUNNING: ModuleType = sys.modules[run_workers.__module__]
 START = ["-c", "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"]
-EPOCHS = 100  # a step each: long enough to be killed in the midst of it
+EPOCHS = 40  # a step each: long enough to be killed in the midst of it
 
 
 @pytest.fixture(scope="module")
