@@ -36,6 +36,7 @@ DATA_SOURCES: Mapping[str, str] = {
     "idx": "unlearn_audit.data.sources:idx",
     "npz": "unlearn_audit.data.sources:npz",
     "folder": "unlearn_audit.data.sources:folder",
+    "captioned": "unlearn_audit.data.sources:captioned",
     "torchvision": "unlearn_audit.data.sources:torchvision_dataset",
 }
 

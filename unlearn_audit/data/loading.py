@@ -28,8 +28,8 @@ def load_data(spec: str, *, base: Path = Path("."), allow_code: bool = False, do
     """Return the data set that a spec names.
 
     Args:
-        spec: `digits`, `idx:DIR`, `npz:FILE`, `folder:DIR`, `torchvision:NAME` or `package.module:callable`, with
-            options after `?` as `Options` describes them.
+        spec: `digits`, `idx:DIR`, `npz:FILE`, `folder:DIR`, `captioned:DIR`, `torchvision:NAME` or
+            `package.module:callable`, with options after `?` as `Options` describes them.
         base: the folder that relative paths start at.
         allow_code: whether `package.module:callable` may be imported and called.
         download: whether missing torchvision data may be fetched.
@@ -45,7 +45,8 @@ def load_data(spec: str, *, base: Path = Path("."), allow_code: bool = False, do
     if options.root is not None:
         options = replace(options, root=str(absolute(options.root, base)))
     described = {key: value for key, value in options.written().items() if key not in UNDIGESTED}
-    sha256 = content_digest(train, test, {"classes": classes, "options": described, "origin": origin})
+    prompts = {"prompts": loaded.class_names} if loaded.prompted else {}
+    sha256 = content_digest(train, test, {"classes": classes, "options": described, "origin": origin, **prompts})
     canonical = str(replace(parsed, target=loaded.target, options=options))
     if loaded.mean and loaded.std:
         mean, std, said = loaded.mean, loaded.std, f"customary for {parsed.source}:{loaded.target}"
@@ -120,7 +121,7 @@ def _check_classes(spec: str, loaded: LoadedArrays, options: Options) -> int:
         raise DataError(f"data spec '{spec}': first_label= has no effect, since the data says how many classes it has")
     if classes > MOST_CLASSES:
         raise DataError(f"data '{spec}': label {classes - 1} is out of range; labels number classes from 0")
-    if classes < 2 or len(np.unique(train.numpy())) < 2:
+    if not loaded.prompted and (classes < 2 or len(np.unique(train.numpy())) < 2):
         raise DataError(f"data '{spec}' has fewer than 2 classes")
     if loaded.classes is None and options.first_label is None:
         _check_numbering(spec, loaded)
@@ -161,7 +162,7 @@ def _take_subsets(
     train = _subset_rows(spec, "train", wanted=options.train, size=len(loaded.train), options=options)
     test = _subset_rows(spec, "test", wanted=options.test, size=len(loaded.test), options=options)
     kept = loaded.train if train is None else loaded.train.subset(train)
-    if len(np.unique(kept.labels.numpy())) < 2:
+    if not loaded.prompted and len(np.unique(kept.labels.numpy())) < 2:
         raise DataError(f"data spec '{spec}' leaves fewer than 2 classes to train on; take a larger train=")
     origin = loaded.origin
     if origin is not None and train is not None:

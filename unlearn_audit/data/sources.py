@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from unlearn_audit.data.arrays import ARRAY_NAMES, examples_from_arrays, image_tensor, label_array
 from unlearn_audit.data.examples import Examples
 from unlearn_audit.data.formats.array_files import read_npz
+from unlearn_audit.data.formats.captioned import read_captioned
 from unlearn_audit.data.formats.cifar_batches import cifar_class_names, read_cifar
 from unlearn_audit.data.formats.idx import find_idx, read_idx
 from unlearn_audit.data.formats.image_folder import class_names, read_split
@@ -53,6 +54,7 @@ class LoadedArrays:
         std: likewise.
         origin: relative paths of the training files, for image folders.
         class_names: in the order of the labels, where the source has names.
+        prompted: whether they are prompts, which may also be one alone.
     """
 
     target: str
@@ -63,6 +65,7 @@ class LoadedArrays:
     std: tuple[float, ...] | None = None
     origin: tuple[str, ...] | None = None
     class_names: tuple[str, ...] = ()
+    prompted: bool = False
 
 
 class DataSource(Protocol):
@@ -133,6 +136,31 @@ def folder(target: str, context: Context) -> LoadedArrays:
     train, test = read_split(where / "train", classes), read_split(where / "test", classes)
     return LoadedArrays(
         str(where), train.examples, test.examples, classes=len(classes), origin=train.paths, class_names=classes
+    )
+
+
+def captioned(target: str, context: Context) -> LoadedArrays:
+    """Return the images that DIR/train/captions.csv and DIR/test/captions.csv name, as RGB uint8.
+
+    A label is the number of an image's prompt among the different ones of both splits, sorted; the prompts are the
+    names of the classes.
+
+    Raises:
+        DataError: a folder, a file or an image is missing or not understood, or the images have several sizes.
+    """
+    where = _needed_folder("captioned", target, context)
+    (train, train_images), (test, test_images) = (read_captioned(where / split) for split in ("train", "test"))
+    prompts = tuple(sorted({*train.prompts, *test.prompts}))
+    numbers = {prompt: number for number, prompt in enumerate(prompts)}
+    labels = [torch.tensor([numbers[prompt] for prompt in split.prompts]) for split in (train, test)]
+    return LoadedArrays(
+        str(where),
+        Examples(train_images, labels[0], labels[0]),
+        Examples(test_images, labels[1], labels[1]),
+        classes=len(prompts),
+        origin=train.paths,
+        class_names=prompts,
+        prompted=True,
     )
 
 

@@ -67,11 +67,19 @@ def read_split(folder: Path, classes: tuple[str, ...]) -> ImageSplit:
     numbers = {name: number for number, name in enumerate(classes)}
     labels = torch.tensor([numbers[path.relative_to(folder).parts[0]] for path in paths], dtype=torch.int64)
     relative = tuple(path.relative_to(folder).as_posix() for path in paths)
-    return ImageSplit(Examples(_decode_all(folder, paths), labels, labels), relative)
+    return ImageSplit(Examples(decoded(folder, paths), labels, labels), relative)
 
 
-def _decode_all(folder: Path, paths: list[Path]) -> torch.Tensor:
-    """Return uint8 [N, 3, H, W]; every image must have the first one's size."""
+def decoded(folder: Path, paths: list[Path]) -> torch.Tensor:
+    """Return images as RGB, uint8 [N, 3, H, W]; every image must have the first one's size.
+
+    Args:
+        folder: that they are of, for messages.
+        paths: of the images, at least one.
+
+    Raises:
+        DataError: a file that is no 8-bit image, or images of several sizes.
+    """
     first = _decode(paths[0], None)
     check_memory(folder, len(paths) * first.size)
     images = np.empty((len(paths), 3, *first.shape[:2]), dtype=np.uint8)
