@@ -167,11 +167,12 @@ def flops_per_image(model: nn.Module, image: Tensor) -> int:
         MeasurementError: the model cannot take the image.
     """
     batch = image.unsqueeze(0) if image.ndim == 3 else image
+    asked = model.asked if isinstance(model, Denoiser) else lambda images: images
     try:
-        return flops_of(model, batch)
+        return flops_of(model, asked(batch))
     except Exception as problem:
         with suppress(Exception):  # some models take no single image
-            return flops_of(model, batch.repeat_interleave(2, dim=0)) // 2
+            return flops_of(model, asked(batch.repeat_interleave(2, dim=0))) // 2
         raise MeasurementError(f"the model cannot take an image {list(batch.shape)}: {raised(problem)}") from problem
 
 
@@ -179,5 +180,5 @@ def flops_of(model: nn.Module, batch: Any) -> int:
     """Return the floating-point operations of one forward pass over whatever a model is called with, in eval mode."""
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), counter:
-        model(model.asked(batch) if isinstance(model, Denoiser) else batch)
+        model(batch)
     return counter.get_total_flops()
