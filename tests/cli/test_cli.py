@@ -43,6 +43,7 @@ VERBS = [
     "mia",
     "resurgence",
     "train",
+    "generate",
     "init",
     "audit",
     "gate",

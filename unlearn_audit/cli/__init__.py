@@ -19,6 +19,7 @@ from unlearn_audit.cli import (
     demo,
     gaps,
     gate,
+    generate,
     init,
     inspect,
     mia,
@@ -75,8 +76,8 @@ def _root(
 
 
 for verb in (
-    demo, rcd, truncation, spectrum, gaps, twosample, outputs, mia, resurgence, shadows, train, init, audit, gate, show,
-    inspect, validate, schema,
+    demo, rcd, truncation, spectrum, gaps, twosample, outputs, mia, resurgence, shadows, train, generate, init, audit,
+    gate, show, inspect, validate, schema,
 ):  # fmt: skip
     verb.register(app)
 apply.register(app)

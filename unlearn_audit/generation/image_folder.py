@@ -1,0 +1,128 @@
+"""A folder of generated images, whole or absent: PNG files, and an index that says how each can be drawn again."""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unlearn_audit.engine import Device
+from unlearn_audit.errors import OutputError, UsageError
+from unlearn_audit.files import atomic_folder, check_output_folder
+from unlearn_audit.generation.pipelines import Pipeline
+from unlearn_audit.generation.prompts import PromptFile
+from unlearn_audit.generation.sampling import Sampling, Wanted, images
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.render.png import png
+
+INDEX = "index.csv"
+COLUMNS = ("file", "number", "condition", "seed", "sampler", "steps", "guidance", "height", "width")
+
+
+def of_classes(classes: Sequence[int], count: int) -> tuple[Wanted, ...]:
+    """Return images 0 … count - 1 of each class, class by class."""
+    return tuple(Wanted(c, number) for c in dict.fromkeys(classes) for number in range(count))
+
+
+def of_prompts(file: PromptFile, usual: tuple[int, int] | None) -> tuple[Wanted, ...]:
+    """Return one image for each prompt of a file, with the seed, guidance and size that it asks for.
+
+    Args:
+        file: as read.
+        usual: height and width of the generator's images, for prompts that name one of the two.
+    """
+    found = []
+    for one in file.prompts:
+        height, width = one.height or (usual and usual[0]), one.width or (usual and usual[1])
+        named = one.height is not None or one.width is not None
+        size = (height, width) if named and height and width else None
+        found.append(Wanted(one.text, one.number, one.seed, one.guidance, size))
+    return tuple(found)
+
+
+def check_image_folder(folder: Path, *, force: bool) -> Path:
+    """Return `folder` if images may be written there; called before any work is done.
+
+    Raises:
+        OutputError: it holds something already: images of an earlier call (without `force`), or anything else.
+    """
+    check_output_folder(folder, force=True, owned=())
+    check_output_folder(folder.parent, force=True, owned=())
+    if not folder.parent.is_dir():
+        raise OutputError(f"cannot write {folder}: folder {folder.parent} does not exist; create it first")
+    if folder.is_symlink():
+        raise OutputError(f"{folder} is a link; name the folder itself")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return folder
+    stranger = next((path for path in folder.rglob("*") if not path.is_dir() and not _ours(path, folder)), None)
+    if stranger is not None or not (folder / INDEX).is_file():
+        raise OutputError(f"{folder} holds {stranger or 'images without an index'}; name a folder to be made")
+    if not force:
+        raise OutputError(f"{folder} exists already; use --force to replace it")
+    return folder
+
+
+def _ours(path: Path, folder: Path) -> bool:
+    return path == folder / INDEX or path.suffix == ".png"
+
+
+def write_image_folder(
+    folder: Path,
+    pipeline: Pipeline,
+    wanted: Sequence[Wanted],
+    sampling: Sampling,
+    *,
+    seed: int,
+    compute: Device,
+    seen: Callable[[int, Tensor], object] = lambda index, image: None,
+    progress: Progress = silent,
+) -> None:
+    """Draw images and write them, those of a class into a folder of its number, with their index.
+
+    Args:
+        folder: to make or to replace, see `check_image_folder`.
+        pipeline: the generator, on the device.
+        wanted: what is drawn; the number of a prompt names its file.
+        sampling: how.
+        seed: the person's.
+        compute: where.
+        seen: called with the place and each image, uint8 [C, H, W].
+        progress: progress callback.
+
+    Raises:
+        UsageError: as `sampling.images`; nothing is written then.
+        MeasurementError: likewise.
+        OutputError: no space, no permission.
+    """
+    names = [_name(one) for one in wanted]
+    if len(set(names)) < len(names):
+        raise UsageError("two images would have the same name: a condition and number come twice")
+
+    def fill(target: Path) -> None:
+        rows: dict[int, tuple[object, ...]] = {}
+        for index, image in images(pipeline, wanted, sampling, seed=seed, compute=compute, progress=progress):
+            one = wanted[index]
+            path = target / names[index]
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(png(pixels_of(image)))
+            guidance = sampling.guidance if one.guidance is None else one.guidance
+            how = (one.seeded(seed), sampling.sampler, sampling.steps, f"{guidance:g}", *image.shape[1:])
+            rows[index] = (names[index], one.number, one.condition, *how)
+            seen(index, image)
+        with (target / INDEX).open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream, lineterminator="\n").writerows([COLUMNS, *(rows[index] for index in sorted(rows))])
+
+    atomic_folder(folder, fill)
+
+
+def _name(one: Wanted) -> str:
+    """Return the name of an image's file within the folder."""
+    return f"{one.condition}/{one.number:05d}.png" if isinstance(one.condition, int) else f"{one.number:06d}.png"
+
+
+def pixels_of(image: Tensor) -> NDArray[np.uint8]:
+    """Return an image, uint8 [C, H, W], as pixels: [H, W] of a grey one, [H, W, 3] of one in colour."""
+    pixels: NDArray[np.uint8] = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
