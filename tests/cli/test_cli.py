@@ -19,6 +19,7 @@ import pytest
 import torch
 import typer
 from conftest import Run
+from forking import Forked, Forker
 
 from unlearn_audit import __version__
 from unlearn_audit.catalogue import TRANSFORMS
@@ -77,19 +78,23 @@ def interrupt(
     when: Callable[[str], bool],
     patience: float = 600,
     by: signal.Signals = signal.SIGINT,
+    forker: Forker | None = None,
 ) -> tuple[int, str]:
     """Run the command line with a terminal for stderr, send Ctrl-C once `when` holds of what it showed there.
+
+    The process is Python's own from its start, or, where a forker is given, forked with torch loaded.
 
     Returns:
         The exit code and everything that was shown.
     """
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", HEEDING + MAIN, *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-        env=environment(TERM="xterm", COLUMNS="80"),
-    )
+    found = environment(TERM="xterm", COLUMNS="80")
+    process: subprocess.Popen[bytes] | Forked
+    if forker:
+        process = forker.start(*arguments, env=found, stderr=theirs)
+    else:
+        command = [sys.executable, "-c", HEEDING + MAIN, *map(str, arguments)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=found)
     os.close(theirs)
     shown, sent, deadline = "", False, time.monotonic() + patience
     while time.monotonic() < deadline:
@@ -117,29 +122,31 @@ def test_ctrl_c_while_training_leaves_nothing(here: Path) -> None:
     assert shown.rstrip().endswith("interrupted")
 
 
-def test_ctrl_c_while_relearning_leaves_nothing(here: Path, tiny: Path) -> None:
+def test_ctrl_c_while_relearning_leaves_nothing(here: Path, tiny: Path, forker: Forker) -> None:
     subject = [tiny / "unlearned.safetensors", "--forget", tiny / "forget.npy"]
     arguments = ["rcd", *subject, "--steps", 100_000, "--step-size", 1e-4, "--out", here / "report"]
-    code, shown = interrupt(*arguments, when=lambda shown: "relearning" in shown)
+    code, shown = interrupt(*arguments, when=lambda shown: "relearning" in shown, forker=forker)
     assert (code, list(here.iterdir())) == (130, []), shown
     assert "Traceback" not in shown
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_while_unlearning_keeps_what_was_there(here: Path, tiny: Path, by: signal.Signals) -> None:
+def test_an_interrupt_while_unlearning_keeps_what_was_there(
+    here: Path, tiny: Path, forker: Forker, by: signal.Signals
+) -> None:
     (here / "o.safetensors").write_bytes(b"old")
     subject = [tiny / "original.safetensors", "--forget", tiny / "forget.npy"]
     arguments = ["apply", "ieu", *subject, "--steps", 100_000, "--out", here / "o.safetensors", "--force"]
-    code, shown = interrupt(*arguments, when=lambda shown: "IEU" in shown, by=by)
+    code, shown = interrupt(*arguments, when=lambda shown: "IEU" in shown, by=by, forker=forker)
     assert code == 130, shown
     assert {path.name for path in here.iterdir()} <= {"o.safetensors", "o.safetensors.resume"}, shown
     assert (here / "o.safetensors").read_bytes() == b"old"
     assert ("--resume goes on" in shown) == (here / "o.safetensors.resume").exists()
 
 
-def test_ctrl_c_in_the_demo_leaves_whole_files_only(here: Path) -> None:
+def test_ctrl_c_in_the_demo_leaves_whole_files_only(here: Path, forker: Forker) -> None:
     first = here / "demo" / "original.safetensors"
-    code, shown = interrupt("demo", "--out", here / "demo", when=lambda shown: first.exists())
+    code, shown = interrupt("demo", "--out", here / "demo", when=lambda shown: first.exists(), forker=forker)
     assert code == 130, shown
     assert "Traceback" not in shown
     left = {path.name for path in (here / "demo").iterdir()}
@@ -213,7 +220,7 @@ def test_quiet_silences_stderr(verb: str, run: Run, run_process: Run, tiny: Path
     start, forget = tiny / "original.safetensors", ["--forget", tiny / "forget.npy"]
     (here / "c.toml").write_text(f"forget = 'class:3'\n[[checkpoint]]\npath = '{start}'\n[gaps]\n")
     requests: dict[str, list[object]] = {
-        "rcd": ["rcd", start, *forget, "--steps", 1],
+        "rcd": ["rcd", start, *forget, "--steps", 1, "--sample", 20],
         "gaps": ["gaps", start, *forget, "--out", "report"],
         "mia": ["mia", "loss", start, *forget],
         "train": ["train", "--data", "digits", "--epochs", 1, "--out", "o.safetensors"],

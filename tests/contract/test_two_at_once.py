@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import Forked, Forker
 
 CODE = "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"
 CONFIG = """
@@ -41,10 +42,10 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     return begin
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str] | Forked) -> None:
     """Wait until a file is there."""
     while not path.exists():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, "it has ended"
         time.sleep(0.02)
 
 
@@ -89,13 +90,13 @@ def test_of_two_audits_the_second_waits_and_reuses(
 
 
 def test_a_file_that_another_process_is_writing_is_refused(
-    start: Callable[..., subprocess.Popen[str]], run: Callable[..., Any], tmp_path: Path
+    forker: Forker, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "original.safetensors"
-    first = start("train", "--data", "digits", "--epochs", "1000", "--out", out)
+    first = forker.start("train", "--data", "digits", "--epochs", "1000", "--out", out)
     wait_for(tmp_path / ".original.safetensors.lock", first)
     second = run("train", "--data", "digits", "--out", out)
     first.kill()
-    first.communicate()
+    first.wait()
     assert second.code == 2
     assert "another process is writing" in second.stderr

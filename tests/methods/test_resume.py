@@ -2,10 +2,7 @@
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run
+from forking import Forker
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from small_problems import same
@@ -32,7 +30,6 @@ from unlearn_audit.methods.resume import state_path
 from unlearn_audit.progress import Progress, silent
 
 LOOK = descent.CHECK_EVERY
-EXACT = ["-c", "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"]
 
 
 class Killed(BaseException):
@@ -509,17 +506,15 @@ LONG = {
 @pytest.mark.parametrize(
     "name", ["ieu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("scrub", "retrain"))]
 )
-def test_a_process_that_is_really_killed_is_gone_on_with(name: str, tiny: Path, tmp_path: Path) -> None:
+def test_a_process_that_is_really_killed_is_gone_on_with(name: str, tiny: Path, tmp_path: Path, forker: Forker) -> None:
     case, out = LONG[name], tmp_path / "u.safetensors"
     command = ["apply", case.method, tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--out", out,
                "--device", "cpu", "--save-every", 0, "--quiet", *flags(case)]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, *EXACT, *map(str, command)], env=environment) as process:
-        deadline = time.monotonic() + 600
-        while not state_path(out).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process, deadline = forker.start(*command), time.monotonic() + 600
+    while not state_path(out).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert not out.exists()
     done = read_done(tmp_path)
     assert done is not None
