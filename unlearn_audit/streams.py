@@ -63,6 +63,8 @@ STREAMS: Mapping[str, str] = {
     "nn": "MIA-NN: which half of a class's test examples a classifier learns from; what stands for other classes",
     "shokri": "which shadow outputs Shokri's networks are trained on",
     "shokri network": "initialisation and minibatches of Shokri's networks",
+    "judge": "initialisation and minibatches of a judge of samples that is trained for them",
+    "real images": "which real images of each class samples are compared with",
 }
 
 # 0 is the bare seed: NumPy takes [seed, 0] for the same entropy as seed.

@@ -47,6 +47,54 @@ def test_pseudo_values_are_those_of_leaving_one_out_and_their_mean_is_the_value(
     assert found.theirs.mean() == pytest.approx(found.value)
 
 
+def by_class(x: Floats, y: Floats, of_x: list[int], of_y: list[int]) -> float:
+    """Return the MMD² of sets that were drawn class by class, classes equally often, by loops over classes."""
+
+    def mean(x: Floats, y: Floats, of_x: list[int], of_y: list[int], *, same: bool) -> float:
+        blocks = []
+        for a in sorted(set(of_x)):
+            for b in sorted(set(of_y)):
+                left, right = x[np.array(of_x) == a], y[np.array(of_y) == b]
+                kernel = (left @ right.T / x.shape[1] + 1) ** 3
+                inside = same and a == b
+                count = kernel.size - (len(left) if inside else 0)
+                blocks.append((kernel.sum() - (np.trace(kernel) if inside else 0)) / count)
+        return float(np.mean(blocks))
+
+    within = mean(x, x, of_x, of_x, same=True) + mean(y, y, of_y, of_y, same=True)
+    return within - 2 * mean(x, y, of_x, of_y, same=False)
+
+
+def test_sets_drawn_class_by_class_count_pairs_of_classes_by_their_share() -> None:
+    of_x, of_y = [0, 1, 0, 1, 0, 1, 0, 1], [5, 5, 5, 5, 7, 7, 7, 7]
+    ours, theirs = RNG.normal(size=(8, 3)), RNG.normal(size=(8, 3)) + 0.4
+    found = metrics.kernel_distance(ours, theirs, strata=(np.array(of_x), np.array(of_y)))
+    assert found is not None
+    assert found.value == pytest.approx(by_class(ours, theirs, of_x, of_y))
+    assert (found.ours.mean(), found.theirs.mean()) == pytest.approx((found.value, found.value))
+    terms = []
+    for i in range(8):
+        rest, of_rest = np.delete(ours, i, axis=0), [*of_x[:i], *of_x[i + 1 :]]
+        terms.append(by_class(rest, theirs, of_rest, of_y) - found.value)
+    jackknife = 3 / 4 * np.sum(np.square(terms))  # (n_c - 1) / n_c for strata of four
+    assert found.ours.var(ddof=1) / 8 == pytest.approx(jackknife)
+
+
+def test_sets_drawn_class_by_class_are_at_zero_where_plain_means_are_below() -> None:
+    centres, classes = 3 * RNG.normal(size=(5, 4)), np.arange(40) % 5
+    plain, stratified, held = [], [], []
+    for _ in range(100):
+        ours, theirs = (centres[classes] + RNG.normal(size=(40, 4)) for _ in range(2))
+        plain.append(distance(ours, theirs).value)
+        found = metrics.kernel_distance(ours, theirs, strata=(classes, classes))
+        assert found is not None
+        stratified.append(found.value)
+        held.append(found.interval().low <= 0 <= found.interval().high)
+    assert np.mean(plain) < -10 * np.std(plain) / 10
+    assert abs(np.mean(stratified)) < 3 * np.std(stratified) / 10
+    assert np.mean(held) >= 0.93
+
+
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = RNG.normal(size=(40, 3)), RNG.normal(size=(31, 3))
     whole = distance(ours, theirs)

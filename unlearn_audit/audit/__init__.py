@@ -30,6 +30,7 @@ from unlearn_audit.audit.detectable.measure import measure_detectable, on_by_def
 from unlearn_audit.audit.environment import environment
 from unlearn_audit.audit.generator_checks import examine_generators
 from unlearn_audit.audit.generators import CANNOT, asked_of_generators, without_numbers
+from unlearn_audit.audit.generated.measure import measure_generated
 from unlearn_audit.audit.layers import measure_layers
 from unlearn_audit.audit.measurement import seeing
 from unlearn_audit.audit.mia.measure import measure_mia
@@ -67,6 +68,7 @@ MEASUREMENTS: Mapping[str, Measure] = {
     "mia": measure_mia,
     "detectable": measure_detectable,
     "resurgence": measure_resurgence,
+    "generation": measure_generated,
 }
 
 

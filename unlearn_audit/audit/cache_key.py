@@ -10,6 +10,8 @@ from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.mia import score_cache
 from unlearn_audit.audit.rcd.common_step import RELEARNING
 from unlearn_audit.catalogue import METRICS
+from unlearn_audit.config import INCEPTION
+from unlearn_audit.files import sha256_of_file
 from unlearn_audit.relearning import Start
 
 # Section -> others whose settings it reads.
@@ -51,6 +53,7 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
         "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
         "shadows": [score_cache.CODE_VERSION, _fleet(context)] if section == "mia" else None,
         **({"recipes": [one.recipe for one in context.subjects]} if section == "resurgence" else {}),
+        **({"files": _files_of_samples(context)} if section == "generation" else {}),
     }  # fmt: skip
 
 
@@ -61,11 +64,24 @@ def _sections_read(section: str) -> tuple[str, ...]:
 def _is_code(context: AuditContext, section: str) -> bool:
     """Return whether a model, the data or an attack is a callable of the user's: nobody knows when its code changes."""
     attacks = context.config.mia.attacks if section == "mia" and context.config.mia else ()
+    generation = context.config.generation if section == "generation" else None
+    named = (generation.judge, generation.real) if generation else ()
     return (
-        any(models.is_code(one.spec) for one in context.subjects)
+        any(name is not None and data.is_code(name) and not Path(name).exists() for name in named)
+        or any(models.is_code(one.spec) for one in context.subjects)
         or data.is_code(context.splits.dataset.spec)
         or any(":" in name for name in attacks)
     )
+
+
+def _files_of_samples(context: AuditContext) -> dict[str, str | None]:
+    """Return the digests of the files that samples are asked for and judged with; None for what is no file."""
+    settings = context.config.generation
+    if settings is None:
+        return {}
+    named = (settings.judge, settings.features.removeprefix(INCEPTION), settings.prompts, settings.kept_prompts)
+    paths = [Path(name).expanduser() for name in named if name]
+    return {str(path): sha256_of_file(path) if path.is_file() else None for path in paths}
 
 
 def _fleet(context: AuditContext) -> list[list[Any]] | None:

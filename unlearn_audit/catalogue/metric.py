@@ -23,6 +23,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "mia": "Membership inference",
     "detectable": "What could have been seen",
     "resurgence": "Resurgence",
+    "generation": "Samples",
 }
 
 # Section all of whose metrics say in different ways what one instrument sees -> that instrument, as a sentence has it.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from unlearn_audit.catalogue.entries import ALTERATIONS, ATTACKS, GENERATOR_ATTACKS
+from unlearn_audit.catalogue.generation_metrics import GENERATION_METRICS
 from unlearn_audit.catalogue.metric import COMPARE, DOWN, NONE, NOT_SMALL, UP, ZERO, MetricInfo
 from unlearn_audit.catalogue.output_metrics import OUTPUT_METRICS
 
@@ -207,6 +208,7 @@ METRICS: Mapping[str, MetricInfo] = {
             for info in _ALTERATION_METRICS
             for alteration in ALTERATIONS
         ),
+        *GENERATION_METRICS,
     )
 }  # fmt: skip
 

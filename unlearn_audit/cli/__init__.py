@@ -17,6 +17,7 @@ from unlearn_audit.cli import (
     apply,
     audit,
     demo,
+    fidelity,
     gaps,
     gate,
     generate,
@@ -76,8 +77,8 @@ def _root(
 
 
 for verb in (
-    demo, rcd, truncation, spectrum, gaps, twosample, outputs, mia, resurgence, shadows, train, generate, init, audit,
-    gate, show, inspect, validate, schema,
+    demo, rcd, truncation, spectrum, gaps, twosample, outputs, mia, resurgence, fidelity, shadows, train, generate,
+    init, audit, gate, show, inspect, validate, schema,
 ):  # fmt: skip
     verb.register(app)
 apply.register(app)

@@ -74,6 +74,7 @@ attacks = ["loss"]              # or "threshold", or "all" with shadow models
 # [spectrum]                    # curvature of the loss on the forget set
 # [layers]                      # largest singular values of each layer
 # [resurgence]                  # does it come back in copies that are rounded, pruned, fine-tuned on other data?
+# [generation]                  # of image generators: what a judge finds in samples, forgotten and kept ones
 """
 
 NO_RETRAINED = """\

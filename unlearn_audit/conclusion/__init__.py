@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from unlearn_audit.conclusion.comparing import Reading, compared_sentence, powerless, readings_of
+from unlearn_audit.conclusion.generated import generated_sentences
 from unlearn_audit.conclusion.levels import change_sentence, level_readings, level_sentence, one_reference_sentence
 from unlearn_audit.conclusion.plants import power_sentences
 from unlearn_audit.conclusion.relearning import relearning_sentence
@@ -107,6 +108,7 @@ def _of_subjects(
         ):
             if told:
                 yield told
+        yield from generated_sentences(measurements, label, role)
     if alone:
         yield EQUALLY_HARD
 

@@ -5,6 +5,7 @@ Precedence, highest first: flag, `UNLEARN_AUDIT_*`, the config named by `--confi
 Unknown keys are refused and every problem is reported at once.
 """
 
+from unlearn_audit.config.generation import INCEPTION, NUDENET, OF_THE_JUDGE, TRAIN, GenerationSettings
 from unlearn_audit.config.layers import (
     CONFIG_NAME,
     METADATA,
@@ -39,14 +40,19 @@ from unlearn_audit.config.settings import (
 
 __all__ = [
     "CONFIG_NAME",
+    "INCEPTION",
     "METADATA",
     "NEIGHBOURS",
+    "NUDENET",
+    "OF_THE_JUDGE",
     "SECTIONS",
+    "TRAIN",
     "ApplyEntry",
     "AuditConfig",
     "CheckpointEntry",
     "DetectableSettings",
     "GapSettings",
+    "GenerationSettings",
     "Layer",
     "LayersSettings",
     "MiaSettings",

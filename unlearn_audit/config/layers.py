@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unlearn_audit.config.fields import USER_CODE
+from unlearn_audit.config.generation import INCEPTION, NUDENET, TRAIN
 from unlearn_audit.config.toml_source import MOST_BYTES, read_toml
 from unlearn_audit.errors import ConfigError
 from unlearn_audit.files import read_input
@@ -145,6 +147,8 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     mia = found.get("mia")
     if isinstance(mia, dict) and isinstance(mia.get("shadows"), str) and mia["shadows"]:
         found["mia"] = mia | {"shadows": str(folder / mia["shadows"])}
+    if isinstance(found.get("generation"), dict):
+        found["generation"] = _anchored_generation(found["generation"], folder)
     if isinstance(found.get("checkpoint"), list):
         found["checkpoint"] = [
             entry | {key: str(folder / entry[key]) for key in ("path", "base") if _is_text(entry.get(key))}
@@ -157,6 +161,21 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value)
+
+
+def _anchored_generation(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the section with the files that it names as seen from a folder; words that name no file stay."""
+    found = dict(table)
+    for key in ("judge", "prompts", "kept_prompts"):
+        value = found.get(key)
+        if isinstance(value, str) and value and value not in (TRAIN, NUDENET) and not USER_CODE.fullmatch(value):
+            found[key] = str(folder / value)
+    features = found.get("features")
+    if isinstance(features, str) and features.startswith(INCEPTION):
+        found["features"] = INCEPTION + str(folder / features.removeprefix(INCEPTION))
+    if isinstance(found.get("real"), str) and found["real"]:
+        found["real"] = anchored_data_spec(found["real"], folder)
+    return found
 
 
 def anchored_data_spec(spec: str, folder: Path) -> str:

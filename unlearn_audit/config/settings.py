@@ -4,16 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    create_model,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, ValidationInfo, create_model, field_validator
 
 from unlearn_audit.catalogue import (
     ALTERATIONS,
@@ -25,36 +16,12 @@ from unlearn_audit.catalogue import (
     RECIPES,
     load,
 )
+from unlearn_audit.config.fields import USER_CODE, ConfigModel, Mean, Positive, Std, Step
+from unlearn_audit.config.generation import GenerationSettings
 from unlearn_audit.config.layers import incomplete_words
 from unlearn_audit.config.toml_source import Flag, Number, Said, VersionOne
 from unlearn_audit.errors import unknown_name
 from unlearn_audit.files import without_ending
-
-
-def _tuple_of_numbers(value: Any) -> Any:
-    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-Channels = Annotated[tuple[Number, ...], BeforeValidator(_tuple_of_numbers), Field(min_length=1)]
-Positive = Annotated[int, Field(gt=0, strict=True)]
-Step = Annotated[Number, Field(gt=0, le=1e30)]
-USER_CODE = re.compile(r"[\w.]+:[\w.]+")  # `package.module:callable` of the user's own
-
-
-class ConfigModel(BaseModel):
-    """A part of a configuration: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def _positive(std: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    if std is not None and min(std) <= 0:
-        raise ValueError("every std must be greater than 0")
-    return std
-
-
-Mean = Channels | None
-Std = Annotated[Channels | None, AfterValidator(_positive)]
 
 
 class CheckpointEntry(ConfigModel):
@@ -368,6 +335,7 @@ class AuditConfig(ConfigModel):
     mia: MiaSettings | None = None
     detectable: DetectableSettings | None = None
     resurgence: ResurgenceSettings | None = None
+    generation: GenerationSettings | None = None
 
     @field_validator("apply")
     @classmethod
@@ -412,4 +380,5 @@ SECTIONS: Mapping[str, type[ConfigModel]] = {
     "mia": MiaSettings,
     "detectable": DetectableSettings,
     "resurgence": ResurgenceSettings,
+    "generation": GenerationSettings,
 }

@@ -33,7 +33,7 @@ from unlearn_audit.config.toml_source import (
 from unlearn_audit.errors import ConfigError, unknown_name
 from unlearn_audit.strict_json import explain
 
-SHIPPED = ("default", "strict", "lenient", "without-original")
+SHIPPED = ("default", "strict", "lenient", "without-original", "generation")
 
 LEAST_P = 1 / 1000  # of a p-value, with the fewest swaps that an audit may make
 Change = Annotated[Number, Field(ge=0)]
@@ -225,7 +225,7 @@ def read_policy(path: Path) -> Policy:
     """Read a policy from TOML.
 
     Args:
-        path: the file, or the bare name of a shipped policy: default, strict, lenient, without-original.
+        path: the file, or the bare name of a shipped policy: one of `SHIPPED`.
 
     Raises:
         ConfigError: missing, not TOML, an unknown key or metric, another schema version, a waiver for a rule that is

@@ -11,7 +11,7 @@ from unlearn_audit.metrics.differences import (
     difference_from_references,
 )
 from unlearn_audit.metrics.frechet import frechet_distance
-from unlearn_audit.metrics.kernel import KernelDistance, kernel_distance
+from unlearn_audit.metrics.kernel import FEWEST_SAMPLES, KernelDistance, kernel_distance
 from unlearn_audit.metrics.operating_points import (
     Accuracy,
     OperatingPoint,
@@ -69,6 +69,7 @@ __all__ = [
     "BLIND_ABOVE",
     "FEWEST_MODELS",
     "FEWEST_PAIRS",
+    "FEWEST_SAMPLES",
     "STOPS_P",
     "TOLD_P",
     "Accuracy",

@@ -4,28 +4,35 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit.render.details import RcdDetails, details_of
-from unlearn_audit.report import ARRAYS_NAME, AuditReport
+from unlearn_audit.report import ARRAYS_NAME, AuditReport, Measurement
 
 Floats = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+MOST_PIXELS = 2 * 1024 * 1024  # bytes of one sheet of samples
 MOST_BYTES = 64 * 1024 * 1024  # of one array: eight million numbers
 PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1  # bit of a zip entry's flags
 BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RecursionError, MemoryError)
 
 
+SHEETS = "generation/"  # how names of sheets of samples begin
+
+
 class Arrays(NamedTuple):
-    """What was found, by name, and sentences on what was left out."""
+    """What was found, by name, and sentences on what was left out; pictures apart from lists of numbers."""
 
     found: dict[str, Floats]
     problems: tuple[str, ...] = ()
+    pixels: Mapping[str, Pixels] = MappingProxyType({})
 
 
 def score_names(attack: str, subject: str) -> tuple[str, str]:
@@ -41,6 +48,11 @@ def curve_name(subject: str) -> str:
 def trace_names(subject: str) -> tuple[str, str]:
     """Return the names of difficulty and residual of the two-sample test, forget examples first in each."""
     return f"twosample/{subject}/difficulty", f"twosample/{subject}/residual"
+
+
+def sheet_name(subject: str, side: str) -> str:
+    """Return the name of a sheet of samples: side "forgotten", "kept", or "relearned-K" after K steps."""
+    return f"generation/{subject}/{side}"
 
 
 def read_arrays(path: Path, report: AuditReport) -> Arrays:
@@ -72,28 +84,74 @@ def _wanted(report: AuditReport) -> Iterator[str]:
             yield from score_names(attack, measurement.subject)
         if measurement.name == "twosample.p":
             yield from trace_names(measurement.subject)
+        if measurement.name == "generation.kept_rate":
+            yield from (sheet_name(measurement.subject, side) for side in ("forgotten", "kept"))
+        if measurement.name == "rcd.raw":
+            yield from (sheet_name(measurement.subject, f"relearned-{k}") for k in probed(measurement))
         if measurement.name == "rcd.raw" and details_of(measurement, RcdDetails).loss is None:
             yield curve_name(measurement.subject)
+
+
+def probed(raw: Measurement) -> tuple[int, ...]:
+    """Return after how many relearning steps samples were drawn, as `rcd.raw` says in its details."""
+    probes = raw.details.get("probes")
+    entries = probes if isinstance(probes, list | tuple) else ()
+    return tuple(one[0] for one in entries if isinstance(one, list | tuple) and one and type(one[0]) is int)
 
 
 def _taken(archive: zipfile.ZipFile, wanted: list[str]) -> Arrays:
     there = {info.filename: info for info in archive.infolist()}
     found: dict[str, Floats] = {}
+    pixels: dict[str, Pixels] = {}
     problems = []
     for name in wanted:
         info = there.get(f"{name}.npy")
         try:
-            if info is not None:
+            if info is not None and name.startswith(SHEETS):
+                pixels[name] = _pixels(archive, info)
+            elif info is not None:
                 found[name] = _numbers(archive, info)
         except BROKEN as problem:
             problems.append(f"{ARRAYS_NAME}: {name} is left out: {problem}")
-    return Arrays(found, tuple(problems))
+    return Arrays(found, tuple(problems), pixels)
 
 
 def _numbers(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Floats:
-    """Return one list of numbers; the header is held against the size before anything is made of it."""
-    if info.file_size > MOST_BYTES:
-        raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
+    """Return one list of numbers."""
+    entry = _entry(archive, info, most=MOST_BYTES)
+    if entry.dtype.kind != "f" or len(entry.shape) != 1:
+        raise ValueError(f"it is no list of real numbers (type {entry.dtype}, shape {entry.shape})")
+    numbers = np.frombuffer(entry.content, entry.dtype).astype(np.float64)
+    if np.isnan(numbers).any():
+        raise ValueError("some of it is not a number")
+    return numbers
+
+
+def _pixels(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Pixels:
+    """Return one picture, [H, W] or [H, W, 3]."""
+    entry = _entry(archive, info, most=MOST_PIXELS)
+    if (
+        entry.dtype != np.uint8
+        or not math.prod(entry.shape)
+        or entry.shape[2:] not in ((), (3,))
+        or len(entry.shape) < 2
+    ):
+        raise ValueError(f"it is no picture (type {entry.dtype}, shape {entry.shape})")
+    return np.frombuffer(entry.content, np.uint8).reshape(entry.shape)
+
+
+class _Entry(NamedTuple):
+    """One array as it lies in a file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    content: memoryview
+
+
+def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, most: int) -> _Entry:
+    """Return an array's content; the header is held against the size before anything is made of it."""
+    if info.file_size > most:
+        raise ValueError(f"it is larger than {most >> 20} MiB")
     if info.compress_type not in PLAIN or info.flag_bits & ENCRYPTED:
         raise ValueError("it is packed in a way that this tool does not write")
     stream = io.BytesIO(archive.read(info))
@@ -101,11 +159,8 @@ def _numbers(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Floats:
     version = np.lib.format.read_magic(stream)
     if version not in readers:
         raise ValueError(f"it is of version {version} of the .npy format")
-    shape, _, dtype = readers[version](stream)
+    shape, fortran, dtype = readers[version](stream)
     rest = stream.getbuffer()[stream.tell() :]
-    if dtype.kind != "f" or len(shape) != 1 or math.prod(shape) * dtype.itemsize != len(rest):
+    if (fortran and len(shape) > 1) or dtype.hasobject or math.prod(shape) * dtype.itemsize != len(rest):
         raise ValueError(f"it is no list of real numbers (type {dtype}, shape {shape}, {len(rest)} bytes)")
-    numbers = np.frombuffer(rest, dtype).astype(np.float64)
-    if np.isnan(numbers).any():
-        raise ValueError("some of it is not a number")
-    return numbers
+    return _Entry(shape, dtype, rest)

@@ -126,8 +126,23 @@ class LayersDetails(_DetailsModel):
     layers: tuple[LayerDetails, ...] = ()
 
 
+class RateDetails(_DetailsModel):
+    """Of `generation.kept_rate` and its like: class, samples that are right, samples."""
+
+    by_class: tuple[tuple[Whole, Whole, Whole], ...] = ()
+
+
+class JudgeDetails(_DetailsModel):
+    """Of `generation.judge_accuracy`: of each side images that the judge gets right, and images."""
+
+    forgotten: tuple[Whole, Whole] = (0, 0)
+    kept: tuple[Whole, Whole] = (0, 0)
+
+
 AnyDetails = TypeVar(
     "AnyDetails",
+    RateDetails,
+    JudgeDetails,
     RcdDetails,
     TruncationDetails,
     LayersDetails,
@@ -171,6 +186,8 @@ def _kind_of(name: str) -> type[Any] | None:
         "truncation.verdict": TruncationDetails,
         "twosample.p": TraceDetails,
         "layers.sigma_max": LayersDetails,
+        "generation.judge_accuracy": JudgeDetails,
+        "generation.kept_rate": RateDetails,
     }
     kinds |= {f"resurgence.{name}": ResurgenceDetails for name in ALTERATIONS}
     kinds |= {f"outputs.{kind}{suffix}": OutputDetails for kind in DIVERGENCES for suffix in ("", ".class_test")}

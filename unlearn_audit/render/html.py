@@ -14,6 +14,8 @@ from unlearn_audit.render.decisions import counted
 from unlearn_audit.render.details import unreadable
 from unlearn_audit.render.figures import foreign_scores
 from unlearn_audit.render.markup import as_html, element
+from unlearn_audit.render.png import png
+from unlearn_audit.render.samples import Picture
 from unlearn_audit.render.sections import Section, decided, provenance, sections, waived
 from unlearn_audit.render.small_tables import SmallTable
 from unlearn_audit.render.table import Column, Row, columns, footnotes, forget_set_stands_in
@@ -56,7 +58,8 @@ def render(
         _section("How to read the numbers", "reading", _list(footnotes(report))),
         _section("Provenance", "provenance", *(_small(table) for table in provenance(report))),
     ]
-    page = element("html", _head(title), element("body", element("main", *body)), lang="en")
+    pixels = any(section.pictures for section in found)
+    page = element("html", _head(title, pixels=pixels), element("body", element("main", *body)), lang="en")
     return "<!doctype html>\n" + as_html(page) + "\n"
 
 
@@ -75,13 +78,14 @@ def fragment(report: AuditReport) -> str:
     return as_html(element("div", *(part for part in parts if part is not None)))
 
 
-def _head(title: str) -> Element:
-    """Return the head; its policy lets a browser apply this page's own stylesheet, and do nothing else."""
+def _head(title: str, *, pixels: bool) -> Element:
+    """Return the head; its policy lets a browser apply this page's own stylesheet and pictures, and do nothing else."""
     text = Path(__file__).with_name("page.css").read_text(encoding="utf-8") + charts.STYLESHEET
     style = element("style")
     style.text = text
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    allowed = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    shown = " img-src data:;" if pixels else ""
+    allowed = f"default-src 'none'; style-src 'sha256-{digest}';{shown} base-uri 'none'; form-action 'none'"
     return element(
         "head",
         element("meta", charset="utf-8"),
@@ -160,6 +164,7 @@ def _measured(report: AuditReport, found: Iterable[Section]) -> Iterator[Element
         figures = [_figure(chart, f"chart-{number + index}") for index, chart in enumerate(section.charts)]
         number += len(figures)
         parts = [_table(section, shown)] if section.rows else []
+        figures += map(_sheet, section.pictures)
         parts += [element("div", *figures, class_="figures")] if figures else []
         yield _section(section.title, _key(section.title), *parts, *(_small(table) for table in section.tables))
 
@@ -172,6 +177,15 @@ def _list(texts: Iterable[str], class_: str | None = None) -> Element:
 def _figure(chart: Chart, key: str) -> Element:
     caption = element("figcaption", element("strong", chart.title), f" {chart.caption}")
     return element("figure", caption, charts.draw(chart, key=key))
+
+
+def _sheet(picture: Picture) -> Element:
+    """Return a picture of pixels within the page itself, as wide as there is room."""
+    height, width = picture.pixels.shape[:2]
+    content = base64.b64encode(png(picture.pixels)).decode()
+    shown = element("img", src=f"data:image/png;base64,{content}", alt=picture.alternative, width=width, height=height)
+    caption = element("figcaption", element("strong", picture.title), f" {picture.caption}")
+    return element("figure", caption, shown, class_="sheet")
 
 
 def _scrolling(table: Element, name: str) -> Element:

@@ -7,6 +7,7 @@ from unlearn_audit.render.gfm import bullets, escaped, kept_short, pipe_table
 from unlearn_audit.render.layers import layer_tables
 from unlearn_audit.render.outputs import output_tables
 from unlearn_audit.render.resurgence import resurgence_tables
+from unlearn_audit.render.samples import sample_tables
 from unlearn_audit.render.sections import decided, exposed, waived
 from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import columns, footnotes, rows
@@ -39,6 +40,7 @@ def render(
         *layer_tables(report),
         *output_tables(report),
         *resurgence_tables(report),
+        *sample_tables(report),
         *exposed(report),
     ):
         lines += [*_small(small), "", *bullets(small.notes), ""]

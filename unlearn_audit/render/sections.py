@@ -15,6 +15,7 @@ from unlearn_audit.render.details import Exposed, MiaDetails, details_of
 from unlearn_audit.render.layers import layer_tables
 from unlearn_audit.render.outputs import output_chart, output_tables
 from unlearn_audit.render.resurgence import resurgence_chart, resurgence_tables
+from unlearn_audit.render.samples import Picture, sample_sheets, sample_tables
 from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import Row, columns, rows
 from unlearn_audit.render.traces import trace_charts
@@ -32,6 +33,7 @@ class Section(NamedTuple):
     rows: tuple[Row, ...]
     tables: tuple[SmallTable, ...]
     charts: tuple[Chart, ...]
+    pictures: tuple[Picture, ...] = ()
 
 
 def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
@@ -55,17 +57,20 @@ def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
         "layers": layer_tables(report),
         "mia": exposed(report),
         "resurgence": resurgence_tables(report),
+        "generation": sample_tables(report),
     }
+    pictures = {"generation": sample_sheets(report, arrays)}
     found = (
         Section(
             title,
             tuple(row for row in all_rows if row.info.section == key),
             tables.get(key, ()),
             charts.get(key, ()),
+            pictures.get(key, ()),
         )
         for key, title in {**SECTION_TITLES, "": OTHERS}.items()
     )
-    return tuple(section for section in found if section.rows or section.tables or section.charts)
+    return tuple(section for section in found if any(section[1:]))
 
 
 def exposed(report: AuditReport, most: int | None = MOST_EXPOSED) -> tuple[SmallTable, ...]:

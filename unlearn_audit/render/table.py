@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 def columns(report: AuditReport) -> tuple[Column, ...]:
     """Return the columns: subjects in their order, retrained seeds together where there are too many, controls last."""
-    seen = dict.fromkeys((m.subject, m.role) for m in report.measurements)
+    seen = dict.fromkeys((m.subject, m.role) for m in report.measurements if m.role != "control" or _is_shown(m))
     retrained = tuple(label for label, role in seen if role == "retrained")
     together = len(retrained) > 1 and len(seen) > MOST_COLUMNS
     found: list[Column] = []
@@ -56,6 +56,11 @@ def columns(report: AuditReport) -> tuple[Column, ...]:
         else:
             found.append(Column(label, (label,)))
     return tuple(found)
+
+
+def _is_shown(measurement: Measurement) -> bool:
+    """Return whether a table has a row for it: a judge of samples stands in the table of its own alone."""
+    return not info_or_name(measurement.name).hidden
 
 
 def rows(report: AuditReport, shown: Sequence[Column]) -> tuple[Row, ...]:

@@ -12,6 +12,7 @@ from unlearn_audit.render import semilog
 from unlearn_audit.render.layers import layer_tables
 from unlearn_audit.render.outputs import output_tables
 from unlearn_audit.render.resurgence import resurgence_tables
+from unlearn_audit.render.samples import judge_tables
 from unlearn_audit.render.sections import exposed
 from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import MOST_COLUMNS, Column, columns, footnotes, rows
@@ -32,6 +33,7 @@ def render(report: AuditReport) -> RenderableType:
         *layer_tables(report),
         *output_tables(report),
         *resurgence_tables(report),
+        *judge_tables(report),
         *_exposed(report),
     ):
         parts += [Text(f"\n{brief(small.title)}", style="bold"), _small(small)]
