@@ -85,9 +85,10 @@ def context_of(
     dataset = real_data()
     candidates = []
     for index, (label, (role, pipeline)) in enumerate(subjects.items()):
-        made = Candidate(label, role, f"{label}/", f"{index:064x}", "made up", nn.Identity(), dataset.transform)
-        object.__setattr__(made, "pipeline", pipeline)
-        candidates.append(made)
+        where, sha256 = f"{label}/", f"{index:064x}"
+        candidates.append(
+            Candidate(label, role, where, sha256, "made up", nn.Identity(), dataset.transform, pipeline=pipeline)
+        )
     config = AuditConfig(generation=GenerationSettings(judge="pixel", **settings))
     return AuditContext(config, {}, setup_device("cpu"), make_splits(dataset, forget), tuple(candidates), alone=alone)
 

@@ -90,7 +90,7 @@ def plan_of(context: AuditContext, settings: GenerationSettings) -> Plan:
 
 def draws(candidate: Candidate) -> bool:
     """Return whether a subject is a generator."""
-    return getattr(candidate, "pipeline", None) is not None
+    return candidate.pipeline is not None
 
 
 def pipeline_of(candidate: Candidate) -> Any:
@@ -99,7 +99,7 @@ def pipeline_of(candidate: Candidate) -> Any:
     Raises:
         UsageError: it is no generator.
     """
-    pipeline = getattr(candidate, "pipeline", None)
+    pipeline = candidate.pipeline
     if pipeline is None:
         raise UsageError(f"{candidate.label} is a classifier: only generators draw samples; leave out [generation]")
     return pipeline
