@@ -43,6 +43,7 @@ VERBS = [
     "outputs",
     "mia",
     "resurgence",
+    "fidelity",
     "train",
     "generate",
     "init",

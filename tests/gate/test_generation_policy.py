@@ -1,4 +1,4 @@
-"""The policy `generation`: samples alone never pass, a swapped label fails by relearning, a wrecked model by samples."""
+"""The policy `generation`: samples alone never pass; a swapped label fails by relearning, a wrecked model by them."""
 
 from collections.abc import Callable
 from pathlib import Path

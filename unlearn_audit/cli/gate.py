@@ -25,7 +25,8 @@ def _gate(
     policy: Annotated[
         Path,
         typer.Option(
-            help="Policy in TOML, or a shipped one: default, strict, lenient, without-original.", metavar="FILE|NAME"
+            help="Policy in TOML, or a shipped one: default, strict, lenient, without-original, generation.",
+            metavar="FILE|NAME",
         ),
     ],
     baseline: Annotated[Path | None, _file("report.json of the last release, for rules that limit a change.")] = None,

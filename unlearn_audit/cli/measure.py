@@ -103,11 +103,12 @@ def _audit_and_emit(
     from unlearn_audit.audit import audit_checkpoints
     from unlearn_audit.audit.build_models import make_models
     from unlearn_audit.audit.cache import FOLDER, NO_CACHE, ResultCache
+    from unlearn_audit.audit.generated.judge_file import with_judge
 
     cache = ResultCache(folder / FOLDER) if folder else NO_CACHE
     with progress_bars(quiet=shared.quiet) as progress:
         if folder:
-            request = make_models(request, folder, progress)
+            request = with_judge(make_models(request, folder, progress), folder, progress)
         report, arrays = audit_checkpoints(
             request.config, origins=request.origins, only=only, cache=cache, progress=progress
         )

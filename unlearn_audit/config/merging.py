@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from unlearn_audit.config.generation import NUDENET, TRAIN
 from unlearn_audit.config.layers import (
     COMMAND_LINE,
     ENVIRONMENT,
@@ -165,6 +166,12 @@ def _missing(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     shadows = values["mia"].get("shadows") if isinstance(values.get("mia"), Mapping) else None
     if isinstance(shadows, str) and shadows and not os.path.isdir(shadows):
         yield ConfigIssue(("mia", "shadows"), f"mia.shadows: no such folder: {shadows}")
+    generation = values.get("generation")
+    for key in ("judge", "prompts", "kept_prompts") if isinstance(generation, Mapping) else ():
+        named = generation.get(key) if isinstance(generation, Mapping) else None
+        words = (TRAIN, NUDENET) if key == "judge" else ()
+        if isinstance(named, str) and named not in words and not os.path.isfile(named):
+            yield ConfigIssue(("generation", key), f"generation.{key}: no such file: {named}")
     if not entries and not values.get("train"):
         yield ConfigIssue((), "checkpoint: none given; add [[checkpoint]] with a path, or [[train]] with a label")
     measuring = [name for name in SECTIONS if name != "checkpoint"]

@@ -60,7 +60,7 @@ def open_judging(context: AuditContext, settings: GenerationSettings, plan: Plan
         UsageError: the judge does not fit the generators or the data.
         MeasurementError: it cannot be read.
     """
-    judge = _trained(context, search) if settings.judge == TRAIN else _opened(context, settings, plan)
+    judge = trained_judge(context, search) if settings.judge == TRAIN else _opened(context, settings, plan)
     if settings.features == OF_THE_JUDGE:
         features = judge
     elif settings.features.startswith(INCEPTION):
@@ -82,7 +82,7 @@ def _opened(context: AuditContext, settings: GenerationSettings, plan: Plan) -> 
     )
 
 
-def _trained(context: AuditContext, search: SearchState) -> Judge:
+def trained_judge(context: AuditContext, search: SearchState) -> Judge:
     """Return a small classifier of all training examples, the forgotten ones too: a judge has to know them."""
     dataset, compute = context.splits.dataset, context.compute
     seed = derive_seed(context.config.seed, "judge")

@@ -1,0 +1,47 @@
+"""The judge of an audit's folder: a small classifier of the same data, trained once and kept with the other models."""
+
+import json
+from pathlib import Path
+
+from unlearn_audit.audit.cache import VERSION
+from unlearn_audit.audit.generated.judging import MODEL
+from unlearn_audit.config import TRAIN, Resolved
+from unlearn_audit.engine import setup_device
+from unlearn_audit.files import make_subfolder, sha256_of_bytes
+from unlearn_audit.inputs import read_entry, resolve_data
+from unlearn_audit.progress import Progress, silent
+from unlearn_audit.streams import derive_seed
+from unlearn_audit.training import pick_recipe, train_checkpoint
+
+FOLDER = "models"
+
+
+def with_judge(request: Resolved, folder: Path, progress: Progress = silent) -> Resolved:
+    """Return the request with the file of its judge, which is trained where it is not there yet.
+
+    Args:
+        request: the configuration; it stays as it is where it asks for no judge that is to be trained.
+        folder: of the audit; the judge goes into its folder `models`.
+        progress: callback, called after each step.
+
+    Raises:
+        UsageError: no data are named.
+        MeasurementError: training diverged.
+        OutputError: the folder cannot be written.
+    """
+    config, settings = request.config, request.config.generation
+    if settings is None or settings.judge != TRAIN:
+        return request
+    checkpoints = tuple(read_entry(config, entry) for entry in config.checkpoint)
+    dataset = resolve_data(config, request.origins, checkpoints).dataset
+    compute, recipe = setup_device(config.device, config.precision), pick_recipe(None, MODEL)
+    seed = derive_seed(config.seed, "judge")
+    depends = [VERSION, dataset.sha256, recipe.settings(), seed, config.precision, compute.device.type]
+    digest = sha256_of_bytes(json.dumps(depends, sort_keys=True).encode())[:12]
+    path = folder / FOLDER / f"judge-{digest}.safetensors"
+    if not path.exists():
+        make_subfolder(folder, FOLDER)
+        train_checkpoint(path, MODEL, dataset, recipe, seed=seed, compute=compute, clock=None, progress=progress,
+                         task="training the judge")  # fmt: skip
+    judged = settings.model_copy(update={"judge": str(path)})
+    return Resolved(config.model_copy(update={"generation": judged}), request.origins)
