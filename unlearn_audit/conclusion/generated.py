@@ -33,8 +33,8 @@ def generated_sentences(measurements: Sequence[Measurement], label: str, role: s
     if change is not None and kept is not None and change < -WRECKED:
         yield (
             f"{named(label, role)}: wrecked, not forgotten: its samples of kept classes are of their class in "
-            f"{kept:.2f}, the original's in {kept - change:.2f}; that it draws the forgotten in {value:.2f} says nothing "
-            "then."
+            f"{kept:.2f}, the original's in {kept - change:.2f}; that it draws the forgotten in {value:.2f} then says "
+            "nothing."
         )
     elif value <= RARE:
         ends = f" [{rate.interval.low:.2f}, {rate.interval.high:.2f}]" if rate.interval else ""
