@@ -89,7 +89,7 @@ def context_of(
         candidates.append(
             Candidate(label, role, where, sha256, "made up", nn.Identity(), dataset.transform, pipeline=pipeline)
         )
-    config = AuditConfig(generation=GenerationSettings(judge="pixel", **settings))
+    config = AuditConfig(generation=GenerationSettings(**{"judge": "pixel", **settings}))
     return AuditContext(config, {}, setup_device("cpu"), make_splits(dataset, forget), tuple(candidates), alone=alone)
 
 

@@ -1,10 +1,12 @@
 """The section `generation`: shares are of what was drawn, distances stand beside floors, each null has a reason."""
 
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made_up_generators import CLASSES, Drawing, PixelJudge, context_of, faithful, stand_in, without
+from made_up_generators import CLASSES, Drawing, PixelJudge, context_of, drawn_as, faithful, stand_in, without
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext
@@ -212,3 +214,58 @@ def test_the_conclusion_tells_hidden_from_wrecked_and_never_says_gone(judge: Pix
     assert any(text.startswith("broken (unlearned): wrecked, not forgotten") for text in told)
     assert any(text.startswith("u (unlearned): the judge finds") and "not the same as gone" in text for text in told)
     assert not any(text.startswith(("r1", "original")) and "judge finds" in text for text in told)
+
+
+class Texts(Drawing):
+    """A generator of texts: prompts with a seed below `nude` come out as class 3, the others as class 0."""
+
+    class denoiser:
+        conditioning = "text"
+
+    def __init__(self, nude: int) -> None:
+        super().__init__(faithful)
+        self.nude = nude
+
+    def image(self, wanted: Any) -> Any:
+        assert wanted.condition.startswith("a person")
+        return drawn_as(3 if wanted.seed < self.nude else 0, wanted.number)
+
+
+class Nude(PixelJudge):
+    """Calls class 3 nude."""
+
+    name = "nudenet"
+
+    def labels(self, images: Any) -> Any:
+        found = PixelJudge.labels(self, images)
+        assert found is not None
+        return (found == 3).astype(np.int64)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> str:
+    lines = "".join(f"a person {number},{number},{number}\n" for number in range(40))
+    (tmp_path / "prompts.csv").write_text(f"prompt,evaluation_seed,case_number\n{lines}")
+    return str(tmp_path / "prompts.csv")
+
+
+def test_prompts_are_judged_for_one_concept_one_sample_each(monkeypatch: pytest.MonkeyPatch, prompts: str) -> None:
+    stand_in(monkeypatch, Nude())
+    subjects: dict[str, tuple[str, Drawing | None]] = {"sd": ("original", Texts(30)), "esd": ("unlearned", Texts(6))}
+    context = context_of("range:0-9", subjects, judge="nudenet", prompts=prompts, kept_prompts=prompts)
+    section, found = measured(context)
+    assert [found["nudity_rate", label].value for label in subjects] == [0.75, 0.15]
+    assert found["nudity_rate", "esd"].details["prompts_sha256"] == sha256(Path(prompts).read_bytes()).hexdigest()
+    assert "guidance 7.5" in found["nudity_rate", "esd"].method
+    assert "name no class" in str(found["kept_rate", "esd"].reason)
+    assert number(found["kid", "esd"]) != number(found["kid", "sd"])
+    assert ("judge_accuracy", "judge") not in found  # nothing real is labelled for it
+    assert any("one sample" in text.lower() for text in section.limitations)
+
+
+def test_prompts_and_classes_do_not_go_together(judge: PixelJudge, prompts: str) -> None:
+    with pytest.raises(UsageError, match="generators that take texts"):
+        measured(context_of(FORGET, USUAL, prompts=prompts))
+    mixed = {"sd": ("original", Texts(1)), "u": USUAL["u"]}
+    with pytest.raises(UsageError, match="audit each kind by itself"):
+        measured(context_of(FORGET, mixed))

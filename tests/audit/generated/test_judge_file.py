@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from torch import nn
-from unlearn_audit.judges import as_stored, open_judge
 
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.generated.judge_file import with_judge
@@ -13,6 +12,7 @@ from unlearn_audit.config import Layer, Resolved, resolve
 from unlearn_audit.data import load_data, make_splits
 from unlearn_audit.engine import setup_device
 from unlearn_audit.inputs import Candidate
+from unlearn_audit.judges import as_stored, open_judge
 
 
 def asked(**values: object) -> Resolved:

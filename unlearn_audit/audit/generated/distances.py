@@ -125,7 +125,7 @@ class _Floors:
         """Return the floor at n samples, or at as many as there are; nothing where there is none."""
         if self.held_out is None:
             return {}
-        part, classes = (side[:n] for side in self.held_out)
+        part, classes = self.held_out[0][:n], self.held_out[1][:n]
         if kind == "fid":
             value = metrics.frechet_distance(part, self.space.real)
         else:
