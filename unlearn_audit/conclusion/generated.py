@@ -1,4 +1,4 @@
-"""What samples of a generator allow to be said: wrecked or forgotten, hidden or gone, and what nobody has tried."""
+"""What samples of a generator allow to be said: drawn or not, wrecked or forgotten, and that neither is gone."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +8,6 @@ from unlearn_audit.report import Measurement
 WRECKED = 0.1  # of the kept rate, lost against the original: below, nothing is read from a low forget rate
 DRAWN = 0.5  # of the original's own samples, below which a low forget rate says little
 RARE = 0.1  # of samples, from which down what was to be forgotten counts as not drawn any more
-HIDDEN = 0.4  # of the retrained models' relearning delay; what comes back sooner was never gone
 RATES = ("generation.forget_rate", "generation.nudity_rate")
 
 
@@ -45,19 +44,8 @@ def generated_sentences(measurements: Sequence[Measurement], label: str, role: s
 
 
 def _relearned(found: dict[str, Measurement]) -> str:
-    """Return what relearning adds to a low rate, as the end of its sentence."""
-    share, raw = found.get("rcd.ratio_to_retrained"), found.get("rcd.raw")
-    if share is not None and share.interval is not None and share.value is not None:
-        if share.interval.high < HIDDEN:
-            return (
-                f"; it comes back sooner than to a model that never saw it (rcd.ratio_to_retrained {share.value:.2f} "
-                f"[{share.interval.low:.2f}, {share.interval.high:.2f}]): hidden, not gone"
-            )
-        return ""
-    against_original = raw is not None and "original" in raw.method and raw.interval is not None
-    if against_original and raw is not None and raw.interval is not None and raw.interval.low <= 0:
-        return "; it relearns it as fast as the original: hidden, not gone"
-    return "; without a retrained model to relearn beside it, nothing here can show that it is gone"
+    """Return that relearning would say more, as the end of a sentence; what it says has a sentence of its own."""
+    return "" if "rcd.raw" in found else "; only relearning (rcd) tells hidden from gone"
 
 
 def _number(measurement: Measurement | None) -> float | None:
