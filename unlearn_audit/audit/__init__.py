@@ -28,9 +28,9 @@ from unlearn_audit.audit.context import (
 )
 from unlearn_audit.audit.detectable.measure import measure_detectable, on_by_default
 from unlearn_audit.audit.environment import environment
+from unlearn_audit.audit.generated.measure import measure_generated
 from unlearn_audit.audit.generator_checks import examine_generators
 from unlearn_audit.audit.generators import CANNOT, asked_of_generators, without_numbers
-from unlearn_audit.audit.generated.measure import measure_generated
 from unlearn_audit.audit.layers import measure_layers
 from unlearn_audit.audit.measurement import seeing
 from unlearn_audit.audit.mia.measure import measure_mia
