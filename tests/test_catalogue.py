@@ -36,6 +36,7 @@ def test_what_can_show_a_leak_is_told_apart() -> None:
         for name in METRICS
         if (name.startswith(("rcd.", "twosample.", "mia.", "resurgence.")) and not name.endswith(".base_rate"))
         or name in ("accuracy.forget", "loss.forget", "gap.forget")
+        or name in ("generation.forget_rate", "generation.nudity_rate")
         or name in {f"outputs.{how}" for how in ("js", "kl", "tv", "l2", "agreement")}
     }
 

@@ -155,6 +155,8 @@ PINNED = {
     "resurgence": "9eddd0b1b2c45bb8",
     "shokri": "14279db465b4e7d2",
     "shokri network": "bbad534732697d92",
+    "judge": "f66e4744a02704a7",
+    "real images": "ce1a27dfffc990b8",
 }
 
 

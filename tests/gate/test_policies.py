@@ -252,6 +252,6 @@ def test_a_name_that_is_no_shipped_policy_is_answered_with_the_names(here: Path)
     with pytest.raises(ConfigError, match=r"policy not found: strct\.toml"):
         read_policy(Path("strct.toml"))
     with pytest.raises(
-        ConfigError, match=r"unknown policy 'strct'; did you mean 'strict'\? Known: default, lenient, s"
+        ConfigError, match=r"unknown policy 'strct'; did you mean 'strict'\? Known: default, generation, lenient, s"
     ):
         read_policy(Path("strct"))

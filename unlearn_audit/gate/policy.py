@@ -62,7 +62,8 @@ class Rule(_PolicyModel):
     require_interval: Flag | None = Field(
         default=None,
         description="true: a number without an interval is inconclusive; false: it is held by its value; not given: "
-        "where the metric shows a leak (rcd.*, twosample.auc, mia.*, resurgence.*, gap.forget, accuracy.forget, "
+        "where the metric shows a leak (rcd.*, twosample.auc, mia.*, resurgence.*, generation.forget_rate, "
+        "generation.nudity_rate, gap.forget, accuracy.forget, "
         'loss.forget), a number without an interval can fail but not pass, unless bound is "value"',
     )
     holds_for: Literal["retrained"] | None = None
