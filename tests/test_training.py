@@ -18,6 +18,7 @@ from unlearn_audit.data import Dataset, Examples, IndexSet, load_data, read_trai
 from unlearn_audit.engine import Device, predict
 from unlearn_audit.errors import ConfigError, MeasurementError, OutputError, UsageError
 from unlearn_audit.training import (
+    DIFFUSION,
     RESNET,
     SMALL,
     Recipe,
@@ -55,6 +56,8 @@ def test_a_recipe_is_picked_by_name_or_by_model() -> None:
     assert pick_recipe(None, "resnet20") is RESNET
     assert pick_recipe("small", "resnet20") is SMALL
     assert pick_recipe(None, "small-cnn", epochs=3) == replace(SMALL, epochs=3)
+    assert pick_recipe(None, "small-unet") is pick_recipe(None, "diffusers:UNet2DModel") is DIFFUSION
+    assert pick_recipe("diffusion", "") is DIFFUSION  # of which model it is, is not known yet
     with pytest.raises(UsageError, match="unknown recipe 'smal'; did you mean 'small'"):
         pick_recipe("smal", "resnet20")
 

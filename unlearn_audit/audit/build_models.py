@@ -7,10 +7,12 @@ config describes differently is another file. A killed run goes on where it was.
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unlearn_audit import catalogue
 from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
 from unlearn_audit.audit.cache import VERSION
 from unlearn_audit.audit.config_checks import attack_problems, method_problems
@@ -37,6 +39,7 @@ from unlearn_audit.methods.lookup import find_method, is_code
 from unlearn_audit.methods.resume import StateFile, state_path
 from unlearn_audit.model_folder import sha256_of_checkpoint
 from unlearn_audit.normalisation import normalised_as_asked
+from unlearn_audit.pipeline_folder import is_pipeline_folder
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.training import pick_recipe, train_checkpoint
 from unlearn_audit.user_code import sha256_of_code
@@ -44,7 +47,7 @@ from unlearn_audit.user_code import sha256_of_code
 FOLDER = "models"
 # What an audit calls the files that it keeps; others in these folders are none of its business.
 OURS = re.compile(
-    r".+-([0-9a-f]{12}\.safetensors(\.resume)?|[0-9a-f]{24}(\.json|\.npz|\.(curve|arrays)-.+\.npz))|\.unlearn-audit-.+\.tmp"
+    r".+-([0-9a-f]{12}(\.safetensors)?(\.resume)?|[0-9a-f]{24}(\.json|\.npz|\.(curve|arrays)-.+\.npz))|\.unlearn-audit-.+\.tmp"
 )
 
 
@@ -132,10 +135,10 @@ def assumed_recipes(request: Resolved) -> list[str]:
 def discard(folder: Path) -> None:
     """Remove what former audits have kept in a folder to go on with: models, and cached sections."""
     for path in [*(folder / FOLDER).glob("*"), *(folder / CACHED_SECTIONS).glob("*")]:
-        if not OURS.fullmatch(path.name):
+        if not OURS.fullmatch(path.name) or (path.is_dir() and not is_pipeline_folder(path)):
             continue
         try:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         except OSError as problem:
             raise OutputError(f"cannot remove {path}: {problem.strerror or problem}") from problem
 
@@ -250,8 +253,8 @@ def _entry_of(entries: list[CheckpointEntry], label: str) -> CheckpointEntry:
     return next(entry for entry, own in zip(entries, unique_labels(entries), strict=True) if own == label)
 
 
-def _named(build: _BuildContext, label: str, depends: Mapping[str, Any]) -> Path:
-    """Return the file of a model that depends on these things."""
+def _named(build: _BuildContext, label: str, depends: Mapping[str, Any], *, generator: bool) -> Path:
+    """Return the file of a model that depends on these things, or the folder of a generator."""
     config = build.config
     common: dict[str, Any] = {
         "version": VERSION,
@@ -263,7 +266,7 @@ def _named(build: _BuildContext, label: str, depends: Mapping[str, Any]) -> Path
     asked = {"mean": config.mean, "std": config.std, "retain": config.retain}
     common |= {key: value for key, value in asked.items() if value is not None}
     digest = sha256_of_bytes(json.dumps(common | dict(depends), sort_keys=True).encode())[:12]
-    return build.folder / FOLDER / f"{label}-{digest}.safetensors"
+    return build.folder / FOLDER / f"{label}-{digest}{'' if generator else '.safetensors'}"
 
 
 def _spec(build: _BuildContext, entry: TrainEntry) -> str:
@@ -277,7 +280,7 @@ def _path_of_trained(build: _BuildContext, entry: TrainEntry) -> Path:
     spec = _spec(build, entry)
     recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs, transforms=entry.transforms).settings()
     depends = {"model": spec, "recipe": recipe, "seed": entry.seed, "without": entry.without}
-    return _named(build, entry.label, depends)
+    return _named(build, entry.label, depends, generator=catalogue.is_generator(spec))
 
 
 def _train(build: _BuildContext, entry: TrainEntry, path: Path, progress: Progress) -> None:
@@ -317,7 +320,8 @@ def _path_of_applied(build: _BuildContext, entry: ApplyEntry, parent: Checkpoint
     spec = getattr(named, "adjacent", None)
     if spec not in (None, NEIGHBOURS):  # by what it holds: a file may change, and the request's own is not in the entry
         more |= {"adjacent": read_training_indices(spec, build.dataset, role="adjacent").sha256}
-    return _named(build, entry.label, {"parent": parent_sha256, "apply": asked} | more)
+    depends = {"parent": parent_sha256, "apply": asked} | more
+    return _named(build, entry.label, depends, generator=is_pipeline_folder(Path(parent.path)))
 
 
 def _settings_of(entry: ApplyEntry, build: _BuildContext) -> Settings:

@@ -32,8 +32,9 @@ from unlearn_audit.methods.adjacent import with_settings
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.models import flops_per_image
+from unlearn_audit.models.denoisers import Denoiser
 from unlearn_audit.step_transforms import parse_extras
-from unlearn_audit.training import new_model, pick_recipe, recorded_recipe
+from unlearn_audit.training import for_model, new_model, pick_recipe, recorded_recipe
 
 PROBE, REPEATS = 64, 8  # images of the timed step; how often it is taken
 LONGEST = 3.0  # seconds of such steps after which no other is begun
@@ -82,7 +83,8 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str], *, w
         inputs.specs[one.entry.label] = spec
         if spec not in inputs.networks:
             allowed = code_is_allowed(request.origins.get("train", "default"))
-            inputs.networks[spec] = new_model(spec, inputs.splits.dataset, 0, allow_code=allowed, compute=compute)
+            data = for_model(spec, inputs.splits.dataset)
+            inputs.networks[spec] = new_model(spec, data, 0, allow_code=allowed, compute=compute)
         yield _model_step(one, spec, inputs, compute)
     prices = [inputs.price(spec, compute) for spec in inputs.specs.values()]
     roles = [*map(_role, inputs.candidates), *map(_role, made)]
@@ -172,7 +174,7 @@ def _price(model: nn.Module, dataset: Dataset, compute: Device) -> _Price:
 def _seconds(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor) -> float:
     began = time.perf_counter()
     optimizer.zero_grad()
-    model(images).logsumexp(dim=1).mean().backward()
+    model(model.asked(images) if isinstance(model, Denoiser) else images).logsumexp(dim=1).mean().backward()
     optimizer.step()
     if images.device.type == "cuda":
         torch.cuda.synchronize(images.device)

@@ -15,10 +15,12 @@ from unlearn_audit.catalogue.entries import (
     METHODS,
     MODEL_ATTACKS,
     MODELS,
+    PIPELINE,
     RECIPES,
     STAND_IN,
     TRANSFORMS,
     Entry,
+    is_generator,
     load,
 )
 from unlearn_audit.catalogue.metric import SECTION_TITLES, Direction, MetricInfo
@@ -45,6 +47,7 @@ __all__ = [
     "METRICS",
     "MODELS",
     "MODEL_ATTACKS",
+    "PIPELINE",
     "RECIPES",
     "SECTION_TITLES",
     "STAND_IN",
@@ -53,6 +56,7 @@ __all__ = [
     "Entry",
     "MetricInfo",
     "info_or_name",
+    "is_generator",
     "load",
     "metric_choices",
     "metric_info",

@@ -30,6 +30,7 @@ MODELS: Mapping[str, str] = {
 }
 # Of these models, which make images instead of naming their class.
 GENERATORS = ("small-unet", "tiny-unet")
+PIPELINE = "diffusers:"  # how the model of a pipeline's folder begins that says no other name
 
 DATA_SOURCES: Mapping[str, str] = {
     "digits": "unlearn_audit.data.sources:digits",
@@ -163,6 +164,15 @@ ALTERATIONS: Mapping[str, Entry] = {
     "recentre": Entry("unlearn_audit.audit.resurgence.alterations:recentre", "recentring of the logits"),
     "fine-tune": Entry("unlearn_audit.audit.resurgence.alterations:fine_tune", "fine-tuning on the retain set"),
 }
+
+
+def is_generator(spec: str) -> bool:
+    """Return whether a model spec is that of a generator.
+
+    >>> is_generator("small-unet"), is_generator("diffusers:UNet2DModel"), is_generator("small-cnn")
+    (True, True, False)
+    """
+    return spec in GENERATORS or spec.startswith(PIPELINE)
 
 
 def load(kind: str, table: Mapping[str, str] | Mapping[str, Entry], name: str) -> Any:

@@ -17,7 +17,10 @@ from unlearn_audit.config.layers import DEFAULT, FLAG
 from unlearn_audit.data import Dataset, Transform
 from unlearn_audit.engine import Device, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.generation import task_of
+from unlearn_audit.generation.pipelines import configs_of
 from unlearn_audit.inputs import IN_MEMORY, SAMPLE, Candidate
+from unlearn_audit.models.denoisers import Denoiser
 from unlearn_audit.normalisation import as_text, assumptions
 from unlearn_audit.user_code import raised
 
@@ -52,13 +55,15 @@ class TrainedModel:
         """Write a checkpoint that describes itself, for the command line or another day; return its SHA-256.
 
         Args:
-            path: the file, .safetensors.
+            path: the file, .safetensors; of a generator the folder.
             force: replace an existing file.
 
         Raises:
             OutputError: the file exists or cannot be written.
         """
-        return write_checkpoint(Path(path), self.model.state_dict(), self.record, force=force)
+        size = self.record.image_size
+        beside = configs_of(self.model, size) if isinstance(self.model, Denoiser) and size else None
+        return write_checkpoint(Path(path), self.model.state_dict(), self.record, force=force, beside=beside)
 
 
 Model = nn.Module | TrainedModel
@@ -123,7 +128,7 @@ def as_candidate(
         raise MeasurementError(f"{label}: {problem}") from problem
     return Candidate(
         label, role, IN_MEMORY, digest_of_state(module.state_dict()), spec, own, transform, notes, metadata=record,
-        normalised_by=said_by,
+        normalised_by=said_by, task=task_of(own),
     )  # fmt: skip
 
 
@@ -162,6 +167,8 @@ def _normalised(
         return Transform(_per_channel("mean", mean, channels), _per_channel("std", std, channels)), FLAG, ()
     if record is not None and record.mean and record.std:
         return Transform(record.mean, record.std), METADATA, assumptions(record.notes)
+    if isinstance(module, Denoiser):
+        return Transform((0.5,) * channels, (0.5,) * channels), "generator", ()  # its images are in [-1, 1]
     if models.normalises_itself(module.state_dict()):
         as_they_are = Transform((0.0,) * channels, (1.0,) * channels)
         return as_they_are, "weights", ("the model normalises its images itself; they reach it as they are",)

@@ -43,7 +43,7 @@ def is_code(spec: str) -> bool:
     (True, False, False)
     """
     prefix, colon, _ = spec.partition(":")
-    return bool(colon) and prefix not in {TORCHVISION, TIMM, TRANSFORMERS}
+    return bool(colon) and prefix not in {TORCHVISION, TIMM, TRANSFORMERS} and not catalogue.is_generator(spec)
 
 
 def name_of(thing: Architecture | nn.Module) -> str:
@@ -115,6 +115,11 @@ def check_name(spec: str) -> None:
     if spec.startswith(f"{TRANSFORMERS}:"):
         check_classifier(spec)
         return
+    if spec.startswith(catalogue.PIPELINE):
+        raise UsageError(
+            f"'{spec}' is built from a pipeline's folder alone, with the settings that stand there; to train one anew "
+            f"name one of {', '.join(catalogue.GENERATORS)}"
+        )
     spec = options_of(spec)[0]
     library, colon, name = spec.partition(":")
     if not colon and spec not in catalogue.MODELS:

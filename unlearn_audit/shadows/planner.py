@@ -153,6 +153,11 @@ def _plan(
     checkpoints, splits, dataset = inputs.checkpoints, inputs.splits, inputs.splits.dataset
     target = _target(checkpoints, recipe)
     candidate = inputs.candidate(target)
+    if candidate.task.errors is None:
+        raise UsageError(
+            f"{candidate.path} is a generator, and attacks with shadow models need class probabilities; generators are "
+            "asked by mia loss, mia pia and mia secmi"
+        )
     chosen = _recipe(checkpoints[target], candidate, recipe, epochs)
     usual = there.queries if there else 2 if chosen.augment else 1
     plan = make_plan({

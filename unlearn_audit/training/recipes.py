@@ -68,7 +68,7 @@ def pick_recipe(name: str | None, model: str, *, epochs: int | None = None, tran
 
     Args:
         name: of the catalogue, or None.
-        model: the model spec that decides where no name is given.
+        model: the model spec that decides where no name is given, and that it is held against; "" where none is known.
         epochs: instead of the recipe's own.
         transforms: what joins the training, as `--with` takes it.
 
@@ -77,10 +77,10 @@ def pick_recipe(name: str | None, model: str, *, epochs: int | None = None, tran
             another kind of model.
         ConfigError: a setting of a transform is out of range.
     """
-    generator = model in catalogue.GENERATORS
+    generator = catalogue.is_generator(model)
     usual = "diffusion" if generator else "small" if model.startswith("small") else "resnet"
     recipe: Recipe = catalogue.load("recipe", catalogue.RECIPES, name or usual)
-    if generator != (recipe.name == DIFFUSION.name):
+    if model and generator != (recipe.name == DIFFUSION.name):
         raise UsageError(f"the recipe {recipe.name} does not train '{model}'; leave out --recipe, or name {usual}")
     if transforms:
         training_extras(transforms)
