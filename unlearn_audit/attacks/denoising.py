@@ -22,7 +22,7 @@ def _asked(evidence: Evidence) -> Denoised:
 
 def _per_example(values: Floats) -> Floats:
     """Return the sum over all that is not the example, [N]."""
-    return np.asarray(values.reshape(len(values), -1).sum(axis=1))
+    return np.asarray(values.sum(axis=tuple(range(1, values.ndim))))
 
 
 def noised(images: Floats, noise: Floats, alpha_bar: float) -> Floats:

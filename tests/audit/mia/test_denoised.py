@@ -181,6 +181,14 @@ def test_scores_do_not_depend_on_the_batch(attack: str) -> None:
     )
 
 
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_without_pairs_there_are_no_scores_and_no_crash(attack: str) -> None:
+    asked, nobody = context(one=("subject", gaussian())), np.zeros(0, np.int64)
+    pool = replace(make_pool(asked.splits), forget=nobody, unseen=nobody)
+    found = denoised(asked.subjects[0], pool, draws=Draws(0, ("pair",)), compute=asked.compute)
+    assert _attack(attack)(found).shape == (0,)
+
+
 def _attack(name: str) -> Callable[[Denoised], np.ndarray]:  # type: ignore[type-arg]
     from unlearn_audit.attacks import Evidence
 

@@ -32,6 +32,9 @@ def denoised(candidate: Candidate, pool: Pool, *, draws: Draws, compute: Device)
     task, denoiser = candidate.task, cast(Denoiser, candidate.model)
     numbers = torch.from_numpy(np.tile(pool.forget, 2))
     examples = replace(pool.examples.subset(pool.targets), numbers=numbers)
+    alphas_bar = np.asarray(denoiser.schedule.alphas_bar, dtype=np.float64)
+    if not len(examples):
+        return Denoised(np.zeros((0, 1)), lambda x, _: x, alphas_bar, lambda: np.zeros(0))
     images = encoded(examples.images, candidate.transform, task, compute)
     labels = examples.labels.to(compute.device)
     conditions = _conditions(task, images, labels, numbers, draws)
@@ -46,9 +49,7 @@ def denoised(candidate: Candidate, pool: Pool, *, draws: Draws, compute: Device)
         with full_float32():
             return _finite(candidate, batch.forward(denoiser.eval()).losses)
 
-    return Denoised(
-        images.cpu().double().numpy(), noise, np.asarray(denoiser.schedule.alphas_bar, dtype=np.float64), losses
-    )
+    return Denoised(images.cpu().double().numpy(), noise, alphas_bar, losses)
 
 
 def _conditions(task: Task, images: Tensor, labels: Tensor, numbers: Tensor, draws: Draws) -> Tensor:
