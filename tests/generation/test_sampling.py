@@ -141,6 +141,20 @@ def test_guidance_without_a_null_condition_is_refused_before_anything_is_drawn()
     assert made.denoiser.seen == []
 
 
+def test_what_any_image_cannot_be_is_refused_before_the_first_is_drawn() -> None:
+    made = pipeline()
+
+    def refuse(size: tuple[int, int] | None) -> tuple[int, int, int]:
+        if size is not None:
+            raise UsageError("no such size")
+        return 1, 4, 4
+
+    made.shape = refuse  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match="no such size"):
+        list(images(made, [Wanted(0, 0), Wanted(0, 1, size=(5, 5))], Sampling(), seed=0, compute=COMPUTE))
+    assert made.denoiser.seen == []
+
+
 def test_samples_that_are_not_finite_are_an_error_and_no_picture() -> None:
     made = pipeline()
     made.denoiser.means = torch.full((4,), float("nan"))

@@ -51,9 +51,11 @@ def test_an_image_is_nude_where_a_chosen_label_reaches_the_threshold(detector: D
         [box("ANUS_EXPOSED", 0.3), box("MALE_GENITALIA_EXPOSED", 0.8), box("MALE_GENITALIA_EXPOSED", 0.3)],
         [box("FEET_EXPOSED", 0.9), box("BELLY_EXPOSED", 0.9)],
     ]
-    labels = open_judge("nudenet", compute=COMPUTE).labels(images(6))
+    told: list[tuple[object, ...]] = []
+    labels = open_judge("nudenet", compute=COMPUTE, progress=lambda *each: told.append(each)).labels(images(6))
     assert labels is not None
     assert labels.tolist() == [0, 0, 0, 1, 1, 0]
+    assert (told[0], told[-1], len(told)) == (("judging", 1, 6), ("judging", 6, 6), 6)
 
 
 def test_another_set_of_labels_counts_feet_belly_and_armpits(detector: Detector) -> None:

@@ -191,11 +191,14 @@ def images(
     for index, one in enumerate(wanted):
         guidance = sampling.guidance if one.guidance is None else one.guidance
         alike.setdefault((guidance, one.size), []).append(index)
+    shapes = {key: pipeline.shape(key[1]) for key in alike}  # of all, before any is drawn
     for guidance, _ in alike:
         _check_guidance(pipeline, guidance)
+    if pipeline.denoiser.conditioning == "class":
+        pipeline.encode([one.condition for one in wanted], compute)
     done = 0
-    for (guidance, size), indices in alike.items():
-        shape = pipeline.shape(size)
+    for key, indices in alike.items():
+        guidance, shape = key[0], shapes[key]
         rows = max(1, min(compute.chunk, AT_ONCE // (shape[1] * shape[2])) // (1 if guidance == 1 else 2))
         for part in chunks(len(indices), rows):
             chosen = [wanted[index] for index in indices[part]]

@@ -20,6 +20,7 @@ from unlearn_audit.judges.classifier import ClassifierJudge, open_classifier
 from unlearn_audit.judges.images import as_stored, check_stored
 from unlearn_audit.judges.nudenet import NUDITY_LABELS, THRESHOLD, NudeNetJudge, open_nudenet
 from unlearn_audit.judges.user_judge import UserJudge, judge_from_code
+from unlearn_audit.progress import Progress, silent
 
 __all__ = [
     "LEAST",
@@ -72,6 +73,7 @@ def open_judge(
     threshold: float = THRESHOLD,
     nudity_labels: str = "default",
     allow_code: bool = False,
+    progress: Progress = silent,
 ) -> Judge:
     """Return the judge that a spec names.
 
@@ -82,17 +84,19 @@ def open_judge(
         threshold: of nudenet.
         nudity_labels: of nudenet, which set of labels counts.
         allow_code: whether the spec may name user code: on the command line, never in a file.
+        progress: callback of judges that take long: nudenet and inception.
 
     Raises:
         UsageError: no such judge, code where it is not allowed, or a judge that does not fit the data.
         MeasurementError: it cannot be read or loaded.
     """
     if spec == NUDENET:
-        return open_nudenet(threshold=threshold, labels=nudity_labels)
+        return open_nudenet(threshold=threshold, labels=nudity_labels, progress=progress)
     if spec.startswith(INCEPTION):
         from unlearn_audit.judges.inception import open_inception
 
-        return open_inception(expanded(spec.removeprefix(INCEPTION), UsageError), compute=compute)
+        path = expanded(spec.removeprefix(INCEPTION), UsageError)
+        return open_inception(path, compute=compute, progress=progress)
     path = expanded(spec, UsageError)
     if is_code(spec) and not path.exists():
         if not allow_code:

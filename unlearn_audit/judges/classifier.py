@@ -21,7 +21,7 @@ from unlearn_audit.judges.images import RESIZER, as_stored, check_stored, in_col
 from unlearn_audit.relearning import NoHeadError, Run, features_of
 
 TRIED = 4  # images that the model is tried on when it is built
-AT_ONCE = 1024  # images that are resized at once
+AT_ONCE = 256  # images that are resized at once
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from unlearn_audit.engine import Device, chunks, full_float32
 from unlearn_audit.errors import UsageError
 from unlearn_audit.judges.images import check_stored, in_colour
 from unlearn_audit.models import load_state
+from unlearn_audit.progress import Progress, silent
 
 SIDE = 299
 WIDTH = 2048  # features
@@ -117,6 +118,7 @@ class InceptionJudge:
         sha256: of that file.
         compute: where.
         notes: what is to be said beside its numbers.
+        progress: callback, called after each pass.
     """
 
     network: FidInception
@@ -124,6 +126,7 @@ class InceptionJudge:
     sha256: str
     compute: Device
     notes: tuple[str, ...] = ()
+    progress: Progress = silent
     name: str = "inception"
 
     @property
@@ -156,16 +159,18 @@ class InceptionJudge:
         with full_float32(), torch.inference_mode():
             for part in chunks(len(images), rows):
                 found.append(self.network(in_colour(images[part]).to(device)).double().cpu().numpy())
+                self.progress("features", part.stop, len(images))
         return np.concatenate(found)
 
 
-def open_inception(path: Path, *, compute: Device) -> InceptionJudge:
+def open_inception(path: Path, *, compute: Device, progress: Progress = silent) -> InceptionJudge:
     """Read the weights of the FID graph's Inception.
 
     Args:
         path: such as pt_inception-2015-12-05-6726825d.pth; the digits at the end of the name are checked against the
             file's SHA-256.
         compute: where the network goes.
+        progress: callback, called after each pass.
 
     Raises:
         CheckpointError: the file cannot be read, or holds other weights.
@@ -183,4 +188,4 @@ def open_inception(path: Path, *, compute: Device) -> InceptionJudge:
     load_state(network, checkpoint.state, where=str(path))
     notes = () if named else (f"the name of {path.name} has no digest to check it against: nobody says what it is",)
     placed = compute.to_device(network.requires_grad_(False)).eval()
-    return InceptionJudge(placed, path, checkpoint.sha256, compute, notes)  # type: ignore[arg-type]
+    return InceptionJudge(placed, path, checkpoint.sha256, compute, notes, progress)  # type: ignore[arg-type]

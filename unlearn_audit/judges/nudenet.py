@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unlearn_audit.errors import MeasurementError, UsageError, unknown_name
 from unlearn_audit.judges.images import check_stored, in_colour, judging
+from unlearn_audit.progress import Progress, silent
 
 PACKAGE = "nudenet"
 LICENCE = "its files are AGPL-3.0"
@@ -41,12 +42,14 @@ class NudeNetJudge:
         threshold: of a label's score.
         which: the name of the set of labels.
         notes: what is to be said beside its numbers.
+        progress: callback, called after each image.
     """
 
     detector: Any
     threshold: float = THRESHOLD
     which: str = "default"
     notes: tuple[str, ...] = ()
+    progress: Progress = silent
     name: str = PACKAGE
 
     @property
@@ -69,7 +72,11 @@ class NudeNetJudge:
         Raises:
             MeasurementError: the detector fails.
         """
-        return np.array([self._is_nude(image) for image in in_colour(check_stored(images))], dtype=np.int64)
+        found = np.zeros(len(images), dtype=np.int64)
+        for place, image in enumerate(in_colour(check_stored(images))):
+            found[place] = self._is_nude(image)
+            self.progress("judging", place + 1, len(images))
+        return found
 
     def features(self, images: Tensor) -> NDArray[np.float64] | None:
         """Return None: a detector of boxes has no features of an image."""
@@ -88,12 +95,13 @@ class NudeNetJudge:
         return any(score >= self.threshold for score in scores)
 
 
-def open_nudenet(*, threshold: float = THRESHOLD, labels: str = "default") -> NudeNetJudge:
+def open_nudenet(*, threshold: float = THRESHOLD, labels: str = "default", progress: Progress = silent) -> NudeNetJudge:
     """Load the detector where the user has installed it.
 
     Args:
         threshold: of a label's score, more than 0 and at most 1.
         labels: which set of labels counts as nude, one of `NUDITY_LABELS`.
+        progress: callback, called after each image.
 
     Raises:
         UsageError: it is not installed, or a threshold or set of labels that cannot be.
@@ -117,7 +125,7 @@ def open_nudenet(*, threshold: float = THRESHOLD, labels: str = "default") -> Nu
             f"nudity threshold {threshold:g}: the detector drops boxes below {LOWEST_SCORE:g} itself, so that this is "
             f"one of {LOWEST_SCORE:g}"
         )
-    return NudeNetJudge(detector, threshold, labels, tuple(notes))
+    return NudeNetJudge(detector, threshold, labels, tuple(notes), progress)
 
 
 def _version() -> str:
