@@ -64,7 +64,7 @@ def open_judging(context: AuditContext, settings: GenerationSettings, plan: Plan
     if settings.features == OF_THE_JUDGE:
         features = judge
     elif settings.features.startswith(INCEPTION):
-        features = open_judge(settings.features, compute=context.compute)
+        features = open_judge(settings.features, compute=context.compute, progress=context.progress)
     else:
         raise UsageError(f"features '{settings.features}': they are those of the judge, or of inception:FILE")
     tried = plan.of_classes and settings.judge != NUDENET
@@ -79,6 +79,7 @@ def _opened(context: AuditContext, settings: GenerationSettings, plan: Plan) -> 
         dataset=context.splits.dataset if plan.of_classes else None,
         nudity_labels=settings.nudity_labels,
         allow_code=code_is_allowed(context.origins.get("generation.judge", "default")),
+        progress=context.progress,
     )
 
 
