@@ -13,6 +13,8 @@ def _rcd(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str,
     """How slowly does each model relearn the forget set, and how slowly its unseen twin?
 
     Higher is not simply better: read it against retrained models and the controls.
+    Of generators it is summed over the original's own curve, and read as a share
+    of what the retrained models have: 0 as the original, 1 as they.
 
     [bold]Examples[/bold]
 
@@ -25,6 +27,9 @@ def _rcd(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str,
       unlearn-audit rcd u.pt --forget idx.npy --scope head --weight-decay 0.01
 
       unlearn-audit rcd u.pt --retrained r.pt --forget idx.npy --match-difficulty
+
+      unlearn-audit rcd original/ retrained-1/ unlearned/ --forget class:3 \
+      --draws 8 --gradient-draws 4
     """
     measure(checkpoints, shared, **sections)
 
