@@ -142,6 +142,7 @@ PINNED = {
     "noise": "521b4bbe2c75274d",
     "timestep": "2db34d224f907010",
     "label drop": "6383531f3e1245e0",
+    "states": "d8dbd13eeaced86b",
     "probe": "1356ae97c4d399b3",
     "relearning": "24f26ce19042cc1c",
     "relearned part": "ba88a3781e68a698",

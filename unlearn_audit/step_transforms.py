@@ -55,6 +55,21 @@ def on_kind(thing: _ByKind, kind: Kind) -> _ByKind:
     return found  # type: ignore[no-any-return]
 
 
+def forms_of(thing: _ByKind) -> dict[Kind, _ByKind]:
+    """Return what stands for a method or a transform, by the kinds of models that it can be used on.
+
+    Args:
+        thing: as it was asked for.
+    """
+    found: dict[Kind, _ByKind] = {}
+    for kind in KINDS:
+        try:
+            found[kind] = on_kind(thing, kind)
+        except UsageError:
+            continue
+    return found
+
+
 class Settings(BaseModel):
     """What can be set: frozen, unknown keys refused, finite numbers only.
 
@@ -173,14 +188,14 @@ class Extra:
 # ----- the grammar: NAME[:VARIANT][,KEY=VALUE…]
 
 
-def parse_extras(texts: Sequence[str]) -> tuple[Extra, ...]:
-    """Return the transforms asked for, in order.
+def parse_extras(texts: Sequence[str], kind: Kind = "classifier") -> tuple[Extra, ...]:
+    """Return the transforms asked for, in order, as they are on a kind of models.
 
     Raises:
         UsageError: as `parse_extra`.
         ConfigError: as `parse_extra`.
     """
-    return tuple(parse_extra(text) for text in texts)
+    return tuple(parse_extra(text, kind) for text in texts)
 
 
 def training_extras(texts: Sequence[str]) -> tuple[Extra, ...]:
@@ -201,17 +216,17 @@ def training_extras(texts: Sequence[str]) -> tuple[Extra, ...]:
     return extras
 
 
-def parse_extra(text: str) -> Extra:
+def parse_extra(text: str, kind: Kind = "classifier") -> Extra:
     """Return one transform with its settings: `reinit:alpha=0.99,scale=fan_in`, `mask:saliency,density=0.5`, `l1`.
 
     Raises:
-        UsageError: unknown name, a word where KEY=VALUE belongs, a key twice.
+        UsageError: unknown name, a word where KEY=VALUE belongs, a key twice, or nothing for this kind of models.
         ConfigError: a setting is unknown or out of range.
     """
     name, colon, rest = text.partition(":")
     if not colon:
         name, _, rest = text.partition(",")
-    transform: StepTransform = catalogue.load("transform", catalogue.TRANSFORMS, name.strip())
+    transform: StepTransform = on_kind(catalogue.load("transform", catalogue.TRANSFORMS, name.strip()), kind)
     values: dict[str, str] = {}
     for index, item in enumerate(part.strip() for part in rest.split(",")) if rest.strip() else ():
         key, equals, value = (part.strip() for part in item.partition("="))

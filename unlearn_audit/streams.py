@@ -47,6 +47,7 @@ STREAMS: Mapping[str, str] = {
     "noise": "noise that is put on the images of a denoising task: on the grid, in a step of training or relearning",
     "timestep": "how much of it, where that is drawn",
     "label drop": "which rows of a step are asked without their condition",
+    "states": "what ESD's sampler begins with, and which of its states a step looks at",
     # measuring
     "image": "x_T of a generated image, and whatever noise its sampler adds",
     "probe": "whatever a model draws while it is tried out",

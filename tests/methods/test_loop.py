@@ -24,7 +24,7 @@ from unlearn_audit.methods.neggrad_plus import NegGradPlusSettings, run_neggrad_
 from unlearn_audit.methods.random_labels import RL, RlSettings, run_rl
 from unlearn_audit.methods.scrub import SCRUB, ScrubSettings, run_scrub
 from unlearn_audit.methods.turns import Turns
-from unlearn_audit.step_transforms import parse_extras
+from unlearn_audit.step_transforms import forms_of, parse_extras
 
 
 def method(name: str) -> Method:
@@ -32,7 +32,7 @@ def method(name: str) -> Method:
     return loaded
 
 
-COMPOSING = [name for name in catalogue.METHODS if method(name).composes]
+COMPOSING = [name for name in catalogue.METHODS if method(name).composes and "classifier" in forms_of(method(name))]
 
 
 # ----- budgets

@@ -13,6 +13,7 @@ from unlearn_audit.methods import Method, StepTransform
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.published import deviations, published_value, with_published
 from unlearn_audit.methods.transforms.reinit import ReinitSettings
+from unlearn_audit.step_transforms import forms_of
 
 OURS = {"ft-wd", "retrain", "mask-only"}
 
@@ -64,8 +65,10 @@ def test_the_published_recipe_has_the_values_of_the_source(name: str) -> None:
     assert not [text for text in deviations(settings) if not text.startswith("of our own")]
 
 
-@pytest.mark.parametrize("part", [method(n).settings for n in catalogue.METHODS] +
-                         [transform(n).settings for n in catalogue.TRANSFORMS])  # fmt: skip
+PARTS = [*map(method, catalogue.METHODS), *map(transform, catalogue.TRANSFORMS)]
+
+
+@pytest.mark.parametrize("part", [form.settings for part in PARTS for form in forms_of(part).values()])
 def test_what_is_said_to_be_published_are_settings_that_can_be_set(part: Any) -> None:
     published = part.PUBLISHED or {}
     assert {*published, *part.UNKNOWN} <= set(part.model_fields)

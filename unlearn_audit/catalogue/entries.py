@@ -56,6 +56,12 @@ METHODS: Mapping[str, Entry] = {
     "rl": Entry("unlearn_audit.methods.random_labels:RL", "fine-tune with random labels on the forget set"),
     "scrub": Entry("unlearn_audit.methods.scrub:SCRUB", "leave the original on forget, stay with it on retain"),
     "salun": Entry("unlearn_audit.methods.salun:SALUN", "random labels, and only the salient weights move"),
+    "esd": Entry("unlearn_audit.methods.esd:ESD", "denoise away from a concept: generators alone"),
+    "pseudo": Entry("unlearn_audit.methods.pseudo:PSEUDO", "denoise as under another condition: generators alone"),
+    "label-swap": Entry(
+        "unlearn_audit.methods.label_swap:LABEL_SWAP",
+        "swap a row of the label embedding, no training: a control",
+    ),
     "entanglement": Entry(
         "unlearn_audit.methods.entanglement:ENTANGLEMENT",
         "suppress forget while the rest stays, then repair what is close to it",

@@ -46,11 +46,13 @@ class _Unloaded(TyperCommand):
 
 
 def _help(method: Any) -> str:
-    forget = "class:3" if method.whole_classes else "idx.npy"
-    command = f"unlearn-audit apply {method.name} o.safetensors --forget {forget}"
+    for_generators = isinstance(method.on.get("classifier"), str)
+    forget = "class:3" if method.whole_classes or for_generators else "idx.npy"
+    parent, child = ("original/", "unlearned/") if for_generators else ("o.safetensors", "u.safetensors")
+    command = f"unlearn-audit apply {method.name} {parent} --forget {forget}"
     masked = method.name == "ieu" or "reinit" not in _taken(method)
     extra = "mask:saliency,density=0.5" if masked else "reinit:alpha=0.999"
-    out = "--out u.safetensors"
+    out = f"--out {child}"
     examples = [_example(command, out)] + ([_example(command, f"{out} --with {extra}")] if method.composes else [])
     text = " ".join((inspect.getdoc(method.run) or method.name).replace("\n\n", "\0").split("\n")).replace("\0", "\n\n")
     joined = f"\n\n[bold]Settings of --with[/bold]\n\n{_transforms(method)}" if method.composes else ""
@@ -84,10 +86,10 @@ def _command(method: Any, name: str) -> Callable[..., None]:
     """Return a command whose options are the method's settings; `name` is how the method was asked for."""
 
     def run(**values: Any) -> None:
-        settings = {key: values.pop(key) for key in method.settings.model_fields}
+        settings = {key: values.pop(key) for key in _fields(method)}
         _apply(name, {key: value for key, value in settings.items() if value is not None}, **values)
 
-    own = ("recipe",) if "recipe" in method.settings.model_fields else ()  # retrain's, of another kind
+    own = ("recipe",) if "recipe" in _fields(method) else ()  # retrain's, of another kind
     taken = ("method", "settings", *own, *(() if method.composes else ("extras",)))
     common = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -106,17 +108,51 @@ def _command(method: Any, name: str) -> Callable[..., None]:
 
 def _options(method: Any) -> Iterator[inspect.Parameter]:
     """Yield an option for each setting, those that the method defines itself first."""
-    own = method.settings.__annotations__
-    fields = method.settings.model_fields
-    for name in sorted(fields, key=lambda name: name not in own):
-        panel = f"Settings of {method.name}" if name in own else "The loop"
+    fields = _fields(method)
+    first = next(iter(_forms(method).values())).settings
+    for name in sorted(fields, key=lambda name: _place(first, name)):
+        panel = (f"Settings of {method.name}", "The loop", "On a generator")[_place(first, name)]
+        settings = fields[name]
         yield option_of(
             name,
-            fields[name],
+            settings.model_fields[name],
             panel=panel,
-            default=_defaults(method.settings, name),
-            negative=fields[name].default is True,
+            default=_defaults(settings, name) + _elsewhere(method, settings, name),
+            negative=settings.model_fields[name].default is True,
         )
+
+
+def _forms(method: Any) -> dict[Any, Any]:
+    """Return the method as it is on each kind of models that it can be used on, the first kind first."""
+    from unlearn_audit.step_transforms import forms_of
+
+    return forms_of(method)
+
+
+def _fields(method: Any) -> dict[str, Any]:
+    """Return the names of all settings, on whatever kind of models, and the first form's class that has each."""
+    forms = [form.settings for form in _forms(method).values()]
+    names = dict.fromkeys(name for settings in forms for name in settings.model_fields)
+    return {name: next(each for each in forms if name in each.model_fields) for name in names}
+
+
+def _place(first: Any, name: str) -> int:
+    """Return which panel a setting stands in: the method's own, the loop's, or what only other kinds have."""
+    return 2 if name not in first.model_fields else int(name not in first.__annotations__)
+
+
+ELSEWHERE = {"classifier": "On a classifier", "generator": "On a generator", "text-to-image": "On a generator of texts"}
+
+
+def _elsewhere(method: Any, settings: Any, name: str) -> str:
+    """Return what a setting is by default on other kinds of models, where it is another value."""
+    told, last = "", settings
+    for kind, form in _forms(method).items():
+        field, before = form.settings.model_fields.get(name), last.model_fields[name]
+        if field is not None and field.default != before.default:
+            means = "" if field.description == before.description else f" ({field.description})"
+            told, last = f"{told} {ELSEWHERE[kind]} {shown(field.default)}{means}.", form.settings
+    return told
 
 
 def _defaults(settings: Any, name: str) -> str:

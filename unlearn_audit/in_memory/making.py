@@ -11,17 +11,17 @@ from unlearn_audit.data import Dataset, IndexSet, Splits
 from unlearn_audit.engine import setup_device
 from unlearn_audit.errors import UsageError
 from unlearn_audit.in_memory.models import Model, Moments, TrainedModel, as_candidate, module_of
-from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
+from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext, on_kind
 from unlearn_audit.methods.apply import (
     all_looked_at,
-    deviations_of,
     joining,
-    notes_of,
     parse_settings,
     record_of,
     run_method,
 )
+from unlearn_audit.methods.generators import kind_of
 from unlearn_audit.methods.lookup import find_method
+from unlearn_audit.methods.published import deviations_of, notes_of
 from unlearn_audit.models import Architecture, name_of
 from unlearn_audit.normalisation import assumptions
 from unlearn_audit.progress import Progress, silent
@@ -143,9 +143,10 @@ def unlearn(
         ConfigError: unknown settings, or some out of range; every problem at once.
         MeasurementError: the model does not fit the data, or the method diverged.
     """
-    chosen = method if isinstance(method, Method) else find_method(method, allow_code=True)
-    values: Settings = parse_settings(chosen, settings, published=published)
-    added = joining(chosen, transforms)
+    asked = method if isinstance(method, Method) else find_method(method, allow_code=True)
+    kind = kind_of(module_of(model))
+    chosen, added = on_kind(asked, kind), joining(asked, transforms, kind)
+    values: Settings = parse_settings(asked, settings, published=published, kind=kind)
     architecture = model.architecture if isinstance(model, TrainedModel) else None
     if chosen.role == "retrained" and architecture is None:
         raise UsageError(
@@ -167,6 +168,7 @@ def unlearn(
         original_seed=known.seed if known and known.role == "original" else None,
         extras=added,
         task=candidate.task,
+        pipeline=candidate.pipeline,
     )
     done = run_method(chosen, context, values)
     inherited = assumptions(candidate.notes) if chosen.role == "unlearned" else ()

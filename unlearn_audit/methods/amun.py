@@ -24,6 +24,7 @@ from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.adversarial_sets import AdversarialSet, adversarial_set, clean_examples
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.loop import LoopSettings, Size, Step, examples_of, logits_of, run_composition
 from unlearn_audit.methods.mixtures import mixed, mixture_of
 from unlearn_audit.methods.pixel_attacks import Search, pixels
@@ -179,4 +180,5 @@ AMUN = Method(
         "what the last step of a level of the search reaches is looked at before the radius doubles; the published "
         "code looks at it afterwards, and so records twice the radius for it",
     ),
+    on=NEEDS_CLASSES,
 )

@@ -21,19 +21,20 @@ from unlearn_audit.checkpoints import (
 from unlearn_audit.config import Resolved, names_generator
 from unlearn_audit.data import Splits, rows_digest
 from unlearn_audit.engine import Device
-from unlearn_audit.errors import AuditError, MeasurementError, UsageError
+from unlearn_audit.errors import AuditError, ConfigError, MeasurementError, UsageError
 from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
 from unlearn_audit.inputs import Candidate, resolve_inputs
-from unlearn_audit.methods import Extra, Method, Settings, Unlearned, UnlearningContext
+from unlearn_audit.methods import Extra, Kind, Method, Settings, Unlearned, UnlearningContext, on_kind
 from unlearn_audit.methods.adjacent import with_request, with_settings
 from unlearn_audit.methods.adversarial_sets import content_of
+from unlearn_audit.methods.generators import kind_of, scoped
 from unlearn_audit.methods.lookup import find_method
-from unlearn_audit.methods.published import deviations, with_published
+from unlearn_audit.methods.published import notes_of, with_published
 from unlearn_audit.methods.resume import StateFile, state_path
 from unlearn_audit.normalisation import assumptions
 from unlearn_audit.pipeline_folder import PipelineFolder
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.step_transforms import checked, parse_extras
+from unlearn_audit.step_transforms import checked, forms_of, parse_extras
 from unlearn_audit.training import describe
 
 SAVE_EVERY = 30.0  # seconds between two writes of the state that --resume goes on with
@@ -58,34 +59,52 @@ class Applied:
     limitations: tuple[str, ...]
 
 
-def parse_settings(method: Method, values: Mapping[str, Any], *, published: bool = False) -> Any:
+def parse_settings(
+    method: Method, values: Mapping[str, Any], *, published: bool = False, kind: Kind | None = None
+) -> Any:
     """Return a method's settings, checked, with its defaults filled in, or with what its source has.
 
     Args:
         method: which one.
         values: that were given; they win.
         published: take what is published for all others, and our defaults only where nothing is.
+        kind: of the model; where it is not known yet, the first kind is taken whose settings these can be.
 
     Raises:
         ConfigError: unknown or out of range; every problem at once.
-        UsageError: nothing is published of the method.
+        UsageError: nothing is published of the method, or it cannot be used on this kind.
     """
-    taken = with_published(method.name, method.settings, values) if published else values
-    return checked(f"settings of {method.name}", method.settings, taken)
+    if kind is None:
+        return _somewhere(method, values, published=published)
+    there = on_kind(method, kind)
+    taken = with_published(there.name, there.settings, values) if published else values
+    return checked(f"settings of {there.name}", there.settings, taken)
 
 
-def joining(method: Method, texts: Sequence[str]) -> tuple[Extra, ...]:
+def _somewhere(method: Method, values: Mapping[str, Any], *, published: bool) -> Any:
+    """Return settings on the first kind of models that takes them; else what is wrong on the first one of all."""
+    refusals: list[AuditError] = []
+    for kind in forms_of(method):
+        try:
+            return parse_settings(method, values, published=published, kind=kind)
+        except (ConfigError, UsageError) as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
+
+
+def joining(method: Method, texts: Sequence[str], kind: Kind = "classifier") -> tuple[Extra, ...]:
     """Return the transforms that are to join a method.
 
     Args:
         method: which one.
         texts: as `--with` takes them.
+        kind: of the model.
 
     Raises:
         UsageError: an unknown transform, or a method that is no loop.
         ConfigError: a setting is out of range.
     """
-    added = parse_extras(texts)
+    added = parse_extras(texts, kind)
     if added and not method.composes:
         raise UsageError(f"{method.name} takes no --with: it is no loop of gradient steps that a transform could join")
     for extra in added:
@@ -136,11 +155,10 @@ def apply_method(
         OutputError: the file exists or cannot be written; found out before any work.
         MeasurementError: the checkpoint cannot be read or does not fit, or the method diverged.
     """
-    method = find_method(name, allow_code=allow_code)
-    settings: Settings = parse_settings(method, values, published=published)
-    added = joining(method, extras)
+    asked = find_method(name, allow_code=allow_code)
+    parse_settings(asked, values, published=published)  # what no kind of models takes is told before any work
+    joining(asked, extras)
     config = request.config
-    settings = with_request(settings, config.adjacent)
     check_checkpoint_output(out, force=force, generator=names_generator(config))
     if any(out.exists() and os.path.exists(given.path) and out.samefile(given.path) for given in config.checkpoint):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
@@ -150,8 +168,11 @@ def apply_method(
         Resolved(config.model_copy(update=dict.fromkeys(("sample", "unseen", "adjacent"))), request.origins),
         others=others,
     )
-    (parent, *_), splits, compute = inputs.checkpoints, with_settings(inputs.splits, settings), inputs.compute
     candidate = inputs.candidate(0)
+    kind = kind_of(candidate.model)
+    method, added = on_kind(asked, kind), joining(asked, extras, kind)
+    settings = with_request(parse_settings(asked, values, published=published, kind=kind), config.adjacent)
+    (parent, *_), splits, compute = inputs.checkpoints, with_settings(inputs.splits, settings), inputs.compute
     metadata = record_of(candidate, splits, method, config.seed).model_copy(
         update={"method": name, "settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
     )
@@ -224,7 +245,8 @@ def run_method(method: Method, unlearning: UnlearningContext, settings: Settings
     Raises:
         MeasurementError: it diverged.
     """
-    done = method.run(unlearning, settings)
+    with scoped(unlearning.model, getattr(settings, "scope", "full")):
+        done = method.run(unlearning, settings)
     broken = nonfinite(unlearning.model.state_dict())
     if broken:
         raise MeasurementError(f"{method.name} diverged: {next(iter(broken))} is not finite; use a smaller step size")
@@ -345,29 +367,6 @@ def _identity(metadata: Metadata, splits: Splits, compute: Device) -> dict[str, 
         "torch": torch.__version__,
         "tool": __version__,
     }
-
-
-def notes_of(method: Method, done: Unlearned, settings: Settings, extras: Sequence[Extra]) -> tuple[str, ...]:
-    """Return what happened, and every deviation from the sources."""
-    stopped = (f"stopped after {done.steps} steps: {done.stopped}",) if done.stopped else ()
-    idle = (
-        ("no step was taken: the weights are those that it started from",) if method.composes and not done.steps else ()
-    )
-    return (*stopped, *idle, *done.notes, *deviations_of(method, settings, extras))
-
-
-def deviations_of(method: Method, settings: Settings, extras: Sequence[Extra]) -> tuple[str, ...]:
-    """Return how a run deviates from the sources: in settings, in what is none, in what joined."""
-    joined = [
-        text
-        for extra in extras
-        for text in (
-            f"{extra.transform.name} joined {method.name}, whose published form has it not",
-            *deviations(extra.settings, part=extra.transform.name),
-            *(f"{extra.transform.name}: {text}" for text in extra.transform.deviations),
-        )
-    ]
-    return (*deviations(settings), *method.deviations, *joined)
 
 
 def _of_parent(parent: Checkpoint, splits: Splits) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from unlearn_audit.engine.task import widened
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.fresh import fresh_network
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.loop import LoopSettings, Objective, Share, Size, Step, logits_of, run_composition
 from unlearn_audit.methods.mixtures import mixed, mixture_of
 
@@ -111,4 +112,5 @@ BAD_TEACHER = Method(
     BadTeacherSettings,
     run_bad_teacher,
     deviations=("the divergence is added up over classes; the released code divides it by their number",),
+    on=NEEDS_CLASSES,
 )

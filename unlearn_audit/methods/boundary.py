@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unlearn_audit.engine import Hooks, Term, Terms, derive_seed, upload
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.heads import linear_head
 from unlearn_audit.methods.loop import LoopSettings, Step, logits_of, minibatches, paired, run_composition
 from unlearn_audit.methods.pixel_attacks import check_box, one_signed_step
@@ -134,6 +135,7 @@ SHRINK = Method(
     ShrinkSettings,
     run_shrink,
     deviations=("the labels are worked out once, before the first step; the model that gives them never changes",),
+    on=NEEDS_CLASSES,
 )
 EXPAND = Method(
     "boundary-expand",
@@ -142,4 +144,5 @@ EXPAND = Method(
     run_expand,
     takes=("ascent", "clip", "feasible", "l1", "nash", "reinit"),
     because="a mask is made of the model as it is, in which the new class's row has no gradient, and would freeze it",
+    on=NEEDS_CLASSES,
 )

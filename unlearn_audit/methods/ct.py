@@ -15,6 +15,7 @@ from unlearn_audit.errors import UsageError
 from unlearn_audit.layers import own_weight
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.ft import on_retain
+from unlearn_audit.methods.generators import UNTRIED
 from unlearn_audit.methods.loop import LoopSettings, Schedule, Step, run_composition
 
 
@@ -67,4 +68,5 @@ CT = Method(
     CtSettings,
     run_ct,
     deviations=("the learning rate falls in every step; in the published code it falls once an epoch",),
+    on=UNTRIED,
 )

@@ -17,6 +17,7 @@ from torch.nn import functional
 from unlearn_audit.engine import Term, Terms
 from unlearn_audit.engine.task import widened
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.loop import LoopSettings, Size, Step, logits_of, minibatches, paired, run_composition
 
 
@@ -60,4 +61,10 @@ def run_delete(context: UnlearningContext, settings: DeleteSettings) -> Unlearne
     return run_composition(context, paired(None, forget, terms, losses=()), settings, task="DELETE")
 
 
-DELETE = Method("delete", "Zhou et al. 2025; values of the published code", DeleteSettings, run_delete)
+DELETE = Method(
+    "delete",
+    "Zhou et al. 2025; values of the published code",
+    DeleteSettings,
+    run_delete,
+    on=NEEDS_CLASSES,
+)

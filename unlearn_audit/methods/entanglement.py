@@ -27,6 +27,7 @@ from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import with_as_many, with_neighbours
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.adjacent import with_settings
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Schedule,
@@ -379,4 +380,5 @@ ENTANGLEMENT = Method(
     ),
     takes=("mask", "reinit", "clip"),
     because="its velocity is projected as a whole, and another term or another edit of the gradient would undo that",
+    on=NEEDS_CLASSES,
 )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unlearn_audit.engine import derive_seed, trainable
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.ssd import importance
 
 LARGEST, LARGEST_IN_HEAD = 1e3, 1e2  # of 1 / F
@@ -113,4 +114,5 @@ FISHER = Method(
         "the rows of forgotten classes are drawn anew for any whole classes; the published code knows them by the size "
         "of the forget set, 4500 or 450",
     ),
+    on=NEEDS_CLASSES,
 )

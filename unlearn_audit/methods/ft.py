@@ -11,6 +11,7 @@ from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import GeneratorSettings
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Objective,
@@ -85,5 +86,21 @@ def _fine_tune(context: UnlearningContext, settings: LoopSettings, *, alpha: flo
     return run_composition(context, on_retain(context, settings), settings, own=shrinking, task=task)
 
 
-FT = Method("ft", "Warnecke et al. 2021; values of the Unlearn-Saliency code", FtSettings, run_ft)
-FT_WD = Method("ft-wd", "ours: the ablation that IEU's Noisy variant must beat", FtWdSettings, run_ft_wd)
+class FtOnGenerators(GeneratorSettings, FtSettings):
+    """Settings of FT on a generator."""
+
+
+class FtWdOnGenerators(GeneratorSettings, FtWdSettings):
+    """Settings of FT-WD on a generator."""
+
+
+ON_GENERATORS = "Warnecke et al. 2021; settings of ours"
+WD = "ours: the ablation that IEU's Noisy variant must beat"
+FT = Method(
+    "ft",
+    "Warnecke et al. 2021; values of the Unlearn-Saliency code",
+    FtSettings,
+    run_ft,
+    on={"generator": Method("ft", ON_GENERATORS, FtOnGenerators, run_ft)},
+)
+FT_WD = Method("ft-wd", WD, FtWdSettings, run_ft_wd, on={"generator": Method("ft-wd", WD, FtWdOnGenerators, run_ft_wd)})

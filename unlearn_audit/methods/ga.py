@@ -7,6 +7,7 @@ from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NOTHING, GeneratorSettings
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Step,
@@ -43,4 +44,16 @@ def run_ga(context: UnlearningContext, settings: GaSettings) -> Unlearned:
     return run_composition(context, objective, settings, task="GA")
 
 
-GA = Method("ga", "Thudi et al. 2022; values of the Unlearn-Saliency code", GaSettings, run_ga)
+class GaOnGenerators(GeneratorSettings, GaSettings):
+    """Settings of GA on a generator: without a clip it is left unable to denoise at all."""
+
+    loss_clip: Step | None = Field(default=1.0, description=NOTHING)
+
+
+GA = Method(
+    "ga",
+    "Thudi et al. 2022; values of the Unlearn-Saliency code",
+    GaSettings,
+    run_ga,
+    on={"generator": Method("ga", "Thudi et al. 2022; settings of ours", GaOnGenerators, run_ga)},
+)

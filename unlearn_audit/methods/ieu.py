@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NOTHING, GeneratorSettings
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Schedule,
@@ -125,4 +126,27 @@ def run_ieu(context: UnlearningContext, settings: IeuSettings) -> Unlearned:
     )
 
 
-IEU = Method("ieu", "Tran & Woo 2026, Algorithm 1", IeuSettings, run_ieu)
+class IeuOnGenerators(GeneratorSettings, IeuSettings):
+    """Settings of IEU on a generator; its paper shows one, and no value of what it was made with."""
+
+    PUBLISHED: ClassVar[Mapping[str, Any] | None] = {
+        "batch_size": "full",
+        "schedule": "constant",
+        "scale": "total_d",
+        "include_1d": True,
+        "loss_clip": "none",
+        "max_norm": "none",
+        "optimizer": "sgd",
+    }
+    UNKNOWN: ClassVar[tuple[str, ...]] = ("alpha", "c", "step_size", "steps", "epochs", "augment", "scope")
+
+    loss_clip: Step | Literal["none"] = Field(default=1.0, description=f"{NOTHING}; or none")
+
+
+IEU = Method(
+    "ieu",
+    "Tran & Woo 2026, Algorithm 1",
+    IeuSettings,
+    run_ieu,
+    on={"generator": Method("ieu", "Tran & Woo 2026, Algorithm 1 and section 6.2", IeuOnGenerators, run_ieu)},
+)

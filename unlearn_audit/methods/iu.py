@@ -19,6 +19,7 @@ from unlearn_audit.data import Examples
 from unlearn_audit.engine import FullBatch, chunks, full_float32, trainable
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.models import models_own
 from unlearn_audit.streams import generator
 
@@ -222,4 +223,11 @@ def _move(model: nn.Module, step: Tensor) -> None:
             parameter.add_(piece.view_as(parameter).to(parameter.dtype))
 
 
-IU = Method("iu", "Izzo et al. 2021, by conjugate gradients", IuSettings, run_iu, composes=False)
+IU = Method(
+    "iu",
+    "Izzo et al. 2021, by conjugate gradients",
+    IuSettings,
+    run_iu,
+    composes=False,
+    on=NEEDS_CLASSES,
+)

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.ft import FtSettings, on_retain
+from unlearn_audit.methods.generators import GeneratorSettings
 from unlearn_audit.methods.loop import run_composition
 from unlearn_audit.methods.transforms.l1 import L1, L1Settings
 
@@ -28,6 +29,14 @@ def run_l1_sparse(context: UnlearningContext, settings: L1SparseSettings) -> Unl
     return run_composition(context, on_retain(context, settings), settings, own=[(L1, penalty)], task="l1-sparse")
 
 
+class L1SparseOnGenerators(GeneratorSettings, L1SparseSettings):
+    """Settings of l1-sparse on a generator; alpha is that of classifiers."""
+
+
 L1_SPARSE = Method(
-    "l1-sparse", "Jia et al. 2023; alpha as in AMUN's comparison, the rest FT's", L1SparseSettings, run_l1_sparse
+    "l1-sparse",
+    "Jia et al. 2023; alpha as in AMUN's comparison, the rest FT's",
+    L1SparseSettings,
+    run_l1_sparse,
+    on={"generator": Method("l1-sparse", "Jia et al. 2023; settings of ours", L1SparseOnGenerators, run_l1_sparse)},
 )

@@ -18,6 +18,7 @@ from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.fresh import fresh_network, take_over
 from unlearn_audit.methods.ft import on_retain
+from unlearn_audit.methods.generators import UNTRIED
 from unlearn_audit.methods.loop import LoopSettings, Schedule, Step, run_composition
 
 
@@ -122,7 +123,14 @@ _SOURCE = "Goel et al. 2022; values of the authors' code"
 _RESTARTS = "the step size falls once; in the published code it starts again and again (cosine with warm restarts)"
 _STATISTICS = "frozen BatchNorm keeps its running statistics; in the published code they go on moving"
 
-CF_K = Method("cf-k", _SOURCE, LastLayersSettings, run_cf_k, deviations=(_RESTARTS, _STATISTICS))
+CF_K = Method(
+    "cf-k",
+    _SOURCE,
+    LastLayersSettings,
+    run_cf_k,
+    deviations=(_RESTARTS, _STATISTICS),
+    on=UNTRIED,
+)
 EU_K = Method(
     "eu-k",
     _SOURCE,
@@ -133,4 +141,5 @@ EU_K = Method(
         _STATISTICS,
         "BatchNorm of the last layers is drawn anew, too; the published code draws convolutions and linear layers",
     ),
+    on=UNTRIED,
 )

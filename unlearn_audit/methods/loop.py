@@ -320,27 +320,35 @@ def augmentation(context: UnlearningContext, settings: LoopSettings) -> Augment 
     return crop_and_flip if settings.augment == "yes" or as_trained else None
 
 
-def logits_of(context: UnlearningContext, images: Tensor) -> Tensor:
-    """Return the model's logits [B, classes], in the precision asked for, with their graph."""
-    with context.compute.autocast():
-        logits: Tensor = context.model(images)
-    return logits
+def logits_of(context: UnlearningContext, inputs: Any, model: nn.Module | None = None) -> Tensor:
+    """Return a model's outputs with their graph: a classifier's logits [B, classes], in the precision asked for.
+
+    Args:
+        context: whose model is asked where no other is given.
+        inputs: images, or what else the model is called with.
+        model: another one.
+    """
+    with autocast_for(context.task, context.compute):
+        outputs: Tensor = (context.model if model is None else model)(inputs)
+    return outputs
 
 
 def mean_loss(context: UnlearningContext, batches: Batches, step: int, *, clip: float | None = None) -> Tensor:
     """Return the mean loss of the minibatch of a step, a scalar with its graph: what the context's task calls the loss.
 
     Args:
-        context: the model.
+        context: the model, and the task that says what its loss is.
         batches: which set.
         step: counted from 0.
-        clip: the largest loss of one row (an example, or one draw of noise) that counts; above it there is no gradient.
+        clip: the largest loss of one row (an example, or one draw of noise) that counts, on a generator as a multiple
+            of the loss of predicting nothing; above it there is no gradient.
     """
     rows = batches.rows_at(step)
-    with autocast_for(context.task, context.compute):
-        outputs = context.model(rows.inputs)
-    losses = context.task.losses(outputs, rows.target)
-    return (losses if clip is None else losses.clamp(max=clip)).mean()
+    losses = context.task.losses(logits_of(context, rows.inputs), rows.target)
+    if clip is None:
+        return losses.mean()
+    most = clip if context.task.rows is None else clip * rows.target.square().flatten(1).mean(dim=1)
+    return losses.clamp(max=most).mean()
 
 
 def paired(

@@ -20,6 +20,7 @@ from unlearn_audit.data import whole_classes
 from unlearn_audit.engine import chunks, predict
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.heads import linear_head
 
 PART = 8192  # images whose logits are held at a time
@@ -90,4 +91,5 @@ MASK_ONLY = Method(
     run_mask_only,
     composes=False,
     whole_classes=True,
+    on=NEEDS_CLASSES,
 )

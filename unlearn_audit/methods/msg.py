@@ -19,6 +19,7 @@ from unlearn_audit.errors import UsageError
 from unlearn_audit.layers import own_weight
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.ft import on_retain
+from unlearn_audit.methods.generators import UNTRIED
 from unlearn_audit.methods.loop import LoopSettings, Schedule, Share, Step, run_composition
 from unlearn_audit.methods.transforms.mask import scale_gradients
 from unlearn_audit.methods.two_sides import refuse_early
@@ -124,4 +125,5 @@ MSG = Method(
         "epochs",
         "biases of convolutions stay; the published code draws them anew when it exchanges the layer",
     ),
+    on=UNTRIED,
 )

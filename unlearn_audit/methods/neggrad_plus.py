@@ -7,6 +7,7 @@ from pydantic import Field
 
 from unlearn_audit.engine import Term, Terms
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NOTHING, GeneratorSettings
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Share,
@@ -54,10 +55,21 @@ def run_neggrad_plus(context: UnlearningContext, settings: NegGradPlusSettings) 
     return run_composition(context, objective, settings, task="NegGrad+")
 
 
+class NegGradPlusOnGenerators(GeneratorSettings, NegGradPlusSettings):
+    """Settings of NegGrad+ on a generator; alpha is that of classifiers."""
+
+    loss_clip: Step | None = Field(default=1.0, description=NOTHING)
+
+
 NEGGRAD_PLUS = Method(
     "neggrad-plus",
     "Kurmanji et al. 2023; values of the SCRUB code",
     NegGradPlusSettings,
     run_neggrad_plus,
     deviations=("the forget set is shuffled anew in each pass; the published code repeats its first pass",),
+    on={
+        "generator": Method(
+            "neggrad-plus", "Kurmanji et al. 2023; settings of ours", NegGradPlusOnGenerators, run_neggrad_plus
+        )
+    },
 )

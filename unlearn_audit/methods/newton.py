@@ -21,6 +21,7 @@ from unlearn_audit.data import Examples
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.layers import own_weight
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.heads import linear_head
 from unlearn_audit.relearning.scope import Features
 
@@ -317,4 +318,5 @@ NEWTON = Method(
     run_newton,
     composes=False,
     deviations=("only the last linear layer moves; WIN-U moves the whole network, in a form that is not public",),
+    on=NEEDS_CLASSES,
 )

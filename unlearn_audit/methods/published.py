@@ -4,11 +4,11 @@ A settings class says both: a field's default is ours, `PUBLISHED` names those v
 `UNKNOWN` those of which it has none. Every other default is the published value.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unlearn_audit.errors import UsageError
-from unlearn_audit.methods import Settings
+from unlearn_audit.methods import Extra, Method, Settings, Unlearned
 
 BUDGET = ("steps", "epochs")  # two ways to say one thing
 CLIP = "loss_clip"
@@ -74,7 +74,8 @@ def _deviation(settings: Settings, key: str) -> Iterator[str]:
     if used == wanted or (key in BUDGET and used is None):  # the other one of the two says it
         return
     if key == CLIP:
-        yield f"the ascended loss of an example is clipped at {_shown(used)} nats, in the source {_shown(wanted)}"
+        unit = getattr(settings, "CLIP_UNIT", "nats")
+        yield f"the ascended loss of an example is clipped at {_shown(used)} {unit}, in the source {_shown(wanted)}"
     elif key in BUDGET and wanted is None:
         yield from _other_budget(settings, key, used)
     else:
@@ -100,3 +101,26 @@ def _shown(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+def notes_of(method: Method, done: Unlearned, settings: Settings, extras: Sequence[Extra]) -> tuple[str, ...]:
+    """Return what happened, and every deviation from the sources."""
+    stopped = (f"stopped after {done.steps} steps: {done.stopped}",) if done.stopped else ()
+    idle = (
+        ("no step was taken: the weights are those that it started from",) if method.composes and not done.steps else ()
+    )
+    return (*stopped, *idle, *done.notes, *deviations_of(method, settings, extras))
+
+
+def deviations_of(method: Method, settings: Settings, extras: Sequence[Extra]) -> tuple[str, ...]:
+    """Return how a run deviates from the sources: in settings, in what is none, in what joined."""
+    joined = [
+        text
+        for extra in extras
+        for text in (
+            f"{extra.transform.name} joined {method.name}, whose published form has it not",
+            *deviations(extra.settings, part=extra.transform.name),
+            *(f"{extra.transform.name}: {text}" for text in extra.transform.deviations),
+        )
+    ]
+    return (*deviations(settings), *method.deviations, *joined)

@@ -25,6 +25,7 @@ from unlearn_audit.methods.loop import (
     paired,
     run_composition,
 )
+from unlearn_audit.methods.pseudo import RL_ON_GENERATORS
 from unlearn_audit.methods.turns import Turns
 
 
@@ -123,4 +124,10 @@ def relabelled(context: UnlearningContext, settings: RlSettings) -> Objective:
     return Turns(forget, retain).objective(on_forget, on_retain)
 
 
-RL = Method("rl", "Graves et al. 2021; values of the Unlearn-Saliency code", RlSettings, run_rl)
+RL = Method(
+    "rl",
+    "Graves et al. 2021; values of the Unlearn-Saliency code",
+    RlSettings,
+    run_rl,
+    on={"generator": RL_ON_GENERATORS},
+)

@@ -27,6 +27,7 @@ from unlearn_audit.engine import Hooks, Term, Terms, derive_seed, modes_kept, pr
 from unlearn_audit.errors import UsageError
 from unlearn_audit.methods import Course, Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.bad_teacher import divergences
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Objective,
@@ -293,4 +294,5 @@ REFERENCE = Method(
     "a reconstruction in the sense of Forsaken (Ma et al. 2023) and ReGUn (2026); their texts were not read",
     ReferenceSettings,
     run_reference,
+    on=NEEDS_CLASSES,
 )

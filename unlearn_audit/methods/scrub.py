@@ -21,6 +21,7 @@ from unlearn_audit.data import Examples
 from unlearn_audit.engine import Hooks, Term, modes_kept, predict
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Schedule,
@@ -155,4 +156,10 @@ class _Rewind:
         return float(np.mean(logits.argmax(axis=1) != examples.labels.numpy()))
 
 
-SCRUB = Method("scrub", "Kurmanji et al. 2023; values of the published code", ScrubSettings, run_scrub)
+SCRUB = Method(
+    "scrub",
+    "Kurmanji et al. 2023; values of the published code",
+    ScrubSettings,
+    run_scrub,
+    on=NEEDS_CLASSES,
+)

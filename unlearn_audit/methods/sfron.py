@@ -19,6 +19,7 @@ from unlearn_audit.engine import Hooks, Term, TermGradients, Terms, trainable
 from unlearn_audit.engine.task import losses as example_losses
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.ft import on_retain
+from unlearn_audit.methods.generators import UNTRIED
 from unlearn_audit.methods.loop import (
     LoopSettings,
     Objective,
@@ -163,4 +164,5 @@ SFRON = Method(
         "losses below 1.2e-7 weigh as much as that one does; in the released code a loss of exactly 0 has all the "
         "weight of its batch, so that nothing is ascended",
     ),
+    on=UNTRIED,
 )

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.ft import on_retain
+from unlearn_audit.methods.generators import UNTRIED
 from unlearn_audit.methods.loop import LoopSettings, Schedule, Share, Step, run_composition
 from unlearn_audit.methods.transforms.reinit import REINIT, ReinitSettings
 
@@ -53,4 +54,10 @@ def run_shrink_perturb(context: UnlearningContext, settings: ShrinkPerturbSettin
     return run_composition(context, objective, settings, own=[(REINIT, fresh)], task="shrink and perturb")
 
 
-SHRINK_PERTURB = Method("shrink-perturb", "ours, after Ash & Adams 2020", ShrinkPerturbSettings, run_shrink_perturb)
+SHRINK_PERTURB = Method(
+    "shrink-perturb",
+    "ours, after Ash & Adams 2020",
+    ShrinkPerturbSettings,
+    run_shrink_perturb,
+    on=UNTRIED,
+)

@@ -5,6 +5,7 @@ batch size is part of the definition. The published code passes the whole traini
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -12,10 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from unlearn_audit.data import Examples
-from unlearn_audit.engine import chunks, trainable
-from unlearn_audit.engine.task import losses as example_losses
+from unlearn_audit.engine import Draws, FullBatch, trainable
 from unlearn_audit.engine.task import widened
 from unlearn_audit.methods import Method, Settings, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import Scope
 from unlearn_audit.methods.loop import Step, logits_of
 
 
@@ -46,15 +47,17 @@ def importance(
     """
     model, parameters = context.model.eval(), list(trainable(context.model).values())
     sums = [torch.zeros_like(parameter) for parameter in parameters]
-    parts = list(chunks(len(examples), batch_size))
-    for done, part in enumerate(parts):
-        images = context.transform(examples.images[part].to(context.compute.device))
-        images = images.contiguous(memory_format=torch.channels_last)
-        logits = logits_of(context, images)
-        labels = examples.labels[part].to(context.compute.device)
+    # A generator's forget examples have the same noise among all data as they have alone.
+    draws = Draws(context.seed, ("ssd",), count=1, grid=False)
+    compute = replace(context.compute, chunk=batch_size)
+    parts = FullBatch(
+        examples, context.transform, compute=compute, task=context.task, resident=False, draws=draws
+    ).parts
+    for done, (inputs, labels, _) in enumerate(parts):
+        logits = logits_of(context, inputs)
         shares = _probabilities(logits).mean(dim=0) if expected else torch.ones(1)
         for given, share in enumerate(shares.tolist()):
-            losses = example_losses(logits, torch.full_like(labels, given) if expected else labels)
+            losses = context.task.losses(logits, torch.full_like(labels, given) if expected else labels)
             gradients = torch.autograd.grad(
                 losses.mean(), parameters, retain_graph=expected, allow_unused=True, materialize_grads=True
             )
@@ -89,14 +92,23 @@ def run_ssd(context: UnlearningContext, settings: SsdSettings) -> Unlearned:
     return done
 
 
+class SsdOnGenerators(SsdSettings):
+    """Settings of SSD on a generator: those for classifiers, which have not been tried on one."""
+
+    scope: Scope = "full"
+
+
+SOURCE = "Foster et al. 2024; values of the published code"
+DEVIATIONS = (
+    "importance is the mean over batches as equal as can be, in index order; the published code takes its data "
+    "loader's batches, shuffled and with a smaller last one",
+)
 SSD = Method(
     "ssd",
-    "Foster et al. 2024; values of the published code",
+    SOURCE,
     SsdSettings,
     run_ssd,
     composes=False,
-    deviations=(
-        "importance is the mean over batches as equal as can be, in index order; the published code takes its data "
-        "loader's batches, shuffled and with a smaller last one",
-    ),
+    deviations=DEVIATIONS,
+    on={"generator": Method("ssd", SOURCE, SsdOnGenerators, run_ssd, composes=False, deviations=DEVIATIONS)},
 )

@@ -29,6 +29,7 @@ from unlearn_audit.engine import Batches, Term, Terms, predict, upload
 from unlearn_audit.engine.task import widened
 from unlearn_audit.errors import MeasurementError
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods.generators import NEEDS_CLASSES
 from unlearn_audit.methods.heads import linear_head
 from unlearn_audit.methods.loop import (
     LoopSettings,
@@ -241,4 +242,5 @@ TRW = Method(
         "others say of the paper: no code and no full text could be read",
     ),
     whole_classes=True,
+    on=NEEDS_CLASSES,
 )

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from unlearn_audit.engine import Hooks, Term, Terms
 from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
+from unlearn_audit.methods.generators import NOTHING, GeneratorSettings
 from unlearn_audit.methods.loop import LoopSettings, Share, Size, Step, mean_loss, minibatches
 
 
@@ -43,4 +44,20 @@ def _make(context: UnlearningContext, settings: AscentSettings, course: Course) 
     return Hooks(terms=terms, gradients=forget.taken)
 
 
-ASCENT = StepTransform("ascent", "Tran & Woo 2026, Algorithm 1", AscentSettings, _make)
+class AscentOnGenerators(AscentSettings):
+    """Settings of the ascent on a generator."""
+
+    CLIP_UNIT: ClassVar[str] = GeneratorSettings.CLIP_UNIT
+
+    batch_size: Size = Field(default=32, description="forget examples in one step")
+    loss_clip: Step | Literal["none"] = Field(default=1.0, description=f"{NOTHING}; or none")
+
+
+SOURCE = "Tran & Woo 2026, Algorithm 1"
+ASCENT = StepTransform(
+    "ascent",
+    SOURCE,
+    AscentSettings,
+    _make,
+    on={"generator": StepTransform("ascent", SOURCE, AscentOnGenerators, _make)},
+)

@@ -252,4 +252,5 @@ CLIP = StepTransform(
         "rounds at the end hold the bound; the published code has none",
     ),
     trains=True,
+    on={"generator": "it is shown one image to find out what each layer is given, and a generator is called otherwise"},
 )

@@ -10,9 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unlearn_audit.engine import FullBatch, Hooks, TermGradients, derive_seed, trainable
+from unlearn_audit.engine import Draws, FullBatch, Hooks, TermGradients, derive_seed, trainable
 from unlearn_audit.methods import Course, Settings, StepTransform, UnlearningContext
 from unlearn_audit.methods.loop import Share
+
+GRID_OF = 8  # timesteps, on a generator
 
 
 class MaskSettings(Settings):
@@ -31,10 +33,17 @@ class MaskSettings(Settings):
 def saliency(context: UnlearningContext) -> list[Tensor]:
     """Return |gradient of the mean loss on the forget set| of each trainable parameter, in evaluation mode.
 
-    The absolute value is taken of the sum over the whole set, not of each batch. The model is left in evaluation mode.
+    The absolute value is taken of the sum over the whole set, not of each batch; on a generator the loss is that over a
+    grid of timesteps. The model is left in evaluation mode.
     """
     context.model.eval()
-    batch = FullBatch(context.splits.forget_examples, context.transform, compute=context.compute)
+    batch = FullBatch(
+        context.splits.forget_examples,
+        context.transform,
+        compute=context.compute,
+        task=context.task,
+        draws=Draws(context.seed, ("forget",), count=GRID_OF),
+    )
     batch.forward_backward(context.model)
     parameters = trainable(context.model).values()
     found = [torch.zeros_like(each) if each.grad is None else each.grad.detach().abs() for each in parameters]
@@ -76,7 +85,8 @@ def _make(context: UnlearningContext, settings: MaskSettings, course: Course) ->
     """Mask gradients; where it is strict, put masked weights back after the optimiser's step."""
     parameters = list(trainable(context.model).values())
     salient = settings.variant == "saliency"
-    count = len(context.splits.forget) if salient else 0
+    rows = 1 if context.task.rows is None else GRID_OF
+    count = len(context.splits.forget) * rows if salient else 0
     if context.count_only:
         return Hooks(gradient_evaluations=count)
     masks = (

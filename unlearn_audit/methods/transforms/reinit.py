@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from unlearn_audit.engine import Hooks, derive_seed, trainable
 from unlearn_audit.methods import Course, Settings, StepContext, StepTransform
 from unlearn_audit.methods.loop import Share
+from unlearn_audit.models.denoisers import Denoiser
+
+EMBEDDINGS = "rows of embeddings are not re-initialised: they begin as N(0, 1), and this law would but shrink them"
 
 
 class ReinitSettings(Settings):
@@ -62,8 +65,13 @@ class Reinit:
         parameters = trainable(model).values()
         total = sum(parameter.numel() for parameter in parameters)
         # One-dimensional tensors are left out by default: shrinking BatchNorm's scale would break the network.
+        # Rows of a generator's embedding are drawn from N(0, 1): this law would but shrink them.
+        tables = [part.weight for part in model.modules() if isinstance(part, nn.Embedding)]
+        self.left_alone = {id(each) for each in tables} if isinstance(model, Denoiser) else set()
         self.tensors: list[Tensor] = [
-            parameter for parameter in parameters if parameter.dim() >= 2 or settings.include_1d
+            parameter
+            for parameter in parameters
+            if (parameter.dim() >= 2 or settings.include_1d) and id(parameter) not in self.left_alone
         ]
         self.stds = [math.sqrt(2 / (total if settings.scale == "total_d" else _fan_in(each))) for each in self.tensors]
         self._fixed: tuple[int, list[Tensor]] = (-1, [])
@@ -99,12 +107,13 @@ def _fan_in(tensor: Tensor) -> int:
 
 def _make(context: StepContext, settings: ReinitSettings, course: Course) -> Hooks:
     mix = Reinit(context.model, settings, seed=context.seed, epoch_of=course.epoch_of)
+    notes = (EMBEDDINGS,) if mix.left_alone and settings.alpha < 1 else ()
     if settings.at == "each_step":
-        return Hooks(mix=mix)
+        return Hooks(mix=mix, notes=notes)
     if course.steps and not context.count_only:  # a run that is taken up again gets its own weights back after this
         with torch.no_grad():
             mix(0)
-    return Hooks()
+    return Hooks(notes=notes)
 
 
 REINIT = StepTransform("reinit", "Tran & Woo 2026, Definition 8", ReinitSettings, _make, trains=True)
