@@ -1,7 +1,8 @@
 """The demo: everything end to end on embedded data, written with the rooms of the house.
 
 Handwritten digits, a small network with BatchNorm: an original model, three retrained ones, one that is called
-unlearned (by IEU, or retrained with a part of the forget set left in, or with none), and an audit of all.
+unlearned (by IEU, or retrained with a part of the forget set left in, or with none), and an audit of all. Or a small
+diffusion model of the same digits, with two retrained ones, one in which nothing is forgotten but a name, and SalUn.
 """
 
 from collections.abc import Mapping
@@ -20,18 +21,9 @@ from unlearn_audit.methods.apply import apply_method
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.report import AuditReport, write_report
 from unlearn_audit.streams import generator
-from unlearn_audit.training import SMALL, train_checkpoint, train_recorded
+from unlearn_audit.training import pick_recipe, train_checkpoint, train_recorded
 
-MODEL = "small-cnn"
-RETRAINED = 3
-OWNED = (
-    "original.safetensors",
-    *(f"retrained-{index + 1}.safetensors" for index in range(RETRAINED)),
-    "unlearned.safetensors",
-    "forget.npy",
-    "unlearn-audit.toml",
-    "report.json",
-)
+DOCUMENTS = ("forget.npy", "unlearn-audit.toml", "report.json")
 
 
 class Scenario(NamedTuple):
@@ -41,13 +33,33 @@ class Scenario(NamedTuple):
         data: data spec, with {seed} to fill in.
         forget: index spec, likewise.
         story: a sentence.
-        kept: share of the forget set that "unlearned" was trained with, anew; None: IEU is applied to the original.
+        kept: share of the forget set that "unlearned" was trained with, anew; None: methods make it from the original.
+        model: of all models.
+        epochs: of each training; None: the recipe's.
+        retrained: how many.
+        applied: label -> the method that makes it from the original.
+        ending: of the models' files; "" for folders.
     """
 
     data: str
     forget: str
     story: str
     kept: float | None = None
+    model: str = "small-cnn"
+    epochs: int | None = None
+    retrained: int = 3
+    applied: Mapping[str, str] = {"unlearned": "ieu"}
+    ending: str = ".safetensors"
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Labels of the models that are trained, the original first."""
+        return ("original", *(f"retrained-{index + 1}" for index in range(self.retrained)))
+
+    @property
+    def owned(self) -> tuple[str, ...]:
+        """What is written into the folder of the demo."""
+        return (*(f"{label}{self.ending}" for label in (*self.trained, *self.applied)), *DOCUMENTS)
 
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -68,6 +80,16 @@ SCENARIOS: Mapping[str, Scenario] = {
         "10 % of the training labels are wrong; the model called unlearned was retrained without them, as it should be",
         kept=0.0,
     ),
+    "generation": Scenario(
+        "digits",
+        "class:3",
+        "a diffusion model draws them; forget every 3, by SalUn, and by a mere change of labels",
+        model="tiny-unet",
+        epochs=45,
+        retrained=2,
+        applied={"label-swap": "label-swap", "salun": "salun"},
+        ending="",
+    ),
 }
 
 CONFIG = """\
@@ -77,6 +99,9 @@ forget = "forget.npy"
 seed = {seed}
 
 {checkpoints}
+{sections}"""
+
+OF_CLASSIFIERS = """\
 [gaps]                 # accuracy on every split, and the gaps to the retrained models
 
 [rcd]                  # relearning convergence delay
@@ -89,6 +114,20 @@ floor = "zero"         # zero, fit, best, or a number
 
 [mia]                  # membership inference
 attacks = ["loss"]
+"""
+
+OF_GENERATORS = """\
+[generation]           # samples before a judge: is the class gone from them, and is the rest as it was?
+judge = "train"        # a small classifier of the same digits
+samples = 100          # under the forgotten class
+kept_samples = 20      # under each kept class
+
+[rcd]                  # relearning convergence delay, above the original's own curve on the same noise
+optimizer = "adam"
+steps = 20
+
+[mia]                  # membership inference: denoisers are asked to find noise again
+attacks = ["loss", "pia", "secmi"]
 """
 
 
@@ -109,9 +148,10 @@ def run_demo(out: Path, *, scenario: str, seed: int, force: bool, progress: Prog
     Raises:
         OutputError: the folder cannot be written, or holds a demo already.
     """
-    check_output_folder(out, force=force, owned=OWNED)
+    plan = SCENARIOS[scenario]
+    check_output_folder(out, force=force, owned=plan.owned)
     with one_thread():
-        return _run(out, SCENARIOS[scenario], seed=seed, force=force, progress=progress)
+        return _run(out, plan, seed=seed, force=force, progress=progress)
 
 
 def _run(out: Path, plan: Scenario, *, seed: int, force: bool, progress: Progress) -> AuditReport:
@@ -119,14 +159,14 @@ def _run(out: Path, plan: Scenario, *, seed: int, force: bool, progress: Progres
     dataset = load_data(plan.data.format(seed=seed))
     forget = read_training_indices(plan.forget.format(seed=seed), dataset)
     compute = setup_device("cpu")
-    make_output_folder(out, force=force, owned=OWNED)
+    make_output_folder(out, force=force, owned=plan.owned)
     atomic_write(out / "forget.npy", lambda path: _save(path, forget))
-    _train(out, dataset, forget=forget, seed=seed, compute=compute, progress=progress)
+    _train(out, plan, dataset, forget=forget, seed=seed, compute=compute, progress=progress)
     if plan.kept is not None:
-        _retrain_in_part(out, dataset, forget=forget, kept=plan.kept, seed=seed, compute=compute, progress=progress)
+        _retrain_in_part(out, plan, dataset, forget=forget, seed=seed, compute=compute, progress=progress)
     else:
-        _unlearn(out, seed, progress)
-    atomic_write(out / "unlearn-audit.toml", _config(seed).encode())
+        _unlearn(out, plan, seed, progress)
+    atomic_write(out / "unlearn-audit.toml", _config(plan, seed).encode())
     request = resolve([file_layer(out / "unlearn-audit.toml", origin="config")])
     report = run_audit(request.config, origins=request.origins, progress=progress)
     write_report(report, out / "report.json")
@@ -138,16 +178,18 @@ def _save(path: Path, forget: IndexSet) -> None:
         np.save(stream, forget.indices, allow_pickle=False)
 
 
-def _train(out: Path, dataset: Dataset, *, forget: IndexSet, seed: int, compute: Device, progress: Progress) -> None:
+def _train(
+    out: Path, plan: Scenario, dataset: Dataset, *, forget: IndexSet, seed: int, compute: Device, progress: Progress
+) -> None:
     """Train the original model on everything and the retrained ones without the forget set."""
-    for index in range(RETRAINED + 1):
-        name = f"retrained-{index}" if index else "original"
+    recipe = pick_recipe(None, plan.model, epochs=plan.epochs)
+    for name in plan.trained:
         train_checkpoint(
-            out / f"{name}.safetensors",
-            MODEL,
+            out / f"{name}{plan.ending}",
+            plan.model,
             dataset,
-            SMALL,
-            without=forget if index else None,
+            recipe,
+            without=None if name == "original" else forget,
             seed=derive_seed(seed, "demo", name),
             compute=compute,
             force=True,
@@ -157,28 +199,30 @@ def _train(out: Path, dataset: Dataset, *, forget: IndexSet, seed: int, compute:
         )
 
 
-def _unlearn(out: Path, seed: int, progress: Progress) -> None:
-    """Apply IEU with its defaults to the original model."""
+def _unlearn(out: Path, plan: Scenario, seed: int, progress: Progress) -> None:
+    """Apply each method with its defaults to the original model."""
     asked = {
-        "checkpoint": [{"path": str(out / "original.safetensors")}],
+        "checkpoint": [{"path": str(out / f"original{plan.ending}")}],
         "forget": str(out / "forget.npy"),
         "device": "cpu",
         "seed": seed,
     }
     request = resolve([Layer("flag", asked)])
-    apply_method("ieu", out / "unlearned.safetensors", request, {}, force=True, clock=None, progress=progress)
+    for label, method in plan.applied.items():
+        apply_method(method, out / f"{label}{plan.ending}", request, {}, force=True, clock=None, progress=progress)
 
 
 def _retrain_in_part(
-    out: Path, dataset: Dataset, *, forget: IndexSet, kept: float, seed: int, compute: Device, progress: Progress
+    out: Path, plan: Scenario, dataset: Dataset, *, forget: IndexSet, seed: int, compute: Device, progress: Progress
 ) -> None:
     """Train anew without the forget set or most of it, and record of that only that it is called unlearned."""
+    kept = plan.kept or 0.0
     count = round(len(forget) * (1 - kept))
     rows = np.sort(generator("demo", seed, "kept").choice(forget.indices, count, replace=False))
     model, metadata = train_recorded(
-        MODEL,
+        plan.model,
         dataset,
-        SMALL,
+        pick_recipe(None, plan.model, epochs=plan.epochs),
         without=IndexSet(f"{1 - kept:.0%} of {forget.spec}", rows, digest_of(rows)),
         seed=derive_seed(seed, "demo", "unlearned"),
         compute=compute,
@@ -191,10 +235,9 @@ def _retrain_in_part(
     write_checkpoint(out / "unlearned.safetensors", model.state_dict(), told, force=True)
 
 
-def _config(seed: int) -> str:
-    names = [name.removesuffix(".safetensors") for name in OWNED if name.endswith(".safetensors")]
-    entries = (
-        f'[[checkpoint]]\npath = "{name}.safetensors"\nrole = "{name.split("-")[0]}"\n'
-        for name in sorted(names, key=lambda name: ["original", "unlearned", "retrained"].index(name.split("-")[0]))
-    )
-    return CONFIG.format(seed=seed, checkpoints="\n".join(entries))
+def _config(plan: Scenario, seed: int) -> str:
+    roles = {"original": "original", **dict.fromkeys(plan.applied, "unlearned")}
+    roles |= dict.fromkeys(plan.trained[1:], "retrained")
+    entries = (f'[[checkpoint]]\npath = "{label}{plan.ending}"\nrole = "{role}"\n' for label, role in roles.items())
+    sections = OF_CLASSIFIERS if plan.ending else OF_GENERATORS
+    return CONFIG.format(seed=seed, checkpoints="\n".join(entries), sections=sections)

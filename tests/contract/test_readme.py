@@ -132,6 +132,30 @@ def test_tables_of_the_readme_tell_of_what_there_is(head: str, table: Mapping[st
     assert set(told) <= set(table)
 
 
+# Of each verb of the section on generators, flags that make it short.
+SHORT = {
+    "train": "--epochs 1",
+    "apply": "--steps 1",
+    "generate": "--sampling-steps 2",
+    "fidelity": "--samples 10 --kept-samples 3 --sampling-steps 2",
+    "rcd": "--steps 2 --draws 4",
+    "mia": "",
+}
+
+
+def test_the_commands_on_generators_lead_from_data_to_numbers(run: Cli, here: Path) -> None:
+    pytest.importorskip("diffusers", reason="pip install 'unlearn-audit[diffusion]'")
+    section = README.partition("## Image generators")[2].partition("\n## ")[0]
+    commands = [line for line in section.splitlines() if line.startswith("unlearn-audit ")]
+    assert {shlex.split(line)[1] for line in commands} == set(SHORT)
+    for line in commands:
+        smaller = line.replace("digits", "digits?train=80&test=80").replace("small-unet", "tiny-unet")
+        words = shlex.split(smaller.replace("--count 100", "--count 2"))[1:]
+        done = run(*words, *SHORT[words[0]].split(), "--quiet")
+        assert done.code in (0, 4), (line, done.stderr)  # 4: so small a judge is not believed
+    assert len(list((here / "images").rglob("*.png"))) == 2
+
+
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.split("\n")[0])
 def test_a_python_block_runs(block: str, here: Path) -> None:
     if "import unlearn_audit as ua" not in block:

@@ -13,10 +13,10 @@ from unlearn_audit.cli.flags import Force, Quiet
 def _demo(
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),
     scenario: Annotated[
-        Literal["mislabelled", "random", "class", "partial", "retrained"],
+        Literal["mislabelled", "random", "class", "partial", "retrained", "generation"],
         typer.Option(
             help="What to forget. partial, retrained: mislabelled examples, and the model called unlearned was trained "
-            "anew with a tenth of them, or with none."
+            "anew with a tenth of them, or with none. generation: a class, of a diffusion model (minutes)."
         ),
     ] = "mislabelled",
     seed: Annotated[
@@ -30,24 +30,29 @@ def _demo(
     Writes original, retrained and unlearned checkpoints, the forget set, a config and report.json to --out, and ends
     with commands to try next.
     """
-    from unlearn_audit.demo import OWNED, SCENARIOS, run_demo
+    from unlearn_audit.demo import SCENARIOS, run_demo
     from unlearn_audit.files import check_output_folder
 
-    check_output_folder(out, force=force, owned=OWNED)
-    message(f"digits, {SCENARIOS[scenario].story}", quiet=quiet)
+    plan = SCENARIOS[scenario]
+    check_output_folder(out, force=force, owned=plan.owned)
+    message(f"digits, {plan.story}", quiet=quiet)
     with progress_bars(quiet=quiet) as progress:
         report = run_demo(out, scenario=scenario, seed=seed, force=force, progress=progress)
     from unlearn_audit.render import terminal
 
     draw(terminal.render(report))
-    sys.stdout.write("\n" + _next_commands(out))
+    last, ending = tuple(plan.applied)[-1], plan.ending
+    sys.stdout.write("\n" + _next_commands(out, *(f"{name}{ending}" for name in ("original", "retrained-1", last))))
 
 
-def _next_commands(out: Path) -> str:
-    """Return commands to try next."""
-    original, retrained, unlearned = (
-        str(out / f"{name}.safetensors") for name in ("original", "retrained-1", "unlearned")
-    )
+def _next_commands(out: Path, *names: str) -> str:
+    """Return commands to try next.
+
+    Args:
+        out: the demo's folder.
+        names: of an original, a retrained and an unlearned checkpoint in it.
+    """
+    original, retrained, unlearned = (str(out / name) for name in names)
     forget = out / "forget.npy"
     lines = [
         command_line("inspect", unlearned),
