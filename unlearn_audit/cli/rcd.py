@@ -10,7 +10,7 @@ from unlearn_audit.cli.measure import measure
 
 
 def _rcd(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str, Any]) -> None:
-    """How slowly does each model relearn the forget set, and how slowly its unseen twin?
+    r"""How slowly does each model relearn the forget set, and how slowly its unseen twin?
 
     Higher is not simply better: read it against retrained models and the controls.
     Of generators it is summed over the original's own curve, and read as a share
