@@ -143,6 +143,10 @@ class RcdSettings(ConfigModel):
     gradient_draws: Annotated[
         Positive | None, Field(description="Of a generator: of a gradient step, new ones in each; default: 4")
     ] = None
+    probe: Annotated[
+        tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None,
+        Field(description="Of a generator: steps at which samples are drawn and judged, as [generation] says: 0,10,40"),
+    ] = None
     controls: Annotated[Flag, Field(description="Random initialisation, too")] = True
     match_difficulty: Annotated[Flag, Field(description="Twin as hard as the forget set under retrained models")] = (
         False

@@ -1,7 +1,7 @@
 """All candidates' relearning curves together, taken with one algorithm: what the numbers of RCD are read off."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from unlearn_audit.audit.rcd.floors import (
     originals_curves,
 )
 from unlearn_audit.audit.rcd.matched_twin import Matched
+from unlearn_audit.audit.rcd.probes import Probe, probes_of
 from unlearn_audit.audit.rcd.runs import (
     RelearnKind,
     RelearnPlan,
@@ -143,6 +144,7 @@ class RcdCurves:
         steps: K, common to all.
         stops: with `--steps auto`, the step at which each trajectory was ready; else empty.
         limitations: what is to be said of the candidates and of their twins.
+        probes: what subjects drew while they relearned, by label; empty unless it was asked for.
     """
 
     context: AuditContext
@@ -155,6 +157,7 @@ class RcdCurves:
     steps: int
     stops: tuple[int, ...] = ()
     limitations: tuple[str, ...] = ()
+    probes: Mapping[str, Probe] = field(default_factory=dict)
 
     @property
     def original(self) -> str | None:
@@ -202,7 +205,8 @@ def relearn_models(context: AuditContext, settings: RcdSettings, search: SearchS
     twins, said = matched_twins(context, candidates) if settings.match_difficulty else ({}, ())
     planned = plan(context, settings, candidates, twins)
     floors = _floors_beforehand(context, settings, planned)
-    relearned, steps, stops = _relearn(context, settings, planned=planned, floors=floors, search=search)
+    probes = probes_of(context, settings, planned, search)
+    relearned, steps, stops = _relearn(context, settings, planned=planned, floors=floors, search=search, probes=probes)
     floors = floors or _floors_afterwards(settings, planned, relearned.curves)
     taken = tuple(
         _gathered(one, planned, curves=relearned.curves, floors=floors, matched=twins.get(one.label))
@@ -219,6 +223,7 @@ def relearn_models(context: AuditContext, settings: RcdSettings, search: SearchS
         steps=steps,
         stops=stops,
         limitations=(*lacks, *said, *told_of_null_rows(context.subjects, context.splits), *_of_fixed_draws(settings)),
+        probes={one.label: one for one in probes if one is not None},
     )
 
 
@@ -252,6 +257,7 @@ def _relearn(
     planned: Sequence[RelearnPlan],
     floors: Floors | None,
     search: SearchState,
+    probes: Sequence[Probe | None] = (),
 ) -> tuple[CurveSet, int, tuple[int, ...]]:
     """Return the curves, K, and where each was ready if K was theirs to choose."""
     step_size = settings.step_size[0] if isinstance(settings.step_size, tuple) else settings.step_size
@@ -279,6 +285,7 @@ def _relearn(
         judged=_originals(planned),
         algorithm=algorithm,
         compute=context.compute,
+        visits=probes,
         curve_cache=search.curve_cache,
         progress=context.progress,
     )

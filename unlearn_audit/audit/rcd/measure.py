@@ -200,6 +200,7 @@ def _raw_details(curves: RcdCurves, one: ModelCurves, steps: Sequence[Ablation],
         "passes": {"forward": curve.forwards, "backward": curve.backwards},
         "step_size_search": curves.search._asdict(),
         "stopped": _stop_details(curves, label),
+        **({"probe": curves.probes[label].details} if label in curves.probes else {}),
     }
 
 
