@@ -25,7 +25,7 @@ Cli = Callable[..., Any]
 
 CONFIG = """
 schema_version = 1
-data = "digits?mislabel=0.1&seed=0"
+data = "digits?mislabel=0.1&seed=0&train=400&test=200"
 forget = "mislabelled"
 model = "small-cnn"
 device = "cpu"
@@ -283,7 +283,7 @@ def test_settings_of_a_method_are_checked_by_the_method(run: Cli, config: Path) 
 def test_models_need_a_folder_data_and_a_forget_set(run: Cli, config: Path) -> None:
     done = run("audit", config)
     assert (done.code, "--out" in done.stderr) == (2, True)
-    config.write_text(CONFIG.replace('data = "digits?mislabel=0.1&seed=0"', ""))
+    config.write_text(CONFIG.replace('data = "digits?mislabel=0.1&seed=0&train=400&test=200"', ""))
     assert "need data" in run("audit", config, "--out", config.parent / "out").stderr
     config.write_text(CONFIG.replace('forget = "mislabelled"', ""))
     assert "forget" in run("audit", config, "--out", config.parent / "out").stderr
@@ -294,8 +294,8 @@ def test_the_plan_tells_what_is_there_and_does_nothing(whole: Path, run: Cli, co
     assert done.code == 0, done.stderr
     assert done.stdout.count("to do") == 8
     assert re.search(r"detectable +to do +– +– +0 s", done.stdout), "plants, since all that they need will be there"
-    assert f"{1437:,}" in done.stdout, "one epoch of the training set"
-    assert re.search(r"apply ieu: unlearned +to do +336 ", done.stdout), "three steps of 64, 64, 16 and 64 each"
+    assert re.search(r"train original +to do +400 ", done.stdout), "one epoch of the training set"
+    assert re.search(r"apply ieu: unlearned +to do +312 ", done.stdout), "three steps of 40 and 64 each"
     assert "about" in done.stderr
     assert not (config.parent / "out").exists()
     again = run("audit", whole.parent / "comparison.toml", "--out", whole, "--plan").stdout
