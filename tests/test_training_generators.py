@@ -190,3 +190,12 @@ def test_shadow_models_of_generators_are_refused(folder: Path, run: Callable[...
     done = run("shadows", "plan", folder.with_name("fleet"), folder, "--forget", "class:3", "--count", "4")
     assert done.code == 2
     assert "attacks with shadow models need class probabilities" in done.stderr
+
+
+def test_truncation_of_a_generator_needs_one_objective_and_a_head_needs_a_classifier(
+    folder: Path, run: Callable[..., Any]
+) -> None:
+    done = run("truncation", folder, "--forget", "class:3")
+    assert (done.code, "a generator needs fixed ones: --draws fixed" in done.stderr) == (2, True)
+    done = run("spectrum", folder, "--forget", "class:3", "--scope", "head", "--no-controls")
+    assert (done.code, "a generator ends in no linear layer" in done.stderr) == (2, True)

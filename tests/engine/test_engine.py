@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unlearn_audit.data import Examples, Transform
 from unlearn_audit.engine import (
@@ -23,6 +24,7 @@ from unlearn_audit.engine import (
     TermGradients,
     Terms,
     chunks,
+    crop_and_flip,
     derive_seed,
     descend,
     one_thread,
@@ -31,6 +33,7 @@ from unlearn_audit.engine import (
     trainable,
 )
 from unlearn_audit.engine import task as tasks
+from unlearn_audit.engine.device import packed
 from unlearn_audit.engine.task import Task
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.models.small import small_cnn
@@ -225,6 +228,32 @@ def test_a_full_batch_takes_another_task(noise: Noise) -> None:
     with torch.no_grad():
         np.testing.assert_allclose(found.losses, net(HALF(examples.images)).square().sum(1), rtol=1e-5)
     assert found.errors.tolist() == [7.0] * 10
+
+
+def test_a_classifier_has_the_losses_and_the_gradient_of_the_loop_written_by_hand_bit_for_bit(noise: Noise) -> None:
+    examples, net = noise(30), make_net().eval()
+    batch = FullBatch(examples, HALF, compute=cpu(7))
+    found, slopes = batch.forward_backward(net), gradient(net, batch)
+    net.zero_grad(set_to_none=True)
+    images, losses, wrong = packed(HALF(examples.images)), [], []
+    for part in chunks(30, 7):
+        logits = net(images[part])
+        each = functional.cross_entropy(logits, examples.labels[part], reduction="none")
+        (each.sum() / 30).backward()
+        losses.append(each.detach())
+        wrong.append((logits.argmax(dim=1) != examples.labels[part]).float())
+    assert found.losses.tolist() == torch.cat(losses).double().tolist()
+    assert found.errors.tolist() == torch.cat(wrong).double().tolist()
+    assert torch.equal(slopes, torch.cat([p.grad.reshape(-1) for p in net.parameters() if p.grad is not None]))
+
+
+def test_the_rows_of_a_classifier_are_its_batch(noise: Noise) -> None:
+    batches = Batches(noise(12), HALF, 5, 0, "train", cpu(), crop_and_flip)
+    images, labels = batches.at(3)
+    found = batches.rows_at(3)
+    assert torch.equal(found.inputs, images)
+    assert torch.equal(found.target, labels)
+    assert found.owner is None
 
 
 # ----- predictions

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unlearn_audit.curvature import hessian_vector_product
 from unlearn_audit.data import Examples, Transform
 from unlearn_audit.engine import Batches, Device, Draws, FullBatch
 from unlearn_audit.generation import denoising_task
 from unlearn_audit.generation.noising import draw, losses, midpoints, noised, target
 from unlearn_audit.models.denoisers import Denoiser, Prediction, Schedule, linear_schedule
+from unlearn_audit.relearning import Run, fit_floor
 
 CPU = Device(torch.device("cpu"))
 AS_IT_IS = Transform((0.0,), (1.0,))
@@ -242,6 +244,26 @@ def test_noise_is_measured_in_float32_whatever_the_precision() -> None:
     task = denoising_task(model)
     FullBatch(images(2), AS_IT_IS, compute=Device(torch.device("cpu"), "bf16"), task=task).forward(model)
     assert seen == [False]
+
+
+def test_curvature_and_floor_on_fixed_draws_are_those_of_the_closed_form() -> None:
+    """Of one number s, the loss mean (s·a - ε)² has the curvature 2·mean a² and its minimum where the slope is none."""
+    examples, draws = images(9), Draws(1, ("pair",), count=4)
+    model = gaussian(0.3)
+    task = denoising_task(model)
+    batch = FullBatch(examples, AS_IT_IS, compute=Device(torch.device("cpu"), chunk=8), task=task, draws=draws)
+    noise = draw(torch.arange(9), SHAPE, draws, timesteps=T)
+    x = noised(linear_schedule(), examples.images.repeat_interleave(4, dim=0), noise.epsilon, noise.t)
+    with torch.no_grad():
+        a = Gaussian()(x, noise.t, noise.t).double()
+    epsilon = noise.epsilon.double()
+    found = hessian_vector_product(model, batch, np.array([2.0]))
+    assert found == pytest.approx([2 * 2 * float(a.square().mean())], rel=1e-4)
+    best = float((a * epsilon).mean() / a.square().mean())
+    floor = fit_floor(Run(model, examples, AS_IT_IS, task, draws=draws), compute=CPU)
+    assert floor.converged
+    assert floor.value == pytest.approx(float((best * a - epsilon).square().mean()), rel=1e-5)
+    assert float(model.scale.detach()) == pytest.approx(0.3)
 
 
 # ----- rows of a step

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from unlearn_audit import models
 from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.catalogue import PIPELINE
 from unlearn_audit.engine import derive_seed
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.training import new_model
@@ -39,5 +40,5 @@ def random_control(context: AuditContext) -> Candidate:
 
 
 def _unknown(candidate: Candidate) -> bool:
-    """Return whether a model was handed over as a module and nobody can tell how it is built."""
-    return candidate.in_memory and models.is_code(candidate.spec)
+    """Return whether its spec does not say how it is built: a module that was handed over, or a pipeline's network."""
+    return candidate.spec.startswith(PIPELINE) or (candidate.in_memory and models.is_code(candidate.spec))

@@ -1,6 +1,6 @@
 """What an audit of generators asks for where nothing is said, and what it cannot ask: they have losses, no classes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from unlearn_audit.audit.context import DRAWS, AuditContext
@@ -100,11 +100,21 @@ def without_numbers(context: AuditContext, section: str) -> SectionResult:
     why = CANNOT[section]
     if context.alone:
         raise UsageError(f"{section} is of classifiers: {why}")
+    return SectionResult(tuple(nulls(context, section, why)))
+
+
+def nulls(context: AuditContext, section: str, why: str) -> Iterator[Measurement]:
+    """Yield every measurement of a section without a value.
+
+    Args:
+        context: of generators.
+        section: whose metrics.
+        why: the reason.
+
+    Yields:
+        Measurements, model by model.
+    """
     names = [info.name for info in METRICS.values() if info.section == section]
-    return SectionResult(tuple(_nulls(context, names, why)))
-
-
-def _nulls(context: AuditContext, names: Sequence[str], why: str) -> Iterator[Measurement]:
     for candidate in context.subjects:
         for name in names:
             yield measurement(name, candidate, None, why, n=0, method="not measured of generators")

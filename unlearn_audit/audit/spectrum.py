@@ -16,11 +16,13 @@ from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.controls import with_control
 from unlearn_audit.audit.measurement import measurement
+from unlearn_audit.audit.null_rows import told_of_null_rows, with_null_row
 from unlearn_audit.audit.reference import reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.config import SpectrumSettings
 from unlearn_audit.curvature import Eigenpair, Spectrum, spectrum
 from unlearn_audit.engine import derive_seed
+from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.relearning import Run, scoped
 from unlearn_audit.report import Interval, Measurement
@@ -40,14 +42,16 @@ class Value(NamedTuple):
 def measure_spectrum(context: AuditContext, settings: SpectrumSettings, _search: SearchState) -> SectionResult:
     """Return `spectrum.*` of every subject and of a random initialisation."""
     candidates, lacks = with_control(context, wanted=settings.controls)
-    return SectionResult(tuple(_measurements(context, settings, candidates)), lacks)
+    told = told_of_null_rows(context.subjects, context.splits)
+    return SectionResult(tuple(_measurements(context, settings, candidates)), (*lacks, *told))
 
 
 def _measurements(
     context: AuditContext, settings: SpectrumSettings, candidates: Sequence[Candidate]
 ) -> Iterator[Measurement]:
     found = {candidate.label: _spectrum(context, settings, candidate) for candidate in candidates}
-    values = {label: _values(one, settings) for label, one in found.items()}
+    generators = context.of_generators
+    values = {label: _values(one, settings, generators=generators) for label, one in found.items()}
     for candidate in candidates:
         for name, value in values[candidate.label].items():
             others = [values[other.label][name].value for other in context.references(candidate)]
@@ -59,14 +63,17 @@ def _measurements(
                 n=len(context.examples("forget")),
                 interval=value.interval,
                 reference=reference_of([level for level in others if level is not None]),
-                method=_method(settings),
+                method=_method(settings, context.draws("forget").count if context.of_generators else None),
                 details=_details(name, found[candidate.label], settings),
             )
 
 
 def _spectrum(context: AuditContext, settings: SpectrumSettings, candidate: Candidate) -> Spectrum:
     """Measure one candidate."""
-    run = Run(candidate.model, context.examples("forget"), candidate.transform)
+    if context.of_generators and settings.scope == "head":
+        raise UsageError("--scope head is of classifiers: a generator ends in no linear layer; name parameters")
+    model = with_null_row(candidate, context.splits)
+    run = Run(model, context.examples("forget"), candidate.transform, candidate.task, draws=context.draws("forget"))
     run = scoped(run, settings.scope, compute=context.compute, weight_decay=settings.weight_decay)
     model, batch = run.prepared(context.compute)
     # One vector added to the weights of every class changes no softmax: a convex head's lowest curvature lies there.
@@ -86,17 +93,18 @@ def _spectrum(context: AuditContext, settings: SpectrumSettings, candidate: Cand
     )
 
 
-def _method(settings: SpectrumSettings) -> str:
+def _method(settings: SpectrumSettings, draws: int | None) -> str:
     decay = f" + {settings.weight_decay:g}/2·‖w‖²" if settings.weight_decay else ""
+    loss = "cross-entropy" if draws is None else f"denoising error on {draws} fixed draws of noise an example"
     where = {"all": "all parameters", "head": "the classifier on fixed features, float64"}
     return (
-        f"Hessian of the mean cross-entropy{decay} in {where.get(settings.scope, settings.scope)}, evaluation mode; "
+        f"Hessian of the mean {loss}{decay} in {where.get(settings.scope, settings.scope)}, evaluation mode; "
         f"Lanczos with full reorthogonalisation to {settings.tolerance:g} of the largest eigenvalue, trace from "
         f"{settings.probes} random probes beside the {settings.eigenvalues} largest"
     )
 
 
-def _values(found: Spectrum, settings: SpectrumSettings) -> dict[str, Value]:
+def _values(found: Spectrum, settings: SpectrumSettings, *, generators: bool) -> dict[str, Value]:
     """Return every measurement's value, by name."""
     top, trace = found.ends.largest[0], found.trace.value
     bounds = metrics.student_interval(trace, found.trace.standard_error, found.trace.probes - 1)
@@ -111,7 +119,7 @@ def _values(found: Spectrum, settings: SpectrumSettings) -> dict[str, Value]:
         "trace": Value(trace, None, interval),
         "concentration": _ratio(why, lambda t: top.value * size / t, trace, ends),
         "effective_rank": _ratio(why, lambda t: t / top.value, trace, ends),
-        "condition_number": _condition_number(found, settings),
+        "condition_number": _condition_number(found, settings, generators=generators),
     }
 
 
@@ -168,12 +176,13 @@ def _tenth(largest: Sequence[Eigenpair]) -> Value:
     return Value(first.value / tenth.value, None, Interval(low=low, high=high, method=RESIDUAL))
 
 
-def _condition_number(found: Spectrum, settings: SpectrumSettings) -> Value:
+def _condition_number(found: Spectrum, settings: SpectrumSettings, *, generators: bool) -> Value:
     """Return lambda_max / lambda_min where the objective is convex, else why there is none."""
     top, low = found.ends.largest[0], found.ends.smallest
     why = _unresolved(top, "the largest eigenvalue")
     if settings.scope != "head":
-        why = "the objective is not convex in these parameters; give --scope head with a --weight-decay"
+        why = "the objective is not convex in these parameters"
+        why += "" if generators else "; give --scope head with a --weight-decay"
     elif not settings.weight_decay:
         why = "infinite: one vector added to the weights of every class changes no softmax; give a --weight-decay"
     return Value(None if why else top.value / low.value, why)

@@ -67,11 +67,12 @@ def _draw(report: object, plot: Path | None, shared: Shared) -> None:
 
 RELEARNING = Flags(  # how to relearn is said in the section `rcd`, in a config and here
     "rcd",
-    ("steps", "step_size", "weight_decay", "scope"),
+    ("steps", "step_size", "weight_decay", "scope", "draws"),
     texts={
         "steps": "K, whose truncation error is wanted",
         "step_size": "A number, auto: safe for all, or lambda: 1/lambda_max",
         "weight_decay": "Of the objective that is relearned",
+        "draws": "Of a generator: fixed, so that every step descends one objective",
     },
 )
 

@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from torch import nn
 
 from unlearn_audit.engine import Device, trainable
+from unlearn_audit.engine.task import mapped
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning.run import Run
 
@@ -51,7 +52,7 @@ def fit_floor(
     """
     model, batch = run.prepared(compute)
     model = model.double()
-    batch.parts = [part._replace(inputs=part.inputs.double()) for part in batch.parts]
+    batch.parts = [part._replace(inputs=mapped(part.inputs, _wide)) for part in batch.parts]
     parameters = list(trainable(model).values())
     count = 0
 
@@ -77,6 +78,11 @@ def fit_floor(
 def lowest_floor(floors: Sequence[Floor]) -> Floor:
     """Return the lowest of several, the common floor of models that are compared."""
     return min(floors, key=lambda floor: floor.value)
+
+
+def _wide(inputs: torch.Tensor) -> torch.Tensor:
+    """Return numbers in float64; what counts or names something stays as it is."""
+    return inputs.double() if inputs.is_floating_point() else inputs
 
 
 def _flat(tensor: torch.Tensor) -> Floats:

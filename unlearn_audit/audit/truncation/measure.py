@@ -7,14 +7,20 @@ import numpy as np
 
 from unlearn_audit import relearning
 from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.generators import nulls
 from unlearn_audit.audit.measurement import measurement
 from unlearn_audit.audit.reference import reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.audit.truncation.reference_runs import Judged, LongRuns, of_the_sum, take_long_runs
 from unlearn_audit.config import TruncationSettings
+from unlearn_audit.errors import UsageError
 from unlearn_audit.relearning import Truncation
 from unlearn_audit.report import Interval, Measurement
 
+NO_OBJECTIVE = (
+    "truncation is judged where every step descends one objective, and fresh draws of noise are another in each step; "
+    "a generator needs fixed ones"
+)
 POINTS = 400  # of the excess, kept for the picture
 BRACKET = "fastest and slowest decay in the last third, less its slowing down; not a sampling interval"
 
@@ -27,6 +33,10 @@ def measure_truncation(context: AuditContext, settings: TruncationSettings, sear
     Raises:
         UsageError: the request contradicts itself.
     """
+    if context.of_generators and (context.config.rcd is None or context.config.rcd.draws != "fixed"):
+        if context.alone:
+            raise UsageError(f"{NO_OBJECTIVE}: --draws fixed")
+        return SectionResult(tuple(nulls(context, "truncation", NO_OBJECTIVE)))
     taken = take_long_runs(context, settings, search)
     return SectionResult(tuple(_measurements(taken)), tuple(taken.warnings()))
 

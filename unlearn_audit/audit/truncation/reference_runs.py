@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import relearning
 from unlearn_audit.audit.context import AuditContext
+from unlearn_audit.audit.null_rows import with_null_row
 from unlearn_audit.audit.rcd.common_step import left_behind
 from unlearn_audit.audit.rcd.runs import algorithm_of, algorithm_text, check_request
 from unlearn_audit.audit.section import ANEW, SearchState
@@ -121,7 +122,7 @@ def take_long_runs(context: AuditContext, settings: TruncationSettings, search: 
     """
     rcd = context.config.rcd or RcdSettings()
     steps, reference_steps = _lengths(rcd, settings)
-    _check(rcd, settings)
+    _check(rcd, settings, generators=context.of_generators)
     own = settings.step_size
     runs = [_run(context, rcd, candidate) for candidate in context.subjects]
     relearned = relearning.relearn_all(
@@ -153,7 +154,8 @@ def take_long_runs(context: AuditContext, settings: TruncationSettings, search: 
 
 
 def _run(context: AuditContext, rcd: RcdSettings, candidate: Candidate) -> Run:
-    run = Run(candidate.model, context.examples("forget"), candidate.transform)
+    model = with_null_row(candidate, context.splits)
+    run = Run(model, context.examples("forget"), candidate.transform, candidate.task, draws=context.draws("forget"))
     return relearning.scoped(run, rcd.scope, compute=context.compute, weight_decay=rcd.weight_decay)
 
 
@@ -169,9 +171,9 @@ def _lengths(rcd: RcdSettings, settings: TruncationSettings) -> tuple[int | None
     return steps, reference
 
 
-def _check(rcd: RcdSettings, settings: TruncationSettings) -> None:
+def _check(rcd: RcdSettings, settings: TruncationSettings, *, generators: bool) -> None:
     """Refuse what truncation cannot be judged on."""
-    check_request(rcd)
+    check_request(rcd, generators=generators)
     refusals = (
         (isinstance(rcd.step_size, tuple) and settings.step_size is None,
          "truncation is judged at one step size; give --step-size one, or auto"),
