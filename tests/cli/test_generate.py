@@ -90,7 +90,8 @@ def test_a_sheet_alone_and_beside_a_folder(generator: Path, tmp_path: Path, run:
     assert "12 of 12 images" in ran.stderr
     run("generate", generator, "--count", 4, *STEPS, "--grid", again, "--out", tmp_path / "all")
     assert sheet.read_bytes() == again.read_bytes()
-    assert Image.open(sheet).size == (4 * 9 + 1, CLASSES * 9 + 1)
+    across, down = 4 * 9 + 1, CLASSES * 9 + 1  # pixels, each drawn as 17 x 17
+    assert Image.open(sheet).size == (across * 17, down * 17)
 
 
 def test_guidance_changes_images_and_is_recorded(generator: Path, tmp_path: Path, run: Any) -> None:

@@ -11,6 +11,7 @@ from unlearn_audit.cli.flags import Force, Quiet, Shared, resolved
 from unlearn_audit.errors import UsageError
 
 COUNT = 10  # images of a class
+SHEET = 640  # pixels that the longer side of a sheet of small images has, about
 
 
 def _generate(
@@ -204,7 +205,9 @@ def _write_grid(path: Path, wanted: Any, shown: Mapping[int, Any]) -> None:
 
     places = sorted(shown)
     groups = np.array(_groups([wanted[place] for place in places]))
-    atomic_write(path, png(sheet([shown[place] for place in places], groups)))
+    page = sheet([shown[place] for place in places], groups)
+    larger = max(1, SHEET // max(page.shape[:2]))  # of 8 x 8 pixels nobody sees anything
+    atomic_write(path, png(page.repeat(larger, axis=0).repeat(larger, axis=1)))
 
 
 def register(app: typer.Typer) -> None:
