@@ -9,7 +9,7 @@ from unlearn_audit.metrics.values import Bounds, student_interval
 
 Floats = NDArray[np.float64]
 FEWEST_SAMPLES = 3  # of a stratum, of which one can be left out and two remain, that is one pair
-BLOCK = 4096  # rows of the kernel matrix that are held at a time
+BLOCK = 1024  # rows of the kernel matrix that are held at a time
 
 
 class KernelDistance(NamedTuple):

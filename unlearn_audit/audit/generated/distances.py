@@ -188,7 +188,7 @@ def _fid(
         f"generation.fid{told.side}",
         candidate,
         value,
-        why or (few if min(n, real) <= width else "the judge's features of some sample are not finite"),
+        why or _why_no_distance(few if min(n, real) <= width else None, width),
         n=n,
         reference=_reference(context, candidate, {label: one for label, one in fids.items() if one is not None}),
         method=f"Fréchet distance of means and covariances, no epsilon, no interval; {told.method}",
@@ -199,6 +199,12 @@ def _fid(
             **(note if value is not None and min(n, real) < MANY * width else {}),
         },
     )
+
+
+def _why_no_distance(few: str | None, width: int) -> str:
+    if not width:
+        return "no feature varies over the real images"
+    return few or "the judge's features of some sample are not finite"
 
 
 def _sizes(space: FeatureSpace | None) -> dict[str, int]:
