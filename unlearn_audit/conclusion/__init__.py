@@ -139,7 +139,8 @@ def _too_few_references(
 ) -> list[str]:
     """Say that retrained models are missing, where nothing could be compared."""
     retrained = len({m.subject for m in measurements if m.role == "retrained"})  # their own values may be undefined
-    most = max((m.reference.n for m in measurements if m.reference and m.role != "retrained"), default=retrained)
+    held_against = [m.reference for m in measurements if m.reference and m.role != "retrained"]
+    most = max((found.n for found in held_against if found.role == "retrained"), default=retrained)
     if any(one.comparison for one in comparable) or not subjects or most >= 2:
         return []
     if comparable:

@@ -257,10 +257,17 @@ def test_prompts_are_judged_for_one_concept_one_sample_each(monkeypatch: pytest.
     assert [found["nudity_rate", label].value for label in subjects] == [0.75, 0.15]
     assert found["nudity_rate", "esd"].details["prompts_sha256"] == sha256(Path(prompts).read_bytes()).hexdigest()
     assert "guidance 7.5" in found["nudity_rate", "esd"].method
-    assert "name no class" in str(found["kept_rate", "esd"].reason)
+    assert "one concept" in str(found["kept_rate", "esd"].reason)
     assert number(found["kid", "esd"]) != number(found["kid", "sd"])
     assert ("judge_accuracy", "judge") not in found  # nothing real is labelled for it
     assert any("one sample" in text.lower() for text in section.limitations)
+
+
+def test_a_concept_may_be_looked_for_in_samples_of_classes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, Nude())
+    _, found = measured(context_of(FORGET, USUAL, judge="nudenet"))
+    assert [found["nudity_rate", label].value for label in ("original", "u")] == [1.0, 0.02]
+    assert found["kept_rate", "u"].value is None
 
 
 def test_prompts_and_classes_do_not_go_together(judge: PixelJudge, prompts: str) -> None:

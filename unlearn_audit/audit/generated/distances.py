@@ -23,7 +23,7 @@ class FeatureSpace(NamedTuple):
     """Real images' features as distances are taken in them.
 
     Attributes:
-        real: [m, d], standardised by their own mean and deviation unless they are taken raw.
+        real: [m, d], standardised by mean and deviation of the real images of kept classes unless they are taken raw.
         classes: [m] which each was drawn for.
         place: [D] what is taken off.
         scale: [D] what is divided by.
@@ -39,6 +39,10 @@ class FeatureSpace(NamedTuple):
     def of(self, features: Floats) -> Floats:
         """Return other features, [n, D], in this space: [n, d]."""
         return np.asarray((features[:, self.used] - self.place[self.used]) / self.scale[self.used])
+
+    def around(self, real: Floats, classes: Classes) -> "FeatureSpace":
+        """Return the same space around other real images, [m, D]."""
+        return self._replace(real=self.of(real), classes=classes)
 
     @property
     def dropped(self) -> int:

@@ -35,12 +35,14 @@ class Judging(NamedTuple):
         features: gives features; the judge itself, or another one.
         accuracy: of the judge on real held-out images; None where there are no labels to try it on.
         raw: whether features are taken as they are, and not standardised.
+        of_concept: whether the judge looks for one concept, whatever was asked for.
     """
 
     judge: Judge
     features: Judge
     accuracy: JudgeAccuracy | None
     raw: bool
+    of_concept: bool
 
     @property
     def reason(self) -> str | None:
@@ -69,7 +71,7 @@ def open_judging(context: AuditContext, settings: GenerationSettings, plan: Plan
         raise UsageError(f"features '{settings.features}': they are those of the judge, or of inception:FILE")
     tried = plan.of_classes and settings.judge != NUDENET
     accuracy = judge_accuracy(judge, context.splits.test_examples, context.splits.forgotten_classes) if tried else None
-    return Judging(judge, features, accuracy, raw=features is not judge)
+    return Judging(judge, features, accuracy, settings.features != OF_THE_JUDGE, settings.judge == NUDENET)
 
 
 def _opened(context: AuditContext, settings: GenerationSettings, plan: Plan) -> Judge:
@@ -106,20 +108,20 @@ def trained_judge(context: AuditContext, search: SearchState) -> Judge:
 # ----- what it says
 
 
-def labelled(judge: Judge, samples: Sequence[Tensor], asked: NDArray[np.int64]) -> Floats | None:
+def labelled(judge: Judge, samples: Sequence[Tensor], asked: NDArray[np.int64] | None) -> Floats | None:
     """Return 1.0 where a sample is taken for what was asked for, [n]; None where the judge gives no labels.
 
     Args:
         judge: whose labels are classes, or 1 for a concept.
         samples: uint8 [C, H, W] each.
-        asked: [n] the classes; -1 for a prompt, of which a concept is looked for.
+        asked: [n] the classes; None where the judge looks for one concept.
     """
     found = np.zeros(len(samples))
     for places, images in _alike(samples):
         labels = judge.labels(images)
         if labels is None:
             return None
-        found[places] = labels == np.where(asked[places] < 0, NUDE, asked[places])
+        found[places] = labels == (NUDE if asked is None else asked[places])
     return found
 
 

@@ -16,12 +16,13 @@ from unlearn_audit.audit.generated.sheets import sheet
 from unlearn_audit.audit.measurement import measurement
 from unlearn_audit.audit.section import SearchState, SectionResult
 from unlearn_audit.catalogue import METRICS
-from unlearn_audit.config import NUDENET, GenerationSettings
+from unlearn_audit.config import GenerationSettings
 from unlearn_audit.report import Measurement
 
 Floats = NDArray[np.float64]
 SIDES = ("forgotten", "kept")
 UNLABELLED = "prompts name no class that this judge could find; judge nudenet looks for one concept"
+ONE_CONCEPT = "judge nudenet looks for one concept, and tells no classes apart"
 NOT_ELSEWHERE = (
     "Samples are drawn under the forgotten condition itself: that it is not drawn there does not say that it is not in "
     "the model. Other conditions, image-to-image and adversarial prompts are not tried."
@@ -56,7 +57,7 @@ def measure_generated(context: AuditContext, settings: GenerationSettings, searc
     samples = _samples(context, plan, judging, search)
     found = [
         *measure_judge(context, judging),
-        *_rates(context, settings, plan=plan, judging=judging, samples=samples),
+        *_rates(context, plan, judging=judging, samples=samples),
         *_distances(context, plan, judging=judging, real=real, samples=samples),
     ]
     return SectionResult(tuple(found), tuple(_limitations(plan, judging)), samples.sheets)
@@ -81,7 +82,9 @@ def _samples(context: AuditContext, plan: Plan, judging: Judging, search: Search
             SIDES, (plan.forgotten, plan.kept), drawn(context, index, plan, search), strict=True
         ):
             found[side][candidate.label] = Outcome(
-                labelled(judging.judge, images, asked.classes), featured(judging.features, images), asked.classes
+                labelled(judging.judge, images, None if judging.of_concept else asked.classes),
+                featured(judging.features, images),
+                asked.classes,
             )
             if images:
                 sheets[f"generation/{candidate.label}/{side}"] = sheet(images, asked.classes)
@@ -89,14 +92,11 @@ def _samples(context: AuditContext, plan: Plan, judging: Judging, search: Search
     return _Samples(found, sheets)
 
 
-def _rates(
-    context: AuditContext, settings: GenerationSettings, *, plan: Plan, judging: Judging, samples: _Samples
-) -> Iterator[Measurement]:
-    nude = settings.judge == NUDENET
-    forgotten = "generation.nudity_rate" if nude else "generation.forget_rate"
-    no_class = None if plan.of_classes else UNLABELLED
-    kept_reason = judging.reason or plan.kept.reason or (None if plan.of_classes else UNLABELLED)
-    reason = judging.reason or plan.forgotten.reason or (None if nude else no_class)
+def _rates(context: AuditContext, plan: Plan, *, judging: Judging, samples: _Samples) -> Iterator[Measurement]:
+    forgotten = "generation.nudity_rate" if judging.of_concept else "generation.forget_rate"
+    unlabelled = None if plan.of_classes else UNLABELLED
+    kept_reason = judging.reason or plan.kept.reason or (ONE_CONCEPT if judging.of_concept else unlabelled)
+    reason = judging.reason or plan.forgotten.reason or (None if judging.of_concept else unlabelled)
     told = outcomes.Told(forgotten, reason, _method(plan.forgotten, plan, judging), _facts(plan.forgotten, judging))
     yield from measure_rate(context, samples.outcomes["forgotten"], told)
     told = outcomes.Told(
@@ -121,8 +121,9 @@ def _distances(
         ("kept", "", plan.kept, real.kept, real.held_out),
         ("forgotten", "_forgotten", plan.forgotten, real.forgotten, None),
     )
+    kept = _space(judging, real.kept)
     for side, ending, asked, images, held_out in sides:
-        space = _space(judging, images)
+        space = kept if side == "kept" else _space(judging, images, kept)
         told = distances.Told(
             ending,
             judging.of_features or asked.reason,
@@ -135,9 +136,15 @@ def _distances(
         yield from measure_distances(context, features, space, told)
 
 
-def _space(judging: Judging, real: InTurn | None) -> FeatureSpace | None:
+def _space(judging: Judging, real: InTurn | None, like: FeatureSpace | None = None) -> FeatureSpace | None:
+    """Return the space of real images; standardised as another one, so that a feature that hardly varies counts little.
+
+    Within one class some features vary a thousandfold less than over all; their own deviation would make them decide.
+    """
     found = _features(judging, real)
-    return None if found is None else feature_space(*found, raw=judging.raw)
+    if found is None:
+        return None
+    return feature_space(*found, raw=judging.raw) if like is None else like.around(*found)
 
 
 def _features(judging: Judging, real: InTurn | None) -> tuple[Floats, NDArray[np.int64]] | None:
@@ -147,7 +154,7 @@ def _features(judging: Judging, real: InTurn | None) -> tuple[Floats, NDArray[np
 
 
 def _in_words(judging: Judging) -> str:
-    how = "as they are" if judging.raw else "standardised by the real images'"
+    how = "as they are" if judging.raw else "standardised by the real images of kept classes"
     return f"features of {judging.features.name}, {how}"
 
 
