@@ -10,6 +10,7 @@ import made_up_pipelines as made_up
 import pytest
 import tiny_pipelines as tiny
 import torch
+from conftest import Run
 from safetensors.torch import load_file, save_file
 
 from unlearn_audit.checkpoints import Metadata, read_checkpoint, write_checkpoint
@@ -249,3 +250,14 @@ def test_a_missing_package_answers_with_its_command(
 
 def written_without_library(path: Path) -> Path:
     return made_up.class_conditional(path / "made-up")
+
+
+def test_a_folder_that_stands_there_is_trained_again_by_force(here: Path, run: Run) -> None:
+    train = ("train", "--data", "digits?train=32", "--model", "tiny-unet", "--epochs", "1", "--out", "a/")
+    assert run(*train).code == 0
+    assert run(*train).code == 2
+    before = read_checkpoint(here / "a")
+    again = run(*train, "--seed", "1", "--force")
+    assert again.code == 0, again.stderr
+    assert read_checkpoint(here / "a").sha256 != before.sha256
+    assert [entry.name for entry in here.iterdir()] == ["a"]

@@ -77,7 +77,7 @@ def _train(
     left_out = read_training_indices(without, dataset) if without is not None else None
     chosen = pick_recipe(recipe, model, epochs=epochs, transforms=extras or ())
     compute = setup_device(config.device, config.precision)
-    with only_process(out), progress_bars(quiet=quiet) as progress:
+    with only_process(out, replaced=True), progress_bars(quiet=quiet) as progress:
         made = train_checkpoint(
             out,
             model,
