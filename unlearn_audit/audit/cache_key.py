@@ -29,7 +29,8 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
     config, splits, compute = context.config, context.splits, context.compute
     if _is_code(context, section):
         return None
-    asked = {name: getattr(config, name) for name in _sections_read(section)}
+    more = ("generation",) if section != "generation" and _draws_samples(context, section) else ()
+    asked = {name: getattr(config, name) for name in (*_sections_read(section), *more)}
     return {
         "section": section,
         # a section that measures one more thing than it did is measured again
@@ -53,7 +54,8 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
         "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
         "shadows": [score_cache.CODE_VERSION, _fleet(context)] if section == "mia" else None,
         **({"recipes": [one.recipe for one in context.subjects]} if section == "resurgence" else {}),
-        **({"files": _files_of_samples(context)} if section == "generation" else {}),
+        **({"files": _files_of_samples(context)} if _draws_samples(context, section) else {}),
+        **({"draws": context.draws("forget").count} if context.of_generators else {}),
     }  # fmt: skip
 
 
@@ -61,10 +63,16 @@ def _sections_read(section: str) -> tuple[str, ...]:
     return (section, *READS.get(section, ()))
 
 
+def _draws_samples(context: AuditContext, section: str) -> bool:
+    """Return whether a section draws and judges samples: its own, or what probes look at while models relearn."""
+    relearning = context.config.rcd
+    return section == "generation" or (section == "rcd" and relearning is not None and bool(relearning.probe))
+
+
 def _is_code(context: AuditContext, section: str) -> bool:
     """Return whether a model, the data or an attack is a callable of the user's: nobody knows when its code changes."""
     attacks = context.config.mia.attacks if section == "mia" and context.config.mia else ()
-    generation = context.config.generation if section == "generation" else None
+    generation = context.config.generation if _draws_samples(context, section) else None
     named = (generation.judge, generation.real) if generation else ()
     return (
         any(name is not None and data.is_code(name) and not Path(name).exists() for name in named)

@@ -17,9 +17,17 @@ def drawn(first: float, last: float) -> Curve:
     return Curve(losses, losses, points, one, points, one, one, one, None, None, 0, 0)
 
 
-def curves(steps: int = 1, left_behind: tuple[str, ...] = (), **ends: tuple[str, float, float]) -> RcdCurves:
+def curves(
+    steps: int = 1, left_behind: tuple[str, ...] = (), floor: Any = None, **ends: tuple[str, float, float]
+) -> RcdCurves:
     taken = [
-        SimpleNamespace(candidate=SimpleNamespace(label=label, role=role), forget=drawn(first, last), diverged=False)
+        SimpleNamespace(
+            candidate=SimpleNamespace(label=label, role=role),
+            forget=drawn(first, last),
+            diverged=False,
+            phi=np.array([first, last]),
+            original=floor,
+        )
         for label, (role, first, last) in ends.items()
     ]
     made: Any = SimpleNamespace(
@@ -65,3 +73,11 @@ def test_who_had_no_say_and_whose_loss_rises_is_in_doubt() -> None:
     assert set(found) == {"b", "c"}
     assert "chosen without it" in found["b"][0]
     assert "rises" in found["c"][0]
+
+
+def test_over_the_original_s_own_curve_who_begins_there_has_nothing_to_relearn() -> None:
+    floor = SimpleNamespace(phi=np.array(STILL))
+    models = {"a": ("original", *STILL), "near": ("unlearned", 1.04, 1.03), "far": ("unlearned", 2.0, 1.99),
+              "r": ("retrained", *MOVES)}  # fmt: skip
+    assert set(relearning_doubts(curves(floor=floor, **models))) == {"far"}
+    assert set(relearning_doubts(curves(**models))) == {"a", "near", "far", "r"}
