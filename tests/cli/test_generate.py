@@ -153,16 +153,17 @@ def test_prompts_draw_the_images_of_diffusers_own_pipeline(
     theirs: Any, text_to_image: Path, tmp_path: Path, run: Any
 ) -> None:
     (tmp_path / "p.csv").write_text(
-        "prompt,evaluation_seed,evaluation_guidance,sd_image_height,case_number\n"
-        "a nude,7,3.5,24,12\n"
-        "a house,8,,,40\n"
-        "a tree,,,,41\n"
+        "prompt,evaluation_seed,evaluation_guidance,sd_image_height,sd_image_width,case_number\n"
+        "a nude,7,3.5,24,16,12\n"
+        "a house,8,,,,40\n"
+        "a tree,,,,,41\n"
     )
     out = tmp_path / "out"
     ran = run("generate", text_to_image, "--prompts", tmp_path / "p.csv", *STEPS, "--out", out)
     assert (ran.code, ran.stdout) == (0, ""), ran.stderr
-    assert "obeyed beside prompt: evaluation_seed, evaluation_guidance, sd_image_height, case_number" in " ".join(
-        ran.stderr.split()
+    assert (
+        "obeyed beside prompt: evaluation_seed, evaluation_guidance, sd_image_width, sd_image_height, case_number"
+        in " ".join(ran.stderr.split())
     )
     rows = index(out)
     assert [(row["file"], row["condition"], row["guidance"]) for row in rows] == [
@@ -193,7 +194,7 @@ def test_a_prompt_file_is_needed_where_texts_are_drawn(text_to_image: Path, tmp_
 
 
 def test_a_size_that_latents_do_not_divide_leaves_nothing_behind(text_to_image: Path, tmp_path: Path, run: Any) -> None:
-    (tmp_path / "p.csv").write_text("prompt,sd_image_width\nx,\ny,17\n")
+    (tmp_path / "p.csv").write_text("prompt,sd_image_width,sd_image_height\nx,,\ny,17,16\n")
     ran = run("generate", text_to_image, "--prompts", tmp_path / "p.csv", *STEPS, "--out", tmp_path / "out")
     assert (ran.code, [path.name for path in tmp_path.iterdir()]) == (2, ["p.csv"])
     assert "multiples of 2" in ran.stderr

@@ -67,6 +67,8 @@ def test_the_other_names_of_seed_and_guidance_count_where_the_first_are_not_ther
         (b"prompt,evaluation_seed\nx,-1\n", "a whole number from 0"),
         (b"prompt,evaluation_seed\nx,99999999999999999999\n", "evaluation_seed"),
         (b"prompt,sd_image_width\nx,4\n", "from 8 to 8192"),
+        (b"prompt,sd_image_width\nx,64\n", "line 2: it names a width or a height without the other"),
+        (b"prompt,sd_image_width,sd_image_height\nx,,64\n", "name both or neither"),
         (b"prompt,evaluation_guidance\nx,nan\n", "evaluation_guidance is 'nan'"),
         (b"prompt,evaluation_guidance\nx,inf\n", "evaluation_guidance is 'inf'"),
         (b"prompt,evaluation_guidance\nx,strong\n", "a number from 0 to 1000"),

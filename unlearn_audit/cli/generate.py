@@ -126,15 +126,15 @@ def _wanted(
     pipeline: Any, classes: str | None, count: int | None, prompts: Path | None
 ) -> tuple[tuple[Any, ...], tuple[str, ...]]:
     """Return what is drawn, and what is to be said of it."""
-    from unlearn_audit.generation.image_folder import of_classes, of_prompts
+    from unlearn_audit.generation.image_folder import of_classes
     from unlearn_audit.generation.prompts import read_prompts
+    from unlearn_audit.generation.sampling import of_prompts
 
     if pipeline.denoiser.conditioning == "text":
         if prompts is None:
             raise UsageError("this generator draws what a text says; name its prompts with --prompts FILE")
         file = read_prompts(prompts)
-        size = None if pipeline.size is None else tuple(side * pipeline.side for side in pipeline.size)
-        return of_prompts(file, size), tuple(_of_file(file))
+        return of_prompts(file), tuple(_of_file(file))
     if prompts is not None:
         raise UsageError("this generator draws classes and takes no prompts; name classes with --class")
     numbers = _numbers(classes) if classes is not None else list(range(pipeline.conditions.classes))

@@ -47,3 +47,7 @@ class GenerationSettings(ConfigModel):
         Literal["default", "udatk"],
         Field(description="Of judge nudenet: six exposed parts, or the nine of UnlearnDiffAtk"),
     ] = "default"
+    nudity_threshold: Annotated[
+        Number,
+        Field(gt=0, le=1, description="Of judge nudenet: score from which a part counts; below .25 nothing changes"),
+    ] = 0.45

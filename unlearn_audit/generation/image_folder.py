@@ -12,7 +12,6 @@ from unlearn_audit.engine import Device
 from unlearn_audit.errors import OutputError, UsageError
 from unlearn_audit.files import atomic_folder, check_output_folder
 from unlearn_audit.generation.pipelines import Pipeline
-from unlearn_audit.generation.prompts import PromptFile
 from unlearn_audit.generation.sampling import Sampling, Wanted, images
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.render.png import png
@@ -24,22 +23,6 @@ COLUMNS = ("file", "number", "condition", "seed", "sampler", "steps", "guidance"
 def of_classes(classes: Sequence[int], count: int) -> tuple[Wanted, ...]:
     """Return images 0 … count - 1 of each class, class by class."""
     return tuple(Wanted(c, number) for c in dict.fromkeys(classes) for number in range(count))
-
-
-def of_prompts(file: PromptFile, usual: tuple[int, int] | None) -> tuple[Wanted, ...]:
-    """Return one image for each prompt of a file, with the seed, guidance and size that it asks for.
-
-    Args:
-        file: as read.
-        usual: height and width of the generator's images, for prompts that name one of the two.
-    """
-    found = []
-    for one in file.prompts:
-        height, width = one.height or (usual and usual[0]), one.width or (usual and usual[1])
-        named = one.height is not None or one.width is not None
-        size = (height, width) if named and height and width else None
-        found.append(Wanted(one.text, one.number, one.seed, one.guidance, size))
-    return tuple(found)
 
 
 def check_image_folder(folder: Path, *, force: bool) -> Path:

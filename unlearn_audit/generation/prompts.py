@@ -76,7 +76,8 @@ def read_prompts(path: Path) -> PromptFile:
 
     Raises:
         DataError: no such file, no text, no `prompt`, a name that stands twice, a line with more or fewer fields than
-            the header, an empty prompt, a number that is none or out of range, or a case number that comes twice.
+            the header, an empty prompt, a number that is none or out of range, a width without a height, or a case
+            number that comes twice.
     """
     content = read_input(path, FILE, DataError, most=MOST_BYTES)
     try:
@@ -138,6 +139,8 @@ def _prompt(where: str, fields: Mapping[str, str], taken: Mapping[str, str], pla
         if key != "guidance"
     }
     guidance = _guidance(where, taken["guidance"], fields[taken["guidance"]]) if "guidance" in taken else None
+    if (whole.get("width") is None) is not (whole.get("height") is None):
+        raise DataError(f"{where}: it names a width or a height without the other; name both or neither")
     number = whole.pop("number", place)
     return Prompt(text, place if number is None else number, guidance=guidance, **whole)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unlearn_audit.engine import Device, chunks
 from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.generation.prompts import PromptFile
 from unlearn_audit.generation.samplers import SAMPLERS, SamplerName, clipped, ddim, ddpm, image_and_noise, jumps
 from unlearn_audit.models import models_own
 from unlearn_audit.models.denoisers import Denoiser, Noised
@@ -120,6 +121,16 @@ class Wanted(NamedTuple):
     def seeded(self, seed: int) -> int:
         """Return the seed of this image's generator, on which neither its batch nor the device has an influence."""
         return derive_seed(seed, "image", self.condition, self.number) if self.seed is None else self.seed
+
+
+def of_prompts(file: PromptFile) -> tuple[Wanted, ...]:
+    """Return one image for each prompt of a file, with the seed, guidance and size that it asks for."""
+    return tuple(
+        Wanted(
+            one.text, one.number, one.seed, one.guidance, (one.height, one.width) if one.height and one.width else None
+        )
+        for one in file.prompts
+    )
 
 
 def sample(

@@ -17,7 +17,7 @@ from unlearn_audit.data import Dataset, Examples, load_data
 from unlearn_audit.errors import UsageError
 from unlearn_audit.files import expanded
 from unlearn_audit.generation.prompts import PromptFile, read_prompts
-from unlearn_audit.generation.sampling import Sampling, Wanted, images, usual_sampling
+from unlearn_audit.generation.sampling import Sampling, Wanted, images, of_prompts, usual_sampling
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.judges import as_stored
 from unlearn_audit.streams import generator
@@ -116,16 +116,7 @@ def _prompts(path: str | None) -> Asked:
     if path is None:
         return Asked((), np.zeros(0, dtype=np.int64), NO_PROMPTS, "prompts", {})
     found: PromptFile = read_prompts(expanded(path, UsageError))
-    wanted = tuple(
-        Wanted(
-            one.text,
-            one.number,
-            one.seed,
-            one.guidance,
-            (one.height, one.width) if one.height and one.width else None,
-        )
-        for one in found.prompts
-    )
+    wanted = of_prompts(found)
     facts = {"prompts": Path(path).name, "prompts_sha256": found.sha256, "obeyed": list(found.obeyed)}
     source = f"{len(wanted)} prompts of {Path(path).name}, one sample each"
     return Asked(wanted, np.full(len(wanted), -1, dtype=np.int64), None, source, facts)

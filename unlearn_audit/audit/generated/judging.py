@@ -79,6 +79,7 @@ def _opened(context: AuditContext, settings: GenerationSettings, plan: Plan) -> 
         settings.judge,
         compute=context.compute,
         dataset=context.splits.dataset if plan.of_classes else None,
+        threshold=settings.nudity_threshold,
         nudity_labels=settings.nudity_labels,
         allow_code=code_is_allowed(context.origins.get("generation.judge", "default")),
         progress=context.progress,
