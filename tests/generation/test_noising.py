@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unlearn_audit.curvature import hessian_vector_product
 from unlearn_audit.data import Examples, Transform
-from unlearn_audit.engine import Batches, Device, Draws, FullBatch
+from unlearn_audit.engine import Batches, Device, Draws, FullBatch, setup_device
 from unlearn_audit.generation import denoising_task
 from unlearn_audit.generation.noising import draw, losses, midpoints, noised, target
 from unlearn_audit.models.denoisers import Denoiser, Prediction, Schedule, linear_schedule
@@ -237,13 +237,16 @@ def test_noise_is_measured_in_float32_whatever_the_precision() -> None:
 
     class Watched(Gaussian):
         def forward(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
-            seen.append(torch.is_autocast_enabled("cpu"))
+            seen.append((torch.is_autocast_enabled("cpu"), torch.backends.cuda.matmul.allow_tf32))
             return super().forward(x, t, class_labels)
 
     model = Denoiser(Watched(), linear_schedule())
     task = denoising_task(model)
-    FullBatch(images(2), AS_IT_IS, compute=Device(torch.device("cpu"), "bf16"), task=task).forward(model)
-    assert seen == [False]
+    for precision in ("bf16", "tf32"):
+        FullBatch(images(2), AS_IT_IS, compute=setup_device("cpu", precision), task=task).forward(model)
+    assert seen == [(False, False)] * 2
+    assert torch.backends.cuda.matmul.allow_tf32
+    setup_device("cpu")
 
 
 def test_curvature_and_floor_on_fixed_draws_are_those_of_the_closed_form() -> None:
