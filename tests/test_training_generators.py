@@ -1,5 +1,6 @@
 """Training of generators: its recipe, its images and labels, its checkpoint, and that it is read back as it was."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -199,3 +200,14 @@ def test_truncation_of_a_generator_needs_one_objective_and_a_head_needs_a_classi
     assert (done.code, "a generator needs fixed ones: --draws fixed" in done.stderr) == (2, True)
     done = run("spectrum", folder, "--forget", "class:3", "--scope", "head", "--no-controls")
     assert (done.code, "a generator ends in no linear layer" in done.stderr) == (2, True)
+
+
+def test_a_plan_counts_a_gradient_for_each_draw_of_noise(folder: Path, run: Callable[..., Any]) -> None:
+    config = folder.with_name("plan.toml")
+    asked = "[rcd]\nsteps = 3\ndraws = 4\ngradient_draws = 2\nstep_size = 1e-4\ncontrols = false\n"
+    config.write_text(f'forget = "class:3"\n[[checkpoint]]\npath = "{folder}"\n{asked}')
+    splits = subject(folder).splits
+    pairs = len(splits.measured) + len(splits.unseen.forget)
+    done = run("audit", config, "--plan")
+    assert done.code == 0, done.stderr
+    assert re.search(rf"^rcd +to do +{pairs * 3 * 2} ", done.stdout, re.MULTILINE), done.stdout

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from unlearn_audit.audit.build_models import Made, models_to_make
 from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
+from unlearn_audit.audit.context import DRAWS, MOST_NOISED
 from unlearn_audit.audit.detectable.measure import on_by_default, seconds_at_most
+from unlearn_audit.audit.generators import GRADIENT_DRAWS, STEPS
+from unlearn_audit.catalogue import is_generator
 from unlearn_audit.config import (
     NEIGHBOURS,
     ApplyEntry,
@@ -100,6 +103,9 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str], *, w
         if section == "detectable":
             pairs = len(inputs.splits.unseen.forget)
             yield Step(section, kept, seconds=seconds_at_most(config, pairs, roles.count("retrained")))
+            continue
+        if inputs.specs and all(map(is_generator, inputs.specs.values())):
+            yield _section_of_generators(section, kept, config=config, splits=inputs.splits, prices=prices)
             continue
         yield _section_step(section, kept, config=config, splits=inputs.splits, prices=prices)
 
@@ -238,6 +244,28 @@ def _section_step(
     if name == "truncation" and config.truncation is not None:
         steps = rcd.steps if isinstance(rcd.steps, int) else rcd.max_steps
         return _priced(name, there, forget * (config.truncation.reference_steps or max(100, 10 * steps)), prices)
+    return Step(name, there)
+
+
+def _section_of_generators(
+    name: str, there: bool | None, *, config: AuditConfig, splits: Splits, prices: Sequence[_Price]
+) -> Step:
+    """Return what measuring a section of generators takes, where every example is several draws of noise."""
+    rcd = config.rcd or RcdSettings()
+    pairs = len(splits.measured) + len(splits.unseen.forget)
+    measured = rcd.draws if isinstance(rcd.draws, int) else DRAWS
+    if name == "gaps":
+        rest = min(len(splits.retain), MOST_NOISED) + min(len(splits.dataset.test), MOST_NOISED)
+        return _priced(name, there, (pairs + rest) * measured, prices, part=FORWARD)
+    if name == "rcd" and isinstance(rcd.steps, int):
+        steps = rcd.steps if "steps" in rcd.model_fields_set else STEPS
+        gradients = measured if rcd.draws == "fixed" else rcd.gradient_draws or GRADIENT_DRAWS
+        each = steps * (len(rcd.step_size) if isinstance(rcd.step_size, tuple) else 1)
+        looks = 0.0 if rcd.draws == "fixed" else FORWARD * measured  # else the gradient's own pass is the look
+        models = [*prices, *prices[: int(rcd.controls)]]
+        taken = _priced(name, there, pairs * each * gradients, models)
+        share = 1 + looks / gradients
+        return taken._replace(flop=(taken.flop or 0) * share, seconds=(taken.seconds or 0) * share)
     return Step(name, there)
 
 
