@@ -16,7 +16,7 @@ from unlearn_audit.errors import CheckpointError, UsageError
 from unlearn_audit.files import read_input
 from unlearn_audit.models import load_state
 from unlearn_audit.models.denoisers import Schedule, library
-from unlearn_audit.models.hugging_face import offline_transformers, renamed
+from unlearn_audit.models.hugging_face import offline_transformers
 from unlearn_audit.pipeline_folder import (
     CONFIG,
     LARGEST,
@@ -38,6 +38,7 @@ NOT_IN_TEXT = {  # settings that choose code, or what is handed out beside the e
     "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "attn_implementation", "auto_map",
     "output_attentions", "output_hidden_states", "return_dict", "torchscript", "use_return_dict", "quantization_config",
 }  # fmt: skip
+HEAD = "text_model."
 TOKENS = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
 
 
@@ -132,9 +133,11 @@ def read_text_encoder(folder: PipelineFolder) -> nn.Module:
         raise
     except Exception as problem:
         raise UsageError(f"{where} cannot be built: {raised(problem)}") from problem
-    state = {name: t for name, t in _weights(folder, TEXT_ENCODER).items() if not name.endswith("position_ids")}
-    found = renamed(model, state)
-    load_state(model, state if found is None else found, where=str(where))
+    wanted = model.state_dict()
+    # Some releases name the tensors after "text_model.", others do not; old files hold the positions' numbers, too.
+    bare = {name.removeprefix(HEAD): tensor for name, tensor in _weights(folder, TEXT_ENCODER).items()}
+    state = {HEAD + name if HEAD + name in wanted else name: tensor for name, tensor in bare.items()}
+    load_state(model, {n: t for n, t in state.items() if not n.endswith("position_ids")}, where=str(where))
     return _frozen(model)
 
 
