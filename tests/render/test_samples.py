@@ -32,12 +32,13 @@ def test_another_decoder_reads_the_same_pixels(shape: tuple[int, ...]) -> None:
 @pytest.fixture
 def report(make_report: Make, make_measurement: Make) -> AuditReport:
     found = []
+    relearned = {"probe": {"rates": [[0, 0.0, [0.0, 0.04]], [40, 0.9, [0.8, 0.95]]]}}
     for label, role in (("original", "original"), ("u", "unlearned")):
         by_class = {"by_class": [[0, 40, 40], [1, 30, 40]]}
         found += [
             make_measurement("generation.forget_rate", label, role=role, value=0.03, interval=(0.01, 0.08)),
             make_measurement("generation.kept_rate", label, role=role, value=0.875, n=80, details=by_class),
-            make_measurement("rcd.raw", label, role=role, value=2.0, details={"probes": [[0, 0.0], [40, 0.9]]}),
+            make_measurement("rcd.raw", label, role=role, value=2.0, details=relearned),
         ]
     details = {"forgotten": [19, 20], "kept": [78, 80]}
     found.append(make_measurement("generation.judge_accuracy", "judge", role="control", value=0.95, details=details))

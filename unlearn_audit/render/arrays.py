@@ -94,8 +94,9 @@ def _wanted(report: AuditReport) -> Iterator[str]:
 
 def probed(raw: Measurement) -> tuple[int, ...]:
     """Return after how many relearning steps samples were drawn, as `rcd.raw` says in its details."""
-    probes = raw.details.get("probes")
-    entries = probes if isinstance(probes, list | tuple) else ()
+    probe = raw.details.get("probe")
+    rates = probe.get("rates") if isinstance(probe, dict) else None
+    entries = rates if isinstance(rates, list | tuple) else ()
     return tuple(one[0] for one in entries if isinstance(one, list | tuple) and one and type(one[0]) is int)
 
 

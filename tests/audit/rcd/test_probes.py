@@ -36,7 +36,7 @@ class Judge:
 
 class Judged:
     def __init__(self, reason: str | None = None) -> None:
-        self.judge, self.reason = Judge(), reason
+        self.judge, self.reason, self.of_concept = Judge(), reason, False
 
 
 def _images(pipeline: Drawer, wanted: Any, sampling: Any, **_: Any) -> Any:
@@ -70,6 +70,8 @@ def test_samples_are_those_of_the_model_at_each_step(context: AuditContext) -> N
     assert last[1] > 0.1  # Adam moves the factor by a tenth in each step
     assert first[2][0] < 0.1 < first[2][1]
     assert (details["judge"], details["samples"]) == ("bright", 10)
+    assert list(found["u"].sheets) == ["generation/u/relearned-0", "generation/u/relearned-3"]
+    assert found["u"].sheets["generation/u/relearned-0"].shape == (4, 31)  # ten images of 2 x 2, white between them
 
 
 def test_curves_are_the_same_with_a_probe_and_without(context: AuditContext) -> None:

@@ -151,7 +151,9 @@ def _curves(curve: Curve) -> dict[str, Floats]:
 
 def _arrays(curves: RcdCurves) -> dict[str, NDArray[Any]]:
     """Return per-example areas, with the indices they belong to, and curves too long for a report."""
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {
+        name: page for one in curves.probes.values() for name, page in one.sheets.items()
+    }
     for label, group in groupby(curves.planned, lambda planned: planned.candidate.label):
         one = next(one for one in curves.taken if one.candidate.label == label)
         for planned in group:

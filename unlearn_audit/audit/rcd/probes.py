@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.generated.drawing import Plan, pipeline_of, plan_of
 from unlearn_audit.audit.generated.judging import Judging, labelled, open_judging
+from unlearn_audit.audit.generated.sheets import sheet
 from unlearn_audit.audit.rcd.runs import RelearnPlan
 from unlearn_audit.audit.section import SearchState
 from unlearn_audit.config import GenerationSettings, RcdSettings
@@ -33,6 +36,7 @@ class Probe:
 
     Attributes:
         rows: what was found, in the order of the steps.
+        sheets: the first samples of each step, by the name that a report's arrays have them under.
     """
 
     def __init__(
@@ -41,11 +45,13 @@ class Probe:
         self.context, self.pipeline, self.steps = context, pipeline_of(candidate), frozenset(steps)
         self.plan, self.judging, self.label = plan, judging, candidate.label
         self.rows: list[Row] = []
+        self.sheets: dict[str, NDArray[np.uint8]] = {}
 
     def __call__(self, step: int, model: nn.Module) -> None:
         """Draw and judge, if it is one of the steps; a trajectory that begins again is looked at anew."""
         if step == 0:
             self.rows.clear()
+            self.sheets.clear()
         if step not in self.steps:
             return
         asked, context = self.plan.forgotten, self.context
@@ -56,7 +62,9 @@ class Probe:
                     compute=context.compute, progress=context.progress,
                 )
             )  # fmt: skip
-        right = labelled(self.judging.judge, [found[place] for place in range(len(asked.wanted))], asked.classes)
+        samples = [found[place] for place in range(len(asked.wanted))]
+        self.sheets[f"generation/{self.label}/relearned-{step}"] = sheet(samples, asked.classes)
+        right = labelled(self.judging.judge, samples, None if self.judging.of_concept else asked.classes)
         bounds = metrics.wilson_interval(int(right.sum()), len(right)) if right is not None else None
         if right is not None and bounds is not None:
             self.rows.append((step, float(right.mean()), (bounds.low, bounds.high)))
