@@ -30,9 +30,10 @@ from unlearn_audit.engine import Device
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.generation import task_of
 from unlearn_audit.inputs import Candidate, resolve_inputs
-from unlearn_audit.methods import UnlearningContext
+from unlearn_audit.methods import UnlearningContext, on_kind
 from unlearn_audit.methods.adjacent import with_settings
 from unlearn_audit.methods.apply import parse_settings
+from unlearn_audit.methods.generators import kind_of
 from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.models import flops_per_image
 from unlearn_audit.models.denoisers import Denoiser
@@ -194,8 +195,10 @@ def _model_step(made: Made, spec: str, inputs: _CostInputs, compute: Device) -> 
         recipe = pick_recipe(entry.recipe, spec, epochs=entry.epochs, transforms=entry.transforms)
         inputs.recipes[entry.label] = recipe.settings()
         return _priced(f"train {entry.label}", made.is_there, size * recipe.epochs, [inputs.price(spec, compute)])
-    method = find_method(entry.method, allow_code=True)  # `models_to_make` has refused what may not run
-    settings = parse_settings(method, entry.settings, published=entry.recipe is not None)
+    asked = find_method(entry.method, allow_code=True)  # `models_to_make` has refused what may not run
+    kind = kind_of(inputs.networks[spec])
+    method = on_kind(asked, kind)
+    settings = parse_settings(asked, entry.settings, published=entry.recipe is not None, kind=kind)
     unlearning = UnlearningContext(
         inputs.networks[spec],
         splits.dataset.transform,
@@ -204,7 +207,7 @@ def _model_step(made: Made, spec: str, inputs: _CostInputs, compute: Device) -> 
         entry.seed,
         spec=spec,
         recipe=inputs.recipes.get(entry.to, {}),
-        extras=parse_extras(entry.transforms),
+        extras=parse_extras(entry.transforms, kind),
         count_only=True,
         task=task_of(inputs.networks[spec]),
     )

@@ -28,9 +28,10 @@ from unlearn_audit.engine import Device, derive_seed, predict, setup_device
 from unlearn_audit.errors import AuditError, CheckpointError, DataError, MeasurementError, OutputError, UsageError
 from unlearn_audit.files import atomic_write
 from unlearn_audit.generation import task_of
-from unlearn_audit.methods import Method, Unlearned, UnlearningContext
+from unlearn_audit.methods import Method, Unlearned, UnlearningContext, on_kind
 from unlearn_audit.methods.adjacent import with_retained
 from unlearn_audit.methods.apply import parse_settings
+from unlearn_audit.methods.generators import kind_of
 from unlearn_audit.methods.resume import StateFile
 from unlearn_audit.models import load_state
 from unlearn_audit.progress import Progress, silent
@@ -272,7 +273,9 @@ def _unlearn(
     count_only: bool = False,
 ) -> Unlearned:
     """Put a model through a treatment, or only tell what that takes."""
-    method: Method = catalogue.load("method", catalogue.METHODS, treatment.method)
+    asked: Method = catalogue.load("method", catalogue.METHODS, treatment.method)
+    kind = kind_of(model)
+    method = on_kind(asked, kind)
     by_class = method.whole_classes or (method.minds_classes and bool(context.splits.forgotten_classes))
     splits = _forgetting(context, job, whole_classes=by_class)
     unlearning = UnlearningContext(
@@ -284,11 +287,11 @@ def _unlearn(
         progress,
         spec=context.plan.model,
         recipe=context.plan.recipe,
-        extras=tuple(parse_extras(treatment.transforms)),
+        extras=tuple(parse_extras(treatment.transforms, kind)),
         count_only=count_only,
         task=task_of(model),
     )
-    return method.run(unlearning, parse_settings(method, treatment.settings))
+    return method.run(unlearning, parse_settings(asked, treatment.settings, kind=kind))
 
 
 def expected_gradients(context: FleetContext, job: Job) -> int:
