@@ -21,7 +21,7 @@ from unlearn_audit.methods import Method
 from unlearn_audit.methods.apply import joining, parse_settings
 from unlearn_audit.methods.ft import FT
 from unlearn_audit.methods.ga import GA
-from unlearn_audit.methods.generators import SCOPES, kind_of, scoped
+from unlearn_audit.methods.generators import SCOPES, concept_alone, kind_of, scoped
 from unlearn_audit.methods.ieu import IEU
 from unlearn_audit.methods.loop import LoopSettings, mean_loss, minibatches
 from unlearn_audit.methods.published import deviations
@@ -77,6 +77,20 @@ def test_what_a_model_is_decides_its_kind() -> None:
     assert kind_of(make_net()) == "classifier"
     assert kind_of(make_denoiser()) == "generator"
     assert kind_of(Denoiser(Convolutions(), linear_schedule(), conditioning="text")) == "text-to-image"
+
+
+def test_a_concept_without_data_is_forgotten_by_what_looks_at_no_image() -> None:
+    esd = METHODS["esd"]
+    named = parse_settings(esd, {"concept": "a dog"}, kind="text-to-image")
+    assert concept_alone(named, (), None) == "a dog"
+    assert concept_alone(named, (), "class:3") is None
+    assert concept_alone(parse_settings(esd, {}, kind="text-to-image"), (), None) is None
+    assert concept_alone(named, joining(esd, ["reinit"], "text-to-image"), None) == "a dog"
+    for joined in ("ascent", "mask", "nash"):
+        with pytest.raises(UsageError, match=f"{joined} looks at images"):
+            concept_alone(named, joining(esd, [joined], "text-to-image"), None)
+    with pytest.raises(UsageError, match="retain_weight looks at images"):
+        concept_alone(named.model_copy(update={"retain_weight": 1.0}), (), None)
 
 
 # ----- scopes

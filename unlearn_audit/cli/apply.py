@@ -176,8 +176,10 @@ def _apply(
     method: str,
     settings: dict[str, Any],
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint to start from; it is only read.")],
-    forget: Annotated[str, typer.Option(help="Forget set: idx.npy, class:3, random:0.1:0, mislabelled, …")],
     out: Annotated[Path, typer.Option(help="The checkpoint to write (.safetensors; of a generator a folder).")],
+    forget: Annotated[
+        str | None, typer.Option(help="Forget set: idx.npy, class:3, random:0.1:0, mislabelled, …")
+    ] = None,
     extras: list[str] | None = None,  # --with, whose help is the method's
     recipe: Annotated[
         Literal["published"] | None,

@@ -6,6 +6,7 @@ nobody names is read off the weights. `origins` remembers who said what.
 
 from unlearn_audit.inputs.candidate import IN_MEMORY, Candidate
 from unlearn_audit.inputs.candidates import SAMPLE
+from unlearn_audit.inputs.concepts import inputs_of_concept
 from unlearn_audit.inputs.entries import read_entry, resolve_data, unique_labels
 from unlearn_audit.inputs.inspection import inspect_checkpoint
 from unlearn_audit.inputs.neighbours import with_as_many, with_neighbours
@@ -17,6 +18,7 @@ __all__ = [
     "SAMPLE",
     "Candidate",
     "Inputs",
+    "inputs_of_concept",
     "inspect_checkpoint",
     "read_entry",
     "resolve_data",

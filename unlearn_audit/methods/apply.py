@@ -23,11 +23,11 @@ from unlearn_audit.data import Splits, rows_digest
 from unlearn_audit.engine import Device
 from unlearn_audit.errors import AuditError, ConfigError, MeasurementError, UsageError
 from unlearn_audit.files import check_output, sha256_of_bytes, without_ending
-from unlearn_audit.inputs import Candidate, resolve_inputs
+from unlearn_audit.inputs import Candidate, inputs_of_concept, resolve_inputs
 from unlearn_audit.methods import Extra, Kind, Method, Settings, Unlearned, UnlearningContext, on_kind
 from unlearn_audit.methods.adjacent import with_request, with_settings
 from unlearn_audit.methods.adversarial_sets import content_of
-from unlearn_audit.methods.generators import kind_of, scoped
+from unlearn_audit.methods.generators import OF_NO_DATA, concept_alone, kind_of, scoped
 from unlearn_audit.methods.lookup import find_method
 from unlearn_audit.methods.published import notes_of, with_published
 from unlearn_audit.methods.resume import StateFile, state_path
@@ -156,18 +156,16 @@ def apply_method(
         MeasurementError: the checkpoint cannot be read or does not fit, or the method diverged.
     """
     asked = find_method(name, allow_code=allow_code)
-    parse_settings(asked, values, published=published)  # what no kind of models takes is told before any work
-    joining(asked, extras)
+    told = parse_settings(asked, values, published=published)  # what no kind takes is told before any work
+    concept = concept_alone(told, joining(asked, extras), request.config.forget)
     config = request.config
     check_checkpoint_output(out, force=force, generator=names_generator(config))
     if any(out.exists() and os.path.exists(given.path) and out.samefile(given.path) for given in config.checkpoint):
         raise UsageError(f"{out} is the checkpoint to start from; write the unlearned one elsewhere")
     _check_state(out, force=force, resume=resume)
     # What is measured of the forget set, and its twin, are no matter of a method.
-    inputs = resolve_inputs(
-        Resolved(config.model_copy(update=dict.fromkeys(("sample", "unseen", "adjacent"))), request.origins),
-        others=others,
-    )
+    plain = Resolved(config.model_copy(update=dict.fromkeys(("sample", "unseen", "adjacent"))), request.origins)
+    inputs = resolve_inputs(plain, others=others) if concept is None else inputs_of_concept(plain, concept)
     candidate = inputs.candidate(0)
     kind = kind_of(candidate.model)
     method, added = on_kind(asked, kind), joining(asked, extras, kind)
@@ -175,6 +173,7 @@ def apply_method(
     (parent, *_), splits, compute = inputs.checkpoints, with_settings(inputs.splits, settings), inputs.compute
     metadata = record_of(candidate, splits, method, config.seed).model_copy(
         update={"method": name, "settings": settings.model_dump(mode="json"), "transforms": tuple(extras)}
+        | (OF_NO_DATA if concept is not None else {})
     )
     unlearning = UnlearningContext(
         copy.deepcopy(candidate.model),

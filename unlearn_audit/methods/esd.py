@@ -94,6 +94,10 @@ class EsdOnTexts(EsdSettings):
 
     PUBLISHED: ClassVar[Mapping[str, Any] | None] = {"sample_with": "edited"}
 
+    def without_effect(self) -> tuple[str, ...]:
+        """Return what is no deviation: what is forgotten, and what only a pool has, where there is none."""
+        return ("concept", *super().without_effect())
+
     concept: str | None = Field(
         default=None, min_length=1, description="what is forgotten, as a prompt; default: the forget set's own prompts"
     )
@@ -174,8 +178,6 @@ def concept_of(context: UnlearningContext, settings: EsdSettings) -> Concept:
         UsageError: the generator has no null condition, or there is nothing that names the concept.
     """
     named = settings.concept if isinstance(settings, EsdOnTexts) else None
-    if named is None and not len(context.splits.forget):
-        raise UsageError("nothing says what is to be forgotten: give --concept TEXT, or a forget set")
     asked = _own_conditions(context) if named is None else encoded_prompts(context, [named], asked_by="concept")
     denoiser = denoiser_of(context)
     if denoiser.conditioning == "text":
@@ -298,12 +300,11 @@ class States:
 
     @cached_property
     def _shape(self) -> tuple[int, ...]:
-        """Of what is denoised: of an example where there is one, else what the folder says."""
-        context = self.context
-        if len(context.splits.dataset.train):
-            sample = context.sample
-            return tuple((sample if context.task.encode is None else context.task.encode(sample)).shape[1:])
-        return tuple(context.pipeline.shape(None))
+        """Of what is denoised: latents as large as the generator's own, or images as large as the data's."""
+        pipeline = self.context.pipeline
+        if pipeline is not None and pipeline.has_latents and pipeline.size is not None:
+            return tuple(pipeline.shape(None))
+        return tuple(self.context.sample.shape[1:])
 
     def _conditions(self, numbers: list[int]) -> Tensor:
         """Return the condition of numbered samples: where several are forgotten they take turns."""

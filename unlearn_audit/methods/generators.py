@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unlearn_audit.engine import trainable
 from unlearn_audit.errors import UsageError
-from unlearn_audit.methods import UnlearningContext
+from unlearn_audit.methods import Extra, Settings, UnlearningContext
 from unlearn_audit.methods.loop import LoopSettings, Schedule, Size, Step
 from unlearn_audit.models.denoisers import Denoiser
 from unlearn_audit.step_transforms import Kind
@@ -97,6 +97,39 @@ def frozen(context: UnlearningContext) -> Denoiser:
     """Return a copy of the model as it is now, at rest; where a run is only counted, the model itself."""
     model = denoiser_of(context)
     return model if context.count_only else copy.deepcopy(model).eval().requires_grad_(False)
+
+
+OF_NO_DATA: dict[str, None] = dict.fromkeys((
+    "classes",
+    "image_size",
+    "data",
+    "data_sha256",
+    "rows_sha256",
+    "forget",
+    "forget_sha256",
+    "forget_n",
+))  # what the record of a model says nothing of that forgot a concept by its name alone
+
+
+def concept_alone(settings: Settings, extras: Sequence[Extra], forget: str | None) -> str | None:
+    """Return the concept that is forgotten by its name alone, without any data; None where a forget set says it.
+
+    Args:
+        settings: of the method.
+        extras: what joins it.
+        forget: the forget set, where there is one.
+
+    Raises:
+        UsageError: something would look at images, and there are none.
+    """
+    concept: str | None = getattr(settings, "concept", None)
+    if concept is None or forget is not None:
+        return None
+    looks = [extra.transform.name for extra in extras if not extra.transform.trains]
+    looks += ["retain_weight"] if getattr(settings, "retain_weight", 0) > 0 else []
+    if looks:
+        raise UsageError(f"{looks[0]} looks at images, and a concept alone has none; name --data and --forget, too")
+    return concept
 
 
 def encoded_prompts(context: UnlearningContext, prompts: Sequence[str], *, asked_by: str) -> Tensor:

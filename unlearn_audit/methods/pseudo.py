@@ -140,16 +140,16 @@ def next_kept(classes: int, kept: list[int]) -> list[int]:
             for number in range(classes)]  # fmt: skip
 
 
+DEVIATIONS = (
+    "labels are dropped in retain batches alone, and predictions that are aimed at are made without dropping any; "
+    "the published code drops a tenth in both passes over the forget set, each for itself",
+    "a class that is forgotten never takes the place of another",
+)
 PSEUDO = Method(
     "pseudo",
     "Fan et al. 2024, the loss that SalUn has on generators",
     PseudoSettings,
     run_pseudo,
     on=NEEDS_GENERATOR,
-    deviations=(
-        "labels are dropped in retain batches alone, and predictions that are aimed at are made without dropping any; "
-        "the published code drops a tenth in both passes over the forget set, each for itself",
-        "a class that is forgotten never takes the place of another",
-    ),
+    deviations=DEVIATIONS,
 )
-RL_ON_GENERATORS = Method("rl", "Graves et al. 2021, as pseudo conditions", RlOnGenerators, run_pseudo)

@@ -25,7 +25,7 @@ from unlearn_audit.methods.loop import (
     paired,
     run_composition,
 )
-from unlearn_audit.methods.pseudo import RL_ON_GENERATORS
+from unlearn_audit.methods.pseudo import RlOnGenerators, run_pseudo
 from unlearn_audit.methods.turns import Turns
 
 
@@ -129,5 +129,5 @@ RL = Method(
     "Graves et al. 2021; values of the Unlearn-Saliency code",
     RlSettings,
     run_rl,
-    on={"generator": RL_ON_GENERATORS},
+    on={"generator": Method("rl", "Graves et al. 2021, as pseudo conditions", RlOnGenerators, run_pseudo)},
 )

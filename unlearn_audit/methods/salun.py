@@ -7,7 +7,7 @@ from pydantic import Field
 
 from unlearn_audit.methods import Method, Unlearned, UnlearningContext
 from unlearn_audit.methods.loop import Share, Step, run_composition
-from unlearn_audit.methods.pseudo import PSEUDO, PseudoSettings, redirected
+from unlearn_audit.methods.pseudo import DEVIATIONS, PseudoSettings, redirected
 from unlearn_audit.methods.random_labels import RlSettings, relabelled
 from unlearn_audit.methods.transforms.mask import MASK, MaskSettings
 
@@ -51,24 +51,25 @@ def run_salun_on_generator(context: UnlearningContext, settings: SalunOnGenerato
     return run_composition(context, redirected(context, settings), settings, own=[(MASK, mask)], task="SalUn")
 
 
-ON_GENERATORS = Method(
-    "salun",
-    "Fan et al. 2024; values of the Unlearn-Saliency code for DDPM",
-    SalunOnGenerators,
-    run_salun_on_generator,
-    deviations=(
-        *PSEUDO.deviations,
-        "saliency is the gradient of the plain prediction's loss over a grid of timesteps; the published code takes "
-        "the guided prediction, timesteps at random, and sums batch gradients that are clipped to a norm of 1",
-        "the gradient is clipped after the mask; the published code clips before it, so that masked gradients shrink "
-        "the others",
-    ),
-)
 SALUN = Method(
     "salun",
     "Fan et al. 2024; values of the Unlearn-Saliency README",
     SalunSettings,
     run_salun,
     deviations=MASK.deviations,
-    on={"generator": ON_GENERATORS},
+    on={
+        "generator": Method(
+            "salun",
+            "Fan et al. 2024; values of the Unlearn-Saliency code for DDPM",
+            SalunOnGenerators,
+            run_salun_on_generator,
+            deviations=(
+                *DEVIATIONS,
+                "saliency is the gradient of the plain prediction's loss over a grid of timesteps; the published code "
+                "takes the guided prediction, timesteps at random, and sums batch gradients clipped to a norm of 1",
+                "the gradient is clipped after the mask; the published code clips before it, so that masked gradients "
+                "shrink the others",
+            ),
+        )
+    },
 )
