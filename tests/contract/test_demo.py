@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,11 +144,15 @@ def test_the_table_has_the_rows_and_columns_a_person_looks_for(demo: tuple[Path,
 
 
 @pytest.fixture(scope="module")
-def pasted(demo: tuple[Path, Ran], run: Cli) -> list[tuple[list[str], Ran]]:
-    """Every command under "Try next:", and what became of it; the first rcd answers in JSON."""
+def pasted(demo: tuple[Path, Ran], audited_demo: tuple[Path, Ran], run: Cli) -> list[tuple[list[str], Ran]]:
+    """Every command under "Try next:", and what became of it.
+
+    The first rcd answers in JSON, the long one takes fewer steps, and the audit finds what another one has measured.
+    """
+    shutil.copytree(audited_demo[0] / "parts", demo[0] / "audit" / "parts")
     found = []
     for command in commands(demo[1].stdout):
-        extra = ["--format", "json"] if command[0] == "rcd" and "--optimizer" not in command else []
+        extra = [] if command[0] != "rcd" else ["--steps", "20"] if "--optimizer" in command else ["--format", "json"]
         found.append((command, run(*command, *extra)))
     return found
 
@@ -160,12 +165,21 @@ def test_every_command_under_try_next_works(pasted: list[tuple[list[str], Ran]])
 
 
 def test_auditing_its_config_again_gives_the_same_measurements(
-    demo: tuple[Path, Ran], report: AuditReport, pasted: list[tuple[list[str], Ran]]
+    audited_demo: tuple[Path, Ran], report: AuditReport
 ) -> None:
-    again = read_report(demo[0] / "audit" / "report.json")
+    assert "measured before" not in audited_demo[1].stderr
+    again = read_report(audited_demo[0] / "report.json")
     assert again.measurements == report.measurements
     assert (again.conclusion, again.data, again.subjects) == (report.conclusion, report.data, report.subjects)
-    assert "audit" in [command[0] for command, _ in pasted]
+
+
+def test_its_audit_takes_what_another_one_has_measured(
+    demo: tuple[Path, Ran], report: AuditReport, pasted: list[tuple[list[str], Ran]]
+) -> None:
+    (ran,) = [ran for command, ran in pasted if command[0] == "audit"]
+    assert "measured before: gaps, rcd, twosample, mia, detectable" in ran.stderr
+    again = read_report(demo[0] / "audit" / "report.json")
+    assert (again.measurements, again.subjects) == (report.measurements, report.subjects)
 
 
 def test_showing_its_report_prints_the_table_again(demo: tuple[Path, Ran], run: Cli) -> None:

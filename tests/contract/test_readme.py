@@ -174,33 +174,35 @@ def test_a_python_block_runs(block: str, here: Path) -> None:
 
 
 def test_three_commands_lead_from_the_demo_to_a_verdict_and_a_page(
-    demo: tuple[Path, Any], run_process: Cli, tmp_path: Path
+    audited_demo: tuple[Path, Any], run: Cli, run_process: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(demo[0], tmp_path / "demo")
+    report, done = audited_demo
     audit, gate, show = (line for line in COMMANDS if " demo/unlearn" in line or " report/report" in line)
-    done = run_process(*shlex.split(audit)[1:], cwd=tmp_path)
+    assert audit == "unlearn-audit audit demo/unlearn-audit.toml --out report/", "what the fixture ran"
     assert done.code == 0, done.stderr
+    shutil.copytree(report, tmp_path / "report")
     done = run_process(*shlex.split(gate)[1:], cwd=tmp_path)
     assert done.code == 1, done.stdout  # IEU leaves a trace
     judged, table, rules = done.stdout.partition("verdict")  # a long path breaks the lines above the table
     assert judged.startswith("judged: unlearned,")
     assert without_numbers(table + rules) in without_numbers((GUIDE / "demo.md").read_text())
-    assert run_process(*shlex.split(gate)[1:], "--subject", "original", cwd=tmp_path).code == 1
-    assert run_process(*shlex.split(gate)[1:], "--subject", "retrained", cwd=tmp_path).code == 4  # two others each
-    assert run_process(*shlex.split(show)[1:], cwd=tmp_path).code == 0
+    monkeypatch.chdir(tmp_path)
+    assert run(*shlex.split(gate)[1:], "--subject", "original").code == 1
+    assert run(*shlex.split(gate)[1:], "--subject", "retrained").code == 4  # two others each
+    assert run(*shlex.split(show)[1:]).code == 0
     assert "forgotten" in (tmp_path / "report" / "report.html").read_text()
 
 
-def test_each_exit_code_is_reached_through_the_console(
-    demo: tuple[Path, Any], run_process: Cli, tmp_path: Path
+def test_the_demos_report_is_judged_and_what_is_wrong_with_it_told(
+    demo: tuple[Path, Any], run: Cli, tmp_path: Path
 ) -> None:
     report = demo[0] / "report.json"
     damaged = tmp_path / "damaged.json"
     damaged.write_text(report.read_text().replace('"value"', '"Value"', 1))
     assert [
-        run_process("gate", report, "--policy", "lenient").code,
-        run_process("gate", report, "--policy", "default").code,
-        run_process("gate", report, "--policy", "no-such.toml").code,
-        run_process("gate", damaged, "--policy", "default").code,
-        run_process("gate", report, "--policy", "default", "--subject", "retrained").code,
+        run("gate", report, "--policy", "lenient").code,
+        run("gate", report, "--policy", "default").code,
+        run("gate", report, "--policy", "no-such.toml").code,
+        run("gate", damaged, "--policy", "default").code,
+        run("gate", report, "--policy", "default", "--subject", "retrained").code,
     ] == [0, 1, 2, 3, 4]
