@@ -42,22 +42,24 @@ def _demo(
 
     draw(terminal.render(report))
     last, ending = tuple(plan.applied)[-1], plan.ending
-    sys.stdout.write("\n" + _next_commands(out, *(f"{name}{ending}" for name in ("original", "retrained-1", last))))
+    names = [f"{name}{ending}" for name in ("original", "retrained-1", last)]
+    sys.stdout.write("\n" + _next_commands(out, *names, steps="300" if ending else "20"))
 
 
-def _next_commands(out: Path, *names: str) -> str:
+def _next_commands(out: Path, *names: str, steps: str) -> str:
     """Return commands to try next.
 
     Args:
         out: the demo's folder.
         names: of an original, a retrained and an unlearned checkpoint in it.
+        steps: of a longer relearning, as many as take seconds.
     """
     original, retrained, unlearned = (str(out / name) for name in names)
     forget = out / "forget.npy"
     lines = [
         command_line("inspect", unlearned),
         command_line("rcd", unlearned, forget=forget),
-        command_line("rcd", original, retrained, unlearned, forget=forget, optimizer="adam", steps="300"),
+        command_line("rcd", original, retrained, unlearned, forget=forget, optimizer="adam", steps=steps),
         command_line("audit", str(out / "unlearn-audit.toml"), out=out / "audit"),
         command_line("show", str(out / "report.json")),
     ]
