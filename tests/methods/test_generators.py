@@ -1,5 +1,6 @@
 """Methods on generators: which run and which are refused, what moves, what is clipped, drawn and left alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,9 @@ from unlearn_audit.methods.generators import SCOPES, concept_alone, kind_of, sco
 from unlearn_audit.methods.ieu import IEU
 from unlearn_audit.methods.loop import LoopSettings, mean_loss, minibatches
 from unlearn_audit.methods.published import deviations
+from unlearn_audit.methods.resume import StateFile
 from unlearn_audit.models.denoisers import Denoiser, linear_schedule
+from unlearn_audit.progress import silent
 from unlearn_audit.step_transforms import forms_of
 
 METHODS = {name: catalogue.load("method", catalogue.METHODS, name) for name in catalogue.METHODS}
@@ -242,3 +245,26 @@ def test_deviations_name_the_unit_of_a_clip() -> None:
     told = deviations(parse_settings(IEU, {}, kind="generator"))
     assert any("clipped at 1 times the loss of predicting nothing" in text for text in told)
     assert any("clipped at 15 nats" in text for text in deviations(parse_settings(IEU, {})))
+
+
+@pytest.mark.parametrize("name", ["esd", "salun", "ieu"])
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(name: str, tmp_path: Path) -> None:
+    values: dict[str, Any] = {"steps": 30, "batch_size": 4} | (
+        {"pool": 2, "sampling_steps": 3} if name == "esd" else {}
+    )
+
+    def killed(task: str, done: int, total: int, note: str = "") -> None:
+        if "samples" not in task and done == 30:
+            raise KeyboardInterrupt
+
+    def run(model: Denoiser, *, resume: bool, progress: Any = silent) -> None:
+        state = StateFile(tmp_path / "state", {}, resume=resume, every=0.0, memory={})
+        unlearn_generator(METHODS[name], model, values=values, resumable=state, progress=progress)
+
+    whole, first, again = (make_denoiser() for _ in range(3))
+    unlearn_generator(METHODS[name], whole, values=values)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, resume=False, progress=killed)
+    assert (tmp_path / "state").exists()
+    run(again, resume=True)
+    assert same(whole, again)
