@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from unlearn_audit.audit.measurement import interval, measurement
 from unlearn_audit.metrics import Bounds
 
-ONE: Any = SimpleNamespace(label="u", role="unlearned")
+ONE: Any = SimpleNamespace(label="u", role="unlearned", is_generator=False)
 
 
 def test_unit_and_direction_are_the_catalogues() -> None:

@@ -297,7 +297,6 @@ def test_a_request_without_a_forget_set_or_a_checkpoint(verb: str, refused: Refu
     ("arguments", "mention"),
     [
         (["apply", "ieu", "--forget", "class:3", "--out", "o.safetensors"], "CKPT"),
-        (["apply", "ieu", "c.safetensors", "--out", "o.safetensors"], "--forget"),
         (["apply", "ieu", "c.safetensors", "--forget", "class:3"], "--out"),
         (["train", "--data", "digits"], "--out"),
         (["train", "--out", "o.safetensors"], "--data"),
@@ -308,6 +307,11 @@ def test_a_request_without_a_forget_set_or_a_checkpoint(verb: str, refused: Refu
 )
 def test_something_needed_is_left_out(arguments: Arguments, mention: str, refused: Refused) -> None:
     refused(*arguments, code=2, says=["Missing", mention])
+
+
+def test_unlearning_needs_a_forget_set(refused: Refused, tiny: Path, here: Path) -> None:
+    given = tiny / "original.safetensors"
+    refused("apply", "ieu", given, "--out", "o.safetensors", code=2, says=["no forget set given", "--forget"])
 
 
 @pytest.mark.parametrize("spec", ["", "class:", "random:", "range:", "mislabelled:"])

@@ -466,7 +466,7 @@ def seen_by_treatments(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[F
     context, original = open_fleet_context(folder), catalogue.load
     method = Method("ieu", "made up", Settings, look)
     monkeypatch.setattr(catalogue, "load", load)
-    monkeypatch.setattr(sys.modules[work.__module__], "parse_settings", lambda *_: Settings())
+    monkeypatch.setattr(sys.modules[work.__module__], "parse_settings", lambda *_, **_kind: Settings())
     work(context)
     return context, seen
 

@@ -145,7 +145,7 @@ class RcdSettings(ConfigModel):
     ] = None
     probe: Annotated[
         tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None,
-        Field(description="Of a generator: steps at which samples are drawn and judged, as [generation] says: 0,10,40"),
+        Field(description="Of a generator: steps at which samples are judged, as the section generation says: 0,10,40"),
     ] = None
     controls: Annotated[Flag, Field(description="Random initialisation, too")] = True
     match_difficulty: Annotated[Flag, Field(description="Twin as hard as the forget set under retrained models")] = (

@@ -27,7 +27,7 @@ from unlearn_audit.shadows.plan import (
     write_plan,
 )
 from unlearn_audit.shadows.store import treatment_in
-from unlearn_audit.training import Recipe, pick_recipe, recorded_recipe
+from unlearn_audit.training import DIFFUSION, Recipe, pick_recipe, recorded_recipe
 
 
 class PlannedFleet(NamedTuple):
@@ -187,7 +187,7 @@ def _target(checkpoints: Sequence[Checkpoint], recipe: str | None) -> int:
     if recipe is None:
         raise UsageError(
             "no checkpoint says how it was trained, and shadow models follow the target's own recipe: name it with "
-            f"--recipe ({', '.join(catalogue.RECIPES)}) and --epochs"
+            f"--recipe ({', '.join(name for name in catalogue.RECIPES if name != DIFFUSION.name)}) and --epochs"
         )
     return 0
 

@@ -18,7 +18,7 @@ DECIDING = RANKING._replace(threshold=0.0)
 class Subject:
     """As much of a candidate as the numbers look at."""
 
-    label, role = "subject", "unlearned"
+    label, role, is_generator = "subject", "unlearned", False
 
 
 def numbers(scores: Scores | str, others: list[Scores], attack: Attack = RANKING) -> dict[str, Measurement]:
