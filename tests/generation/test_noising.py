@@ -150,6 +150,23 @@ def test_labels_are_dropped_with_the_probability_asked_for_and_where_there_is_a_
         assert task.rows(examples.images, examples.labels, *given).inputs.condition.tolist() == labels
 
 
+def test_a_dropped_row_of_a_generator_of_texts_has_the_embedding_of_no_text() -> None:
+    examples, nothing = images(40), torch.full((1, 3, 2), -1.0)
+    task = denoising_task(
+        Denoiser(Gaussian(), linear_schedule(), conditioning="text"),
+        condition=lambda labels: labels.float()[:, None, None].expand(-1, 3, 2),
+        unconditioned=lambda: nothing,
+    )
+    assert task.rows is not None
+    numbers, draws = torch.arange(40), Draws(0, count=2, grid=False, drop=0.3)
+    asked = task.rows(examples.images, examples.labels, numbers, draws).inputs.condition
+    dropped = draw(numbers, (1, 1, 1), draws, timesteps=T).dropped
+    assert 0 < int(dropped.sum()) < 80
+    assert torch.equal(asked[dropped], nothing.expand(int(dropped.sum()), -1, -1))
+    own = examples.labels.repeat_interleave(2)[~dropped].float()
+    assert torch.equal(asked[~dropped], own[:, None, None].expand(-1, 3, 2))
+
+
 # ----- the loss
 
 

@@ -16,8 +16,10 @@ from unlearn_audit.engine import Batches, Descent, Hooks, Term, Terms, descend
 from unlearn_audit.errors import ConfigError, MeasurementError, UsageError
 from unlearn_audit.methods import Course, Extra, Method, Settings, StepTransform, Unlearned
 from unlearn_audit.methods.apply import parse_settings
+from unlearn_audit.methods.esd import EsdOnTexts
 from unlearn_audit.methods.ft import FT, FtSettings, run_ft
 from unlearn_audit.methods.ga import GA, GaSettings, run_ga
+from unlearn_audit.methods.generators import GeneratorSettings
 from unlearn_audit.methods.ieu import IEU, IeuSettings, run_ieu
 from unlearn_audit.methods.loop import LoopSettings, Objective, run_composition, schedule_of
 from unlearn_audit.methods.neggrad_plus import NegGradPlusSettings, run_neggrad_plus
@@ -353,3 +355,9 @@ def test_a_gradient_is_no_longer_than_max_norm_whatever_transforms_made_of_it(sp
     assert lengths[0] == lengths[2] > 1
     assert "max_norm" not in FtSettings().model_dump()
     assert FtSettings(max_norm=2).model_dump()["max_norm"] == 2
+
+
+@pytest.mark.parametrize("settings", [FtSettings, GeneratorSettings, EsdOnTexts])
+@pytest.mark.parametrize("most", ["none", 1.0, 2.0])
+def test_a_record_reads_back_as_the_largest_norm_that_was_asked_for(settings: type[LoopSettings], most: Any) -> None:
+    assert settings(**settings(max_norm=most).model_dump()).max_norm == most

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unlearn_audit.audit.build_models import Made, models_to_make
 from unlearn_audit.audit.cache import FOLDER as CACHED_SECTIONS
@@ -26,7 +27,7 @@ from unlearn_audit.config import (
     code_is_allowed,
 )
 from unlearn_audit.data import Dataset, Splits
-from unlearn_audit.engine import Device
+from unlearn_audit.engine import Device, Draws, FullBatch, Task
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.generation import task_of
 from unlearn_audit.inputs import Candidate, resolve_inputs
@@ -35,7 +36,7 @@ from unlearn_audit.methods.adjacent import with_settings
 from unlearn_audit.methods.apply import parse_settings
 from unlearn_audit.methods.generators import kind_of
 from unlearn_audit.methods.lookup import find_method
-from unlearn_audit.models import flops_per_image
+from unlearn_audit.models import flops_of, flops_per_image
 from unlearn_audit.models.denoisers import Denoiser
 from unlearn_audit.step_transforms import parse_extras
 from unlearn_audit.training import for_model, new_model, pick_recipe, recorded_recipe
@@ -88,7 +89,8 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str], *, w
         if spec not in inputs.networks:
             allowed = code_is_allowed(request.origins.get("train", "default"))
             data = for_model(spec, inputs.splits.dataset)
-            inputs.networks[spec] = new_model(spec, data, 0, allow_code=allowed, compute=compute)
+            model = new_model(spec, data, 0, allow_code=allowed, compute=compute)
+            inputs.networks[spec] = _Network(model, task_of(model))
         yield _model_step(one, spec, inputs, compute)
     prices = [inputs.price(spec, compute) for spec in inputs.specs.values()]
     roles = [*map(_role, inputs.candidates), *map(_role, made)]
@@ -127,6 +129,14 @@ class _Price(NamedTuple):
     seconds: float
 
 
+class _Network(NamedTuple):
+    """A network with what it is for, and what a generator's images are made with."""
+
+    model: nn.Module
+    task: Task
+    pipeline: Any = None
+
+
 class _CostInputs(NamedTuple):
     """The sets, the models that are there, architecture and recipe of each by its label, networks and their prices."""
 
@@ -134,7 +144,7 @@ class _CostInputs(NamedTuple):
     candidates: Sequence[Candidate]
     specs: dict[str, str]
     recipes: dict[str, dict[str, Any]]
-    networks: dict[str, nn.Module]
+    networks: dict[str, _Network]
     prices: dict[str, _Price]
 
     def price(self, spec: str, compute: Device) -> _Price:
@@ -148,7 +158,7 @@ def _cost_inputs(request: Resolved) -> tuple[_CostInputs, Device]:
     resolved = resolve_inputs(request)
     candidates = resolved.candidates()
     specs = {one.label: one.spec for one in candidates}
-    networks = {one.spec: one.model for one in reversed(candidates)}
+    networks = {one.spec: _Network(one.model, one.task, one.pipeline) for one in reversed(candidates)}
     return _CostInputs(
         resolved.splits, candidates, specs, {one.label: one.recipe for one in candidates}, networks, {}
     ), resolved.compute
@@ -163,28 +173,38 @@ def _spec_of(made: Made, specs: Mapping[str, str], config: AuditConfig) -> str:
     return spec
 
 
-def _price(model: nn.Module, dataset: Dataset, compute: Device) -> _Price:
+def _price(network: _Network, dataset: Dataset, compute: Device) -> _Price:
     """Take the best of some steps of SGD: what else the machine does, and its first step, do not count.
 
-    Of a network that takes seconds for a step there are fewer: a plan is no measurement.
+    Of a network that takes seconds for a step there are fewer: a plan is no measurement. What is asked by texts is
+    priced on a single row of its own, since some of these are large.
     """
-    images = dataset.transform(dataset.train.images[:PROBE].to(compute.device))
-    flop = 3 * flops_per_image(model, images[:1])
-    trained = copy.deepcopy(model).train()
+    by_texts = kind_of(network.model) == "text-to-image"
+    examples = dataset.train.subset(np.arange(min(1 if by_texts else PROBE, len(dataset.train))))
+    if by_texts:
+        (asked, _, _), *_ = FullBatch(
+            examples, dataset.transform, compute=compute, task=network.task, draws=Draws(0, count=1)
+        ).parts
+        flop = 3 * flops_of(network.model, asked)
+    else:
+        images = dataset.transform(examples.images.to(compute.device))
+        asked = network.model.asked(images) if isinstance(network.model, Denoiser) else images
+        flop = 3 * flops_per_image(network.model, images[:1])
+    trained = copy.deepcopy(network.model).train()
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.0, momentum=0.9)
-    taken = [_seconds(trained, optimizer, images)]
+    taken = [_seconds(trained, optimizer, asked, compute)]
     while len(taken) < REPEATS and sum(taken) < LONGEST:
-        taken.append(_seconds(trained, optimizer, images))
-    return _Price(flop, min(taken) / len(images))
+        taken.append(_seconds(trained, optimizer, asked, compute))
+    return _Price(flop, min(taken) / len(examples))
 
 
-def _seconds(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor) -> float:
+def _seconds(model: nn.Module, optimizer: torch.optim.Optimizer, asked: Any, compute: Device) -> float:
     began = time.perf_counter()
     optimizer.zero_grad()
-    model(model.asked(images) if isinstance(model, Denoiser) else images).logsumexp(dim=1).mean().backward()
+    model(asked).logsumexp(dim=1).mean().backward()
     optimizer.step()
-    if images.device.type == "cuda":
-        torch.cuda.synchronize(images.device)
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize(compute.device)
     return time.perf_counter() - began
 
 
@@ -196,11 +216,12 @@ def _model_step(made: Made, spec: str, inputs: _CostInputs, compute: Device) -> 
         inputs.recipes[entry.label] = recipe.settings()
         return _priced(f"train {entry.label}", made.is_there, size * recipe.epochs, [inputs.price(spec, compute)])
     asked = find_method(entry.method, allow_code=True)  # `models_to_make` has refused what may not run
-    kind = kind_of(inputs.networks[spec])
+    network = inputs.networks[spec]
+    kind = kind_of(network.model)
     method = on_kind(asked, kind)
     settings = parse_settings(asked, entry.settings, published=entry.recipe is not None, kind=kind)
     unlearning = UnlearningContext(
-        inputs.networks[spec],
+        network.model,
         splits.dataset.transform,
         with_settings(splits, settings),
         compute,
@@ -209,7 +230,8 @@ def _model_step(made: Made, spec: str, inputs: _CostInputs, compute: Device) -> 
         recipe=inputs.recipes.get(entry.to, {}),
         extras=parse_extras(entry.transforms, kind),
         count_only=True,
-        task=task_of(inputs.networks[spec]),
+        task=network.task,
+        pipeline=network.pipeline,
     )
     done = method.run(unlearning, settings)
     name = f"apply {entry.method}: {entry.label}"

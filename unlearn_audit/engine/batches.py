@@ -84,14 +84,14 @@ class Batches:
         """
         if self.task.rows is None:
             return Rows(*self.at(step))
+        here, there = self._of_step(step)
         if self._encoded is None:
-            images, labels = self.at(step)
+            images = self.at(step)[0]
             images = images if self.task.encode is None else self.task.encode(images)
         else:
-            rows = self.rows(step)
-            images, labels = self._encoded[rows], self._labels[rows]
+            images = self._encoded[there]
         draws = replace(self.draws, seed=self.seed, purpose=(self.name, step))
-        found = self.task.rows(images, labels, self.examples.numbered[self._of_step(step)[0]], draws)
+        found = self.task.rows(images, self.examples.labels[here], self.examples.numbered[here], draws)
         return found._replace(inputs=mapped(found.inputs, packed))
 
     def _of_step(self, step: int) -> tuple[Tensor, Tensor]:

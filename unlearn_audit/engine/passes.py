@@ -110,9 +110,9 @@ class _Brought:
         device = self.compute.device
         for part in self.parts:
             images = packed(self.transform(self.examples.images[part].to(device)))
-            labels = self.examples.labels[part].to(device)
+            labels = self.examples.labels[part]
             if self.task.rows is None:
-                yield Rows(images, labels)
+                yield Rows(images, labels.to(device))
                 continue
             images = images if self.task.encode is None else self.task.encode(images)
             yield _drawn(self.task.rows(images, labels, self.examples.numbered[part], self.draws))

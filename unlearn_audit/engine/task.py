@@ -60,8 +60,9 @@ class Task(NamedTuple):
         losses: (outputs [R, ...], target [R, ...]) -> [R], lower is better, differentiable.
         errors: (outputs [R, ...], target [R, ...]) -> [R], lower is better, not differentiable; None where a task has
             no error of its own.
-        rows: (inputs as transformed and encoded [B, ...], labels [B], numbers [B] of the examples, on the CPU, draws)
-            -> rows; None where images and labels are the rows.
+        rows: (inputs as transformed and encoded [B, ...], labels [B], there or on the CPU, where texts are looked up
+            without waiting for the device, numbers [B] of the examples, on the CPU, draws) -> rows; None where images
+            and labels are the rows.
         encode: (images as transformed) -> what `rows` takes, done once for a set that stays on the device; None where
             that is the images.
     """

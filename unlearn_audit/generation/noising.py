@@ -80,8 +80,9 @@ def _stratified(draws: Draws, key: tuple[int, int], timesteps: int) -> int:
 def _scales(schedule: Schedule, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return the shares of image and noise in x_t, each [R, 1, 1, 1] beside `like`."""
     bar = schedule.alphas_bar[t.cpu()]
-    shape = (-1, *(1,) * (like.dim() - 1))
-    return tuple(each.to(like.dtype).to(like.device).view(shape) for each in (bar.sqrt(), (1 - bar).sqrt()))  # type: ignore[return-value]
+    both = upload(torch.stack([bar.sqrt(), (1 - bar).sqrt()]).to(like.dtype), like.device)
+    image, noise = both.view(2, -1, *(1,) * (like.dim() - 1))
+    return image, noise
 
 
 def noised(schedule: Schedule, x: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
@@ -130,6 +131,7 @@ def denoising_task(
     *,
     encode: Callable[[Tensor], Tensor] | None = None,
     condition: Callable[[Tensor], Tensor] | None = None,
+    unconditioned: Callable[[], Tensor] | None = None,
 ) -> Task:
     """Return what a diffusion model is for: to predict the noise in its own examples under their own conditions.
 
@@ -137,6 +139,8 @@ def denoising_task(
         denoiser: whose schedule and null condition count; its weights do not.
         encode: images in [-1, 1] -> latents; None where the noise is put on images themselves.
         condition: labels [B] -> [B] class numbers or [B, L, D] embeddings; None where the labels are the conditions.
+        unconditioned: -> [1, L, D], what stands for no condition beside such embeddings; None where that is the
+            denoiser's null class, or nothing.
     """
     schedule, null = denoiser.schedule, denoiser.null
 
@@ -146,9 +150,14 @@ def denoising_task(
         device = inputs.device
         epsilon, owner = upload(found.epsilon, device), upload(owner, device)
         x = inputs[owner]
-        asked = (labels if condition is None else condition(labels))[owner]
-        if null is not None and bool(found.dropped.any()):
-            asked = asked.masked_fill(upload(found.dropped, device), null)
+        asked = labels if condition is None else condition(labels)
+        asked = (asked if asked.device == device else upload(asked, device))[owner]
+        if bool(found.dropped.any()):
+            dropped = upload(found.dropped, device)
+            if unconditioned is not None:
+                asked = torch.where(dropped.view(-1, 1, 1), unconditioned(), asked)
+            elif null is not None:
+                asked = asked.masked_fill(dropped, null)
         wanted = target(schedule, x, epsilon, found.t)
         return Rows(Noised(noised(schedule, x, epsilon, found.t), upload(found.t, device), asked), wanted, owner)
 

@@ -11,7 +11,7 @@ from unlearn_audit.data import Dataset, Transform
 from unlearn_audit.engine import Device, Task
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.generation import denoising_task
-from unlearn_audit.generation.conditions import ClassConditions
+from unlearn_audit.generation.conditions import NOTHING, ClassConditions
 from unlearn_audit.generation.pipelines import Pipeline, open_pipeline
 from unlearn_audit.inputs.candidate import Candidate
 from unlearn_audit.training import pick_recipe
@@ -100,4 +100,7 @@ def _task(pipeline: Pipeline, dataset: Dataset, compute: Device) -> Task:
     def condition(labels: Tensor) -> Tensor:
         return pipeline.encode([names[label] for label in labels.tolist()], compute)
 
-    return denoising_task(pipeline.denoiser, encode=encode, condition=condition)
+    def unconditioned() -> Tensor:
+        return pipeline.encode([NOTHING], compute)
+
+    return denoising_task(pipeline.denoiser, encode=encode, condition=condition, unconditioned=unconditioned)

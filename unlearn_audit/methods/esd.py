@@ -309,7 +309,7 @@ class States:
     def _conditions(self, numbers: list[int]) -> Tensor:
         """Return the condition of numbered samples: where several are forgotten they take turns."""
         asked = self.concept.asked
-        return asked[[m % len(asked) for m in numbers]]
+        return asked[upload(torch.tensor(numbers) % len(asked), asked.device)]
 
 
 ESD = Method(

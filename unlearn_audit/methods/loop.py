@@ -95,7 +95,8 @@ class LoopSettings(Settings):
     @model_serializer(mode="wrap")
     def _without_idle(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what came later and is at its default: seeds of treated shadow models come from this text."""
-        later = {key: type(self).model_fields[key].default for key in ("stop_at", "bn")} | {"max_norm": "none"}
+        own = {key: type(self).model_fields[key].default for key in ("stop_at", "bn", "max_norm")}
+        later = {key: value for key, value in own.items() if key != "max_norm" or value == "none"}
         return {key: value for key, value in dump(self).items() if key not in later or value != later[key]}
 
     @model_validator(mode="before")
