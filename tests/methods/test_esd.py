@@ -98,6 +98,13 @@ def test_several_forgotten_classes_take_turns() -> None:
     assert {*states.at(0).condition.tolist()} == {1, 3}
 
 
+@pytest.mark.parametrize("forget", ["random:0.1:0", "range:0-5"])
+def test_a_part_of_a_class_is_no_concept(forget: str) -> None:
+    for count_only in (False, True):
+        with pytest.raises(UsageError, match="esd needs whole classes"):
+            unlearn_generator(ESD, make_denoiser(), values=FAST, splits=generator_splits(forget), count_only=count_only)
+
+
 def test_a_generator_without_a_null_condition_is_refused() -> None:
     with pytest.raises(UsageError, match="no null condition"):
         unlearn_generator(ESD, make_denoiser(null=None), values=FAST)

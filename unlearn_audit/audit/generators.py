@@ -43,6 +43,8 @@ def asked_of_generators(context: AuditContext) -> AuditContext:
         "draws": DRAWS,
         "gradient_draws": None if settings.draws == "fixed" else GRADIENT_DRAWS,
     }
+    if settings.steps == "auto":  # which takes the fitted floor where none is named
+        del wanted["floor"]
     missing = {name: value for name, value in wanted.items() if name not in given}
     return replace(context, config=context.config.model_copy(update={"rcd": settings.model_copy(update=missing)}))
 
@@ -69,6 +71,10 @@ def check_relearning(settings: RcdSettings, *, generators: bool) -> None:
          "the noise that it is measured on, and not the set"),
         (fixed and settings.gradient_draws is not None, "--gradient-draws cannot be combined with --draws fixed, "
          "which takes gradients on the measured draws"),
+        (fixed and settings.minibatch is not None, "--minibatch cannot be combined with --draws fixed, which takes "
+         "gradients of the whole set, on the measured draws"),
+        (fixed and settings.augment, "--augment cannot be combined with --draws fixed, which takes gradients on the "
+         "measured images and draws"),
         (settings.scope == "head", "--scope head is of classifiers: a generator ends in no linear layer; name "
          "parameters"),
         (settings.match_difficulty, "--match-difficulty is of classifiers: it matches cross-entropies under other "

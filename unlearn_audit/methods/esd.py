@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from unlearn_audit.data import whole_classes
 from unlearn_audit.engine import Draws, FullBatch, Term, Terms, chunks, derive_seed, modes_kept, upload
 from unlearn_audit.errors import UsageError
 from unlearn_audit.generation.samplers import Jump, clipped, ddim, image_and_noise, jumps
@@ -175,8 +176,11 @@ def concept_of(context: UnlearningContext, settings: EsdSettings) -> Concept:
     """Return the conditions that are forgotten, and the null condition.
 
     Raises:
-        UsageError: the generator has no null condition, or there is nothing that names the concept.
+        UsageError: the generator has no null condition, there is nothing that names the concept, or a generator of
+            classes is to forget a part of one: all its samples would be forgotten with it.
     """
+    if denoiser_of(context).conditioning == "class":
+        whole_classes(context.splits, wanted_by="esd needs whole classes: its concept is all that a class draws")
     named = settings.concept if isinstance(settings, EsdOnTexts) else None
     asked = _own_conditions(context) if named is None else encoded_prompts(context, [named], asked_by="concept")
     denoiser = denoiser_of(context)
@@ -318,5 +322,6 @@ ESD = Method(
     EsdSettings,
     run_esd,
     deviations=DEVIATIONS,
+    whole_classes=True,
     on={**NEEDS_GENERATOR, "text-to-image": Method("esd", SOURCE, EsdOnTexts, run_esd, deviations=DEVIATIONS)},
 )

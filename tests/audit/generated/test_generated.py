@@ -1,5 +1,6 @@
 """The section `generation`: shares are of what was drawn, distances stand beside floors, each null has a reason."""
 
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.generated.measure import measure_generated
 from unlearn_audit.audit.section import ANEW, SearchState, SectionResult
 from unlearn_audit.conclusion import conclude
+from unlearn_audit.engine import CLASSIFICATION, Task
 from unlearn_audit.errors import UsageError
 from unlearn_audit.report import Measurement
 
@@ -184,6 +186,19 @@ def test_samples_that_do_not_vary_and_features_that_are_constant(monkeypatch: py
     assert found["fid", "u"].details["features_dropped"] == 1
     assert number(found["fid", "u"]) > 0
     assert found["kid", "u"].interval is not None
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_generator_without_a_pipeline_is_no_classifier(judge: PixelJudge, alone: bool) -> None:
+    context = context_of(FORGET, {"net": ("unlearned", None)}, alone=alone)
+    module = replace(context.subjects[0], task=Task(CLASSIFICATION.losses, None))
+    context = replace(context, subjects=(module,))
+    if alone:
+        with pytest.raises(UsageError, match=r"net was handed over without a pipeline.*save it as a folder"):
+            measured(context)
+    else:
+        (reason,) = {str(one.reason) for one in measured(context)[0].measurements}
+        assert "net was handed over without a pipeline" in reason
 
 
 def test_a_classifier_is_refused_alone_and_null_in_an_audit(judge: PixelJudge) -> None:

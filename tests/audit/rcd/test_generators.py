@@ -13,6 +13,7 @@ from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.generators import asked_of_generators
 from unlearn_audit.audit.rcd.curves import ModelCurves, relearn_models
 from unlearn_audit.audit.rcd.loss_steps import first_within
+from unlearn_audit.audit.rcd.runs import check_request
 from unlearn_audit.audit.rcd.shares import share_of_excess
 from unlearn_audit.config import AuditConfig, RcdSettings
 from unlearn_audit.engine import Draws, setup_device
@@ -259,6 +260,8 @@ def test_numbers_that_need_an_accuracy_or_a_gradient_step_are_null(report: Audit
     [
         ({"draws": "fixed", "optimizer": "adam"}, "--draws fixed requires --optimizer gd"),
         ({"draws": "fixed", "gradient_draws": 2}, "cannot be combined with --draws fixed"),
+        ({"draws": "fixed", "minibatch": 4}, "--minibatch cannot be combined with --draws fixed"),
+        ({"draws": "fixed", "augment": True}, "--augment cannot be combined with --draws fixed"),
         ({"scope": "head"}, "--scope head is of classifiers"),
         ({"match_difficulty": True}, "--match-difficulty is of classifiers"),
         ({"bn": "train"}, "--bn train is of classifiers"),
@@ -277,6 +280,17 @@ def test_fixed_draws_relearn_the_noise_and_say_so() -> None:
     found = report_of(context_of(draws="fixed"))
     assert any("relearn this noise, and not the set" in text for text in found.limitations)
     assert "relearns this noise and not the set" in of(found, "raw", "original").method
+
+
+def test_steps_of_their_own_choice_take_the_fitted_floor_where_none_is_named() -> None:
+    settings = asked_of_generators(context_of(draws="fixed", steps="auto")).config.rcd
+    assert settings is not None
+    assert "floor" not in settings.model_fields_set
+    check_request(settings, generators=True)
+    named = asked_of_generators(context_of(draws="fixed", steps="auto", floor="original")).config.rcd
+    assert named is not None
+    with pytest.raises(UsageError, match="--steps auto requires --floor"):
+        check_request(named, generators=True)
 
 
 def test_curves_have_no_errors() -> None:

@@ -89,19 +89,26 @@ def plan_of(context: AuditContext, settings: GenerationSettings) -> Plan:
 
 
 def draws(candidate: Candidate) -> bool:
-    """Return whether a subject is a generator."""
+    """Return whether a subject is a generator with everything that samples take."""
     return candidate.pipeline is not None
+
+
+def draws_none(candidate: Candidate) -> str:
+    """Return why a subject draws no samples."""
+    if candidate.is_generator:
+        return f"{candidate.label} was handed over without a pipeline, and draws no samples: save it as a folder"
+    return f"{candidate.label} is a classifier, and draws no samples"
 
 
 def pipeline_of(candidate: Candidate) -> Any:
     """Return what a subject draws with.
 
     Raises:
-        UsageError: it is no generator.
+        UsageError: it is no generator, or one without the parts that stand beside the U-Net.
     """
     pipeline = candidate.pipeline
     if pipeline is None:
-        raise UsageError(f"{candidate.label} is a classifier: only generators draw samples; leave out [generation]")
+        raise UsageError(f"{draws_none(candidate)}; or leave out [generation]")
     return pipeline
 
 

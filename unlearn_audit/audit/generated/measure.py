@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.generated import distances, outcomes
 from unlearn_audit.audit.generated.distances import FeatureSpace, feature_space, measure_distances
-from unlearn_audit.audit.generated.drawing import Asked, InTurn, Plan, RealImages, drawn, draws, plan_of, real_images
+from unlearn_audit.audit.generated.drawing import (
+    Asked,
+    InTurn,
+    Plan,
+    RealImages,
+    drawn,
+    draws,
+    draws_none,
+    plan_of,
+    real_images,
+)
 from unlearn_audit.audit.generated.judging import Judging, featured, labelled, measure_judge, open_judging
 from unlearn_audit.audit.generated.outcomes import Outcome, measure_kept_change, measure_rate
 from unlearn_audit.audit.generated.sheets import sheet
@@ -46,11 +56,9 @@ def measure_generated(context: AuditContext, settings: GenerationSettings, searc
         UsageError: a subject is no generator, or the judge does not fit.
         MeasurementError: a generator draws what is not finite.
     """
-    classifiers = [one.label for one in context.subjects if not draws(one)]
-    if classifiers and not context.alone:
-        return SectionResult(
-            tuple(_nothing(context, settings, f"{classifiers[0]} is a classifier, and draws no samples"))
-        )
+    without = [one for one in context.subjects if not draws(one)]
+    if without and not context.alone:
+        return SectionResult(tuple(_nothing(context, settings, draws_none(without[0]))))
     plan = plan_of(context, settings)
     judging = open_judging(context, settings, plan, search)
     real = real_images(context, settings, plan)
