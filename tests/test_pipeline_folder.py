@@ -193,3 +193,28 @@ def test_strangers_in_a_folder_are_seen(tmp_path: Path) -> None:
     assert stranger_in(tmp_path) is None
     (tmp_path / "thesis.tex").write_text("")
     assert stranger_in(tmp_path) == "thesis.tex"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/lora/optimizer.bin",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "vae/thesis.tex",
+        "safety_checker/model.fp16.safetensors",
+    ],
+)
+def test_strangers_beside_the_files_of_a_component_are_seen(tmp_path: Path, name: str) -> None:
+    folder = text_to_image(tmp_path / "folder")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    assert stranger_in(folder) == name
+    assert folder / name not in beside_weights(read_pipeline_folder(folder))
+
+
+def test_a_linked_component_is_a_stranger(tmp_path: Path) -> None:
+    folder = text_to_image(tmp_path / "folder")
+    (folder / "vae").rename(tmp_path / "vae")
+    (folder / "vae").symlink_to(tmp_path / "vae")
+    assert stranger_in(folder) == "vae"

@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -270,6 +270,48 @@ def atomic_write(path: Path, write: Callable[[Path], object] | bytes) -> None:
             temporary.replace(path)
     except OSError as problem:
         raise OutputError(f"cannot write {path}: {problem.strerror or problem}") from problem
+
+
+def check_replaced_folder(folder: Path, *, force: bool, stranger_in: Callable[[Path], str | None], kind: str) -> Path:
+    """Return `folder` if `atomic_folder` may make or replace it; called before any work is done.
+
+    Args:
+        folder: to make or to replace. One that is replaced goes away with all that is in it.
+        force: replace one of the same kind.
+        stranger_in: a folder -> the name of something in it that is not of this kind; None where there is nothing.
+        kind: what is written there, for the message ("a pipeline").
+
+    Raises:
+        OutputError: it exists (without `force`), holds anything else, is a file or a link, or its own folder is missing
+            or not writable.
+    """
+    try:
+        if folder.is_symlink():
+            raise OutputError(f"{folder} is a link; name the folder itself")
+        if folder.is_dir() and any(folder.iterdir()):
+            stranger = stranger_in(folder)
+            if stranger is not None:
+                raise OutputError(f"{folder} holds {stranger}, which is no part of {kind}; name a folder to be made")
+            if not force:
+                raise OutputError(f"{folder} exists already; use --force to replace it")
+        if not folder.parent.is_dir():
+            raise OutputError(f"cannot write {folder}: folder {folder.parent} does not exist; create it first")
+    except OSError as problem:
+        raise OutputError(f"cannot write {folder}: {problem.strerror or problem}") from problem
+    for place in (folder, folder.parent):
+        check_output_folder(place, force=True, owned=())
+    return folder
+
+
+def first_other_file(folder: Path, ours: Set[str]) -> str | None:
+    """Return the first name of a file or link below a folder that is not among `ours`, None where there is none.
+
+    Args:
+        folder: looked through at every depth; folders that are linked to count as files.
+        ours: names of files below it, with "/" between their parts.
+    """
+    files = (entry for entry in sorted(folder.rglob("*")) if entry.is_symlink() or not entry.is_dir())
+    return next((name for name in (file.relative_to(folder).as_posix() for file in files) if name not in ours), None)
 
 
 def atomic_folder(folder: Path, fill: Callable[[Path], object]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_audit.errors import CheckpointError
-from unlearn_audit.files import check_input, read_input, sha256_of_bytes, sha256_of_file
+from unlearn_audit.files import check_input, first_other_file, read_input, sha256_of_bytes, sha256_of_file
 from unlearn_audit.strict_json import parse_object
 
 INDEX = "model_index.json"
@@ -30,7 +30,10 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     UNET: (CLASS_CONDITIONAL, TEXT_TO_IMAGE),
     VAE: ("AutoencoderKL",),
 }  # fmt: skip
-NEVER_RUN = ("safety_checker", "feature_extractor")  # what stands in the folder and would answer for the model
+NEVER_RUN: Mapping[str, tuple[str, ...]] = {  # would answer for the model; these files go along and are not read
+    "safety_checker": ("config.json", "model.safetensors", "pytorch_model.bin"),
+    "feature_extractor": ("preprocessor_config.json",),
+}
 LIBRARIES = ("diffusers", "transformers")
 FILES: Mapping[str, tuple[str, ...]] = {  # of each component: the first is needed, and its weights where it has some
     SCHEDULER: (SCHEDULER_CONFIG,),
@@ -319,18 +322,20 @@ def sha256_of_pipeline(folder: PipelineFolder, known: Mapping[Path, str] | None 
 def beside_weights(folder: PipelineFolder) -> tuple[Path, ...]:
     """Return every file that goes along when the U-Net's weights are replaced, those that are never run included."""
     kept = [file for file in folder.read if file != folder.weights]
-    for name in NEVER_RUN:
-        if (folder.path / name).is_dir():
-            kept += [file for file in sorted((folder.path / name).iterdir()) if file.is_file()]
+    never_run = (folder.path / name / file for name, files in NEVER_RUN.items() for file in files)
+    kept += [file for file in never_run if file.is_file()]
     for file in kept:
         _check_place(folder.path, file)
     return tuple(kept)
 
 
 def stranger_in(path: Path) -> str | None:
-    """Return the name of something in a folder that is no part of a pipeline, None where there is nothing.
+    """Return the name of something in a folder that no pipeline which is written here has, None where there is nothing.
 
-    A folder that is replaced goes away with all that is in it, so that nothing else may stand there.
+    A folder that is replaced goes away with all that is in it, so that nothing else may stand there: no variants of
+    weights, no shards, no state of an optimiser.
     """
-    ours = {INDEX, *CLASSES, *NEVER_RUN}
-    return next((entry.name for entry in sorted(path.iterdir()) if entry.name not in ours), None)
+    components = {**FILES, **NEVER_RUN}
+    ours = {INDEX, *(f"{name}/{file}" for name, files in components.items() for file in files)}
+    found = first_other_file(path, ours)
+    return "no unet/" if found is None and not is_pipeline_folder(path) else found

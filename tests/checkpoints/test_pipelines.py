@@ -95,6 +95,12 @@ def test_a_folder_is_replaced_only_when_asked_and_only_a_pipelines(tmp_path: Pat
     (out / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError, match="holds thesis.tex"):
         check_checkpoint_output(out, generator=True, force=True)
+    (out / "thesis.tex").unlink()
+    (out / "unet" / "lora").mkdir()
+    (out / "unet" / "lora" / "optimizer.bin").write_text("days of work")
+    with pytest.raises(OutputError, match=r"holds unet/lora/optimizer\.bin"):
+        write_checkpoint(out, WEIGHTS, TOLD, beside=NEW, force=True)
+    assert (out / "unet" / "lora" / "optimizer.bin").read_text() == "days of work"
     for name, match in (("x.safetensors", "as a folder; name it"), ("none/x", "does not exist; create it")):
         with pytest.raises(OutputError, match=match):
             check_checkpoint_output(tmp_path / name, generator=True, force=True)

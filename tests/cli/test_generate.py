@@ -136,6 +136,22 @@ def test_a_folder_that_is_there_is_replaced_only_by_force(generator: Path, tmp_p
     assert set(files(out)) == {"index.csv", "1/00000.png"}
 
 
+def test_images_that_no_call_drew_are_never_replaced(generator: Path, tmp_path: Path, run: Any) -> None:
+    out = tmp_path / "out"
+    draw = ("generate", generator, "--class", 0, "--count", 2, *STEPS, "--out", out, "--force")
+    run(*draw)
+    (out / "0" / "holiday.png").write_bytes(b"mine")
+    refused = run(*draw)
+    assert (refused.code, (out / "0" / "holiday.png").read_bytes()) == (2, b"mine")
+    assert "0/holiday.png" in " ".join(refused.stderr.split())
+    (out / "0" / "holiday.png").unlink()
+    for content in ("file,label\n0/00000.png,3\n0/00001.png,3\n", "", "\x00"):
+        (out / "index.csv").write_text(content)
+        refused = run(*draw)
+        assert (refused.code, (out / "index.csv").read_text()) == (2, content)
+        assert (out / "0" / "00000.png").is_file()
+
+
 def test_a_classifier_is_no_generator(tmp_path: Path, run: Any) -> None:
     from unlearn_audit.checkpoints import write_checkpoint
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from unlearn_audit.checkpoints.described import save_described
 from unlearn_audit.checkpoints.metadata import Metadata
 from unlearn_audit.errors import OutputError
-from unlearn_audit.files import WEIGHTS, atomic_folder, check_output_folder
+from unlearn_audit.files import WEIGHTS, atomic_folder, check_replaced_folder
 from unlearn_audit.pipeline_folder import (
     CONFIG,
     SCHEDULER,
@@ -21,7 +21,6 @@ from unlearn_audit.pipeline_folder import (
     PipelineConfigs,
     PipelineFolder,
     beside_weights,
-    is_pipeline_folder,
     read_pipeline_folder,
     sha256_of_pipeline,
     stranger_in,
@@ -32,24 +31,11 @@ def check_pipeline_output(path: Path, *, force: bool) -> Path:
     """Return `path` if a pipeline's folder may be written there; called before any work is done.
 
     Raises:
-        OutputError: it exists (without `force`), holds something that is no part of a pipeline, is named like a file,
-            or its own folder is missing or not writable.
+        OutputError: as `files.check_replaced_folder`, or it is named like a file.
     """
     if path.suffix.lower() in WEIGHTS:
         raise OutputError(f"{path}: a generator is written as a folder; name it {path.with_suffix('')}")
-    if path.is_symlink():
-        raise OutputError(f"{path} is a link; name the folder itself")
-    if path.is_dir():
-        stranger = stranger_in(path)
-        if stranger is not None or (any(path.iterdir()) and not is_pipeline_folder(path)):
-            raise OutputError(f"{path} is a folder that is no pipeline's (it holds {stranger}); name one to be made")
-        if any(path.iterdir()) and not force:
-            raise OutputError(f"{path} exists already; use --force to replace it")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: folder {path.parent} does not exist; create it first")
-    check_output_folder(path, force=True, owned=())
-    check_output_folder(path.parent, force=True, owned=())
-    return path
+    return check_replaced_folder(path, force=force, stranger_in=stranger_in, kind="a pipeline")
 
 
 def write_pipeline(

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unlearn_audit.engine import Device
-from unlearn_audit.errors import OutputError, UsageError
-from unlearn_audit.files import atomic_folder, check_output_folder
+from unlearn_audit.errors import UsageError
+from unlearn_audit.files import atomic_folder, check_replaced_folder, first_other_file
 from unlearn_audit.generation.pipelines import Pipeline
 from unlearn_audit.generation.sampling import Sampling, Wanted, images
 from unlearn_audit.progress import Progress, silent
@@ -29,26 +29,22 @@ def check_image_folder(folder: Path, *, force: bool) -> Path:
     """Return `folder` if images may be written there; called before any work is done.
 
     Raises:
-        OutputError: it holds something already: images of an earlier call (without `force`), or anything else.
+        OutputError: as `files.check_replaced_folder`; it holds images of an earlier call (without `force`), or a file
+            that its index does not name.
     """
-    check_output_folder(folder, force=True, owned=())
-    check_output_folder(folder.parent, force=True, owned=())
-    if not folder.parent.is_dir():
-        raise OutputError(f"cannot write {folder}: folder {folder.parent} does not exist; create it first")
-    if folder.is_symlink():
-        raise OutputError(f"{folder} is a link; name the folder itself")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return folder
-    stranger = next((path for path in folder.rglob("*") if not path.is_dir() and not _ours(path, folder)), None)
-    if stranger is not None or not (folder / INDEX).is_file():
-        raise OutputError(f"{folder} holds {stranger or 'images without an index'}; name a folder to be made")
-    if not force:
-        raise OutputError(f"{folder} exists already; use --force to replace it")
-    return folder
+    kind = "a folder of images that were drawn here"
+    return check_replaced_folder(folder, force=force, stranger_in=_stranger_in, kind=kind)
 
 
-def _ours(path: Path, folder: Path) -> bool:
-    return path == folder / INDEX or path.suffix == ".png"
+def _stranger_in(folder: Path) -> str | None:
+    """Return the name of a file that no earlier call wrote there: an index of other columns, or what none names."""
+    try:
+        with (folder / INDEX).open(newline="", encoding="utf-8") as stream:
+            rows = csv.reader(stream)
+            ours = {INDEX, *(row[0] for row in rows if row)} if tuple(next(rows, ())) == COLUMNS else set()
+    except (FileNotFoundError, ValueError, csv.Error):
+        ours = set()
+    return first_other_file(folder, ours)
 
 
 def write_image_folder(
