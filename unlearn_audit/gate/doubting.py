@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.report import AuditReport, Subject
 
+OVER_A_FLOOR = frozenset({"rcd.raw", "rcd.scaled", "rcd.normalised", "rcd.ratio_to_retrained"})
+
 
 def doubts_about(metric: str, entry: Subject, report: AuditReport) -> Iterator[str]:
     """Yield why what a rule looks at may not answer its question: the subject, what it is read against, the number.
@@ -15,7 +17,7 @@ def doubts_about(metric: str, entry: Subject, report: AuditReport) -> Iterator[s
         report: which has both.
     """
     peers = [entry, *report.with_role("retrained")]
-    peers += report.with_role("original") if METRICS[metric].rests_on_original else ()
+    peers += report.with_role("original") if _rests_on_original(metric, report) else ()
     for peer in peers:
         yield from peer.doubts
         measurement = report.find(metric, peer.label)
@@ -24,6 +26,17 @@ def doubts_about(metric: str, entry: Subject, report: AuditReport) -> Iterator[s
         if same:
             labels = " and ".join(other.label for other in same)
             yield f"{labels} are one file (sha256 {peer.sha256[:12]}…), so that it is not clear what it is"
+
+
+def _rests_on_original(metric: str, report: AuditReport) -> bool:
+    """Return whether a metric is read off an original: always, over its curve, or in steps to a generator's loss."""
+    config = report.settings.get("config")
+    rcd = config.get("rcd") if isinstance(config, dict) else None
+    rcd = rcd if isinstance(rcd, dict) else {}
+    if metric in OVER_A_FLOOR and rcd.get("floor") == "original":
+        return True
+    of_generators = rcd.get("draws") is not None
+    return METRICS[metric].rests_on_original or (metric == "rcd.steps_to_relearn" and of_generators)
 
 
 def named_twice(report: AuditReport, digest: str) -> tuple[Subject, ...]:

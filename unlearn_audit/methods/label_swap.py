@@ -2,7 +2,7 @@
 
 One row of numbers is replaced, nothing is trained, and whatever the network knew of the class is still there. All that
 is measured of samples is content: asked for the forgotten class it draws the other one as well as ever. A measurement
-that takes it for unlearning has shown nothing; relearning finds it.
+that takes it for unlearning has shown nothing; relearning may find it, since what was known is known.
 """
 
 from collections.abc import Mapping

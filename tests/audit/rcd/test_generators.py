@@ -1,6 +1,7 @@
 """RCD of generators: the original's own curve as floor, the share of the retrained models' excess, steps, refusals."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from unlearn_audit.config import AuditConfig, RcdSettings
 from unlearn_audit.engine import Draws, setup_device
 from unlearn_audit.engine.task import Task
 from unlearn_audit.errors import UsageError
+from unlearn_audit.gate import apply_policy, read_policy
 from unlearn_audit.models.denoisers import Denoiser
 from unlearn_audit.report import AuditReport, Measurement
 
@@ -161,6 +163,18 @@ def test_the_share_is_the_excess_over_the_retrained_models_mean(report: AuditRep
     assert found.interval.low < found.value < found.interval.high
     assert of(report, "ratio_to_retrained", "first").value == pytest.approx(raw["first"] / retrained[1:].mean())
     assert found.details["at_k"]["6"] == pytest.approx(found.value)
+
+
+@pytest.mark.parametrize("floor", ["zero", "best", 0.01])
+def test_over_another_floor_than_the_original_s_there_is_no_share(floor: Any) -> None:
+    """Where the part that nothing reduces stands in every sum, an untouched original would pass for a retrained one."""
+    found = report_of(context_of(floor=floor))
+    for label in ("original", "unlearned"):
+        share = of(found, "ratio_to_retrained", label)
+        assert (share.value, share.interval, share.comparison) == (None, None, None)
+        assert 'take floor = "original"' in str(share.reason)
+    decisions = {one.rule.id: one for one in apply_policy(read_policy(Path("generation")), found)}
+    assert decisions["forgotten"].verdict == "inconclusive"
 
 
 def test_a_copy_of_the_only_retrained_model_has_a_share_of_exactly_one() -> None:

@@ -20,6 +20,10 @@ from unlearn_audit.report import Comparison, Interval, Measurement, Reference
 
 FLAT = 1e-3  # nats: below this initial excess a share of it is a share of nothing
 WITHIN = 0.05  # relative distance to the original's accuracy that counts as relearned (Chundawat et al. 2023)
+BURIED = (
+    "a generator's loss has a part that nothing reduces, which stands in every sum over any floor but the original's "
+    'own curve and brings the ratios of all models near 1; take floor = "original", with an original among the models'
+)
 
 
 class Found(NamedTuple):
@@ -135,11 +139,17 @@ def ratio_to_retrained(curves: RcdCurves, one: ModelCurves) -> Measurement:
 
     The geometric mean is that of the interval, which is one of log ratios: both speak of the same number.
 
-    Over the original's own curve, which leaves no sums of one sign, it is the share of their mean (`shares`).
+    Over the original's own curve, which leaves no sums of one sign, it is the share of their mean (`shares`); of a
+    generator there is none over another floor.
     """
     others = curves.references(one)
     if one.original is not None:
         return _share(curves, one, others)
+    if others and one.candidate.is_generator:
+        return _measurement(
+            curves, one, "rcd.ratio_to_retrained", lambda _: Found(None, BURIED), method=curves.method(),
+            details={"retrained": {other.candidate.label: other.raw for other in others}},
+        )  # fmt: skip
     levels = [other.raw for other in others if other.raw is not None]
     mean = _geometric_mean(levels)
     found = _to_retrained(one, others, levels, mean)
