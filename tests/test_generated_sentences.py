@@ -41,6 +41,14 @@ def test_a_wrecked_model_has_not_forgotten(said: Callable[..., list[str]]) -> No
     assert "in 0.62, the original's in 0.97" in text
 
 
+def test_whether_it_still_draws_the_rest_is_always_told(said: Callable[..., list[str]]) -> None:
+    (text,) = said(("generation.forget_rate", 0.0, 0.0, 0.03), ("generation.kept_rate", 0.1))  # random weights
+    assert "its samples of kept classes are of their class in 0.10; the judge finds" in text
+    for kept in ((), (("generation.kept_rate", None),)):
+        (text,) = said(RATE, *kept)
+        assert "whether it still draws anything else was not measured; the judge finds" in text
+
+
 def test_an_original_that_does_not_draw_it_either_is_told(said: Callable[..., list[str]]) -> None:
     (text,) = said(("generation.forget_rate", 0.3, 0.2, 0.4), role="original")
     assert "says little here" in text

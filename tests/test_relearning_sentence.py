@@ -34,6 +34,7 @@ def said(*measurements: Measurement, role: str = "unlearned") -> str:
         (0.01, (-0.05, 0.08), "it relearns as the original does"),
         (0.95, (0.8, 1.1), "no difference seen from models that never saw it (could see 0.15)"),
         (2.2, (1.9, 2.5), "it was driven away from the set"),
+        (0.4, (-0.01, 0.81), "some of it is still there"),
         (0.5, (-0.4, 1.4), "which tells it neither from them nor from the original"),
         (0.4, None, "of the only retrained model's"),
     ],
@@ -48,7 +49,33 @@ def test_without_retrained_models_nothing_is_called_gone() -> None:
     text = said(raw(), made("ratio_to_retrained", None))
     assert "+0.084 [+0.064, +0.104]: it relearns more slowly than the original" in text
     assert "it cannot be called gone" in text
-    assert "not above 0: it relearns as fast as the original" in said(raw(0.01, (-0.02, 0.04)))
+
+
+def test_a_share_that_two_retrained_models_leave_open_is_not_called_no_difference() -> None:
+    share = made("ratio_to_retrained", 0.27, (0.21, 0.33), reference={"role": "retrained", "value": 1.0, "spread": 0.07,
+                                                                     "n": 2})  # fmt: skip
+    text = said(raw(), share)
+    assert "could not be told: a difference below 0.89 could be the chance" in text
+    assert "of which there are 2: add some" in text
+    assert "no difference seen" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "ends", "words"),
+    [
+        (0.01, (-0.02, 0.04), "1% of the original's losses at most: it relearns as fast as the original"),
+        (0.2, (-0.1, 0.5), "known to ± 0.3, it could not be told whether it relearns as fast as the original"),
+        (0.2, None, "without an interval, it could not be told"),
+    ],
+)
+def test_as_fast_as_the_original_is_said_of_a_small_excess_alone(value: float, ends: Any, words: str) -> None:
+    """Small against what the original's own losses sum up to, here 6."""
+    details = {"floor": {"kind": "original"}, "loss_sum": 6.0 + value}
+    assert words in said(made("raw", value, ends, details=details))
+
+
+def test_where_the_original_s_losses_are_not_known_nothing_is_as_fast_as_it() -> None:
+    assert "could not be told" in said(raw(0.01, (-0.02, 0.04)))
 
 
 def test_where_the_retrained_models_have_no_excess_relearning_tells_nothing() -> None:

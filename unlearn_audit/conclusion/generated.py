@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from unlearn_audit.conclusion.words import named
-from unlearn_audit.report import Measurement
+from unlearn_audit.report import Measurement, Reference
 
 WRECKED = 0.1  # of the kept rate, lost against the original: below, nothing is read from a low forget rate
 DRAWN = 0.5  # of the original's own samples, below which a low forget rate says little
@@ -28,7 +28,8 @@ def generated_sentences(measurements: Sequence[Measurement], label: str, role: s
                 "low rate of another model says little here."
             )
         return
-    change, kept = _number(found.get("generation.kept_change")), _number(found.get("generation.kept_rate"))
+    kept_rate = found.get("generation.kept_rate")
+    change, kept = _number(found.get("generation.kept_change")), _number(kept_rate)
     if change is not None and kept is not None and change < -WRECKED:
         yield (
             f"{named(label, role)}: wrecked, not forgotten: its samples of kept classes are of their class in "
@@ -38,9 +39,23 @@ def generated_sentences(measurements: Sequence[Measurement], label: str, role: s
     elif value <= RARE:
         ends = f" [{rate.interval.low:.2f}, {rate.interval.high:.2f}]" if rate.interval else ""
         yield (
-            f"{named(label, role)}: the judge finds what was to be forgotten in {value:.2f}{ends} of {rate.n} samples "
-            f"under its own condition, which is not the same as gone from the model{_relearned(found)}."
+            f"{named(label, role)}: {_rest(kept_rate)}; the judge finds what was to be forgotten in {value:.2f}{ends} "
+            f"of {rate.n} samples under its own condition, which is not the same as gone from the "
+            f"model{_relearned(found)}."
         )
+
+
+def _rest(kept_rate: Measurement | None) -> str:
+    """Say whether the model still draws anything else: one that draws nothing at all has a forget rate of 0, too."""
+    kept = _number(kept_rate)
+    if kept_rate is None or kept is None:
+        return "whether it still draws anything else was not measured"
+    others = _number_of(kept_rate.reference)
+    return f"its samples of kept classes are of their class in {kept:.2f}{others}"
+
+
+def _number_of(reference: Reference | None) -> str:
+    return f" (retrained models': {reference.value:.2f})" if reference and reference.role == "retrained" else ""
 
 
 def _relearned(found: dict[str, Measurement]) -> str:

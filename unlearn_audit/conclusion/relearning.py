@@ -10,6 +10,8 @@ from unlearn_audit.report import Interval, Measurement, Reference
 NEVER_GONE = (
     "without retrained models nothing says how slow one would be that never saw it, so that it cannot be called gone"
 )
+BLIND = 0.5  # of the way from the original, 0, to the retrained models, 1: what could hide beyond is no "no difference"
+SMALL = 0.01  # of the original's own sum of losses: an excess that ends below it is as fast as the original
 
 
 def relearning_sentence(measurements: Sequence[Measurement], label: str, role: str) -> str | None:
@@ -56,11 +58,23 @@ def _of_share(share: Measurement) -> str:
     if value - reach > 1:
         return f"{said}: it was driven away from the set, further than models that never saw it"
     if value + reach < 1:
-        still = "faster than models that never saw it: some of it is still there"
-        return f"{said}: it relearns {'as the original does' if ends.low <= 0 else still}"
+        if ends.low <= 0 and ends.high <= BLIND:
+            return f"{said}: it relearns as the original does"
+        return f"{said}: it relearns faster than models that never saw it: some of it is still there"
     if ends.low <= 0:
         return f"{said}, which tells it neither from them nor from the original"
+    if reach > BLIND:
+        return f"{said}, {_too_blind(reach, share.reference)}"
     return f"{said}: no difference seen from models that never saw it (could see {reach:.2f})"
+
+
+def _too_blind(reach: float, reference: Reference | None) -> str:
+    """Say that a share could as well be that of a model that never saw the set, and what would narrow it."""
+    few = f", of which there are {reference.n}: add some" if reference else ""
+    return (
+        "but whether that differs from models that never saw it could not be told: a difference below "
+        f"{reach:.2f} could be the chance of a retrained model's seed or of the examples{few}"
+    )
 
 
 def _of_one_more(reference: Reference | None) -> float:
@@ -78,7 +92,16 @@ def _of_excess(raw: Measurement, share: Measurement | None) -> str:
         return f"{said}; the retrained models have none either, so that relearning tells nothing on this set"
     if ends is not None and ends.low > 0:
         return f"{said}: it relearns more slowly than the original; {NEVER_GONE}"
-    return f"{said}, not above 0: it relearns as fast as the original"
+    if ends is not None and ends.high <= _small(raw):
+        return f"{said}, {SMALL:.0%} of the original's losses at most: it relearns as fast as the original"
+    wide = f"known to ± {(ends.high - ends.low) / 2:.2g}" if ends else "without an interval"
+    return f"{said}: {wide}, it could not be told whether it relearns as fast as the original"
+
+
+def _small(raw: Measurement) -> float:
+    """Return the excess that is small against the original's own sum of losses; 0 where that is not known."""
+    losses = raw.details.get("loss_sum")
+    return SMALL * (float(losses) - _value(raw)) if isinstance(losses, int | float) else 0.0
 
 
 def _of_steps(found: Measurement | None) -> str:
