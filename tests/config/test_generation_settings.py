@@ -35,6 +35,21 @@ def test_a_judge_that_is_no_file_stays(tmp_path: Path, judge: str) -> None:
     }
 
 
+def test_a_judge_may_be_a_folder_and_never_inception(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    path = tmp_path / "c.toml"
+    for judge, said in (("judge", None), ("inception:w.pth", "name it with --features")):
+        path.write_text(
+            f'forget = "class:3"\n[[train]]\nlabel = "o"\nmodel = "tiny-unet"\n[generation]\njudge = "{judge}"\n'
+        )
+        if said is None:
+            assert check_config(path).generation is not None
+        else:
+            with pytest.raises(ConfigError, match=said) as refusal:
+                check_config(path)
+            assert "no such file" not in str(refusal.value)
+
+
 def test_files_that_are_not_there_and_numbers_out_of_range_are_told_together(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text(

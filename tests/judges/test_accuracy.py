@@ -53,6 +53,19 @@ def test_one_bad_side_is_enough() -> None:
     assert "0.867 of 30 real held-out images of the kept classes" in on_kept.reason
 
 
+def test_each_forgotten_class_is_tried_by_itself_and_the_worst_kept_one_is_named() -> None:
+    both = judge_accuracy(ByFirstPixel(frozenset({3, 7})), held_out(), [2, 3])  # .8 of class 3, .9 of the two
+    assert both.forgotten.value == 0.9
+    assert "0.800 of 10 real held-out images of forgotten class 3" in str(both.reason)
+    assert "no real held-out images of forgotten class 7" in str(
+        judge_accuracy(ByFirstPixel(), held_out(), [3, 7]).reason
+    )
+    kept = judge_accuracy(ByFirstPixel(frozenset({1, 5, 2})), held_out(), [3])
+    assert (kept.reason, kept.worst_kept) == (None, (1, (8, 10)))
+    assert "0.800 of 10 real held-out images of kept class 1, the worst" in str(kept.note)
+    assert judge_accuracy(ByFirstPixel(frozenset({1, 2})), held_out(), [3]).note is None
+
+
 def test_where_no_whole_class_is_forgotten_the_kept_ones_count_alone() -> None:
     found = judge_accuracy(ByFirstPixel(), held_out(), [])
     assert (found.forgotten, found.kept, found.reason) == ((0, 0), (40, 40), None)

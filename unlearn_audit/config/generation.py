@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from unlearn_audit.config.fields import ConfigModel, Positive
 from unlearn_audit.config.toml_source import Number, Said
@@ -14,11 +14,18 @@ INCEPTION = "inception:"  # how features in a file of Inception's weights are na
 MOST_SAMPLES = 100_000
 
 
+def _gives_labels(judge: str) -> str:
+    if judge.startswith(INCEPTION):
+        raise ValueError(f"{judge} gives features and no labels: name it with --features, or as generation.features")
+    return judge
+
+
 class GenerationSettings(ConfigModel):
     """Samples of a generator before a judge: is the forgotten gone from them, and is the rest as it was?"""
 
     judge: Annotated[
         Said,
+        AfterValidator(_gives_labels),
         Field(description="A classifier's checkpoint, nudenet, or train: a small classifier of the same training set"),
     ] = TRAIN
     samples: Annotated[int, Field(ge=10, le=MOST_SAMPLES, strict=True, description="Under each forgotten class")] = 100

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from unlearn_audit.config.generation import NUDENET, TRAIN
+from unlearn_audit.config.generation import INCEPTION, NUDENET, TRAIN
 from unlearn_audit.config.layers import (
     COMMAND_LINE,
     ENVIRONMENT,
@@ -170,7 +170,8 @@ def _missing(values: Mapping[str, Any]) -> Iterator[ConfigIssue]:
     for key in ("judge", "prompts", "kept_prompts") if isinstance(generation, Mapping) else ():
         named = generation.get(key) if isinstance(generation, Mapping) else None
         words = (TRAIN, NUDENET) if key == "judge" else ()
-        if isinstance(named, str) and named not in words and not os.path.isfile(named):
+        there = os.path.exists if key == "judge" else os.path.isfile  # a checkpoint may be a folder
+        if isinstance(named, str) and named not in words and not named.startswith(INCEPTION) and not there(named):
             yield ConfigIssue(("generation", key), f"generation.{key}: no such file: {named}")
     if not entries and not values.get("train"):
         yield ConfigIssue((), "checkpoint: none given; add [[checkpoint]] with a path, or [[train]] with a label")

@@ -10,7 +10,7 @@ from torch import Tensor
 from unlearn_audit.data import Examples
 from unlearn_audit.judges.images import as_stored
 
-LEAST = 0.9  # on either side; below it nothing that the judge says is a number
+LEAST = 0.9  # on either side, and of each forgotten class; below it nothing that the judge says is a number
 
 
 class Labelling(Protocol):
@@ -40,12 +40,27 @@ class JudgeAccuracy(NamedTuple):
         kept: of the other classes.
         by_class: of each class.
         reason: why nothing that it says is believed; None where it may be believed.
+        worst_kept: the kept class of which it gets the least right, and that; None where there is none.
     """
 
     forgotten: Share
     kept: Share
     by_class: Mapping[int, Share]
     reason: str | None
+    worst_kept: tuple[int, Share] | None = None
+
+    @property
+    def note(self) -> str | None:
+        """What is to be said of a kept class that it knows badly, though it may be believed on the whole."""
+        if self.reason is not None or self.worst_kept is None:
+            return None
+        number, share = self.worst_kept
+        if share.right >= LEAST * share.n:
+            return None
+        return (
+            f"the judge is right on {share.right / share.n:.3f} of {share.n} real held-out images of kept class "
+            f"{number}, the worst: what it says of samples of that class is little worth"
+        )
 
 
 def judge_accuracy(judge: Labelling, held_out: Examples, forgotten: Collection[int]) -> JudgeAccuracy:
@@ -67,17 +82,23 @@ def judge_accuracy(judge: Labelling, held_out: Examples, forgotten: Collection[i
         chosen = [share for c, share in by_class.items() if (c in forgotten) is wanted]
         sides.append(Share(sum(share.right for share in chosen), sum(share.n for share in chosen)))
     on_forgotten, on_kept = sides
-    reasons = [_why(on_forgotten, "forgotten") if forgotten else None, _why(on_kept, "kept")]
-    return JudgeAccuracy(on_forgotten, on_kept, by_class, next((each for each in reasons if each), None))
+    reasons = [
+        _why(on_forgotten, "the forgotten classes") if forgotten else None,
+        *(_why(by_class.get(c, Share(0, 0)), f"forgotten class {c}") for c in sorted(forgotten)),
+        _why(on_kept, "the kept classes"),
+    ]
+    kept = [(c, share) for c, share in by_class.items() if c not in forgotten]
+    worst = min(kept, key=lambda each: each[1].right / each[1].n, default=None)
+    return JudgeAccuracy(on_forgotten, on_kept, by_class, next((each for each in reasons if each), None), worst)
 
 
-def _why(share: Share, side: str) -> str | None:
-    """Return why a judge is not believed on one side."""
+def _why(share: Share, of: str) -> str | None:
+    """Return why a judge is not believed on one side, or on one forgotten class, whose rate is told by itself."""
     if share.value is None:
-        return f"there are no real held-out images of the {side} classes to try the judge on"
+        return f"there are no real held-out images of {of} to try the judge on"
     if share.value >= LEAST:
         return None
     return (
-        f"the judge is right on {share.value:.3f} of {share.n} real held-out images of the {side} classes; below "
-        f"{LEAST:g} nothing it says is believed"
+        f"the judge is right on {share.value:.3f} of {share.n} real held-out images of {of}; below {LEAST:g} nothing "
+        "it says is believed"
     )

@@ -173,6 +173,23 @@ def test_a_forget_set_that_is_no_class_has_no_forget_rate_but_all_classes_are_ke
     assert found["kept_rate", "u"].n == 40 * CLASSES
 
 
+@pytest.mark.parametrize(("classes", "names"), [(4, ()), (CLASSES, tuple("abdce"))])
+def test_real_images_of_other_classes_are_refused(
+    judge: PixelJudge, monkeypatch: pytest.MonkeyPatch, classes: int, names: tuple[str, ...]
+) -> None:
+    context = context_of(FORGET, USUAL, real="folder:x")
+    ours = replace(context.splits.dataset, class_names=tuple("abcde"))
+    context = replace(context, splits=replace(context.splits, dataset=ours))
+    others = replace(ours, classes=classes, class_names=names)
+    monkeypatch.setattr("unlearn_audit.audit.generated.drawing.load_data", lambda *_, **__: others)
+    with pytest.raises(UsageError, match="has 4 classes" if classes == 4 else "class 2 is d"):
+        measured(context)
+    monkeypatch.setattr(
+        "unlearn_audit.audit.generated.drawing.load_data", lambda *_, **__: replace(ours, class_names=())
+    )
+    assert measured(context)[1]["kid", "u"].value is not None
+
+
 def test_samples_that_do_not_vary_and_features_that_are_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     class Constant(PixelJudge):
         def features(self, images: Any) -> Any:

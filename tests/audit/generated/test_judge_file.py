@@ -1,7 +1,9 @@
 """A judge that is trained for an audit: once for a folder, the same as in memory, and none where one is named."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from torch import nn
 
 from unlearn_audit.audit.context import AuditContext
@@ -31,6 +33,15 @@ def test_a_folder_keeps_its_judge_and_a_named_one_stays(tmp_path: Path) -> None:
     named = asked(judge="judge.safetensors")
     assert with_judge(named, tmp_path) is named
     assert with_judge(resolve([Layer("flag", {"forget": "class:3"}, "test")]), tmp_path).config.generation is None
+
+
+def test_no_judge_is_trained_for_classifiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = SimpleNamespace(pipeline=None, metadata=None)
+    monkeypatch.setattr("unlearn_audit.audit.generated.judge_file.read_entry", lambda *_: read)
+    config = {"data": "digits?train=120", "forget": "class:3", "checkpoint": [{"path": "net.pt"}], "generation": {}}
+    request = resolve([Layer("flag", config, "test")])
+    assert with_judge(request, tmp_path) is request
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_verb_without_a_folder_trains_the_very_same_judge(tmp_path: Path) -> None:

@@ -182,17 +182,34 @@ def real_images(context: AuditContext, settings: GenerationSettings, plan: Plan)
 
     Raises:
         DataError: such data cannot be read.
+        UsageError: their classes are not those of the audit, whose numbers say which are forgotten.
     """
     splits, seed = context.splits, context.config.seed
     if settings.real is not None:
         allowed = code_is_allowed(context.origins.get("generation.real", "default"))
         named = load_data(settings.real, allow_code=allowed)
+        if plan.of_classes:
+            _refuse_other_classes(named, splits.dataset, settings.real)
         gone = splits.forgotten_classes if plan.of_classes else ()
         return _of_classes(named, gone, seed, settings.real)
     if plan.of_classes:
         return _of_classes(splits.dataset, splits.forgotten_classes, seed, "the training set")
     forget, retain = (_in_turn(part, None, seed) for part in (splits.measured_examples, splits.retain_examples))
     return RealImages(retain, forget, _in_turn(splits.test_examples, None, seed), "the training set")
+
+
+def _refuse_other_classes(named: Dataset, ours: Dataset, spec: str) -> None:
+    if named.classes != ours.classes:
+        raise UsageError(
+            f"real {spec} has {named.classes} classes, the data of the audit {ours.classes}: which of them are "
+            "forgotten would be guessed; name data of the same classes, in the same order"
+        )
+    for number, (one, other) in enumerate(zip(named.class_names, ours.class_names, strict=False)):
+        if one != other:
+            raise UsageError(
+                f"real {spec}: its class {number} is {one}, that of the audit's data is {other}; name data of the same "
+                "classes, in the same order"
+            )
 
 
 def _of_classes(dataset: Dataset, gone: Sequence[int], seed: int, source: str) -> RealImages:

@@ -20,7 +20,8 @@ def with_judge(request: Resolved, folder: Path, progress: Progress = silent) -> 
     """Return the request with the file of its judge, which is trained where it is not there yet.
 
     Args:
-        request: the configuration; it stays as it is where it asks for no judge that is to be trained.
+        request: the configuration; it stays as it is where it asks for no judge that is to be trained, or where some
+            checkpoint is a classifier, so that nothing is judged.
         folder: of the audit; the judge goes into its folder `models`.
         progress: callback, called after each step.
 
@@ -33,6 +34,8 @@ def with_judge(request: Resolved, folder: Path, progress: Progress = silent) -> 
     if settings is None or settings.judge != TRAIN:
         return request
     checkpoints = tuple(read_entry(config, entry) for entry in config.checkpoint)
+    if any(one.pipeline is None for one in checkpoints):
+        return request
     dataset = resolve_data(config, request.origins, checkpoints).dataset
     compute, recipe = setup_device(config.device, config.precision), pick_recipe(None, MODEL)
     seed = derive_seed(config.seed, "judge")

@@ -172,6 +172,8 @@ def _limitations(plan: Plan, judging: Judging) -> Iterator[str]:
         yield from (f"features {judging.features.name}: {note}" for note in judging.features.notes)
     if judging.reason:
         yield f"nothing that the judge says is a number: {judging.reason}"
+    if judging.accuracy is not None and judging.accuracy.note:
+        yield judging.accuracy.note
     if plan.forgotten.reason is None:
         yield NOT_ELSEWHERE
     if not plan.of_classes:
