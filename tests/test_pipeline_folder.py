@@ -163,18 +163,54 @@ def test_json_that_is_huge_or_damaged_or_asks_for_a_giant_is_refused(tmp_path: P
         (good.replace("[16, 32]", "[16, 99999999]"), "at most 1000000"),
         (good.replace("[16, 32]", f"[{'1,' * 2000}1]"), "at most 1000000"),
         (good.replace('"out_channels": 1', '"out_channels": 2'), "1 channels in and 2 out"),
+        (good.replace('"sample_size"', '"layers_per_block": 1000000, "sample_size"'), r"about 2e\+06 layers; at most"),
+        (good.replace('"sample_size"', '"layers_per_block": [30, 600], "sample_size"'), "about 1200 layers"),
+        (good.replace('"sample_size"', '"layers_per_block": 99, "depth": [[9]], "sample_size"'), "about 1782 layers"),
+        (good.replace("[16, 32]", str([16] * 1000)).replace('"sample_size"', '"layers_per_block": 2, "x"'), "layers"),
+        (good.replace('"in_channels": 1, "out_channels": 1', '"in_channels": "1", "out_channels": "1"'), "in_channels"),
+        (good.replace('"in_channels": 1, "out_channels": 1', '"norm_eps": 1'), "'in_channels' is null"),
+        *(
+            (good.replace('"sample_size": 8', f'"sample_size": {size}'), "'sample_size' is .* from 1 to 8192")
+            for size in ("1000000", "0", "true", "8.0", '"8"', '["a", "b"]', "[8, 8, 8]", "[8, 9000]", "[]")
+        ),
         (good.replace('"sample_size"', '"class_embed_type": "timestep", "sample_size"'), "needs more than"),
     ):
         config.write_text(text)
         refused(tmp_path, match)
 
 
+def test_a_text_encoder_of_too_many_layers_is_refused(tmp_path: Path) -> None:
+    config = text_to_image(tmp_path) / "text_encoder" / "config.json"
+    write(config, {**json.loads(config.read_text()), "num_hidden_layers": 1_000_000})
+    refused(tmp_path, r"text_encoder/config.json: it describes about 1e\+06 layers")
+
+
+def test_the_depth_of_what_is_published_is_read(tmp_path: Path) -> None:
+    deep = {"block_out_channels": [320] * 4, "layers_per_block": 2, "transformer_layers_per_block": [1, 2, 10, 10]}
+    class_conditional(tmp_path, **deep, reverse_transformer_layers_per_block=[10, 10, 2, 1])
+    assert read_pipeline_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("num_train_timesteps", 0), ("num_train_timesteps", True), ("prediction_type", "flow")]
+    ("key", "value"),
+    [
+        ("num_train_timesteps", 0),
+        ("num_train_timesteps", True),
+        ("prediction_type", "flow"),
+        ("beta_start", "a"),
+        ("beta_start", -1),
+        ("beta_start", None),
+        ("beta_end", 1.5),
+        ("beta_end", True),
+        ("beta_end", [0.1]),
+        ("trained_betas", ["a"]),
+        ("trained_betas", [0.1, 0.0]),
+        ("trained_betas", 0.1),
+    ],
 )
 def test_a_schedule_that_is_not_understood_is_refused(tmp_path: Path, key: str, value: object) -> None:
     class_conditional(tmp_path, {**made_up.SCHEDULER, key: value})
-    refused(tmp_path, key)
+    refused(tmp_path, f"scheduler_config.json: '{key}' is")
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

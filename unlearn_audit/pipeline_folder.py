@@ -5,8 +5,10 @@ list, and its files are JSON, read strictly, and safetensors.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,9 @@ FILES: Mapping[str, tuple[str, ...]] = {  # of each component: the first is need
 }  # fmt: skip
 LARGEST = 10_000_000  # bytes of a JSON or text file; CLIP's vocabulary has one million
 LARGEST_NUMBER, LONGEST_LIST = 1_000_000, 1_000  # of a config; a network of more is never built
+MOST_CHANNELS, MOST_TIMESTEPS = 1_000, 100_000
+MOST_LAYERS = 1_000  # in all; to build a thousand takes a second or two
+LARGEST_SIDE = 8_192  # of an image or a latent
 PUT_THERE = "put a diffusers folder there (unet/, vae/, text_encoder/, tokenizer/, scheduler/)"
 
 
@@ -177,7 +182,21 @@ def _config_of(path: Path, name: str) -> dict[str, Any]:
     for key, number in _numbers("", config):
         if name != TOKENIZER and abs(number) > LARGEST_NUMBER and "token" not in key:
             raise CheckpointError(f"{where}: {key!r:.60} is {number:.6g}; at most {LARGEST_NUMBER} is built")
+    layers = _layers(config) if name not in (TOKENIZER, SCHEDULER) else 1
+    if layers > MOST_LAYERS:
+        raise CheckpointError(f"{where}: it describes about {layers:.6g} layers; at most {MOST_LAYERS} are built")
     return config
+
+
+def _layers(config: Mapping[str, Any]) -> float:
+    """Return about how many layers a config describes, at most: blocks, times each number of layers within another."""
+    blocks = [len(value) for key, value in config.items() if "block" in key and isinstance(value, list)]
+    within = dict.fromkeys(("num_hidden_layers", "layers_per_block", "transformer_layers_per_block"), 1.0)
+    for key, number in _numbers("", config):
+        if re.search("layers|depth|blocks", key):
+            name = key.removeprefix("reverse_")
+            within[name] = max(within.get(name, 1.0), abs(number))
+    return max([1, *blocks]) * prod(within.values())
 
 
 def _numbers(key: str, value: object) -> list[tuple[str, float]]:
@@ -221,13 +240,38 @@ def _check_unet(where: Path, config: Mapping[str, Any], kind: str) -> None:
             f"{where}: {config.get('in_channels')} channels in and {config.get('out_channels')} out; a denoiser that "
             "answers with one image of its input's channels is needed (no inpainting, no learned variance)"
         )
+    channels, size = config.get("in_channels"), config.get("sample_size")
+    if not _is_whole(channels, MOST_CHANNELS):
+        raise CheckpointError(f"{where}: 'in_channels' is {json.dumps(channels)[:40]}; 1 to {MOST_CHANNELS} is needed")
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    if size is not None and not all(_is_whole(side, LARGEST_SIDE) for side in sides):
+        raise CheckpointError(
+            f"{where}: 'sample_size' is {json.dumps(size)[:40]}; one or two whole numbers "
+            f"from 1 to {LARGEST_SIDE} are needed"
+        )
+
+
+def _is_whole(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def _check_schedule(where: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a schedule whose timesteps or prediction are not understood."""
+    """Refuse a schedule whose timesteps, prediction or shares of noise are not understood."""
     steps = config.get("num_train_timesteps", 1000)
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= 100_000:
-        raise CheckpointError(f"{where}: 'num_train_timesteps' is {json.dumps(steps)[:40]}; 1 to 100000 is needed")
+    if not _is_whole(steps, MOST_TIMESTEPS):
+        raise CheckpointError(
+            f"{where}: 'num_train_timesteps' is {json.dumps(steps)[:40]}; 1 to {MOST_TIMESTEPS} is needed"
+        )
+    trained = config.get("trained_betas")
+    if trained is not None and not isinstance(trained, list):
+        raise CheckpointError(f"{where}: 'trained_betas' is {json.dumps(trained)[:40]}; a list of numbers is needed")
+    betas = [("trained_betas", beta) for beta in trained or ()]
+    betas += [(key, config[key]) for key in ("beta_start", "beta_end") if key in config]
+    for key, beta in betas:
+        if not isinstance(beta, int | float) or isinstance(beta, bool) or not 0 < beta <= 1:
+            raise CheckpointError(
+                f"{where}: {key!r} is {json.dumps(beta)[:40]}; shares of noise above 0, up to 1, are needed"
+            )
     if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction", "sample"):
         raise CheckpointError(
             f"{where}: 'prediction_type' is {json.dumps(config['prediction_type'])[:40]}; known: epsilon, "
