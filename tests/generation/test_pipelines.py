@@ -115,6 +115,18 @@ def test_a_network_that_no_memory_holds_is_refused_before_it_is_made(tmp_path: P
         open_pipeline(read_checkpoint(tmp_path / "a"))
 
 
+def test_no_memory_is_taken_for_weights_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = written(tmp_path / "a") / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "block_out_channels": [8, 5000]}))
+
+    def taken(*_: object, **__: object) -> None:
+        raise AssertionError("memory for a billion weights")
+
+    monkeypatch.setattr(torch.nn.Module, "to_empty", taken)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        open_pipeline(read_checkpoint(tmp_path / "a"))
+
+
 def test_names_of_attention_in_old_files_are_read(tmp_path: Path) -> None:
     folder = read_pipeline_folder(written(tmp_path / "a"))
     state = read_checkpoint(tmp_path / "a").state
@@ -155,7 +167,7 @@ def test_the_schedule_is_that_of_the_scheduler(tmp_path: Path, settings: dict[st
 
 
 def test_betas_that_are_no_noise_are_refused(tmp_path: Path) -> None:
-    folder = made_up.class_conditional(tmp_path, {**made_up.SCHEDULER, "beta_end": 1.5})
+    folder = made_up.class_conditional(tmp_path, {**made_up.SCHEDULER, "trained_betas": [0.1, 0.2]})
     with pytest.raises(CheckpointError, match="make no schedule"):
         read_schedule(read_pipeline_folder(folder))
 

@@ -4,7 +4,7 @@ Neither diffusers nor transformers reads the folder: each class is handed settin
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unlearn_audit.checkpoints import read_checkpoint
 from unlearn_audit.errors import CheckpointError, UsageError
 from unlearn_audit.files import read_input
-from unlearn_audit.models import load_state
+from unlearn_audit.models import check_fits, load_state
 from unlearn_audit.models.denoisers import Schedule, library
 from unlearn_audit.models.hugging_face import offline_transformers
 from unlearn_audit.pipeline_folder import (
@@ -39,6 +39,7 @@ NOT_IN_TEXT = {  # settings that choose code, or what is handed out beside the e
     "output_attentions", "output_hidden_states", "return_dict", "torchscript", "use_return_dict", "quantization_config",
 }  # fmt: skip
 HEAD = "text_model."
+Renamed = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
 TOKENS = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
 
 
@@ -54,7 +55,7 @@ def read_unet(folder: PipelineFolder, state: Mapping[str, Tensor]) -> nn.Module:
         CheckpointError: the weights do not fit.
     """
     where = folder.path / UNET
-    return _filled(_built(folder.components[UNET], folder.unet, where / CONFIG), state, where)
+    return _network(lambda: _built(folder.components[UNET], folder.unet, where / CONFIG), state, where, _of_diffusers)
 
 
 def read_vae(folder: PipelineFolder) -> nn.Module:
@@ -68,7 +69,9 @@ def read_vae(folder: PipelineFolder) -> nn.Module:
     config = read_json(where / CONFIG)
     if config.get("latents_mean") or config.get("latents_std"):
         raise CheckpointError(f"{where / CONFIG}: latents that are scaled for each channel are not read here")
-    return _frozen(_filled(_built("AutoencoderKL", config, where / CONFIG), _weights(folder, VAE), where))
+    state = _weights(folder, VAE)
+    made = _network(lambda: _built("AutoencoderKL", config, where / CONFIG), state, where, _of_diffusers)
+    return made.requires_grad_(False).eval()
 
 
 def read_scheduler(folder: PipelineFolder) -> Any:
@@ -127,18 +130,10 @@ def read_text_encoder(folder: PipelineFolder) -> nn.Module:
         config = transformers.CLIPTextConfig(
             **{key: value for key, value in settings.items() if key in known}, attn_implementation="sdpa"
         )
-        _check_size(lambda: transformers.CLIPTextModel(config), where)
-        model: nn.Module = transformers.CLIPTextModel(config)
-    except UsageError:
-        raise
     except Exception as problem:
         raise UsageError(f"{where} cannot be built: {raised(problem)}") from problem
-    wanted = model.state_dict()
-    # Some releases name the tensors after "text_model.", others do not; old files hold the positions' numbers, too.
-    bare = {name.removeprefix(HEAD): tensor for name, tensor in _weights(folder, TEXT_ENCODER).items()}
-    state = {HEAD + name if HEAD + name in wanted else name: tensor for name, tensor in bare.items()}
-    load_state(model, {n: t for n, t in state.items() if not n.endswith("position_ids")}, where=str(where))
-    return _frozen(model)
+    made = _network(lambda: transformers.CLIPTextModel(config), _weights(folder, TEXT_ENCODER), where, _of_text)
+    return made.requires_grad_(False).eval()
 
 
 def read_tokenizer(folder: PipelineFolder) -> Any:
@@ -200,26 +195,40 @@ def _built(kind: str, config: Mapping[str, Any], where: Path) -> Any:
     settings = {key: tuple(value) if isinstance(value, list) and key != "trained_betas" else value
                 for key, value in config.items() if key in known}  # fmt: skip
     try:
-        if not issubclass(made, nn.Module):
-            return made(**settings)
-        _check_size(lambda: made(**settings), where)
-        with torch.device("meta"):
-            blank = made(**settings)
-        if {name for name, _ in blank.named_buffers()} <= set(blank.state_dict()):
-            return blank.to_empty(device="cpu")  # every value comes from the file; drawing others would take long
         return made(**settings)
-    except UsageError:
-        raise
     except Exception as problem:
         raise UsageError(f"{where} cannot be built: {raised(problem)}") from problem
 
 
-def _check_size(make: Any, where: Path) -> None:
-    """Refuse a network that no memory holds, before it is made."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        count = sum(weights.numel() for weights in make().parameters())
+def _network(make: Callable[[], nn.Module], state: Mapping[str, Tensor], where: Path, renamed: Renamed) -> nn.Module:
+    """Return a network with its weights, for which memory is taken only once they are known to fit.
+
+    Args:
+        make: the network from its settings.
+        state: of its file.
+        where: its folder, for messages.
+        renamed: turns the names of a file's weights into those of a state dict.
+
+    Raises:
+        UsageError: it cannot be built, or has more weights than any memory holds.
+        CheckpointError: names or shapes of the weights are not its own.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            blank = make()
+    except UsageError:
+        raise
+    except Exception as problem:
+        raise UsageError(f"{where / CONFIG} cannot be built: {raised(problem)}") from problem
+    count = sum(weights.numel() for weights in blank.parameters())
     if count > MOST_WEIGHTS:
-        raise UsageError(f"{where} would have {count:,} weights; at most {MOST_WEIGHTS:,} are built")
+        raise UsageError(f"{where / CONFIG} would have {count:,} weights; at most {MOST_WEIGHTS:,} are built")
+    named = renamed(state, blank.state_dict())
+    check_fits(blank, named, where=str(where))
+    known = {name for name, _ in blank.named_buffers()} <= set(blank.state_dict())
+    model = blank.to_empty(device="cpu") if known else make()  # where the file has every value, none is drawn
+    load_state(model, named, where=str(where))
+    return model
 
 
 def _weights(folder: PipelineFolder, name: str) -> Mapping[str, Tensor]:
@@ -228,19 +237,22 @@ def _weights(folder: PipelineFolder, name: str) -> Mapping[str, Tensor]:
     return read_checkpoint(file).state
 
 
-def _filled(model: nn.Module, state: Mapping[str, Tensor], where: Path) -> nn.Module:
-    """Return a network with its weights, those of old names under the new ones."""
-    wanted = model.state_dict()
+def _of_diffusers(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a file under the names that a network has for them."""
     named = dict(state)
     for name in [name for name in state if name not in wanted]:
         head, _, last = name.rpartition(".")
         stem, _, part = head.rpartition(".")
         better = f"{stem}.{OLD_NAMES.get(part, part)}.{last}"
-        if better in wanted and better not in state:
+        if better in wanted and better not in state and wanted[better].numel() == state[name].numel():
             named[better] = named.pop(name).reshape(wanted[better].shape)
-    load_state(model, named, where=str(where))
-    return model
+    return named
 
 
-def _frozen(model: nn.Module) -> nn.Module:
-    return model.requires_grad_(False).eval()
+def _of_text(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a text encoder's file under the names that this release of transformers has for them.
+
+    Some name the tensors after "text_model.", others do not; old files hold the positions' numbers, too.
+    """
+    bare = {name.removeprefix(HEAD): tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+    return {HEAD + name if HEAD + name in wanted else name: tensor for name, tensor in bare.items()}

@@ -43,6 +43,24 @@ def other_types(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, ...
     )
 
 
+def check_fits(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Refuse a state dict whose names and shapes are not a model's; the model may stand on no device.
+
+    Args:
+        model: the model that would be filled.
+        state: names and tensors, without wrappers' prefixes.
+        where: the checkpoint's name, for the message.
+
+    Raises:
+        CheckpointError: as `load_state`.
+    """
+    own = model.state_dict()
+    counters = {name: tensor for name, tensor in own.items() if is_counter(name) and name not in state}
+    needed, found = shapes_of(own), shapes_of({**counters, **state})
+    if needed != found:
+        raise CheckpointError(f"{where}: {_misfit(needed, found)}")
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
     """Copy a state dict into a model, in place; every name and every shape has to agree.
 
@@ -56,11 +74,9 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> 
     Raises:
         CheckpointError: the first differing names and shapes, or both class counts where only the head differs.
     """
+    check_fits(model, state, where=where)
     own = model.state_dict()
     counters = {name: tensor for name, tensor in own.items() if is_counter(name) and name not in state}
-    needed, found = shapes_of(own), shapes_of({**counters, **state})
-    if needed != found:
-        raise CheckpointError(f"{where}: {_misfit(needed, found)}")
     for name, tensor in state.items():
         if tensor.is_complex() and not own[name].is_complex():
             raise CheckpointError(
