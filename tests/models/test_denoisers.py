@@ -1,6 +1,9 @@
 """Denoisers: a U-Net under its own names, called with noise, copied, tried and counted like any other model."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -32,6 +35,17 @@ def made(size: int = 8, name: str = "tiny-unet") -> Denoiser:
     model = models.build(name, classes=10, channels=1)
     assert isinstance(model, Denoiser)
     return model
+
+
+def test_diffusers_is_imported_without_the_network_and_keeps_silent() -> None:
+    pytest.importorskip("diffusers", reason=NEEDS)
+    code = (
+        "import logging; from unlearn_audit.models.denoisers import library; library(); "
+        "from huggingface_hub import constants; from diffusers.utils import logging as theirs; "
+        "assert constants.HF_HUB_OFFLINE; assert theirs.get_verbosity() == logging.ERROR"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_weights_have_the_names_of_the_network_itself() -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from unlearn_audit.errors import UsageError
+from unlearn_audit.models.hugging_face import go_offline
+from unlearn_audit.user_code import raised
 
 DIFFUSERS = "diffusers"
 TIMESTEPS = 1000
@@ -108,15 +110,19 @@ class Denoiser(nn.Module):
 
 
 def library() -> Any:
-    """Import diffusers, which is optional.
+    """Import diffusers, which is optional, without the network.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: it is not installed, or cannot be used.
     """
+    go_offline()
     try:
+        import_module(f"{DIFFUSERS}.utils.logging").set_verbosity_error()
         return import_module(DIFFUSERS)
     except ModuleNotFoundError as missing:
         raise UsageError("a diffusion model needs diffusers: pip install 'unlearn-audit[diffusion]'") from missing
+    except (ImportError, AttributeError) as problem:
+        raise UsageError(f"diffusers cannot be used: {raised(problem)}; install it anew") from problem
 
 
 def _unet(widths: tuple[int, ...], classes: int, channels: int) -> Denoiser:

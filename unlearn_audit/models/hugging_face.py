@@ -196,6 +196,12 @@ def _class_of(name: str, settings: Mapping[str, Any], spec: str) -> Any:
     return getattr(library, name)
 
 
+def go_offline() -> None:
+    """Keep the libraries of Hugging Face from the network; they look when they are imported."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ[name] = "1"
+
+
 def offline_transformers(install: str) -> Any:
     """Import transformers, which is optional, without the network.
 
@@ -205,8 +211,7 @@ def offline_transformers(install: str) -> Any:
     Raises:
         UsageError: it is not installed, or cannot be used.
     """
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        os.environ[name] = "1"
+    go_offline()
     try:
         library = import_module(TRANSFORMERS)
         library.logging.set_verbosity_error()
