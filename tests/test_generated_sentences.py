@@ -30,7 +30,7 @@ KEPT = (("generation.kept_rate", 0.95), ("generation.kept_change", -0.02))
 def test_a_low_rate_is_not_called_gone_and_relearning_is_asked_for(said: Callable[..., list[str]]) -> None:
     (alone,) = said(RATE, *KEPT)
     assert "in 0.03 [0.01, 0.08] of 100 samples under its own condition" in alone
-    assert alone.endswith("not the same as gone from the model; only relearning (rcd) tells hidden from gone.")
+    assert alone.endswith("not the same as gone from the model; only relearning (rcd) can tell hidden from gone.")
     (beside,) = said(RATE, *KEPT, ("rcd.raw", 0.3, 0.2, 0.4))  # which has a sentence of its own
     assert beside.endswith("which is not the same as gone from the model.")
 

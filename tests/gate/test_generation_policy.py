@@ -1,4 +1,4 @@
-"""The policy `generation`: samples alone never pass; a swapped label fails by relearning, a wrecked model by them."""
+"""The policy `generation`: samples alone never pass; a low share of relearning fails, and so does a wrecked model."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -60,7 +60,7 @@ def _number_of(reference: Reference | None) -> str:
 
 def _relearned(found: dict[str, Measurement]) -> str:
     """Return that relearning would say more, as the end of a sentence; what it says has a sentence of its own."""
-    return "" if "rcd.raw" in found else "; only relearning (rcd) tells hidden from gone"
+    return "" if "rcd.raw" in found else "; only relearning (rcd) can tell hidden from gone"
 
 
 def _number(measurement: Measurement | None) -> float | None:
