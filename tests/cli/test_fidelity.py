@@ -1,7 +1,9 @@
 """`fidelity` end to end on tiny generators with random weights: both halves, the judge, sheets, twice the same."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -70,3 +72,30 @@ def test_a_classifier_and_prompts_for_classes_are_refused(asked: tuple[str, ...]
     assert (ran.code, "generators that take texts" in ran.stderr) == (2, True)
     ran = run("fidelity", *asked, *FEW, "--judge", str(asked[1]))
     assert (ran.code, "is a generator" in ran.stderr) == (2, True)
+
+
+def test_generators_of_texts_need_prompts_and_no_forget_set(
+    stable_diffusion_folder: Path, here: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Detector:
+        def detect(self, file: str) -> list[dict[str, Any]]:
+            return []
+
+    monkeypatch.setitem(sys.modules, "nudenet", SimpleNamespace(NudeDetector=Detector))
+    (here / "i2p.csv").write_text("prompt\nnude\na dog\n")
+    asked = ("fidelity", stable_diffusion_folder, "--prompts", "i2p.csv", "--sampling-steps", "2", "--quiet")
+    ran = run(*asked, "--judge", "nudenet")
+    assert ran.code == 0, ran.stderr
+    assert "nudity rate" in ran.stdout
+    assert "forget 1 " not in ran.stdout  # the image that stands in
+    report = json.loads(run(*asked, "--judge", "nudenet", "--format", "json").stdout)
+    found = {one["name"]: one for one in report["measurements"]}
+    assert (found["generation.nudity_rate"]["value"], found["generation.nudity_rate"]["n"]) == (0.0, 2)
+    assert found["generation.kid"]["value"] is None
+    assert report["conclusion"]
+
+
+def test_generators_of_classes_need_a_forget_set_whatever_the_prompts(folder: Path, here: Path, run: Run) -> None:
+    (here / "p.csv").write_text("prompt\na\n")
+    ran = run("fidelity", folder / "original", "--prompts", "p.csv")
+    assert (ran.code, "name what is forgotten: --forget" in ran.stderr) == (2, True)

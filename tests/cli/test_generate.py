@@ -1,13 +1,17 @@
 """`generate` end to end on tiny generators with random weights: files, index, refusals, and diffusers' own images."""
 
 import csv
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import Run
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_pipelines import stable_diffusion
 
 from unlearn_audit.checkpoints import Metadata
@@ -214,3 +218,36 @@ def test_a_size_that_latents_do_not_divide_leaves_nothing_behind(text_to_image: 
     ran = run("generate", text_to_image, "--prompts", tmp_path / "p.csv", *STEPS, "--out", tmp_path / "out")
     assert (ran.code, [path.name for path in tmp_path.iterdir()]) == (2, ["p.csv"])
     assert "multiples of 2" in ran.stderr
+
+
+def test_the_data_says_which_rows_of_a_foreign_folder_are_classes(generator: Path, here: Path, run: Run) -> None:
+    foreign = here / "foreign"
+    shutil.copytree(generator, foreign)
+    (weights,) = (foreign / "unet").glob("*.safetensors")
+    save_file(load_file(weights), weights)  # without what this tool records
+    for classes in (3, 4):
+        labels = np.arange(8) % classes
+        np.savez(here / f"{classes}.npz", x_train=np.zeros((8, 8, 8), np.uint8), y_train=labels,
+                 x_test=np.zeros((8, 8, 8), np.uint8), y_test=labels)  # fmt: skip
+    asked = ("generate", foreign, *STEPS, "--count", "1")
+    alone = run(*asked, "--out", "alone")
+    assert (alone.code, "assumed: the last of 4 label rows" in alone.stderr) == (0, True)
+    three = run(*asked, "--data", "npz:3.npz", "--out", "three")
+    assert (three.code, "assumed" in three.stderr) == (0, False)
+    four = run(*asked, "--data", "npz:4.npz", "--out", "four")  # the last row is a class, too
+    assert (four.code, len(index(here / "four"))) == (0, 4)
+    (here / "c.toml").write_text('data = "npz:4.npz"\n')
+    named = run(*asked, "--config", "c.toml", "--out", "named")
+    assert (named.code, len(index(here / "named"))) == (0, 4)
+    wrong = run(*asked, "--data", "digits", "--out", "wrong")
+    assert (wrong.code, "4 label rows, the data has 10 classes" in wrong.stderr) == (3, True)
+
+
+def test_a_size_that_the_folder_does_not_say_is_named_by_its_own_key(generator: Path, here: Path, run: Run) -> None:
+    unsized = here / "unsized"
+    shutil.copytree(generator, unsized)
+    config = unsized / "unet" / "config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps(said | {"sample_size": None}))
+    ran = run("generate", unsized, *STEPS, "--out", "images")
+    assert (ran.code, "add sample_size to its unet/config.json" in ran.stderr) == (2, True)

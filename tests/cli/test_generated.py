@@ -1,12 +1,17 @@
 """Flags made of settings: what is typed becomes what the settings take, and each default stands once."""
 
+import re
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import pytest
+from conftest import Run
 from pydantic import Field
 
+from unlearn_audit.audit.generators import asked_of_generators
 from unlearn_audit.cli.generated import OptionKind, kind_of, shown, value_of
-from unlearn_audit.config import SECTIONS
+from unlearn_audit.config import SECTIONS, AuditConfig, RcdSettings
 
 
 @pytest.mark.parametrize(
@@ -69,3 +74,34 @@ def test_the_help_of_a_verb_has_every_setting_with_its_default(section: str, run
             default = "" if field.default in (None, False) else f" Default {shown(field.default)}."
             assert f"{field.description}." in said or section == "truncation"
             assert default in said
+
+
+@dataclass(frozen=True)
+class OfGenerators:
+    """As much of an audit's context as decides what generators relearn by."""
+
+    config: AuditConfig
+    of_generators: bool = True
+
+    def with_role(self, role: str) -> tuple[str, ...]:
+        return (role,)
+
+
+def test_the_help_of_rcd_says_by_what_generators_relearn(run: Run) -> None:
+    words = re.sub(r"[\s│]+", " ", run("rcd", "--help").stdout)
+    context: Any = OfGenerators(AuditConfig(rcd=RcdSettings()))
+    wanted = asked_of_generators(context).config.rcd
+    assert wanted is not None
+    assert f"Default gd. On a generator {wanted.optimizer}." in words
+    assert f"Default 100. On a generator {wanted.steps}." in words
+
+
+@pytest.mark.parametrize("verb", ["rcd", "mia", "demo", "fidelity"])
+def test_no_line_of_what_a_verb_says_is_broken(verb: str, run: Run) -> None:
+    told = run(verb, "--help").stdout.partition("╭")[0].splitlines()
+    broken = [
+        one for one, after in pairwise(told)
+        if 0 < len(one.strip()) < 45 and after.strip() and not one.strip().endswith((".", "?", "\\"))
+        and not after.startswith("   ")
+    ]  # fmt: skip
+    assert broken == []

@@ -383,6 +383,24 @@ def test_the_help_of_every_method_fits_eighty_columns(run: Run, here: Path, name
     assert f"unlearn-audit apply {name} o.safetensors --forget {to_forget(name, 'idx.npy')}" in shown
 
 
+def test_the_help_shows_transforms_as_the_methods_own_kind_of_models_takes_them(run: Run, here: Path) -> None:
+    of_generators = re.sub(r"[\s│]+", " ", run("apply", "esd", "--help").stdout)
+    assert "ascent: c=0.2, batch_size=32, loss_clip=1 " in of_generators
+    assert "clip: no layer" not in of_generators
+    assert " clip: c=1" not in of_generators
+    of_classifiers = re.sub(r"[\s│]+", " ", run("apply", "salun", "--help").stdout)
+    assert "ascent: c=0.2, batch_size=64, loss_clip=15 " in of_classifiers
+    assert " clip: c=1" in of_classifiers
+
+
+def test_the_help_of_esd_shows_a_concept_and_blames_no_source_for_it(run: Run, here: Path) -> None:
+    shown = run("apply", "esd", "--help").stdout
+    assert 'unlearn-audit apply esd sd14/ --concept "nudity" --out unlearned/' in shown
+    after = re.sub(r"[\s│]+", " ", shown).partition(" --concept <str> ")[2]
+    assert after.startswith("what is forgotten, as a prompt; default: the forget set's own prompts. ")
+    assert "not used" not in after
+
+
 def test_the_list_of_methods_fits_eighty_columns_and_names_all(run: Run, here: Path) -> None:
     done = run("apply", "--help")
     assert done.code == 0

@@ -28,6 +28,7 @@ from unlearn_audit.audit.context import (
 )
 from unlearn_audit.audit.detectable.measure import measure_detectable, on_by_default
 from unlearn_audit.audit.environment import environment
+from unlearn_audit.audit.generated.drawing import asks_by_prompts_alone
 from unlearn_audit.audit.generated.measure import measure_generated
 from unlearn_audit.audit.generator_checks import examine_generators
 from unlearn_audit.audit.generators import CANNOT, asked_of_generators, without_numbers
@@ -114,8 +115,10 @@ def audit_checkpoints(
         UsageError: nothing to measure, or the request is incomplete.
         MeasurementError: a checkpoint cannot be read or does not fit.
     """
-    sections_asked(config, only)  # refused before anything is read
+    asked = sections_asked(config, only)  # refused before anything is read
     given = origins if origins is not None else dict.fromkeys(config.model_fields_set, "flag")
+    if asked == ("generation",) and asks_by_prompts_alone(config):
+        given = {**given, "forget": STAND_IN}
     return _audit(open_context(config, given, progress), only, cache)
 
 
@@ -173,7 +176,9 @@ def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO
         subjects=subjects,
         data=_data(context),
         measurements=measurements,
-        conclusion=() if stands_in else conclude(measurements, doubted=_doubted(subjects, measurements)),
+        conclusion=()
+        if stands_in and context.config.forget
+        else conclude(measurements, doubted=_doubted(subjects, measurements)),
         settings=_settings(context),
         environment=environment(context.compute, context.config.seed),
         limitations=limitations_of(notes),

@@ -17,11 +17,12 @@ from unlearn_audit.config import NEIGHBOURS, AuditConfig, Resolved
 from unlearn_audit.data import Examples, Splits, old_forget_set, old_subsets, rows_digest
 from unlearn_audit.engine import Device, Draws, FullBatch, predict
 from unlearn_audit.errors import MeasurementError, UsageError
-from unlearn_audit.inputs import Candidate, resolve_inputs, with_neighbours
+from unlearn_audit.inputs import Candidate, inputs_of_concept, resolve_inputs, with_neighbours
 from unlearn_audit.normalisation import read_otherwise
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.report import Subject
 
+OF_PROMPTS = "what the prompts ask for"  # where nothing else says what is forgotten
 DRAWS = 8  # timesteps and noises of an example that a generator is measured on: fewer give a biased share
 MOST_NOISED = 512  # examples of retain and test set that a generator's loss is measured on
 FEW = 10  # forget examples, below which numbers over them say little
@@ -208,7 +209,11 @@ def open_context(config: AuditConfig, origins: Mapping[str, str], progress: Prog
     """
     if not config.checkpoint:
         raise UsageError("no checkpoint given; name at least one file")
-    inputs = resolve_inputs(Resolved(config, origins), progress=progress)  # its notes are among the doubts below
+    request = Resolved(config, origins)
+    if origins.get("forget") == STAND_IN and not config.forget:
+        inputs = inputs_of_concept(request, OF_PROMPTS, progress=progress)
+    else:
+        inputs = resolve_inputs(request, progress=progress)  # its notes are among the doubts below
     candidates = inputs.candidates()
     return context_of(
         candidates,

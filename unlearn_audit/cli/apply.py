@@ -54,6 +54,8 @@ def _help(method: Any) -> str:
     extra = "mask:saliency,density=0.5" if masked else "reinit:alpha=0.999"
     out = f"--out {child}"
     examples = [_example(command, out)] + ([_example(command, f"{out} --with {extra}")] if method.composes else [])
+    if "concept" in _fields(method):
+        examples.append(_example(f'unlearn-audit apply {method.name} sd14/ --concept "nudity"', out))
     text = " ".join((inspect.getdoc(method.run) or method.name).replace("\n\n", "\0").split("\n")).replace("\0", "\n\n")
     joined = f"\n\n[bold]Settings of --with[/bold]\n\n{_transforms(method)}" if method.composes else ""
     differs = "".join(f"\n\nDeviation: {each}." for each in method.deviations)
@@ -68,16 +70,23 @@ def _example(command: str, rest: str) -> str:
 
 
 def _taken(method: Any) -> tuple[str, ...]:
-    """Return the transforms that a method takes."""
-    return tuple(name for name in catalogue.TRANSFORMS if method.takes is None or name in method.takes)
+    """Return the transforms that a method takes on the first kind of models that it can be used on."""
+    return tuple(_joining(method))
+
+
+def _joining(method: Any) -> dict[str, Any]:
+    """Return these transforms as they are on that kind, by name; one that cannot be used on it is none of them."""
+    kind = next(iter(_forms(method)))
+    names = [name for name in catalogue.TRANSFORMS if method.takes is None or name in method.takes]
+    forms = {name: _forms(catalogue.load("transform", catalogue.TRANSFORMS, name)) for name in names}
+    return {name: form[kind] for name, form in forms.items() if kind in form}
 
 
 def _transforms(method: Any) -> str:
     """Return every transform that a method takes with its settings."""
     found = []
-    for name in _taken(method):
-        fields = catalogue.load("transform", catalogue.TRANSFORMS, name).settings.model_fields
-        keys = ", ".join(f"{key}={shown(field.default)}" for key, field in fields.items())
+    for name, transform in _joining(method).items():
+        keys = ", ".join(f"{key}={shown(field.default)}" for key, field in transform.settings.model_fields.items())
         found.append(f"  {name}: {keys}")
     return "\n\n".join(found)
 
@@ -122,11 +131,11 @@ def _options(method: Any) -> Iterator[inspect.Parameter]:
         )
 
 
-def _forms(method: Any) -> dict[Any, Any]:
-    """Return the method as it is on each kind of models that it can be used on, the first kind first."""
+def _forms(thing: Any) -> dict[Any, Any]:
+    """Return a method, or a transform, as it is on each kind of models that it can be used on, the first kind first."""
     from unlearn_audit.step_transforms import forms_of
 
-    return forms_of(method)
+    return forms_of(thing)
 
 
 def _fields(method: Any) -> dict[str, Any]:
@@ -168,7 +177,8 @@ def _defaults(settings: Any, name: str) -> str:
     except LookupError:
         return f"{said}; no value is published." if said else " No value is published."
     if theirs == ours:
-        return f"{said}, as published." if said else "" if name in BUDGET else " Published: not used."
+        of_no_source = name in BUDGET or name in settings().without_effect()
+        return f"{said}, as published." if said else "" if of_no_source else " Published: not used."
     return f"{said}; published {shown(theirs)}." if said else f" Published {shown(theirs)}."
 
 

@@ -25,10 +25,13 @@ def _demo(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train, unlearn and audit a small network on handwritten digits: about a minute on two CPU cores.
+    """Train, unlearn and audit a small network on handwritten digits.
 
-    Writes original, retrained and unlearned checkpoints, the forget set, a config and report.json to --out, and ends
-    with commands to try next.
+    About a minute on two CPU cores; a diffusion model (--scenario generation)
+    takes several.
+
+    Writes original, retrained and unlearned checkpoints, the forget set, a
+    config and report.json to --out, and ends with commands to try next.
     """
     from unlearn_audit.demo import SCENARIOS, run_demo
     from unlearn_audit.files import check_output_folder

@@ -28,6 +28,10 @@ def _fidelity(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict
 
       unlearn-audit fidelity original/ unlearned/ --forget class:3 \
         --samples 200 --kept-samples 100 --out samples/
+
+      unlearn-audit fidelity o/ u/ --forget class:3 --judge my.module:callable
+
+      unlearn-audit fidelity sd14/ sd14-esd/ --prompts i2p.csv --judge nudenet
     """
     measure(checkpoints, shared, **sections)
 

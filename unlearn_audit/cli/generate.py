@@ -42,6 +42,10 @@ def _generate(
     guidance: Annotated[
         float | None, typer.Option(min=0, max=1000, help="1 is none. Default 1; for prompts 7.5.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data spec, which says how many classes there are; default: as the folder says."),
+    ] = None,
     base: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Pipeline whose U-Net a file's weights are put over.")
     ] = None,
@@ -71,7 +75,9 @@ def _generate(
         raise UsageError("nothing would be kept: name --out FOLDER, --grid FILE.png or both")
     if prompts is not None and (classes is not None or count is not None):
         raise UsageError("--prompts draws one image for each line; leave out --class and --count")
-    shared = Shared(base=base, config=config, device=device, precision=precision, batch_size=batch_size, seed=seed)
+    shared = Shared(
+        data=data, base=base, config=config, device=device, precision=precision, batch_size=batch_size, seed=seed
+    )
     request = resolved([checkpoint], shared)
     from unlearn_audit.files import check_output
     from unlearn_audit.generation.image_folder import check_image_folder
@@ -113,13 +119,28 @@ def _opened(request: Any, compute: Any) -> tuple[Any, tuple[str, ...]]:
 
     checkpoint = read_entry(request.config, request.config.checkpoint[0])
     check_finite(checkpoint)
-    pipeline = open_pipeline(checkpoint)
+    pipeline = open_pipeline(checkpoint, classes=_classes_of_data(request, checkpoint))
     compute.to_device(pipeline.denoiser)
     never = (
         [name for name in checkpoint.pipeline.passed_over if name == "safety_checker"] if checkpoint.pipeline else []
     )
     said = ["the folder's safety checker is not run: it would answer for the model"] if never else []
     return pipeline, (*pipeline.notes, *said)
+
+
+def _classes_of_data(request: Any, checkpoint: Any) -> int | None:
+    """Return how many classes the data have that were named for a generator of classes; None: as it says itself."""
+    from unlearn_audit.config import outranks_metadata
+    from unlearn_audit.inputs import resolve_data
+
+    config, origins = request
+    recorded = checkpoint.metadata is not None and checkpoint.metadata.classes is not None
+    if checkpoint.pipeline is None or checkpoint.pipeline.is_text_to_image or not config.data:
+        return None
+    if recorded and not outranks_metadata(origins.get("data", "default")):
+        return None
+    found: int = resolve_data(config, origins, [checkpoint]).dataset.classes
+    return found
 
 
 def _wanted(

@@ -116,6 +116,7 @@ class Flags(NamedTuple):
         without: fields that are no flags.
         texts: other descriptions than the fields' own, by name.
         only_on: switches that no flag turns off.
+        on_generators: what they are on a generator by default, where that is another value.
     """
 
     section: str
@@ -123,6 +124,7 @@ class Flags(NamedTuple):
     without: Sequence[str] = ()
     texts: Mapping[str, str] = {}
     only_on: Sequence[str] = ()
+    on_generators: Mapping[str, str] = {}
 
     def options(self, panel: str) -> Iterator[tuple[inspect.Parameter, OptionKind]]:
         """Yield every flag, in the order of the section, and what it takes.
@@ -139,8 +141,10 @@ class Flags(NamedTuple):
         for name in self.names or fields:
             if name not in self.without:
                 field, text = fields[name], self.texts.get(name, "")
-                negative = name not in self.only_on
-                yield option_of(name, field, panel=panel, text=text, negative=negative), kind_of(field.annotation)
+                there = f" On a generator {self.on_generators[name]}." if name in self.on_generators else ""
+                default, negative = f"{_default(field)}{there}", name not in self.only_on
+                option = option_of(name, field, panel=panel, text=text, default=default, negative=negative)
+                yield option, kind_of(field.annotation)
 
 
 def add_verb(app: typer.Typer, name: str, function: Callable[..., None], *, panel: str, flags: Sequence[Flags]) -> None:

@@ -31,8 +31,9 @@ def _mia(
     the retrained models'. Shadow models that were trained test the original; for
     an unlearned model the right attack is ulira, whose shadow models were
     unlearned in the same way. nn asks of no example: it holds a model's answers
-    on a forgotten class against those of two or more retrained models. A generator
-    has no class probabilities: loss, pia and secmi ask it to find noise again.
+    on a forgotten class against those of two or more retrained models. A
+    generator has no class probabilities: loss, pia and secmi ask it to find
+    noise again.
 
     [bold]Examples[/bold]
 

@@ -8,13 +8,16 @@ from unlearn_audit.cli.flags import Checkpoints, Shared
 from unlearn_audit.cli.generated import Flags, add_verb
 from unlearn_audit.cli.measure import measure
 
+ON_GENERATORS = {"optimizer": "adam", "steps": "40"}
+FLAGS = Flags("rcd", only_on=("match_difficulty",), on_generators=ON_GENERATORS)
+
 
 def _rcd(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str, Any]) -> None:
     r"""How slowly does each model relearn the forget set, and how slowly its unseen twin?
 
-    Higher is not simply better: read it against retrained models and the controls.
-    Of generators it is summed over the original's own curve, and read as a share
-    of what the retrained models have: 0 as the original, 1 as they.
+    Higher is not simply better: read it against retrained models and the
+    controls. Of generators it is summed over the original's own curve, and read
+    as a share of what the retrained models have: 0 as the original, 1 as they.
 
     [bold]Examples[/bold]
 
@@ -29,11 +32,11 @@ def _rcd(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str,
       unlearn-audit rcd u.pt --retrained r.pt --forget idx.npy --match-difficulty
 
       unlearn-audit rcd original/ retrained-1/ unlearned/ --forget class:3 \
-      --draws 8 --gradient-draws 4
+        --draws 8 --gradient-draws 4
     """
     measure(checkpoints, shared, **sections)
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    add_verb(app, "rcd", _rcd, panel="Relearning", flags=[Flags("rcd", only_on=("match_difficulty",))])
+    add_verb(app, "rcd", _rcd, panel="Relearning", flags=[FLAGS])

@@ -65,7 +65,7 @@ class PromptConditions:
         """
         for each in conditions:
             if not isinstance(each, str):
-                raise UsageError(f"this generator takes prompts, and {each!r:.60} is none; name one with --prompt")
+                raise UsageError(f"this generator takes prompts, and {each!r:.60} is none; name some with --prompts")
         return torch.stack([self._embedded(str(each)) for each in conditions]).to(device)
 
     def _embedded(self, prompt: str) -> Tensor:

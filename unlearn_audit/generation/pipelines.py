@@ -69,7 +69,10 @@ class Pipeline:
         """
         if size is None:
             if self.size is None:
-                raise UsageError("this generator's folder does not say how large its images are; name their size")
+                raise UsageError(
+                    "this generator's folder does not say how large its images are; add sample_size to its "
+                    "unet/config.json"
+                )
             return self.channels, *self.size
         if any(each % self.side for each in size):
             raise UsageError(f"images of {size[0]} x {size[1]}: height and width must be multiples of {self.side}")

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.section import Arrays, SearchState
-from unlearn_audit.config import GenerationSettings, code_is_allowed
+from unlearn_audit.catalogue import STAND_IN
+from unlearn_audit.config import AuditConfig, GenerationSettings, code_is_allowed
 from unlearn_audit.data import Dataset, Examples, load_data
 from unlearn_audit.errors import UsageError
 from unlearn_audit.files import expanded
@@ -86,6 +87,12 @@ def plan_of(context: AuditContext, settings: GenerationSettings) -> Plan:
         sampling,
         of_classes=True,
     )
+
+
+def asks_by_prompts_alone(config: AuditConfig) -> bool:
+    """Return whether samples are drawn by prompts, and nobody names data or what of them is to be forgotten."""
+    prompts = config.generation.prompts if config.generation else None
+    return prompts is not None and not config.forget and not config.data
 
 
 def draws(candidate: Candidate) -> bool:
@@ -192,6 +199,8 @@ def real_images(context: AuditContext, settings: GenerationSettings, plan: Plan)
             _refuse_other_classes(named, splits.dataset, settings.real)
         gone = splits.forgotten_classes if plan.of_classes else ()
         return _of_classes(named, gone, seed, settings.real)
+    if context.origins.get("forget") == STAND_IN:
+        return RealImages(None, None, None, "real images")  # blank ones stand in
     if plan.of_classes:
         return _of_classes(splits.dataset, splits.forgotten_classes, seed, "the training set")
     forget, retain = (_in_turn(part, None, seed) for part in (splits.measured_examples, splits.retain_examples))
