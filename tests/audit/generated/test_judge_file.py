@@ -9,7 +9,6 @@ from torch import nn
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.generated.judge_file import with_judge
 from unlearn_audit.audit.generated.judging import trained_judge
-from unlearn_audit.audit.section import ANEW
 from unlearn_audit.config import Layer, Resolved, resolve
 from unlearn_audit.data import load_data, make_splits
 from unlearn_audit.engine import setup_device
@@ -50,7 +49,7 @@ def test_a_verb_without_a_folder_trains_the_very_same_judge(tmp_path: Path) -> N
     subject = Candidate("u", "unlearned", "u/", "0" * 64, "made up", nn.Identity(), dataset.transform)
     context = AuditContext(asked().config, {}, compute, make_splits(dataset, "class:3"), (subject,))
     ours, kept = (
-        trained_judge(context, ANEW),
+        trained_judge(context),
         open_judge(request.config.generation.judge, dataset=dataset, compute=compute),
     )
     images = as_stored(dataset.test.images[:50])

@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 
 from unlearn_audit.audit.cache import VERSION
-from unlearn_audit.audit.generated.judging import MODEL
+from unlearn_audit.audit.generated.judging import MODEL, learn_judge
+from unlearn_audit.checkpoints import write_checkpoint
 from unlearn_audit.config import TRAIN, Resolved
 from unlearn_audit.engine import setup_device
 from unlearn_audit.files import make_subfolder, sha256_of_bytes
 from unlearn_audit.inputs import read_entry, resolve_data
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.streams import derive_seed
-from unlearn_audit.training import pick_recipe, train_checkpoint
+from unlearn_audit.training import pick_recipe
 
 FOLDER = "models"
 
@@ -44,7 +45,7 @@ def with_judge(request: Resolved, folder: Path, progress: Progress = silent) -> 
     path = folder / FOLDER / f"judge-{digest}.safetensors"
     if not path.exists():
         make_subfolder(folder, FOLDER)
-        train_checkpoint(path, MODEL, dataset, recipe, seed=seed, compute=compute, clock=None, progress=progress,
-                         task="training the judge")  # fmt: skip
+        model, metadata = learn_judge(dataset, config.seed, compute, progress)
+        write_checkpoint(path, model.state_dict(), metadata, force=True)
     judged = settings.model_copy(update={"judge": str(path)})
     return Resolved(config.model_copy(update={"generation": judged}), request.origins)

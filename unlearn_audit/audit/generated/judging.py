@@ -6,20 +6,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.generated.drawing import Plan
 from unlearn_audit.audit.measurement import interval, measurement
-from unlearn_audit.audit.section import Arrays, SearchState
+from unlearn_audit.checkpoints import Metadata
 from unlearn_audit.config import INCEPTION, NUDENET, OF_THE_JUDGE, TRAIN, GenerationSettings, code_is_allowed
+from unlearn_audit.data import Dataset
+from unlearn_audit.engine import Device
 from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import IN_MEMORY, Candidate
 from unlearn_audit.judges import ClassifierJudge, Judge, JudgeAccuracy, judge_accuracy, open_judge
+from unlearn_audit.progress import Progress
 from unlearn_audit.report import Measurement
 from unlearn_audit.streams import derive_seed
-from unlearn_audit.training import new_model, pick_recipe, train
+from unlearn_audit.training import pick_recipe, train_recorded
 
 Floats = NDArray[np.float64]
 MODEL = "small-cnn"  # of a judge that is trained here
@@ -55,14 +58,14 @@ class Judging(NamedTuple):
         return self.reason if self.features is self.judge else None
 
 
-def open_judging(context: AuditContext, settings: GenerationSettings, plan: Plan, search: SearchState) -> Judging:
+def open_judging(context: AuditContext, settings: GenerationSettings, plan: Plan) -> Judging:
     """Open or train the judge, and try it on real held-out images.
 
     Raises:
         UsageError: the judge does not fit the generators or the data.
         MeasurementError: it cannot be read.
     """
-    judge = trained_judge(context, search) if settings.judge == TRAIN else _opened(context, settings, plan)
+    judge = trained_judge(context) if settings.judge == TRAIN else _opened(context, settings, plan)
     if settings.features == OF_THE_JUDGE:
         features = judge
     elif settings.features.startswith(INCEPTION):
@@ -86,20 +89,30 @@ def _opened(context: AuditContext, settings: GenerationSettings, plan: Plan) -> 
     )
 
 
-def trained_judge(context: AuditContext, search: SearchState) -> Judge:
-    """Return a small classifier of all training examples, the forgotten ones too: a judge has to know them."""
+def learn_judge(dataset: Dataset, seed: int, compute: Device, progress: Progress) -> tuple[nn.Module, Metadata]:
+    """Return a small classifier of all training examples, the forgotten ones too: a judge has to know them.
+
+    Args:
+        dataset: of the generators.
+        seed: the person's.
+        compute: where it is trained.
+        progress: callback, called after each step.
+
+    Returns:
+        The classifier, and what its checkpoint would say of itself.
+
+    Raises:
+        MeasurementError: training diverged.
+    """
+    recipe, own = pick_recipe(None, MODEL), derive_seed(seed, "judge")
+    return train_recorded(MODEL, dataset, recipe, seed=own, compute=compute, clock=None, progress=progress,
+                          task="training the judge")  # fmt: skip
+
+
+def trained_judge(context: AuditContext) -> Judge:
+    """Return a judge that is learned here and now, for an audit without a folder to keep it in."""
     dataset, compute = context.splits.dataset, context.compute
-    seed = derive_seed(context.config.seed, "judge")
-
-    def learn() -> Arrays:
-        recipe, rows = pick_recipe(None, MODEL), np.arange(len(dataset.train))
-        found = train(MODEL, dataset, rows, recipe, seed=seed, compute=compute, progress=context.progress,
-                      task="training the judge")  # fmt: skip
-        return {name: tensor.cpu().numpy() for name, tensor in found.model.state_dict().items()}
-
-    state = {name: torch.from_numpy(np.array(array)) for name, array in search.array_cache("judge", learn).items()}
-    model = new_model(MODEL, dataset, seed, compute=compute)
-    model.load_state_dict(state)
+    model, _ = learn_judge(dataset, context.config.seed, compute, context.progress)
     candidate = Candidate("judge", "control", IN_MEMORY, "0" * 64, MODEL, model.eval(), dataset.transform)
     channels, height, width = dataset.train.images.shape[1:]
     sample = dataset.test.subset(np.arange(min(TRIED, len(dataset.test))))

@@ -60,7 +60,7 @@ def measure_generated(context: AuditContext, settings: GenerationSettings, searc
     if without and not context.alone:
         return SectionResult(tuple(_nothing(context, settings, draws_none(without[0]))))
     plan = plan_of(context, settings)
-    judging = open_judging(context, settings, plan, search)
+    judging = open_judging(context, settings, plan)
     real = real_images(context, settings, plan)
     samples = _samples(context, plan, judging, search)
     found = [

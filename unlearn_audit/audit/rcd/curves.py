@@ -205,7 +205,7 @@ def relearn_models(context: AuditContext, settings: RcdSettings, search: SearchS
     twins, said = matched_twins(context, candidates) if settings.match_difficulty else ({}, ())
     planned = plan(context, settings, candidates, twins)
     floors = _floors_beforehand(context, settings, planned)
-    probes = probes_of(context, settings, planned, search)
+    probes = probes_of(context, settings, planned)
     relearned, steps, stops = _relearn(context, settings, planned=planned, floors=floors, search=search, probes=probes)
     floors = floors or _floors_afterwards(settings, planned, relearned.curves)
     taken = tuple(

@@ -15,7 +15,6 @@ from unlearn_audit.audit.generated.drawing import Plan, pipeline_of, plan_of
 from unlearn_audit.audit.generated.judging import Judging, labelled, open_judging
 from unlearn_audit.audit.generated.sheets import sheet
 from unlearn_audit.audit.rcd.runs import RelearnPlan
-from unlearn_audit.audit.section import SearchState
 from unlearn_audit.config import GenerationSettings, RcdSettings
 from unlearn_audit.errors import UsageError
 from unlearn_audit.generation.sampling import images
@@ -82,9 +81,7 @@ class Probe:
         }
 
 
-def probes_of(
-    context: AuditContext, settings: RcdSettings, planned: Sequence[RelearnPlan], search: SearchState
-) -> tuple[Probe | None, ...]:
+def probes_of(context: AuditContext, settings: RcdSettings, planned: Sequence[RelearnPlan]) -> tuple[Probe | None, ...]:
     """Return who looks at each trajectory: at those of subjects on the forget set; () where nobody asked.
 
     How samples are drawn and judged is what `[generation]` says, else its defaults.
@@ -104,7 +101,7 @@ def probes_of(
     plan = plan_of(context, asked)
     if plan.forgotten.reason is not None:
         raise UsageError(f"--probe has nothing to draw: {plan.forgotten.reason}")
-    judging = open_judging(context, asked, plan, search)
+    judging = open_judging(context, asked, plan)
     return tuple(
         Probe(context, one.candidate, settings.probe, plan=plan, judging=judging)
         if one.kind == "forget" and one.candidate.role != "control"
