@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn_audit.audit.context import AuditContext, context_of
+from unlearn_audit.checkpoints import Metadata
 from unlearn_audit.config import AuditConfig
 from unlearn_audit.data import Dataset, Examples, Splits, Transform, make_splits
 from unlearn_audit.engine import setup_device
@@ -57,11 +58,14 @@ def small_splits(forget: str = "class:1", *, n: int = 40) -> Splits:
     return make_splits(data, forget)
 
 
-def generators(splits: Splits, config: dict[str, Any] | None = None, **subjects: tuple[str, Denoiser]) -> AuditContext:
-    """The context of an audit of these: label=(role, model)."""
+def generators(
+    splits: Splits, config: dict[str, Any] | None = None, *, recorded: bool = True, **subjects: tuple[str, Denoiser]
+) -> AuditContext:
+    """The context of an audit of these: label=(role, model); retrained ones have a record that says so."""
+    said = Metadata(model="small-unet", role="retrained", forget_sha256=splits.forget.sha256)
     candidates = [
         Candidate(label, role, f"{label}/", f"{index:064x}", "small-unet", model.eval(), AsIs,
-                  task=denoising_task(model))
+                  task=denoising_task(model), metadata=said if recorded and role == "retrained" else None)
         for index, (label, (role, model)) in enumerate(subjects.items())
     ]  # fmt: skip
     asked = AuditConfig.model_validate({"seed": 3} | (config or {}))

@@ -1,6 +1,7 @@
 """Audits of generators: losses and no accuracies, nulls with reasons, refusals, and the row that nothing trained."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,16 @@ from torch import nn
 from unlearn_audit.audit import audit_candidates
 from unlearn_audit.audit.context import AuditContext, context_of
 from unlearn_audit.audit.generators import CANNOT, NO_ACCURACY
+from unlearn_audit.audit.mixtures import refuse_a_mixture
 from unlearn_audit.audit.null_rows import told_of_null_rows, untrained_rows, with_null_row
 from unlearn_audit.catalogue import metric_info
+from unlearn_audit.checkpoints import Metadata
 from unlearn_audit.config import AuditConfig
 from unlearn_audit.engine import Draws, setup_device
 from unlearn_audit.errors import MeasurementError, UsageError
+from unlearn_audit.generation import denoising_task
+from unlearn_audit.generation.conditions import ClassConditions
+from unlearn_audit.generation.pipelines import Pipeline
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.models.denoisers import Denoiser, Noised
 from unlearn_audit.report import AuditReport, Measurement, dump_report
@@ -128,6 +134,42 @@ def test_generators_and_classifiers_are_audited_apart() -> None:
         context_of([maker, names], splits, AuditConfig(), origins={}, compute=CPU)
 
 
+def _other_schedule(**changes: object) -> Denoiser:
+    model = denoiser(0.4)
+    model.schedule = model.schedule._replace(**changes)  # type: ignore[arg-type]
+    return model
+
+
+def test_generators_whose_losses_are_of_different_things_are_audited_apart() -> None:
+    splits, alphas = small_splits("range:0-5"), denoiser().schedule.alphas_bar
+    texts = denoiser(0.4)
+    texts.conditioning = "text"
+    for other, said in (
+        (_other_schedule(prediction="v_prediction"), "a predicts epsilon, b v_prediction"),
+        (_other_schedule(alphas_bar=alphas[:500]), "a has 1000 timesteps, b 500"),
+        (_other_schedule(alphas_bar=alphas**2), "a and b have different noise schedules"),
+        (texts, "a takes classes, b takes texts"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            generators(splits, a=("original", denoiser(0.4)), b=("unlearned", other))
+    generators(splits, a=("original", denoiser(0.4)), b=("unlearned", _other_schedule(alphas_bar=alphas.float())))
+
+
+def test_generators_with_other_autoencoders_are_audited_apart() -> None:
+    def subject(label: str, vae: nn.Module | None) -> Candidate:
+        model = denoiser(0.4)
+        pipeline = Pipeline(model, {}, ClassConditions(CLASSES, null=True), None, 1, vae=vae)
+        return Candidate(label, "subject", label, "0" * 64, "c", model, AsIs, task=denoising_task(model),
+                         pipeline=pipeline)  # fmt: skip
+
+    vae, half = nn.Linear(3, 3), nn.Linear(3, 3)
+    half.load_state_dict({name: each.half() for name, each in vae.state_dict().items()})
+    refuse_a_mixture([subject("a", vae), subject("b", vae), subject("c", half)])
+    for other in (None, nn.Linear(3, 3), nn.Linear(3, 2)):
+        with pytest.raises(UsageError, match="a and b have different autoencoders"):
+            refuse_a_mixture([subject("a", vae), subject("b", other)])
+
+
 class _Restless(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -152,6 +194,26 @@ def test_the_instrument_is_checked(kind: type[nn.Module], said: str) -> None:
 
 
 # ----- the row of a class that a model was made without
+
+
+@pytest.mark.parametrize(("rows", "doubted"), [([0.0, 0.0, 0.5], True), ([0.0, 0.5, 0.0], False)])
+def test_without_a_record_a_model_keeps_its_row_and_is_doubted_where_that_knows_the_class(
+    rows: list[float], doubted: bool
+) -> None:
+    splits, model = small_splits("class:1"), denoiser(0.4, torch.tensor(rows))
+    subjects = {"original": ("original", denoiser(0.4)), "first": ("retrained", model)}
+    context = generators(splits, recorded=False, **subjects)
+    first = context.subjects[1]
+    wrong = Metadata(model="small-unet", role="retrained", forget_sha256="f" * 64)
+    for one in (first, replace(first, metadata=wrong)):
+        assert untrained_rows(one, splits) == ()
+        assert with_null_row(one, splits) is model
+    report = report_of(context, gaps={})
+    assert any("first: named as retrained, and no record" in text for text in report.limitations)
+    (subject,) = (one for one in report.subjects if one.label == "first")
+    assert any("it was trained on them" in text for text in subject.doubts) == doubted
+    known = report_of(generators(splits, **subjects), gaps={})
+    assert not any("it was trained on them" in text for one in known.subjects for text in one.doubts)
 
 
 def test_a_model_made_without_a_class_is_measured_with_the_row_of_no_condition() -> None:
@@ -185,7 +247,9 @@ def test_a_class_of_which_something_is_left_keeps_its_row(forget: str) -> None:
 def test_a_model_without_a_row_of_no_condition_keeps_its_own() -> None:
     splits, model = small_splits("class:1"), denoiser(0.4)
     model.null = None
-    assert with_null_row(generators(splits, first=("retrained", model)).subjects[0], splits) is model
+    context = generators(splits, first=("retrained", model))
+    assert with_null_row(context.subjects[0], splits) is model
+    assert told_of_null_rows(context.subjects, splits) == ()
 
 
 def test_noised_is_what_a_denoiser_is_called_with() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from unlearn_audit import models
 from unlearn_audit.attacks import Signals
 from unlearn_audit.audit.identities import identity_doubts, other_parents
+from unlearn_audit.audit.mixtures import refuse_a_mixture
 from unlearn_audit.audit.null_rows import with_null_row
 from unlearn_audit.catalogue import STAND_IN
 from unlearn_audit.checkpoints import Metadata
@@ -256,24 +257,15 @@ def context_of(
         progress: progress callback, called after each step.
 
     Raises:
+        UsageError: no number says the same of all of them.
         MeasurementError: two passes of a model disagree, or its outputs are not finite.
     """
     notes = tuple(_opening_notes(candidates, None if origins.get("forget") == STAND_IN else splits))
     context = AuditContext(config, origins, compute, splits, tuple(candidates), notes, progress)
-    _refuse_a_mixture(candidates)
+    refuse_a_mixture(candidates)
     for candidate in candidates:
         _check_instrument(context, candidate)
     return context
-
-
-def _refuse_a_mixture(candidates: Sequence[Candidate]) -> None:
-    makes = [one.label for one in candidates if one.is_generator]
-    if 0 < len(makes) < len(candidates):
-        names = next(one.label for one in candidates if not one.is_generator)
-        raise UsageError(
-            f"{makes[0]} is a generator, {names} a classifier: no number says the same of both; audit them apart (a "
-            "classifier that judges samples is named as --judge)"
-        )
 
 
 def _opening_notes(candidates: Sequence[Candidate], splits: Splits | None) -> Iterator[Note]:

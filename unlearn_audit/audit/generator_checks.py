@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.context import AuditContext, Note
+from unlearn_audit.audit.null_rows import doubtful_rows, taking_null_row
 from unlearn_audit.audit.rcd.shares import paired_mean
 from unlearn_audit.audit.reference_checks import ABOVE, NO_ORIGINAL, SURE, other_recipes, told_apart
 from unlearn_audit.engine import FullBatch
@@ -17,6 +18,7 @@ from unlearn_audit.models.denoisers import Noised
 
 SILENT = 0.8  # of the loss of predicting nothing: a model that stays above has learned next to nothing
 MARGIN = 0.25  # of the original's loss on the retain set, by which that of a retrained model may be larger
+TRAINED = 0.01  # of the loss under no condition, by which a row that was trained is better: 1.5 to 10 % were seen
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +42,7 @@ def examine_generators(context: AuditContext) -> Iterator[Note]:
         if originals:
             yield from (Note(text, candidate.label) for text in _worse(context, candidate, originals[0]))
         yield from (Note(text, candidate.label) for text in _tells_apart(context, candidate))
+        yield from (Note(text, candidate.label) for text in _knows_the_class(context, candidate))
     yield from other_recipes(context.subjects)
 
 
@@ -78,6 +81,22 @@ def _worse(context: AuditContext, candidate: Candidate, original: Candidate) -> 
         yield (
             f"{candidate.label}: its loss on the retain set is {ours.mean():.3g}, that of {original.label} "
             f"{level.mean():.3g}: its training failed, or its file is not what it is named as"
+        )
+
+
+def _knows_the_class(context: AuditContext, candidate: Candidate) -> Iterator[str]:
+    """Yield that a model without a record is better under the forgotten class than under none: it was trained on it."""
+    classes, examples = doubtful_rows(candidate, context.splits), context.noised("forget")
+    if not classes or not len(examples):
+        return
+    batch = FullBatch(examples, candidate.transform, compute=context.compute, task=candidate.task,
+                      draws=context.draws("forget"), resident=False)  # fmt: skip
+    own, level = context.losses(candidate, "forget"), batch.forward(taking_null_row(candidate.model, classes)).losses
+    gap = paired_mean(own - level)
+    if gap is not None and gap.high < -TRAINED * level.mean():
+        yield (
+            f"{candidate.label}: its loss on the forget set is {own.mean():.3g} under the forgotten classes and "
+            f"{level.mean():.3g} under no condition: it was trained on them, and is no retrained model"
         )
 
 
