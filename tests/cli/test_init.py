@@ -1,5 +1,6 @@
 """`init` writes a config that is valid and a policy that can be read, and takes no code from a checkpoint."""
 
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -182,6 +183,22 @@ def test_the_commented_keys_are_keys_of_the_config(tmp_path: Path, monkeypatch: 
     assert config.truncation is not None
     assert config.rcd is not None
     assert config.rcd.match_difficulty
+
+
+def test_generators_get_a_config_and_a_policy_of_their_own(here: Path, stable_diffusion_folder: Path, run: Run) -> None:
+    ran = run("init", "--original", stable_diffusion_folder, "--forget", "class:3", "--data", "digits")
+    assert (ran.code, "normalised" in ran.stderr) == (0, False)
+    config = check_config(here / "unlearn-audit.toml")
+    assert config.generation is not None
+    assert config.rcd is not None
+    assert (config.gaps, config.twosample, config.mean) == (None, None, None)
+    assert "mean" not in (here / "unlearn-audit.toml").read_text()
+    assert read_policy(here / "policy.toml") == read_policy(Path("generation"))
+    commented = re.sub(
+        r"(?m)^# (?=\[mia|attacks|samples|kept_|optimizer)", "", (here / "unlearn-audit.toml").read_text()
+    )
+    (here / "all.toml").write_text(commented)
+    assert check_config(here / "all.toml").mia is not None
 
 
 def test_the_policy_is_the_default_one(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def _init(
     check_output_folder(out, force=force, owned=(CONFIG_NAME, POLICY_NAME))
     asked = StarterFiles((), forget, None, data, model, weights, _moments(mean, "--mean"), _moments(std, "--std"))
     start = _start(given, asked, out)
-    texts = {CONFIG_NAME: starting_config(start), POLICY_NAME: starting_policy()}
+    texts = {CONFIG_NAME: starting_config(start), POLICY_NAME: starting_policy(generators=start.generators)}
     make_output_folder(out, force=force, owned=(CONFIG_NAME, POLICY_NAME))
     for name, text in texts.items():
         atomic_write(out / name, text.encode())
@@ -76,6 +76,7 @@ def _start(given: Sequence[Given], asked: "StarterFiles", out: Path) -> "Starter
     from unlearn_audit.cli.init_templates import StartingCheckpoint
     from unlearn_audit.config import anchored_data_spec
     from unlearn_audit.errors import UsageError
+    from unlearn_audit.pipeline_folder import is_pipeline_folder
 
     forget, data, weights = asked.forget, asked.data, asked.weights
 
@@ -94,7 +95,8 @@ def _start(given: Sequence[Given], asked: "StarterFiles", out: Path) -> "Starter
     data = anchored_data_spec(data, Path.cwd()) if data is not None and elsewhere else data
     spec, source = (_checked(forget), None) if forget is not None else _agreed(given, said)
     forget = None if spec is None else _spec_from(out, spec)
-    return asked._replace(checkpoints=found, forget=forget, forget_from=source, data=data)
+    generators = is_pipeline_folder(given[0][0])
+    return asked._replace(checkpoints=found, forget=forget, forget_from=source, data=data, generators=generators)
 
 
 def _said(path: Path, weights: str | None) -> "Metadata | None":
@@ -166,7 +168,7 @@ def _left_to_do(start: "StarterFiles") -> Iterator[str]:
         yield "to do: say in unlearn-audit.toml what is to be forgotten (forget = ...)"
     if start.data is None and not all(checkpoint.data for checkpoint in start.checkpoints):
         yield "to do: say in unlearn-audit.toml what data the checkpoints belong to (data = ...)"
-    if start.mean is None and not all(checkpoint.mean for checkpoint in start.checkpoints):
+    if not start.generators and start.mean is None and not all(checkpoint.mean for checkpoint in start.checkpoints):
         yield "to do: say in unlearn-audit.toml how inputs are normalised (mean = ..., std = ...), or it is assumed"
     if "unlearned" not in roles:
         yield 'to do: no checkpoint is "unlearned", which the policy speaks of; give a role, or gate with --subject'

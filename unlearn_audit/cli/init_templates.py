@@ -39,6 +39,7 @@ class StarterFiles(NamedTuple):
     weights: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    generators: bool = False
 
 
 HEAD = """\
@@ -77,6 +78,22 @@ attacks = ["loss"]              # or "threshold", or "all" with shadow models
 # [generation]                  # of image generators: what a judge finds in samples, forgotten and kept ones
 """
 
+OF_GENERATORS = """\
+# ----- what to measure: a section that is here runs
+
+[generation]                    # what a judge finds in samples, forgotten and kept ones
+judge = "train"                 # a small classifier of the same data; or a checkpoint, or nudenet
+# samples = 100                 # of each forgotten class
+# kept_samples = 40             # of each kept class
+# prompts = "prompts.csv"       # of a generator of texts: its samples are asked for by these
+
+[rcd]                           # relearning: samples cannot show that something is gone
+# optimizer = "adam"            # with K = 40 steps, on fresh noise, over the original's own curve
+
+# [mia]                         # membership, where examples and no whole class are forgotten
+# attacks = ["loss", "pia", "secmi"]
+"""
+
 NO_RETRAINED = """\
 # There is no retrained model yet, so the gaps stay open and the policy cannot pass. Train three or more without the
 # forget set, and add each as a [[checkpoint]] with role = "retrained"; or let the audit train them
@@ -93,15 +110,17 @@ def starting_config(start: StarterFiles) -> str:
     Raises:
         UsageError: a path or a spec is no text that a TOML file can hold.
     """
-    blocks = [HEAD, *("".join(part(start)) for part in (_forget, _data, _model, _weights, _normalisation))]
+    of_classifiers = () if start.generators else (_model, _weights, _normalisation)
+    blocks = [HEAD, *("".join(part(start)) for part in (_forget, _data, *of_classifiers))]
     blocks += ["".join(_checkpoint(checkpoint, start)) for checkpoint in start.checkpoints]
     blocks += [] if any(checkpoint.role == "retrained" for checkpoint in start.checkpoints) else [_no_retrained(start)]
-    return "\n".join([*blocks, SECTIONS])
+    return "\n".join([*blocks, OF_GENERATORS if start.generators else SECTIONS])
 
 
-def starting_policy() -> str:
-    """Return the text of a first policy: the default one, to be changed at will."""
-    return shipped_policy("default").replace("--policy default", f"--policy {POLICY_NAME}")
+def starting_policy(*, generators: bool = False) -> str:
+    """Return the text of a first policy: the default one, or that of generators, to be changed at will."""
+    name = "generation" if generators else "default"
+    return shipped_policy(name).replace(f"--policy {name}", f"--policy {POLICY_NAME}")
 
 
 def _forget(start: StarterFiles) -> Iterator[str]:
@@ -161,7 +180,7 @@ def _no_retrained(start: StarterFiles) -> str:
     train += ["--without", start.forget if start.forget and start.forget.isprintable() else "FORGET"]
     for key, value in (("mean", start.mean), ("std", start.std)):
         train += [f"--{key}", ",".join(map(str, value))] if value else []
-    train += ["--seed", "1", "--out", "retrained-1.safetensors"]
+    train += ["--seed", "1", "--out", "retrained-1/" if start.generators else "retrained-1.safetensors"]
     audit = "unlearn-audit audit unlearn-audit.toml --out report/ --retrain 3" + ("" if tells else " --recipe NAME")
     how = "says that it was trained" if tells else "was trained, by a recipe that you name, since no file says it"
     return NO_RETRAINED.format(how=how, audit=audit, train=shlex.join(train))
