@@ -66,6 +66,12 @@ def test_both_halves_stand_together_and_the_page_shows_samples(asked: tuple[str,
     assert json.loads(again.stdout)["measurements"] == report["measurements"]
 
 
+def test_the_help_shows_judges_of_every_kind(run: Run) -> None:
+    told = run("fidelity", "--help").stdout
+    for part in ("--judge judge.safetensors", "--judge my.module:callable", "--prompts i2p.csv --judge nudenet"):
+        assert part in told
+
+
 def test_a_classifier_and_prompts_for_classes_are_refused(asked: tuple[str, ...], here: Path, run: Run) -> None:
     (here / "p.csv").write_text("prompt\na\n")
     ran = run("fidelity", *asked, *FEW, "--prompts", "p.csv")

@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 from unlearn_audit.audit.config_checks import problems_of
-from unlearn_audit.catalogue import ATTACKS, METHODS
-from unlearn_audit.config import check_config
+from unlearn_audit.catalogue import ATTACKS, METHODS, load
+from unlearn_audit.config import GenerationSettings, check_config
 from unlearn_audit.gate import read_policy
 
 Cli = Callable[..., Any]
@@ -130,6 +130,24 @@ def test_tables_of_the_readme_tell_of_what_there_is(head: str, table: Mapping[st
     told = [name for row in rows for name in re.findall(r"`([\w-]+)`", row.split("|")[1])]
     assert len(told) > 9
     assert set(told) <= set(table)
+
+
+def test_the_guide_to_generators_names_each_of_their_settings_and_methods() -> None:
+    page = PAGES[GUIDE / "generators.md"]
+    for name in GenerationSettings.model_fields:
+        assert f"generation.{name}`" in page or f"`.{name}`" in page, name
+    for name in ("draws", "gradient_draws", "probe"):
+        assert f"`rcd.{name}`" in page, name
+    told = page.partition("## Unlearning a generator")[2].partition("```")[0]
+    for name in set(METHODS) - {"retrain"}:
+        if not isinstance(load("method", METHODS, name).on.get("generator"), str):
+            assert f"`{name}`" in told, name
+
+
+def test_the_page_of_policies_says_that_generation_is_of_classes() -> None:
+    page = PAGES[GUIDE / "gate.md"]
+    assert "`generation` is for generators of classes" in page
+    assert "generation.nudity_rate" in page
 
 
 # Of each verb of the section on generators, flags that make it short.

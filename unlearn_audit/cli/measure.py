@@ -108,7 +108,7 @@ def _audit_and_emit(
     cache = ResultCache(folder / FOLDER) if folder else NO_CACHE
     with progress_bars(quiet=shared.quiet) as progress:
         if folder:
-            request = with_judge(make_models(request, folder, progress), folder, progress)
+            request = with_judge(make_models(request, folder, progress), folder, progress, only=only)
         report, arrays = audit_checkpoints(
             request.config, origins=request.origins, only=only, cache=cache, progress=progress
         )

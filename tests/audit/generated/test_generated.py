@@ -295,6 +295,11 @@ def test_prompts_are_judged_for_one_concept_one_sample_each(monkeypatch: pytest.
     assert any("one sample" in text.lower() for text in section.limitations)
 
 
+def test_no_judge_of_classes_is_trained_for_prompts(prompts: str) -> None:
+    with pytest.raises(UsageError, match="these generators take texts"):
+        measured(context_of("range:0-9", {"sd": ("original", Texts(1))}, judge="train", prompts=prompts))
+
+
 def test_a_concept_may_be_looked_for_in_samples_of_classes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, Nude())
     _, found = measured(context_of(FORGET, USUAL, judge="nudenet"))

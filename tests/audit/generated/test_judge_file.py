@@ -1,7 +1,6 @@
 """A judge that is trained for an audit: once for a folder, the same as in memory, and none where one is named."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from torch import nn
@@ -12,6 +11,7 @@ from unlearn_audit.audit.generated.judging import trained_judge
 from unlearn_audit.config import Layer, Resolved, resolve
 from unlearn_audit.data import load_data, make_splits
 from unlearn_audit.engine import setup_device
+from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.judges import as_stored, open_judge
 
@@ -34,13 +34,28 @@ def test_a_folder_keeps_its_judge_and_a_named_one_stays(tmp_path: Path) -> None:
     assert with_judge(resolve([Layer("flag", {"forget": "class:3"}, "test")]), tmp_path).config.generation is None
 
 
-def test_no_judge_is_trained_for_classifiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = SimpleNamespace(pipeline=None, metadata=None)
-    monkeypatch.setattr("unlearn_audit.audit.generated.judge_file.read_entry", lambda *_: read)
-    config = {"data": "digits?train=120", "forget": "class:3", "checkpoint": [{"path": "net.pt"}], "generation": {}}
-    request = resolve([Layer("flag", config, "test")])
+def with_checkpoint(path: Path, **more: object) -> Resolved:
+    values = {"data": "digits?train=120", "forget": "class:3", "generation": {}, "checkpoint": [{"path": str(path)}]}
+    return resolve([Layer("flag", values | more, "test")])
+
+
+def test_no_judge_is_trained_for_sections_that_are_not_measured(tmp_path: Path) -> None:
+    request = asked()
+    assert with_judge(request, tmp_path, only=("gaps",)) is request
+    assert with_judge(request, tmp_path, only=("rcd",)) is request
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_judge_is_trained_for_classifiers(tiny: Path, tmp_path: Path) -> None:
+    request = with_checkpoint(next(tiny.glob("*.safetensors")))
     assert with_judge(request, tmp_path) is request
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_judge_of_classes_is_refused_for_generators_of_texts(stable_diffusion_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nudenet"):
+        with_judge(with_checkpoint(stable_diffusion_folder), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_verb_without_a_folder_trains_the_very_same_judge(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 from unlearn_audit.audit.cache import VERSION
-from unlearn_audit.audit.generated.judging import MODEL, learn_judge
+from unlearn_audit.audit.generated.judging import MODEL, NOT_OF_TEXTS, learn_judge
 from unlearn_audit.checkpoints import write_checkpoint
 from unlearn_audit.config import TRAIN, Resolved
 from unlearn_audit.engine import setup_device
+from unlearn_audit.errors import UsageError
 from unlearn_audit.files import make_subfolder, sha256_of_bytes
 from unlearn_audit.inputs import read_entry, resolve_data
 from unlearn_audit.progress import Progress, silent
@@ -17,26 +18,30 @@ from unlearn_audit.training import pick_recipe
 FOLDER = "models"
 
 
-def with_judge(request: Resolved, folder: Path, progress: Progress = silent) -> Resolved:
+def with_judge(request: Resolved, folder: Path, progress: Progress = silent, *, only: tuple[str, ...] = ()) -> Resolved:
     """Return the request with the file of its judge, which is trained where it is not there yet.
 
     Args:
-        request: the configuration; it stays as it is where it asks for no judge that is to be trained, or where some
-            checkpoint is a classifier, so that nothing is judged.
+        request: the configuration; it stays as it is where it asks for no judge that is to be trained, or where
+            there is nothing to judge: classifiers draw no samples.
         folder: of the audit; the judge goes into its folder `models`.
         progress: callback, called after each step.
+        only: names of the sections that are measured; all of the config's when empty.
 
     Raises:
-        UsageError: no data are named.
+        UsageError: no data are named, or the generators take texts, of which no such judge finds anything.
         MeasurementError: training diverged.
         OutputError: the folder cannot be written.
     """
     config, settings = request.config, request.config.generation
-    if settings is None or settings.judge != TRAIN:
+    probed = config.rcd is not None and config.rcd.probe is not None and (not only or "rcd" in only)
+    if settings is None or settings.judge != TRAIN or not (not only or "generation" in only or probed):
         return request
     checkpoints = tuple(read_entry(config, entry) for entry in config.checkpoint)
     if any(one.pipeline is None for one in checkpoints):
         return request
+    if any(one.pipeline is not None and one.pipeline.is_text_to_image for one in checkpoints):
+        raise UsageError(NOT_OF_TEXTS)
     dataset = resolve_data(config, request.origins, checkpoints).dataset
     compute, recipe = setup_device(config.device, config.precision), pick_recipe(None, MODEL)
     seed = derive_seed(config.seed, "judge")

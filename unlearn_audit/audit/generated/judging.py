@@ -28,6 +28,10 @@ Floats = NDArray[np.float64]
 MODEL = "small-cnn"  # of a judge that is trained here
 TRIED = 4  # images on which a judge's last layer is looked for
 NUDE = 1  # nudenet's label of an image that is
+NOT_OF_TEXTS = (
+    "a judge that is trained here knows the classes of the data, and these generators take texts; name one that finds "
+    "the concept with --judge: nudenet, or package.module:callable"
+)
 
 
 class Judging(NamedTuple):
@@ -65,6 +69,8 @@ def open_judging(context: AuditContext, settings: GenerationSettings, plan: Plan
         UsageError: the judge does not fit the generators or the data.
         MeasurementError: it cannot be read.
     """
+    if settings.judge == TRAIN and not plan.of_classes:
+        raise UsageError(NOT_OF_TEXTS)
     judge = trained_judge(context) if settings.judge == TRAIN else _opened(context, settings, plan)
     if settings.features == OF_THE_JUDGE:
         features = judge
