@@ -1,5 +1,6 @@
 """What a section's numbers depend on: what is measured, too, so that a new metric is measured in an old folder."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ from analytic_denoisers import denoiser, generators, small_splits
 from lookup_models import context_of, right
 
 from unlearn_audit import catalogue
+from unlearn_audit.audit import cache_key
 from unlearn_audit.audit.cache_key import depends_on
+from unlearn_audit.data import load_data
 
 
 def test_a_section_that_measures_one_more_thing_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,3 +37,21 @@ def test_losses_of_generators_depend_on_their_draws_and_a_probe_on_what_it_draws
     plain = key("rcd", rcd={"steps": 5}, generation={"samples": 10})
     assert plain == key("rcd", rcd={"steps": 5}, generation={"samples": 20})
     assert key("rcd", **probed, generation={"judge": "own.judges:make"}) is None
+
+
+def test_what_judges_and_what_is_compared_with_count_by_content(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def key(**generation: Any) -> Any:
+        made = generators(small_splits("class:1"), {"generation": generation}, original=("original", denoiser()))
+        return depends_on(made, "generation", None)
+
+    monkeypatch.setattr(cache_key, "sha256_of_checkpoint", lambda path: (path / "weights").read_text())
+    (tmp_path / "weights").write_text("one")
+    before = key(judge=str(tmp_path))
+    (tmp_path / "weights").write_text("two")
+    assert key(judge=str(tmp_path)) != before
+    assert key(real="digits")["files"]["real digits"] == load_data("digits").sha256
+    before = key()
+    monkeypatch.setattr(cache_key, "version", lambda name: "9.9")
+    assert key() != before

@@ -1,5 +1,6 @@
 """What the numbers of a section depend on, so that a cached section can be found again and never a stale one."""
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from unlearn_audit.audit.rcd.common_step import RELEARNING
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.config import INCEPTION
 from unlearn_audit.files import sha256_of_file
+from unlearn_audit.model_folder import sha256_of_checkpoint
 from unlearn_audit.relearning import Start
 
 # Section -> others whose settings it reads.
 READS = {"truncation": ("rcd",), "detectable": ("gaps", "twosample", "mia")}
+PACKAGES = ("diffusers", "transformers", "torchvision", "nudenet")  # which draw, encode and judge samples
 
 
 def depends_on(context: AuditContext, section: str, start: Start | None) -> dict[str, Any] | None:
@@ -83,13 +86,24 @@ def _is_code(context: AuditContext, section: str) -> bool:
 
 
 def _files_of_samples(context: AuditContext) -> dict[str, str | None]:
-    """Return the digests of the files that samples are asked for and judged with; None for what is no file."""
+    """Return the digests of what samples are asked for, judged with and compared with; None for what is no file."""
     settings = context.config.generation
     if settings is None:
         return {}
     named = (settings.judge, settings.features.removeprefix(INCEPTION), settings.prompts, settings.kept_prompts)
     paths = [Path(name).expanduser() for name in named if name]
-    return {str(path): sha256_of_file(path) if path.is_file() else None for path in paths}
+    found = {str(path): sha256_of_file(path) if path.is_file() else None for path in paths}
+    found |= {str(path): sha256_of_checkpoint(path) for path in paths if path.is_dir()}
+    if settings.real is not None:  # no code of the user's: that is never cached
+        found[f"real {settings.real}"] = data.load_data(settings.real).sha256
+    return found | {f"version of {name}": _version_of(name) for name in PACKAGES}
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _fleet(context: AuditContext) -> list[list[Any]] | None:
