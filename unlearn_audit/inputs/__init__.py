@@ -4,8 +4,7 @@ Flag, environment, named config, the checkpoint's own metadata, a config found, 
 nobody names is read off the weights. `origins` remembers who said what.
 """
 
-from unlearn_audit.inputs.candidate import IN_MEMORY, Candidate
-from unlearn_audit.inputs.candidates import SAMPLE
+from unlearn_audit.inputs.candidate import IN_MEMORY, SAMPLE, Candidate
 from unlearn_audit.inputs.concepts import inputs_of_concept
 from unlearn_audit.inputs.entries import read_entry, resolve_data, unique_labels
 from unlearn_audit.inputs.inspection import inspect_checkpoint

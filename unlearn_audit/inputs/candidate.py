@@ -7,10 +7,13 @@ from typing import Any
 from torch import nn
 
 from unlearn_audit.checkpoints import Metadata
+from unlearn_audit.config import CheckpointEntry
 from unlearn_audit.data import Transform
 from unlearn_audit.engine import CLASSIFICATION, Task
 from unlearn_audit.generation.pipelines import Pipeline
+from unlearn_audit.training import pick_recipe
 
+SAMPLE = 4  # images that a model is tried on
 IN_MEMORY = "in memory"  # stands for the path of a model that was handed over as a module
 
 
@@ -58,3 +61,13 @@ class Candidate:
     def training(self) -> dict[str, Any]:
         """The recipe and the architecture, to be compared with another model's."""
         return self.recipe | {"model": self.spec}
+
+
+def role_of(entry: CheckpointEntry, metadata: Metadata | None) -> str:
+    """Return what a checkpoint is in an audit: as it was asked for, else as it says itself, else a subject."""
+    return entry.role or (metadata.role if metadata and metadata.role else "subject")
+
+
+def named_recipe(entry: CheckpointEntry, spec: str) -> dict[str, Any]:
+    """Return the recipe that a config names for a checkpoint, resolved for its model; {} where it names none."""
+    return pick_recipe(entry.recipe, spec, epochs=entry.epochs).settings() if entry.recipe else {}

@@ -11,13 +11,10 @@ from unlearn_audit.config import AuditConfig, CheckpointEntry, code_is_allowed, 
 from unlearn_audit.data import Dataset
 from unlearn_audit.engine import Device
 from unlearn_audit.generation import task_of
-from unlearn_audit.inputs.candidate import Candidate
+from unlearn_audit.inputs.candidate import SAMPLE, Candidate, named_recipe, role_of
 from unlearn_audit.inputs.generators import build_generator
 from unlearn_audit.model_folder import CONFIG, check_images, check_labels, moments_of
 from unlearn_audit.normalisation import OF_CHILD, FromFile, assumptions, heir, resolve_normalisation
-from unlearn_audit.training import pick_recipe
-
-SAMPLE = 4  # images that a model is tried on
 
 
 def build_candidate(
@@ -93,10 +90,9 @@ def build_candidate(
     notes += normalised.notes
     model = compute.to_device(model).eval()
     notes += models.adapt(model, sample.to(compute.device), spec=str(spec), classes=dataset.classes)
-    role = entry.role or (metadata.role if metadata and metadata.role else "subject")
     return Candidate(
         label,
-        role,
+        role_of(entry, metadata),
         str(checkpoint.path),
         checkpoint.sha256,
         str(spec),
@@ -110,7 +106,7 @@ def build_candidate(
         normalised_by=normalised.origins["mean"],
         origins={"model": origin, "mean": normalised.origins["mean"], "std": normalised.origins["std"]},
         task=task_of(model),
-        named_recipe=pick_recipe(entry.recipe, str(spec), epochs=entry.epochs).settings() if entry.recipe else {},
+        named_recipe=named_recipe(entry, str(spec)),
     )
 
 

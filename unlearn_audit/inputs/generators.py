@@ -13,12 +13,10 @@ from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.generation import denoising_task
 from unlearn_audit.generation.conditions import NOTHING, ClassConditions
 from unlearn_audit.generation.pipelines import Pipeline, open_pipeline
-from unlearn_audit.inputs.candidate import Candidate
-from unlearn_audit.training import pick_recipe
+from unlearn_audit.inputs.candidate import SAMPLE, Candidate, named_recipe, role_of
 
 HALF = 0.5  # mean and std of what is scaled to [0, 1]: a generator's images are in [-1, 1]
 SAID_BY = "pipeline folder"
-SAMPLE = 4  # images that a model is tried on
 
 
 def build_generator(
@@ -68,10 +66,9 @@ def build_generator(
     models.adapt(denoiser, sample.to(compute.device), spec=spec)
     notes = (*checkpoint.notes, *pipeline.notes, *(metadata.notes if metadata else ()))
     types = models.other_types(denoiser, checkpoint.state)
-    role = entry.role or (metadata.role if metadata and metadata.role else "subject")
     return Candidate(
         label,
-        role,
+        role_of(entry, metadata),
         str(checkpoint.path),
         checkpoint.sha256,
         spec,
@@ -82,7 +79,7 @@ def build_generator(
         weights=checkpoint.weights,
         types=types,
         normalised_by=SAID_BY,
-        named_recipe=pick_recipe(entry.recipe, spec, epochs=entry.epochs).settings() if entry.recipe else {},
+        named_recipe=named_recipe(entry, spec),
         origins={"model": "metadata" if metadata else SAID_BY, "mean": SAID_BY, "std": SAID_BY},
         task=_task(pipeline, dataset, compute),
         pipeline=pipeline,

@@ -12,7 +12,8 @@ from unlearn_audit.checkpoints import Checkpoint, SeveralWeights, nonfinite, rea
 from unlearn_audit.config import CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
 from unlearn_audit.data import load_data
 from unlearn_audit.errors import AuditError
-from unlearn_audit.inputs.candidates import SAMPLE, model_spec
+from unlearn_audit.inputs.candidate import SAMPLE
+from unlearn_audit.inputs.candidates import model_spec
 from unlearn_audit.model_folder import sha256_of_checkpoint
 from unlearn_audit.pipeline_folder import PipelineFolder
 from unlearn_audit.streams import derive_seed
