@@ -105,7 +105,6 @@ def test_one_file_reproduces_a_comparison(whole: Path) -> None:
     assert made["unlearned"] is not None
     assert made["unlearned"].settings["steps"] == 3
     assert not list(whole.rglob("*.resume"))
-    assert not list(whole.rglob("*.curve-*")), "curves have served once their section is whole"
 
 
 def test_a_second_run_computes_nothing_again(whole: Path, run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +143,42 @@ def test_what_changes_is_made_anew_and_the_rest_is_kept(whole: Path, run: Cli, t
     assert len(models(folder)) == 5
     changed.write_text(CONFIG.replace("steps = 3\nresamples", "steps = 2\nresamples"))
     assert "measured before: gaps, mia" in run("audit", changed, "--out", folder, "--force").stderr
+
+
+def test_a_model_that_joins_is_measured_alone(
+    whole: Path, run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unlearn_audit.audit import context
+    from unlearn_audit.relearning import search
+
+    folder, more = tmp_path / "out", tmp_path / "more.toml"
+    shutil.copytree(whole, folder)
+    more.write_text(
+        CONFIG.replace("[gaps]", '[[apply]]\nlabel = "tuned"\nmethod = "ft"\nsettings = { steps = 3 }\n\n[gaps]')
+    )
+    relearned, answered = list[str](), list[int]()
+    relearn, predict = search.relearn, context.predict
+
+    def counted(*args: Any, **given: Any) -> Any:
+        relearned.append(given["task"])
+        return relearn(*args, **given)
+
+    def asked(model: Any, images: Any, *args: Any, **given: Any) -> Any:
+        answered.append(len(images))
+        return predict(model, images, *args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "relearn", counted)
+        patch.setattr(context, "predict", asked)
+        done = run("audit", more, "--out", folder, "--force")
+    assert done.code == 0, done.stderr
+    assert len(relearned) == 2, "its forget set, and its twin"
+    forget, unseen, retain, test = 40, 40, 360, 200
+    assert sorted(answered) == sorted([*[forget] * 2 * 5, unseen, retain, test]), "each is asked twice, as a check"
+    assert run("audit", more, "--out", tmp_path / "afresh", "--quiet").code == 0
+    assert without_paths(without_time(folder / "report.json")) == without_paths(
+        without_time(tmp_path / "afresh" / "report.json")
+    )
 
 
 class Killed(BaseException):
@@ -224,6 +259,8 @@ def test_a_damaged_part_is_measured_again(whole: Path, run: Cli, tmp_path: Path)
     folder = tmp_path / "out"
     shutil.copytree(whole, folder)
     for path in (*(folder / "parts").glob("rcd*"), *(folder / "parts").glob("gaps*.json")):
+        for part in (folder / "parts").glob("part-*"):
+            part.write_bytes(part.read_bytes()[:-20])
         path.write_bytes(path.read_bytes()[:-20])
         done = run("audit", whole.parent / "comparison.toml", "--out", folder, "--force")
         assert done.code == 0, done.stderr
@@ -241,7 +278,7 @@ def test_what_code_of_the_users_measures_is_not_kept(run: Cli, config: Path, mon
     done = run("audit", config, "--out", config.parent / "out", "--quiet")
     assert done.code == 0, done.stderr
     kept = {path.name.split("-")[0] for path in (config.parent / "out" / "parts").iterdir()}
-    assert kept == {"gaps", "rcd", "detectable"}  # plants are shown to our own attacks alone
+    assert kept == {"part", "gaps", "rcd", "detectable"}  # plants are shown to our own attacks alone
 
 
 # ----- refusals, and the plan
@@ -337,7 +374,11 @@ def test_a_file_in_the_place_of_a_model_that_is_another_one_is_refused(whole: Pa
     assert "or remove it, and the audit makes it anew" in run(*asked).stderr
     mine = out / "models" / "resnet-18.safetensors"
     mine.write_bytes(b"not the audit's own")
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "parts").iterdir()}
     assert run(*asked, "--fresh").code == 0
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "parts").iterdir()}
+    assert set(before) == set(after)
+    assert not set(before.items()) & set(after.items()), "every part was made anew"
     assert mine.exists()
     assert without_time(out / "report.json")["measurements"] == without_time(whole / "report.json")["measurements"]
 

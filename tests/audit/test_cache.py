@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lookup_models import context_of, right
 from made_up_evidence import made_up
 
 from unlearn_audit.attacks import lira
@@ -46,7 +47,7 @@ def test_a_section_is_measured_once(tmp_path: Path, make_measurement: Any) -> No
     result = SectionResult((make_measurement("rcd.raw"),), ("a limitation",), {"areas": np.arange(3.0)})
     cache, measured = ResultCache(tmp_path / "parts"), []
 
-    def measure(_: object) -> SectionResult:
+    def measure() -> SectionResult:
         measured.append(1)
         return result
 
@@ -63,10 +64,12 @@ def test_a_section_is_measured_once(tmp_path: Path, make_measurement: Any) -> No
 def test_scores_are_found_by_attack_settings_and_evidence(tmp_path: Path) -> None:
     evidence, other = made_up(seed=1), made_up(seed=2)
     kept, pooled = KeptScores(tmp_path), lira.online(LiraSettings(variance="pooled"))
-    first = kept.of(lira.lira, evidence)
+    context = context_of("range:0-9", u=("unlearned", right()))
+    (target,) = context.subjects
+    first = kept.of(target, lira.lira, evidence)
     for attack, asked, count in ((lira.lira, evidence, 1), (pooled, evidence, 2), (lira.lira, other, 3)):
-        np.testing.assert_array_equal(kept.of(attack, asked), attack.score(asked))
+        np.testing.assert_array_equal(kept.of(target, attack, asked), attack.score(asked))
         assert len(list(tmp_path.iterdir())) == count
     marked = next(iter(tmp_path.iterdir()))
-    np.testing.assert_array_equal(first, kept.of(lira.lira, evidence))
+    np.testing.assert_array_equal(first, kept.of(target, lira.lira, evidence))
     assert marked.suffix == ".npz"

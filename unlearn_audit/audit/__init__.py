@@ -4,7 +4,7 @@ Every measuring verb builds a small config and calls `audit_checkpoints`; module
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from unlearn_audit import __version__
 from unlearn_audit.audit.accuracy import measure_gaps
 from unlearn_audit.audit.cache import NO_CACHE, ResultCache
-from unlearn_audit.audit.cache_key import depends_on
+from unlearn_audit.audit.cache_key import depends_on, part_depends_on
 from unlearn_audit.audit.context import (
     AuditContext,
     Note,
@@ -36,11 +36,12 @@ from unlearn_audit.audit.layers import measure_layers
 from unlearn_audit.audit.measurement import seeing
 from unlearn_audit.audit.mia.measure import measure_mia
 from unlearn_audit.audit.outputs.measure import measure_outputs
+from unlearn_audit.audit.parts import Arrays
 from unlearn_audit.audit.rcd.common_step import RELEARNING, with_common_step
 from unlearn_audit.audit.rcd.measure import measure_rcd
 from unlearn_audit.audit.reference_checks import examine_subjects, telling_apart
 from unlearn_audit.audit.resurgence.measure import measure_resurgence
-from unlearn_audit.audit.section import ArrayCache, Measure, SearchState, SectionResult, no_array_cache
+from unlearn_audit.audit.section import Measure, SearchState, SectionResult
 from unlearn_audit.audit.spectrum import measure_spectrum
 from unlearn_audit.audit.truncation.measure import measure_truncation
 from unlearn_audit.audit.twosample import measure_twosample
@@ -52,7 +53,7 @@ from unlearn_audit.engine import Device
 from unlearn_audit.errors import UsageError, unknown_name
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.relearning import CurveCache, Start, no_cache
+from unlearn_audit.relearning import Start
 from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Subject, Tool
 
 __all__ = ["MEASUREMENTS", "AuditResult", "audit_candidates", "audit_checkpoints", "run_audit", "sections_asked"]
@@ -160,6 +161,7 @@ def audit_candidates(
 def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO_CACHE) -> AuditResult:
     """Measure, and put the report together."""
     context = replace(asked_of_generators(_with_plants(context, only)), alone=bool(only))
+    context = replace(context, kept=partial(_part, context, cache, ""))
     stands_in = context.origins.get("forget") == STAND_IN
     examine = examine_generators if context.of_generators else examine_subjects
     notes = [*context.notes, *(() if stands_in else examine(context))]
@@ -236,13 +238,23 @@ def _section(context: AuditContext, cache: ResultCache, name: str, start: Start 
     if context.of_generators and name in CANNOT:
         return without_numbers(context, name)
 
-    def measure(arrays: ArrayCache, curves: CurveCache) -> SectionResult:
-        return MEASUREMENTS[name](context, getattr(context.config, name), SearchState(start, curves, arrays))
-
+    state = SearchState(start, partial(_part, context, cache, name))
+    measure = partial(MEASUREMENTS[name], context, getattr(context.config, name), state)
     depends = depends_on(context, name, start)
-    if depends is None:
-        return measure(no_array_cache, no_cache)
-    return cache.section(name, depends, partial(measure, cache.arrays(name, depends)))
+    return measure() if depends is None else cache.section(name, depends, measure)
+
+
+def _part(
+    context: AuditContext,
+    cache: ResultCache,
+    section: str,
+    candidate: Candidate,
+    depends: object,
+    make: Callable[[], Arrays],
+) -> Arrays:
+    """Return what is of one model alone, made now or found in the cache."""
+    whose = part_depends_on(context, section, candidate)
+    return make() if whose is None else cache.part([whose, depends], make)
 
 
 def _data(context: AuditContext) -> Data:

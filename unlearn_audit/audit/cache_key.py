@@ -1,5 +1,6 @@
 """What the numbers of a section depend on, so that a cached section can be found again and never a stale one."""
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from unlearn_audit.audit.rcd.common_step import RELEARNING
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.config import INCEPTION
 from unlearn_audit.files import sha256_of_file
+from unlearn_audit.inputs import Candidate
 from unlearn_audit.model_folder import sha256_of_checkpoint
 from unlearn_audit.relearning import Start
 
@@ -29,34 +31,59 @@ def depends_on(context: AuditContext, section: str, start: Start | None) -> dict
         section: its name in the configuration.
         start: where a search for a step size begins.
     """
-    config, splits, compute = context.config, context.splits, context.compute
-    if _is_code(context, section):
+    if _is_code(context, section, context.subjects):
         return None
-    more = ("generation",) if section != "generation" and _draws_samples(context, section) else ()
-    asked = {name: getattr(config, name) for name in (*_sections_read(section), *more)}
+    adjacent = context.splits.adjacent
     return {
-        "section": section,
+        **_of_all(context, section),
         # a section that measures one more thing than it did is measured again
         "metrics": [name for name, info in METRICS.items() if info.section == section],
+        "subjects": [[one.label, *_of_model(one)] for one in context.subjects],
+        **({"adjacent": adjacent.sha256} if adjacent and section == "gaps" else {}),
+        "start": start if section in RELEARNING else None,
+        "shadows": [score_cache.CODE_VERSION, _fleet(context)] if section == "mia" else None,
+        **({"recipes": [one.recipe for one in context.subjects]} if section == "resurgence" else {}),
+    }
+
+
+def part_depends_on(context: AuditContext, section: str, candidate: Candidate) -> dict[str, Any] | None:
+    """Return what the part of a section that is about one model alone depends on, whatever other models there are.
+
+    Args:
+        context: the sets and the settings.
+        section: its name in the configuration, or "" for what several sections read and no settings change.
+        candidate: whose part it is; None is returned where it, or anything else in the part, is code of the user's.
+    """
+    if _is_code(context, section, (candidate,)):
+        return None
+    drawn_anew = candidate.role == "control"  # of the first model's architecture
+    models_read = (candidate, *context.subjects[:1]) if drawn_anew else (candidate,)
+    return {**_of_all(context, section), "models": [_of_model(one) for one in models_read]}
+
+
+def _of_model(candidate: Candidate) -> list[Any]:
+    transform = candidate.transform
+    return [candidate.role, candidate.sha256, candidate.weights, candidate.spec, transform.mean, transform.std]
+
+
+def _of_all(context: AuditContext, section: str) -> dict[str, Any]:
+    """Return what a section depends on beside the models."""
+    config, splits, compute = context.config, context.splits, context.compute
+    more = ("generation",) if section != "generation" and _draws_samples(context, section) else ()
+    asked = {name: getattr(config, name) for name in (*_sections_read(section), *more) if name}
+    return {
+        "section": section,
         "settings": {name: part.model_dump(mode="json") for name, part in asked.items() if part is not None},
         "given": {name: sorted(part.model_fields_set) for name, part in asked.items() if part is not None},
-        "subjects": [
-            [one.label, one.role, one.sha256, one.weights, one.spec, one.transform.mean, one.transform.std]
-            for one in context.subjects
-        ],
         "data": splits.dataset.sha256,
         "sets": [
             data.digest_of(rows)
             for rows in (splits.forget.indices, splits.measured, splits.retain, splits.unseen.forget,
                          splits.unseen.unseen, splits.pool)
         ],
-        **({"adjacent": splits.adjacent.sha256} if splits.adjacent and section == "gaps" else {}),
         "labels": data.digest_of(splits.unseen.examples.labels.numpy()),
         "seed": config.seed,
-        "start": start if section in RELEARNING else None,
         "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
-        "shadows": [score_cache.CODE_VERSION, _fleet(context)] if section == "mia" else None,
-        **({"recipes": [one.recipe for one in context.subjects]} if section == "resurgence" else {}),
         **({"files": _files_of_samples(context)} if _draws_samples(context, section) else {}),
         **({"draws": context.draws("forget").count} if context.of_generators else {}),
     }  # fmt: skip
@@ -72,14 +99,14 @@ def _draws_samples(context: AuditContext, section: str) -> bool:
     return section == "generation" or (section == "rcd" and relearning is not None and bool(relearning.probe))
 
 
-def _is_code(context: AuditContext, section: str) -> bool:
+def _is_code(context: AuditContext, section: str, candidates: Sequence[Candidate]) -> bool:
     """Return whether a model, the data or an attack is a callable of the user's: nobody knows when its code changes."""
     attacks = context.config.mia.attacks if section == "mia" and context.config.mia else ()
     generation = context.config.generation if _draws_samples(context, section) else None
     named = (generation.judge, generation.real) if generation else ()
     return (
         any(name is not None and data.is_code(name) and not Path(name).exists() for name in named)
-        or any(models.is_code(one.spec) for one in context.subjects)
+        or any(models.is_code(one.spec) for one in candidates)
         or data.is_code(context.splits.dataset.spec)
         or any(":" in name for name in attacks)
     )

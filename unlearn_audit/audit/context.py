@@ -12,6 +12,7 @@ from unlearn_audit.attacks import Signals
 from unlearn_audit.audit.identities import identity_doubts, other_parents
 from unlearn_audit.audit.mixtures import refuse_a_mixture
 from unlearn_audit.audit.null_rows import with_null_row
+from unlearn_audit.audit.parts import Arrays, PartCache, make_parts
 from unlearn_audit.catalogue import STAND_IN
 from unlearn_audit.checkpoints import Metadata
 from unlearn_audit.config import NEIGHBOURS, AuditConfig, Resolved
@@ -66,6 +67,7 @@ class AuditContext:
         notes: what has been found about models and data so far.
         progress: progress callback, called after each step.
         alone: whether the sections were named one by one: what cannot be measured then is refused, and not null.
+        kept: asked for what a model answers before it is asked itself.
     """
 
     config: AuditConfig
@@ -76,6 +78,7 @@ class AuditContext:
     notes: tuple[Note, ...] = ()
     progress: Progress = silent
     alone: bool = False
+    kept: PartCache = make_parts
     _signals: dict[tuple[str, str], Signals] = field(default_factory=dict)  # a cache: it holds what was predicted
     _losses: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict)  # likewise
 
@@ -113,7 +116,11 @@ class AuditContext:
             return Signals(whole.logits[rows], whole.labels[rows])
         if key not in self._signals:
             examples = self.examples(split)
-            logits = predict(candidate.model, examples.images, candidate.transform, compute=self.compute)
+
+            def answers() -> Arrays:
+                return {"logits": predict(candidate.model, examples.images, candidate.transform, compute=self.compute)}
+
+            logits = self.kept(candidate, ["answers", split], answers)["logits"]
             if not np.isfinite(logits).all():
                 raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on the {split} set")
             self._signals[key] = Signals(logits, examples.labels.numpy())
@@ -146,7 +153,11 @@ class AuditContext:
         if key not in self._losses:
             batch = FullBatch(self.noised(split), candidate.transform, compute=self.compute, task=candidate.task,
                               draws=self.draws(split), resident=False)  # fmt: skip
-            found = batch.forward(with_null_row(candidate, self.splits)).losses if batch.n else np.zeros(0)
+
+            def losses() -> Arrays:
+                return {"losses": batch.forward(with_null_row(candidate, self.splits)).losses}
+
+            found = self.kept(candidate, ["losses", split], losses)["losses"] if batch.n else np.zeros(0)
             if not np.isfinite(found).all():
                 raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on the {split} set")
             self._losses[key] = found

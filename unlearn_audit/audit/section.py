@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from numpy.typing import NDArray
-
 from unlearn_audit.audit.context import AuditContext
-from unlearn_audit.relearning import CurveCache, Start, no_cache
+from unlearn_audit.audit.parts import Arrays, PartCache, make_parts
+from unlearn_audit.relearning import Start
 from unlearn_audit.report import CouldSee, Measurement
 
 
@@ -24,31 +23,20 @@ class SectionResult:
 
     measurements: tuple[Measurement, ...]
     limitations: tuple[str, ...] = ()
-    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
     could_see: Mapping[str, CouldSee] = field(default_factory=dict)
 
 
-Arrays = Mapping[str, NDArray[Any]]
-ArrayCache = Callable[[str, Callable[[], Arrays]], Arrays]  # given a name and how to make them, returns arrays
-
-
-def no_array_cache(name: str, make: Callable[[], Arrays]) -> Arrays:
-    """Make the arrays; nothing is cached."""
-    return make()
-
-
 class SearchState(NamedTuple):
-    """What a section is handed beside its settings: where a search begins, and what was found before a kill.
+    """What a section is handed beside its settings: where a search begins, and what is known of its models already.
 
     Attributes:
         start: where the search for a step size of the section before it ended; None where there was none.
-        curve_cache: asked for a curve before it is taken.
-        array_cache: asked for other arrays before they are made.
+        kept: asked for what takes long and is of one model alone before it is made.
     """
 
     start: Start | None = None
-    curve_cache: CurveCache = no_cache
-    array_cache: ArrayCache = no_array_cache
+    kept: PartCache = make_parts
 
 
 ANEW = SearchState()

@@ -228,14 +228,15 @@ def test_a_classifier_is_refused_alone_and_null_in_an_audit(judge: PixelJudge) -
 
 
 def test_a_killed_run_finds_its_samples_again(judge: PixelJudge) -> None:
-    kept: dict[str, Any] = {}
+    known: dict[str, Any] = {}
 
-    def cache(name: str, make: Any) -> Any:
-        return kept.setdefault(name, None) or kept.update({name: make()}) or kept[name]
+    def keep(candidate: Any, depends: Any, make: Any) -> Any:
+        assert depends == "samples"
+        return known.setdefault(candidate.label, make())
 
-    first, _ = measured(context_of(FORGET, USUAL), SearchState(array_cache=cache))
-    assert set(kept) == {f"samples-{index}" for index in range(len(USUAL))}
-    again, _ = measured(context_of(FORGET, USUAL), SearchState(array_cache=lambda name, make: kept[name]))
+    first, _ = measured(context_of(FORGET, USUAL), SearchState(kept=keep))
+    assert set(known) == set(USUAL)
+    again, _ = measured(context_of(FORGET, USUAL), SearchState(kept=lambda candidate, *_: known[candidate.label]))
     assert again.measurements == first.measurements
 
 

@@ -184,29 +184,28 @@ def test_nothing_passes_on_copies_that_are_wrecks() -> None:
 
 
 def test_a_killed_run_goes_on_with_the_copies_that_are_there(tmp_path: Path) -> None:
-    context, depends = masked(), {"of": "this"}
-    cache = ResultCache(tmp_path / "parts")
+    context, cache, made = masked(), ResultCache(tmp_path / "parts"), list[tuple[str, str]]()
+    last = context.subjects[-2:]
 
-    def half(name: str, make: Any) -> Any:
-        if name == "int8-3":
+    def half(candidate: Any, depends: Any, make: Any) -> Any:
+        if (candidate, depends[1]) == (last[0], "int8"):
             raise KeyboardInterrupt
-        return cache.arrays("resurgence", depends)(name, make)
+        return cache.part([candidate.label, depends], make)
 
     with pytest.raises(KeyboardInterrupt):
-        measured(context, SearchState(array_cache=half), alterations=("int4", "int8"))
-    assert len(list((tmp_path / "parts").glob("*.arrays-*.npz"))) == 8
-    made: list[str] = []
+        measured(context, SearchState(kept=half), alterations=("int4", "int8"))
+    assert len(list((tmp_path / "parts").glob("part-*.npz"))) == 8
 
-    def rest(name: str, make: Any) -> Any:
-        return cache.arrays("resurgence", depends)(name, lambda: made.append(name) or make())
+    def rest(candidate: Any, depends: Any, make: Any) -> Any:
+        def counted() -> Any:
+            made.append((candidate.label, depends[1]))
+            return make()
 
-    whole, section = measured(context, SearchState(array_cache=rest), alterations=("int4", "int8"))
-    assert made == ["int8-3", "int8-4"]
-    afresh, _ = measured(context, alterations=("int4", "int8"))
-    assert whole == afresh
-    kept = cache.section("resurgence", depends, lambda _: section)
-    assert kept.measurements == section.measurements
-    assert not list((tmp_path / "parts").glob("*.arrays-*.npz")), "arrays have served once their section is whole"
+        return cache.part([candidate.label, depends], counted)
+
+    whole, _ = measured(context, SearchState(kept=rest), alterations=("int4", "int8"))
+    assert made == [(one.label, "int8") for one in last]
+    assert whole == measured(context, alterations=("int4", "int8"))[0]
 
 
 def test_a_named_recipe_is_part_of_what_a_section_depends_on() -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unlearn_audit.audit.context import AuditContext
-from unlearn_audit.audit.section import Arrays, SearchState
+from unlearn_audit.audit.parts import Arrays
+from unlearn_audit.audit.section import SearchState
 from unlearn_audit.catalogue import STAND_IN
 from unlearn_audit.config import AuditConfig, GenerationSettings, code_is_allowed
 from unlearn_audit.data import Dataset, Examples, load_data
@@ -136,11 +137,12 @@ def _prompts(path: str | None) -> Asked:
     return Asked(wanted, np.full(len(wanted), -1, dtype=np.int64), None, source, facts)
 
 
-def drawn(context: AuditContext, index: int, plan: Plan, search: SearchState) -> tuple[list[Tensor], list[Tensor]]:
+def drawn(
+    context: AuditContext, candidate: Candidate, plan: Plan, search: SearchState
+) -> tuple[list[Tensor], list[Tensor]]:
     """Return one subject's samples of both sides, uint8 [C, H, W] each; found again where they were drawn before."""
-    candidate = context.subjects[index]
     wanted = (*plan.forgotten.wanted, *plan.kept.wanted)
-    found = search.array_cache(f"samples-{index}", partial(_draw, context, candidate, wanted, plan.sampling))
+    found = search.kept(candidate, "samples", partial(_draw, context, candidate, wanted, plan.sampling))
     samples = [torch.from_numpy(np.array(found[str(place)])) for place in range(len(wanted))]
     first = len(plan.forgotten.wanted)
     return samples[:first], samples[first:]

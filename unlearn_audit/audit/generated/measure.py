@@ -87,7 +87,7 @@ def _samples(context: AuditContext, plan: Plan, judging: Judging, search: Search
     sheets: dict[str, NDArray[np.uint8]] = {}
     for index, candidate in enumerate(context.subjects):
         for side, asked, images in zip(
-            SIDES, (plan.forgotten, plan.kept), drawn(context, index, plan, search), strict=True
+            SIDES, (plan.forgotten, plan.kept), drawn(context, candidate, plan, search), strict=True
         ):
             found[side][candidate.label] = Outcome(
                 labelled(judging.judge, images, None if judging.of_concept else asked.classes),

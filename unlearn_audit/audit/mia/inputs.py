@@ -12,8 +12,9 @@ from unlearn_audit.attacks import Attack, Denoised, Evidence, Population, Shadow
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.mia.denoised import denoised
 from unlearn_audit.audit.mia.own_models import OwnModels, own_models
+from unlearn_audit.audit.parts import Arrays
 from unlearn_audit.data import Pool, make_pool, old_forget_set, query, read_training_indices
-from unlearn_audit.engine import predict
+from unlearn_audit.engine import Inputs, predict
 from unlearn_audit.errors import DataError, MeasurementError
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.shadows import Fleet, FleetSignals, Treatment, open_fleet
@@ -150,9 +151,15 @@ class AttackInputs:
         def seen(batch: Tensor) -> Tensor:
             return query(candidate.transform(batch), number)
 
-        return self._finite(candidate, predict(candidate.model, images, seen, compute=self.context.compute))
+        return self._logits(candidate, ["attacked", number], images, seen)
 
-    def _finite(self, candidate: Candidate, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _logits(self, candidate: Candidate, which: object, images: Tensor, seen: Inputs) -> NDArray[np.float32]:
+        """Return [N, C] logits of a candidate on images of the pool, which `which` names."""
+
+        def answers() -> Arrays:
+            return {"logits": predict(candidate.model, images, seen, compute=self.context.compute)}
+
+        logits: NDArray[np.float32] = self.context.kept(candidate, ["pool", self.pool.sha256, which], answers)["logits"]
         if not np.isfinite(logits).all():
             raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on some attacked examples")
         return logits
@@ -160,8 +167,8 @@ class AttackInputs:
     def _held_out(self, candidate: Candidate) -> Population:
         if candidate.label not in self._population:
             examples = self.pool.population
-            logits = predict(candidate.model, examples.images, candidate.transform, compute=self.context.compute)
-            signals = Signals(self._finite(candidate, logits), examples.labels.numpy())
+            logits = self._logits(candidate, "population", examples.images, candidate.transform)
+            signals = Signals(logits, examples.labels.numpy())
             self._population[candidate.label] = Population(signals, _rows(candidate, examples.images))
         return self._population[candidate.label]
 

@@ -159,12 +159,14 @@ def _against_all(
 ) -> Iterator[tuple[Sequence[Measurement], Mapping[str, Floats]]]:
     """Yield one attack's measurements on each subject, with the scores of every example."""
     known: dict[tuple[str, str], Scores | str] = {}
-    kept = KeptScores(inputs.fleet.folder.scores if inputs.fleet else None)
+    kept = KeptScores(inputs.fleet.folder.scores if inputs.fleet else None, context.kept)
 
     def scores_of(candidate: Candidate, treatment: Treatment | None) -> Scores | str:
         key = candidate.label, treatment.key if treatment else ""
         if key not in known:
-            known[key] = _scores(inputs, candidate, treatment=treatment, attack=attack, score=partial(kept.of, attack))
+            known[key] = _scores(
+                inputs, candidate, treatment=treatment, attack=attack, score=partial(kept.of, candidate, attack)
+            )
         return known[key]
 
     for candidate in context.subjects:

@@ -1,4 +1,8 @@
-"""Scores of attacks that read shadow models, kept in the fleet's folder under a digest of all that they depend on."""
+"""Scores of attacks, kept under a digest of all that they depend on.
+
+Those of attacks that read shadow models stand in the fleet's folder, which serves many audits; the others, which look
+at the target alone, are among the audit's own parts.
+"""
 
 import dataclasses
 from contextlib import suppress
@@ -10,8 +14,10 @@ from numpy.typing import NDArray
 
 from unlearn_audit.attacks import Attack, Evidence, Shadows
 from unlearn_audit.audit.cache import content_key, keep_arrays, kept_arrays
-from unlearn_audit.catalogue import ATTACKS
+from unlearn_audit.audit.parts import PartCache, make_parts
+from unlearn_audit.catalogue import ATTACKS, GENERATOR_ATTACKS
 from unlearn_audit.errors import OutputError
+from unlearn_audit.inputs import Candidate
 
 Floats = NDArray[np.float64]
 CODE_VERSION = 4  # counted up when an attack of the catalogue would give other scores on the same evidence
@@ -21,26 +27,33 @@ class KeptScores:
     """Asks an attack for its scores, or finds them; the key is made of the numbers that the attack is given.
 
     Args:
-        folder: where scores are kept; None keeps nothing.
+        folder: the fleet's, for attacks that read its models; None keeps nothing of these.
+        parts: where scores of all other attacks are kept.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, parts: PartCache = make_parts) -> None:
+        self.folder, self.parts = folder, parts
 
-    def of(self, attack: Attack, evidence: Evidence) -> Floats:
+    def of(self, candidate: Candidate, attack: Attack, evidence: Evidence) -> Floats:
         """Return the scores [N] of an attack.
 
         An attack of the user's own is always asked: nobody knows when its code changes.
 
         Args:
+            candidate: the target.
             attack: which one, with its settings.
             evidence: that it is given.
 
         Raises:
             MeasurementError: the attack cannot score.
         """
-        reads_shadows = bool({"shadows", "unlearned"} & set(attack.needs))
-        if self.folder is None or attack.name not in ATTACKS or not reads_shadows:
+        if attack.name not in {*ATTACKS, *GENERATOR_ATTACKS}:
+            return attack.score(evidence)
+        if not attack.needs_shadows:
+            queries = evidence.logits.shape[1]
+            depends = ["scores", CODE_VERSION, attack.name, attack.settings.model_dump(mode="json"), queries]
+            return self.parts(candidate, depends, lambda: {"scores": attack.score(evidence)})["scores"]
+        if self.folder is None:
             return attack.score(evidence)
         path = self.folder / f"{_key(attack, evidence)}.npz"
         known = (kept_arrays(path) or {}).get("scores")

@@ -19,6 +19,7 @@ from unlearn_audit.audit.rcd.floors import (
     lowest_reached,
     originals_curves,
 )
+from unlearn_audit.audit.rcd.kept_curves import kept_curves
 from unlearn_audit.audit.rcd.matched_twin import Matched
 from unlearn_audit.audit.rcd.probes import Probe, probes_of
 from unlearn_audit.audit.rcd.runs import (
@@ -286,7 +287,7 @@ def _relearn(
         algorithm=algorithm,
         compute=context.compute,
         visits=probes,
-        curve_cache=search.curve_cache,
+        curve_cache=kept_curves([(one.candidate, one.sets) for one in planned], search.kept),
         progress=context.progress,
     )
     return relearned, steps, ()

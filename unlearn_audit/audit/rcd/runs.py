@@ -11,7 +11,7 @@ from unlearn_audit.audit.generators import check_relearning
 from unlearn_audit.audit.null_rows import with_null_row
 from unlearn_audit.audit.rcd.matched_twin import Matched, matched_twin
 from unlearn_audit.config import RcdSettings
-from unlearn_audit.data import Examples
+from unlearn_audit.data import Examples, digest_of
 from unlearn_audit.engine import crop_and_flip, derive_seed
 from unlearn_audit.errors import UsageError
 from unlearn_audit.inputs import Candidate
@@ -26,13 +26,15 @@ Integers = NDArray[np.int64]
 class RelearnPlan(NamedTuple):
     """One trajectory to take: of whom, on what ("paired" is the part of the forget set that has a twin).
 
-    `indices` are those of the measured examples, into the training set, or into the test set for the twin.
+    `indices` are those of the measured examples, into the training set, or into the test set for the twin; `sets` names
+    what is relearned and what is measured by digests.
     """
 
     candidate: Candidate
     kind: RelearnKind
     run: Run
     indices: Integers
+    sets: tuple[str, ...] = ()
 
     def summed(self, curve: Curve) -> Floats:
         """Return Phi: the objective that is descended, or the loss of a rest that is measured but not relearned."""
@@ -40,11 +42,15 @@ class RelearnPlan(NamedTuple):
 
 
 class RelearnSplit(NamedTuple):
-    """What of a set is relearned, and what is measured: None for the same, with the measured examples' indices."""
+    """What of a set is relearned, and what is measured: None for the same, with the measured examples' indices.
+
+    `sets` names both by digests of their indices.
+    """
 
     relearned: Examples
     measured: Examples | None
     indices: Integers
+    sets: tuple[str, ...]
 
 
 def check_request(settings: RcdSettings, *, generators: bool = False) -> None:
@@ -163,7 +169,7 @@ def plan(
     """
     chosen = _chosen(context, settings.relearn)
     return tuple(
-        RelearnPlan(candidate, kind, _run(context, settings, candidate, part), part.indices)
+        RelearnPlan(candidate, kind, _run(context, settings, candidate, part), part.indices, part.sets)
         for candidate in candidates
         for kind, part in _parts(context, chosen, twins.get(candidate.label))
     )
@@ -215,8 +221,9 @@ def _parts(
 def _part(examples: Examples, members: Integers, chosen: Integers | None, own: Integers | None = None) -> RelearnSplit:
     """Split a set by its (partners') training indices; `own` are the indices of examples that are held-out ones."""
     indices = members if own is None else own
+    sets = tuple(map(digest_of, (members, indices, *(() if chosen is None else (chosen,)))))
     if chosen is None:
-        return RelearnSplit(examples, None, indices)
+        return RelearnSplit(examples, None, indices, sets)
     inside = np.isin(members, chosen)
     rest = np.flatnonzero(~inside)
-    return RelearnSplit(examples.subset(np.flatnonzero(inside)), examples.subset(rest), indices[rest])
+    return RelearnSplit(examples.subset(np.flatnonzero(inside)), examples.subset(rest), indices[rest], sets)

@@ -13,8 +13,8 @@ from torch import nn
 from unlearn_audit import catalogue, metrics
 from unlearn_audit.attacks import log_odds
 from unlearn_audit.audit.context import AuditContext, Split
+from unlearn_audit.audit.parts import Arrays, PartCache
 from unlearn_audit.audit.resurgence.alterations import Alteration, FineTuning, with_step_size
-from unlearn_audit.audit.section import ArrayCache
 from unlearn_audit.config import ResurgenceSettings
 from unlearn_audit.data import Examples
 from unlearn_audit.engine import derive_seed, predict
@@ -79,13 +79,13 @@ class Looks:
         return [one for one in candidates if isinstance(self.after[one.label, alteration], Answers)]
 
 
-def look_at_copies(context: AuditContext, settings: ResurgenceSettings, cache: ArrayCache) -> Looks:
+def look_at_copies(context: AuditContext, settings: ResurgenceSettings, parts: PartCache) -> Looks:
     """Alter a copy of every subject in every way that was asked for.
 
     Args:
         context: the models and the sets.
         settings: which alterations, and how copies are fine-tuned.
-        cache: asked for what a copy answers before it is made.
+        parts: asked for what a copy answers before it is made.
     """
     tuning = FineTuning(
         context.examples("retain"),
@@ -101,9 +101,10 @@ def look_at_copies(context: AuditContext, settings: ResurgenceSettings, cache: A
     after: dict[tuple[str, str], Answers | str] = {}
     for name in settings.alterations:
         alteration: Alteration = catalogue.load("alteration", catalogue.ALTERATIONS, name)
-        for index, one in enumerate(context.subjects):
+        depends = ["altered copy", name, repr(tuning.recipe), relearning]  # the last two may come from other models
+        for one in context.subjects:
             make = partial(_altered, context, one, alteration, tuning, relearning)
-            after[one.label, name] = _kept(cache, f"{name}-{index}", make)
+            after[one.label, name] = _kept(partial(parts, one, depends), make)
             context.progress("altering copies", len(after), total, f"{one.label}, {name}")
     return Looks(before, after, tuning, relearning)
 
@@ -121,10 +122,10 @@ def _recipe(context: AuditContext, settings: ResurgenceSettings) -> Recipe | str
         return str(problem)
 
 
-def _kept(cache: ArrayCache, name: str, make: Callable[[], Answers]) -> Answers | str:
+def _kept(find: Callable[[Callable[[], Arrays]], Arrays], make: Callable[[], Answers]) -> Answers | str:
     """Return what a copy answers, found or made; or why there is none."""
     try:
-        found = cache(name, lambda: make()._asdict())
+        found = find(lambda: make()._asdict())
     except MeasurementError as problem:
         return str(problem)
     return Answers(**found)

@@ -113,7 +113,7 @@ class AlteredCopy(NamedTuple):
 
 def measure_resurgence(context: AuditContext, settings: ResurgenceSettings, search: SearchState) -> SectionResult:
     """Return `resurgence.*` of every subject."""
-    looks = look_at_copies(context, settings, search.array_cache)
+    looks = look_at_copies(context, settings, search.kept)
     wrecked = {name: text for name in settings.alterations if (text := _wrecked(context, looks, name))}
     tested = dict(_tested(context, looks, settings))
     found: list[Measurement] = []

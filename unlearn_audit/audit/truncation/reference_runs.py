@@ -11,6 +11,7 @@ from unlearn_audit import relearning
 from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.null_rows import with_null_row
 from unlearn_audit.audit.rcd.common_step import left_behind
+from unlearn_audit.audit.rcd.kept_curves import kept_curves
 from unlearn_audit.audit.rcd.runs import algorithm_of, algorithm_text, check_request
 from unlearn_audit.audit.section import ANEW, SearchState
 from unlearn_audit.config import RcdSettings, TruncationSettings
@@ -134,7 +135,7 @@ def take_long_runs(context: AuditContext, settings: TruncationSettings, search: 
         algorithm=algorithm_of(context, rcd),
         compute=context.compute,
         keep_ends=settings.floor == "fit",
-        curve_cache=search.curve_cache,
+        curve_cache=kept_curves([(candidate, "forget") for candidate in context.subjects], search.kept),
         progress=context.progress,
     )
     floors = _floors(context, settings, runs=runs, curves=relearned.curves, weight_decay=rcd.weight_decay)
