@@ -118,6 +118,7 @@ PINNED = {
     "test subset": "2c65d3cd0b050a65",
     "random set": "dabd8be3b06197d4",
     "sample": "c570df1dfb4e7222",
+    "retain sample": "e0f3d2c4681a23d0",
     "spare twin": "780fd15f28e6981d",
     "twin": "e08cc9a2fb7dec59",
     "population": "45503699a06437e2",

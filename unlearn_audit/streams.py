@@ -17,6 +17,7 @@ STREAMS: Mapping[str, str] = {
     "test subset": "test= of a data spec",
     "random set": "random: where examples are named, in each split",
     "sample": "--sample: which forget examples are measured",
+    "retain sample": "--retain-sample: which examples of the retain set are measured",
     "spare twin": "held-out examples beside the unseen twin, in pairs with forget examples, that a stop looks at",
     "twin": "the unseen twin: which held-out example is the partner of which",
     "population": "labels of the held-out examples that attacks learn from",

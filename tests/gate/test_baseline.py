@@ -193,15 +193,15 @@ def test_other_examples_are_not_compared(
         assert ("a change would say nothing" in decision.why) == matters
 
 
-def test_another_sample_of_the_same_set_is_not_compared(make_report: Make, make_measurement: Make) -> None:
+@pytest.mark.parametrize("name", ["forget", "retain"])
+def test_another_sample_of_the_same_set_is_not_compared(make_report: Make, make_measurement: Make, name: str) -> None:
     def report(digest: str) -> AuditReport:
-        sampled = data().forget.model_copy(update={"measured": 5, "measured_sha256": digest})
-        found: AuditReport = make_report(
-            make_measurement("accuracy.forget"), data=data().model_copy(update={"forget": sampled})
-        )
+        sampled = getattr(data(), name).model_copy(update={"measured": 5, "measured_sha256": digest})
+        found: AuditReport = make_report(make_measurement(metric), data=data().model_copy(update={name: sampled}))
         return found
 
-    now, rule = report("d" * 64), policy(metric="accuracy.forget", max_increase=1.0, require_interval=False)
+    metric = f"accuracy.{name}"
+    now, rule = report("d" * 64), policy(metric=metric, max_increase=1.0, require_interval=False)
     for then, verdict in ((report("d" * 64), PASSED), (report("e" * 64), INCONCLUSIVE)):
         assert apply_policy(rule, now, baseline=then)[0].verdict == verdict
 

@@ -262,21 +262,29 @@ def _data(context: AuditContext) -> Data:
     splits = context.splits
     dataset = splits.dataset
 
-    def rows(spec: str, indices: NDArray[np.int64]) -> SetSummary:
-        names = named_classes(spec, dataset)
-        return SetSummary(spec=spec, sha256=digest_of(indices), n=len(indices), class_names=names)
+    def rows(spec: str, indices: NDArray[np.int64], measured: NDArray[np.int64] | None = None) -> SetSummary:
+        found = SetSummary(
+            spec=spec, sha256=digest_of(indices), n=len(indices), class_names=named_classes(spec, dataset)
+        )
+        if measured is None:
+            return found
+        return found.model_copy(update={"measured": len(measured), "measured_sha256": digest_of(measured)})
 
-    part = {"measured": len(splits.measured), "measured_sha256": digest_of(splits.measured)}
+    looked_at = splits.measured_retain if len(splits.measured_retain) < len(splits.retain) else None
+    adjacent, remote = (
+        None if looked_at is None else np.intersect1d(looked_at, whole)
+        for whole in (splits.adjacent.indices if splits.adjacent else (), splits.remote)
+    )
     return Data(
         source=dataset.spec,
         sha256=dataset.sha256,
         class_names=dataset.class_names,
-        forget=rows(splits.forget.spec, splits.forget.indices).model_copy(update=part),
-        retain=rows(context.config.retain or "the rest of the training set", splits.retain),
+        forget=rows(splits.forget.spec, splits.forget.indices, splits.measured),
+        retain=rows(context.config.retain or "the rest of the training set", splits.retain, looked_at),
         test=SetSummary(spec="test split", sha256=dataset.sha256, n=len(dataset.test)),
         unseen=rows(context.config.unseen or "drawn from the test split", splits.unseen.unseen),
-        adjacent=rows(splits.adjacent.spec, splits.adjacent.indices) if splits.adjacent else None,
-        remote=rows("the rest of the retain set", splits.remote) if splits.adjacent else None,
+        adjacent=rows(splits.adjacent.spec, splits.adjacent.indices, adjacent) if splits.adjacent else None,
+        remote=rows("the rest of the retain set", splits.remote, remote) if splits.adjacent else None,
     )
 
 

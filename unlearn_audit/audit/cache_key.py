@@ -78,8 +78,8 @@ def _of_all(context: AuditContext, section: str) -> dict[str, Any]:
         "data": splits.dataset.sha256,
         "sets": [
             data.digest_of(rows)
-            for rows in (splits.forget.indices, splits.measured, splits.retain, splits.unseen.forget,
-                         splits.unseen.unseen, splits.pool)
+            for rows in (splits.forget.indices, splits.measured, splits.retain, splits.measured_retain,
+                         splits.unseen.forget, splits.unseen.unseen, splits.pool)
         ],
         "labels": data.digest_of(splits.unseen.examples.labels.numpy()),
         "seed": config.seed,

@@ -88,13 +88,15 @@ class AuditContext:
         return self.subjects[0].is_generator
 
     def examples(self, split: Split) -> Examples:
-        """Return the examples of a split; "forget" is the measured part of the forget set."""
+        """Return the examples of a split that are measured: of forget and retain set the whole, or a sample."""
         splits = self.splits
         if split == "forget":
             return splits.measured_examples
         if split in PARTS:
-            return splits.retain_examples.subset(self._rows_of_part(split))
-        return {"retain": splits.retain_examples, "test": splits.test_examples, "unseen": splits.unseen.examples}[split]
+            return splits.measured_retain_examples.subset(self._rows_of_part(split))
+        if split == "retain":
+            return splits.measured_retain_examples
+        return splits.test_examples if split == "test" else splits.unseen.examples
 
     @property
     def parts(self) -> tuple[Split, ...]:
@@ -102,11 +104,11 @@ class AuditContext:
         return PARTS if self.splits.adjacent is not None else ()
 
     def _rows_of_part(self, split: Split) -> NDArray[np.int64]:
-        """Return which of the examples to retain are adjacent, or remote."""
+        """Return which of the measured examples to retain are adjacent, or remote."""
         splits = self.splits
         if splits.adjacent is None:
             raise UsageError(f"no adjacent set is named, so that there is no {split} one")
-        return np.flatnonzero(np.isin(splits.retain, splits.adjacent.indices, invert=split == "remote"))
+        return np.flatnonzero(np.isin(splits.measured_retain, splits.adjacent.indices, invert=split == "remote"))
 
     def signals(self, candidate: Candidate, split: Split) -> Signals:
         """Return a candidate's logits and the labels on a split, computed once."""

@@ -251,7 +251,7 @@ def _section_step(
     """Return what measuring a section takes; a curvature's number of passes is not known beforehand."""
     rcd = config.rcd or RcdSettings()
     forget, twin = len(splits.measured), len(splits.unseen.forget)
-    everything = forget + twin + len(splits.retain) + len(splits.dataset.test)
+    everything = forget + twin + len(splits.measured_retain) + len(splits.dataset.test)
     if name == "gaps":
         # features of one model, the original
         neighbours = (len(splits.forget) + len(splits.retain)) // len(prices) if config.adjacent == NEIGHBOURS else 0
@@ -280,7 +280,7 @@ def _section_of_generators(
     pairs = len(splits.measured) + len(splits.unseen.forget)
     measured = rcd.draws if isinstance(rcd.draws, int) else DRAWS
     if name == "gaps":
-        rest = min(len(splits.retain), MOST_NOISED) + min(len(splits.dataset.test), MOST_NOISED)
+        rest = min(len(splits.measured_retain), MOST_NOISED) + min(len(splits.dataset.test), MOST_NOISED)
         return _priced(name, there, (pairs + rest) * measured, prices, part=FORWARD)
     if name == "rcd" and isinstance(rcd.steps, int):
         steps = rcd.steps if "steps" in rcd.model_fields_set else STEPS

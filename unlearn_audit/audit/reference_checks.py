@@ -53,7 +53,7 @@ def examine_subjects(context: AuditContext) -> Iterator[Note]:
     Yields:
         Doubts about subjects, and a limitation where there is no original to hold them against.
     """
-    retain = _view(context, "retain", np.arange(len(context.splits.retain)))
+    retain = _view(context, "retain", np.arange(len(context.splits.measured_retain)))
     test = _view(context, "test", context.splits.lasting_test)
     for candidate in context.subjects:
         yield from (Note(text, candidate.label) for text in _at_chance(context, candidate, retain))

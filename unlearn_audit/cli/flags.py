@@ -62,6 +62,9 @@ class Shared:
     mean: Annotated[str | None, _option(DATA, "Normalisation: one number, or one per channel: 0.5,0.5,0.5.")] = None
     std: Annotated[str | None, _option(DATA, "Normalisation, like --mean.")] = None
     sample: Annotated[int | None, _option(DATA, "Measure on a seeded sample of the forget set.", metavar="N")] = None
+    retain_sample: Annotated[
+        int | None, _option(DATA, "Measure on a seeded sample of the retain set, by class.", metavar="N")
+    ] = None
     download: Annotated[bool, _option(DATA, "Allow torchvision: data to be downloaded.", "--download")] = False
     config: Annotated[Path | None, _option(RUN, "Configuration file; flags take precedence.")] = None
     device: Annotated[str | None, _option(RUN, "auto, cpu, cuda, cuda:N or mps.")] = None
@@ -118,8 +121,9 @@ def flag_values(checkpoints: Sequence[str], shared: Shared, section: Mapping[str
     entries = [{"path": path} for path in checkpoints]
     for role in ("original", "retrained", "unlearned"):
         entries += [{"path": path, "role": role} for path in getattr(shared, role) or ()]
-    named = ("forget", "unseen", "retain", "adjacent", "data", "model", "weights", "base", "sample", "device")
-    found: dict[str, Any] = {name: getattr(shared, name) for name in (*named, "precision", "batch_size", "seed")}
+    named = ("forget", "unseen", "retain", "adjacent", "data", "model", "weights", "base", "sample", "retain_sample")
+    ran = ("device", "precision", "batch_size", "seed")
+    found: dict[str, Any] = {name: getattr(shared, name) for name in (*named, *ran)}
     found |= {"mean": channel_values(shared.mean, "--mean"), "std": channel_values(shared.std, "--std")}
     found |= {"checkpoint": entries or None, "download": shared.download or None}
     found |= {

@@ -90,10 +90,10 @@ def environment_layer(variables: Mapping[str, str]) -> Layer:
     """Take what `UNLEARN_AUDIT_*` variables say.
 
     These are `_DEVICE`, `_PRECISION`, `_DATA`, `_MODEL`, `_FORGET`, `_RETAIN`, `_UNSEEN`, `_ADJACENT`, and the numbers
-    `_SEED`, `_BATCH_SIZE` and `_SAMPLE`.
+    `_SEED`, `_BATCH_SIZE`, `_SAMPLE` and `_RETAIN_SAMPLE`.
     """
     names = ("device", "precision", "data", "model", "forget", "retain", "unseen", "adjacent")
-    counts = ("seed", "batch_size", "sample")
+    counts = ("seed", "batch_size", "sample", "retain_sample")
     found: dict[str, Any] = {}
     for name in (*names, *counts):
         text = variables.get(ENVIRONMENT_PREFIX + name.upper())

@@ -327,6 +327,7 @@ class AuditConfig(ConfigModel):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     batch_size: Positive | None = None
     sample: Positive | None = None
+    retain_sample: Positive | None = None
     seed: Seed = 0
     download: Flag = False
     gaps: GapSettings | None = None

@@ -28,6 +28,7 @@ class Splits:
         forget: the whole forget set.
         measured: [m] training indices, sorted: the forget set, or the seeded sample of it that is measured.
         retain: [r] training indices, sorted; disjoint from `forget`.
+        measured_retain: [s] training indices, sorted: the retain set, or the seeded sample of it that is measured.
         unseen: the twin of `measured`; its `forget` are those of `measured` that have a partner.
         pool: [p] test indices, sorted, that the twin was drawn from.
         adjacent: a part of `retain` that has to do with the forget set, see `with_adjacent`; None where none is named.
@@ -39,6 +40,7 @@ class Splits:
     forget: IndexSet
     measured: NDArray[np.int64]
     retain: NDArray[np.int64]
+    measured_retain: NDArray[np.int64]
     unseen: Twin
     pool: NDArray[np.int64]
     adjacent: IndexSet | None = None
@@ -64,6 +66,11 @@ class Splits:
     def retain_examples(self) -> Examples:
         """The retain set."""
         return self.dataset.train.subset(self.retain)
+
+    @property
+    def measured_retain_examples(self) -> Examples:
+        """The examples of the retain set that are measured."""
+        return self.dataset.train.subset(self.measured_retain)
 
     @property
     def remote(self) -> NDArray[np.int64]:
@@ -124,6 +131,7 @@ def make_splits(
     retain: str | ArrayLike | None = None,
     adjacent: str | ArrayLike | None = None,
     sample: int | None = None,
+    retain_sample: int | None = None,
     seed: int = 0,
     base: Path = Path("."),
 ) -> Splits:
@@ -136,7 +144,9 @@ def make_splits(
         retain: likewise into the training set; default: all that is not forgotten.
         adjacent: likewise, a part of the retain set that is looked at apart, see `with_adjacent`.
         sample: measure at most this many forget examples, chosen by `seed`; default: all.
-        seed: decides the sample and the twin.
+        retain_sample: measure accuracy and loss on at most this many examples of the retain set, of every class its
+            share, chosen by `seed`; default: all. Methods and retraining take the whole set all the same.
+        seed: decides the samples and the twin.
         base: the folder that relative files start at.
 
     Raises:
@@ -153,14 +163,17 @@ def make_splits(
     pool = np.setdiff1d(_pool(dataset, unseen, base), [*copies.forget_in_test.values(), *copies.test_in_rest])
     measured = _sample(chosen.indices, sample, seed)
     if len(measured) < len(chosen):
-        limitations += (_sampled(len(measured), len(chosen), seed),)
+        limitations += (_sampled(len(measured), len(chosen), "forget examples", seed),)
+    looked_at = _retain_sample(dataset, rest, retain_sample, seed)
+    if len(looked_at) < len(rest):
+        limitations += (_sampled(len(looked_at), len(rest), "examples to retain", seed, ", of each class its share"),)
     twin = make_twin(dataset, measured, pool, generator("twin", seed))
     if not twin.complete:
         limitations += (_incomplete(dataset, measured, twin),)
     if len(twin) == len(dataset.test) > 1:
         limitations += ("the unseen twin is the whole test set: what is said of one is said of the other",)
     doubts = tuple(text for text, doubted in found if doubted)
-    splits = Splits(dataset, chosen, measured, rest, twin, pool, limitations=limitations, doubts=doubts)
+    splits = Splits(dataset, chosen, measured, rest, looked_at, twin, pool, limitations=limitations, doubts=doubts)
     return splits if adjacent is None else with_adjacent(splits, adjacent, base=base)
 
 
@@ -310,11 +323,28 @@ def _sample(forget: NDArray[np.int64], size: int | None, seed: int) -> NDArray[n
     return np.sort(generator("sample", seed).choice(forget, size=size, replace=False))
 
 
-def _sampled(measured: int, whole: int, seed: int) -> str:
-    """Say that not the whole forget set is measured."""
+def _retain_sample(dataset: Dataset, retain: NDArray[np.int64], size: int | None, seed: int) -> NDArray[np.int64]:
+    """Return a sorted random choice of at most `size` indices, of every class its share (largest remainders)."""
+    if size is not None and size < 1:
+        raise DataError(f"a sample of {size} examples cannot be measured; --retain-sample needs at least 1")
+    if size is None or size >= len(retain):
+        return retain
+    labels = dataset.train.labels.numpy()[retain]
+    shares = np.bincount(labels, minlength=dataset.classes) * (size / len(retain))
+    counts = np.floor(shares).astype(np.int64)
+    counts[np.argsort(counts - shares, kind="stable")[: size - counts.sum()]] += 1
+    draws = generator("retain sample", seed)
+    chosen = [
+        draws.choice(retain[labels == number], count, replace=False) for number, count in enumerate(counts) if count
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def _sampled(measured: int, whole: int, what: str, seed: int, how: str = "") -> str:
+    """Say that not a whole set is measured."""
     return (
-        f"{measured} of the {whole} forget examples are measured, a sample drawn with seed {seed}: intervals speak of "
-        "such examples on average, and nothing is said of any one that was not drawn"
+        f"{measured} of the {whole} {what} are measured, a sample drawn with seed {seed}{how}: intervals speak of such "
+        "examples on average, and nothing is said of any one that was not drawn"
     )
 
 

@@ -108,6 +108,7 @@ def resolve_inputs(request: Resolved, *, others: Sequence[Checkpoint] = (), prog
         retain=config.retain,
         adjacent=None if config.adjacent == NEIGHBOURS else config.adjacent,  # these take a model
         sample=config.sample,
+        retain_sample=config.retain_sample,
         seed=config.seed,
     )
     labels = tuple(unique_labels(config.checkpoint))

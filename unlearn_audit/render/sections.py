@@ -173,11 +173,12 @@ def _data(report: AuditReport) -> SmallTable:
     data = report.data
     sets = {"forget": data.forget, "retain": data.retain, "test": data.test, "unseen twin": data.unseen,
             "adjacent": data.adjacent, "remote": data.remote}  # fmt: skip
-    cells = [(name, str(one.n), one.described, one.sha256) for name, one in sets.items() if one is not None]
-    if data.forget.is_sampled:
-        whole, *others = cells
-        sample = ("forget, measured", str(data.forget.measured), "a sample", data.forget.measured_sha256 or "")
-        cells = [whole, sample, *others]
+    cells = []
+    for name, one in sets.items():
+        if one is not None:
+            cells.append((name, str(one.n), one.described, one.sha256))
+        if one is not None and one.is_sampled:
+            cells.append((f"{name}, measured", str(one.measured), "a sample", one.measured_sha256 or ""))
     return SmallTable(
         "Data", ("set", "examples", "from", "SHA-256"), (("source", "", data.source, data.sha256), *cells)
     )

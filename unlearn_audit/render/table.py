@@ -163,8 +163,10 @@ def footnotes(report: AuditReport) -> tuple[str, ...]:
     unseen = f", unseen twin {data.unseen.n}" if data.unseen else ""
     part = f", {data.forget.measured} of them measured" if data.forget.is_sampled else ""
     forget = f"forget {data.forget.n} ({data.forget.described}{part})"
-    parts = f" (adjacent {data.adjacent.n}, remote {data.remote.n})" if data.adjacent and data.remote else ""
-    sets = f"{forget}, retain {data.retain.n}{parts}, test {data.test.n}{unseen}"
+    parts = ""
+    if data.adjacent and data.remote:
+        parts = f" (adjacent {data.adjacent.how_many}, remote {data.remote.how_many})"
+    sets = f"{forget}, retain {data.retain.how_many}{parts}, test {data.test.n}{unseen}"
     notes = [] if forget_set_stands_in(report) else [sets]
     notes += _assumed_inputs(report)
     rcd = next((m for m in report.measurements if m.name == "rcd.raw"), None)

@@ -213,8 +213,9 @@ class Subject(FrozenModel):
 class SetSummary(FrozenModel):
     """A set of examples: how it was named, the digest of its resolved indices, how many.
 
-    Of a forget set `measured` says how many of its n examples are measured, and `measured_sha256` which; `class_names`
-    are those of the classes that `spec` names by number, where the data have names for them.
+    Of a forget set, and of a retain set and its parts where a sample of these is, `measured` says how many of its n
+    examples are measured, and `measured_sha256` which; `class_names` are those of the classes that `spec` names by
+    number, where the data have names for them.
     """
 
     spec: str
@@ -234,6 +235,11 @@ class SetSummary(FrozenModel):
     def is_sampled(self) -> bool:
         """Whether only a part of the set is measured."""
         return self.measured is not None and self.measured < self.n
+
+    @property
+    def how_many(self) -> str:
+        """How many examples, and how many of them are measured where that is a part."""
+        return f"{self.n} ({self.measured} measured)" if self.is_sampled else str(self.n)
 
     @property
     def described(self) -> str:

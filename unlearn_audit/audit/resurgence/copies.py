@@ -88,7 +88,7 @@ def look_at_copies(context: AuditContext, settings: ResurgenceSettings, parts: P
         parts: asked for what a copy answers before it is made.
     """
     tuning = FineTuning(
-        context.examples("retain"),
+        context.splits.retain_examples,
         _recipe(context, settings),
         settings.steps,
         derive_seed(context.config.seed, "resurgence"),
