@@ -50,6 +50,7 @@ VERBS = [
     "audit",
     "gate",
     "show",
+    "results",
     "inspect",
     "validate",
     "schema",

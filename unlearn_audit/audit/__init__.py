@@ -21,7 +21,6 @@ from unlearn_audit.audit.context import (
     AuditContext,
     Note,
     context_of,
-    describe,
     doubts_of,
     limitations_of,
     open_context,
@@ -43,6 +42,7 @@ from unlearn_audit.audit.reference_checks import examine_subjects, telling_apart
 from unlearn_audit.audit.resurgence.measure import measure_resurgence
 from unlearn_audit.audit.section import Measure, SearchState, SectionResult
 from unlearn_audit.audit.spectrum import measure_spectrum
+from unlearn_audit.audit.subjects import describe
 from unlearn_audit.audit.truncation.measure import measure_truncation
 from unlearn_audit.audit.twosample import measure_twosample
 from unlearn_audit.catalogue import STAND_IN

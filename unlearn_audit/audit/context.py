@@ -1,13 +1,12 @@
 """The context that measurements stand on: which models, on which data, with which transform, and who said so."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearn_audit import models
 from unlearn_audit.attacks import Signals
 from unlearn_audit.audit.identities import identity_doubts, other_parents
 from unlearn_audit.audit.mixtures import refuse_a_mixture
@@ -22,7 +21,6 @@ from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.inputs import Candidate, inputs_of_concept, resolve_inputs, with_neighbours
 from unlearn_audit.normalisation import read_otherwise
 from unlearn_audit.progress import Progress, silent
-from unlearn_audit.report import Subject
 
 OF_PROMPTS = "what the prompts ask for"  # where nothing else says what is forgotten
 DRAWS = 8  # timesteps and noises of an example that a generator is measured on: fewer give a biased share
@@ -182,31 +180,6 @@ class AuditContext:
     def references(self, candidate: Candidate) -> tuple[Candidate, ...]:
         """Return the retrained models that a candidate is compared with: all of them, but never itself."""
         return tuple(other for other in self.with_role("retrained") if other.label != candidate.label)
-
-
-def describe(context: AuditContext, candidate: Candidate, doubts: Sequence[str]) -> Subject:
-    """Return the report's entry for a candidate."""
-    return Subject(
-        label=candidate.label,
-        role=candidate.role,
-        path=candidate.path,
-        sha256=candidate.sha256,
-        model=candidate.spec,
-        parameters=models.parameter_count(candidate.model),
-        flop_per_image=_flops(context, candidate),
-        notes=candidate.notes,
-        doubts=tuple(doubts),
-    )
-
-
-def _flops(context: AuditContext, candidate: Candidate) -> int:
-    """Return the floating-point operations of one forward pass over one image; of a generator, of one denoising."""
-    first = context.examples("forget").subset(np.arange(1))
-    if not candidate.is_generator:
-        return models.flops_per_image(candidate.model, candidate.transform(first.images.to(context.compute.device)))
-    once = replace(context.draws("forget"), count=1)
-    batch = FullBatch(first, candidate.transform, compute=context.compute, task=candidate.task, draws=once)
-    return sum(models.flops_of(candidate.model, rows.inputs) for rows in batch.parts)
 
 
 def open_context(config: AuditConfig, origins: Mapping[str, str], progress: Progress = silent) -> AuditContext:

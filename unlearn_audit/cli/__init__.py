@@ -26,6 +26,7 @@ from unlearn_audit.cli import (
     mia,
     outputs,
     rcd,
+    results,
     resurgence,
     schema,
     shadows,
@@ -78,7 +79,7 @@ def _root(
 
 for verb in (
     demo, rcd, truncation, spectrum, gaps, twosample, outputs, mia, resurgence, fidelity, shadows, train, generate,
-    init, audit, gate, show, inspect, validate, schema,
+    init, audit, gate, show, results, inspect, validate, schema,
 ):  # fmt: skip
     verb.register(app)
 apply.register(app)

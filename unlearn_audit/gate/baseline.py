@@ -4,7 +4,7 @@ import json
 
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.gate.doubting import doubts_about
-from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Subject
+from unlearn_audit.report import AuditReport, Data, Measurement, SetSummary, Subject, other_settings
 
 
 def earlier(metric: str, entry: Subject, report: AuditReport, baseline: AuditReport) -> Measurement | str:
@@ -26,10 +26,9 @@ def earlier(metric: str, entry: Subject, report: AuditReport, baseline: AuditRep
         return f"the baseline was measured on {what}, so a change would say nothing"
     if _sampling(report) != _sampling(baseline):
         return "the baseline was measured on another sample of the forget set, so a change would say nothing"
-    for section in _sections(metric):
-        changed = sorted(_instrument(report, section).items() ^ _instrument(baseline, section).items())
-        if changed:
-            return f"the baseline was measured with another {section}.{changed[0][0]}, so a change would say nothing"
+    changed = next(other_settings(metric, report, baseline), None)
+    if changed is not None:
+        return f"the baseline was measured with another {changed}, so a change would say nothing"
     peers = [peer for peer in baseline.subjects if peer.role == entry.role]
     same = [peer for peer in peers if peer.label == entry.label] or peers
     if len(same) != 1:
@@ -41,29 +40,12 @@ def earlier(metric: str, entry: Subject, report: AuditReport, baseline: AuditRep
     return found if found is not None and found.role == entry.role else "the baseline did not measure it"
 
 
-def _sections(metric: str) -> tuple[str, ...]:
-    """Return the sections of a config that say how a metric is measured; truncation relearns as `rcd` says."""
-    section = METRICS[metric].section
-    return ("rcd", section) if section == "truncation" else (section,)
-
-
 def _sampling(report: AuditReport) -> tuple[str, ...]:
     """Return what decides which examples of the forget set were measured: nothing, or a number and a seed."""
     config = report.settings.get("config")
     if not isinstance(config, dict) or config.get("sample") is None:
         return ()
     return tuple(json.dumps(config.get(key)) for key in ("sample", "seed"))
-
-
-OF_NO_CONSEQUENCE = ("resamples", "controls", "accuracies", "worst", "attacks", "shadows")  # for a number's meaning
-
-
-def _instrument(report: AuditReport, section: str) -> dict[str, str]:
-    """Return the settings that a section of the report was measured with, as far as they change what is measured."""
-    config = report.settings.get("config")
-    found = config.get(section) if isinstance(config, dict) else None
-    settings = found if isinstance(found, dict) else {}
-    return {key: json.dumps(value) for key, value in settings.items() if key not in OF_NO_CONSEQUENCE}
 
 
 def _digest(data: Data, name: str) -> str | None:

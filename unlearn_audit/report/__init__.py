@@ -10,6 +10,7 @@ from unlearn_audit.report.document import (
     write_arrays,
     write_report,
 )
+from unlearn_audit.report.instruments import other_settings
 from unlearn_audit.report.schema import (
     SCHEMA_VERSION,
     AuditReport,
@@ -18,6 +19,7 @@ from unlearn_audit.report.schema import (
     Data,
     FrozenModel,
     Interval,
+    Made,
     Measurement,
     MeasurementFlag,
     Reference,
@@ -38,6 +40,7 @@ __all__ = [
     "Data",
     "FrozenModel",
     "Interval",
+    "Made",
     "Measurement",
     "MeasurementFlag",
     "Reference",
@@ -47,6 +50,7 @@ __all__ = [
     "Tool",
     "canonical_digest",
     "dump_report",
+    "other_settings",
     "parse_report",
     "read_report",
     "report_schema",

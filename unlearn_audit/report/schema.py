@@ -192,11 +192,32 @@ class Measurement(FrozenModel):
         return any(part is not None and part.blind for part in (self.comparison, self.could_see))
 
 
+class Made(FrozenModel):
+    """How a model came to be, by its own record; nobody has checked it.
+
+    Attributes:
+        method: of unlearning; None of a model that was only trained.
+        settings: of the method, resolved.
+        transforms: what joined the method or the training, in order.
+        seed: of the run.
+        gradients: per-example gradients that it took.
+        seconds: that its steps took, on whatever machine that was.
+    """
+
+    method: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    transforms: tuple[str, ...] = ()
+    seed: int | None = None
+    gradients: Count | None = None
+    seconds: Annotated[Number, Field(ge=0)] | None = None
+
+
 class Subject(FrozenModel):
     """One checkpoint under audit; `flop_per_image` counts one forward pass (2 per multiply-add).
 
-    `doubts` say why numbers about it may not answer the question that was asked: it was retrained without another
-    forget set, say. No gate passes what rests on them.
+    `made` is what its file says of how it came to be, None where that says nothing. `doubts` say why numbers about it
+    may not answer the question that was asked: it was retrained without another forget set, say. No gate passes what
+    rests on them.
     """
 
     label: str
@@ -208,6 +229,7 @@ class Subject(FrozenModel):
     flop_per_image: Count
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    made: Made | None = None
 
 
 class SetSummary(FrozenModel):
