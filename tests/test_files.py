@@ -92,9 +92,11 @@ def test_a_folder_for_an_output(tmp_path: Path) -> None:
         check_output(tmp_path, force=True)
 
 
-def test_an_output_in_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="does not exist; create it first"):
-        check_output(tmp_path / "nowhere" / "out", force=False)
+def test_an_output_in_a_missing_folder_makes_it_when_it_is_written(tmp_path: Path) -> None:
+    path = check_output(tmp_path / "new" / "er" / "out", force=False)
+    assert names(tmp_path) == []
+    atomic_write(path, b"there")
+    assert path.read_bytes() == b"there"
 
 
 def test_an_output_below_a_file(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ class ReportError(MeasurementError):
     """A report is missing, invalid or altered."""
 
 
+MOST_LISTED = 60  # names that are known; of more only the nearest are told
+NEAR = 3
 LONGEST_NAME = 200  # characters; no name of ours is as long, and comparing takes the square of it
 
 
@@ -82,7 +84,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
-    """Return a message that names the nearest match and lists what is known.
+    """Return a message that names the nearest match and lists what is known, or the nearest of it where that is long.
 
     >>> unknown_name("method", "ieo", ["ieu", "ssd"])
     "unknown method 'ieo'; did you mean 'ieu'? Known: ieu, ssd"
@@ -90,4 +92,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") 
     names = sorted(known)
     near = nearest(name, names)
     guess = f"; did you mean '{near}'?" if near else "."
-    return f"unknown {kind} '{name}'{guess} Known: {', '.join(names)}" + (f". {hint}" if hint else "")
+    listed = f"Known: {', '.join(names)}"
+    if len(names) > MOST_LISTED:
+        close = get_close_matches(name[:LONGEST_NAME], names, n=NEAR, cutoff=0.3) or names[:NEAR]
+        listed = f"Near it: {', '.join(close)} ({len(names)} are known)"
+    return f"unknown {kind} '{name}'{guess} {listed}" + (f". {hint}" if hint else "")

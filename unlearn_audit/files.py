@@ -118,7 +118,7 @@ def check_output(path: Path, *, force: bool) -> Path:
     """Return `path` if a file may be written there; called before any work is done.
 
     Raises:
-        OutputError: it exists (without `force`), is a directory, or its folder is missing or not writable.
+        OutputError: it exists (without `force`), is a directory, or its folder cannot be made or written into.
     """
     try:
         if path.is_dir():
@@ -127,11 +127,10 @@ def check_output(path: Path, *, force: bool) -> Path:
             raise OutputError(f"{path} is a device or a pipe; name a file to write")
         if path.exists() and not force:
             raise OutputError(f"{path} exists already; use --force to replace it")
-        if path.parent.exists() and not path.parent.is_dir():
-            raise OutputError(f"cannot write {path}: {path.parent} is a file, not a folder")
-        if not path.parent.is_dir():
-            raise OutputError(f"cannot write {path}: folder {path.parent} does not exist; create it first")
-        _probe(path.parent)
+        nearest = next(place for place in path.parents if place.exists())
+        if not nearest.is_dir():
+            raise OutputError(f"cannot write {path}: {nearest} is a file, not a folder")
+        _probe(nearest)
     except OSError as problem:
         raise OutputError(f"cannot write {path}: {problem.strerror or problem}") from problem
     return path
@@ -248,7 +247,7 @@ def _new_file(folder: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, write: Callable[[Path], object] | bytes) -> None:
-    """Write a file that is whole or absent.
+    """Write a file that is whole or absent; its folder is made where it is missing.
 
     Args:
         path: the file to make or replace.
@@ -258,6 +257,7 @@ def atomic_write(path: Path, write: Callable[[Path], object] | bytes) -> None:
         OutputError: no space, no permission.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _new_file(path.parent) as temporary:
             permissions = temporary.stat().st_mode
             if isinstance(write, bytes):

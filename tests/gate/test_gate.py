@@ -459,7 +459,11 @@ def test_failed_comes_before_inconclusive_before_passed_and_warnings_do_not_coun
 # ----- policies that are refused
 
 REFUSED: dict[str, tuple[str, str]] = {
-    "unknown metric": ('[[rule]]\nid="a"\nmetric="rcd.rwa"\nmin=0', "line 4: .*unknown metric 'rcd.rwa'.*'rcd.raw'"),
+    "unknown metric": (
+        '[[rule]]\nid="a"\nmetric="rcd.rwa"\nmin=0',
+        r"line 4: [^\n]*unknown metric 'rcd.rwa'; did you mean 'rcd.raw'\? "
+        r"Near it: rcd.raw[^\n]{,60} \([0-9]+ are known\)$",
+    ),
     "unknown key": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmni=0', "line 5: unknown key 'rule.0.mni'.*'min'"),
     "unknown top key": ('rules=[]\n[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0', "line 2: unknown key 'rules'"),
     "repeated id": ('[[rule]]\nid="a"\nmetric="rcd.raw"\nmin=0\n' * 2, "rule id 'a' appears twice"),
