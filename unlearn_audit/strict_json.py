@@ -170,6 +170,7 @@ MUST_BE: Mapping[str, str] = {
     "bool_type": "true or false",
     "string_type": "a text",
     "string_too_short": "a text that is not empty",
+    "string_too_long": "a text of at most {max_length} characters",
     "string_pattern_mismatch": "a text like {pattern}",
     "tuple_type": "a list",
     "model_type": "a table",

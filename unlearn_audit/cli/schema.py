@@ -16,13 +16,13 @@ def _schema(
 
       unlearn-audit schema policy
     """
-    from unlearn_audit.config import AuditConfig
+    from unlearn_audit.config import WrittenConfig
     from unlearn_audit.gate import Policy
     from unlearn_audit.report import report_schema
 
     schemas = {
         "report": report_schema,
-        "config": AuditConfig.model_json_schema,
+        "config": WrittenConfig.model_json_schema,
         "policy": Policy.model_json_schema,
     }
     sys.stdout.write(json.dumps(schemas[what](), indent=1) + "\n")

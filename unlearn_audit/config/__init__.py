@@ -19,6 +19,7 @@ from unlearn_audit.config.layers import (
     is_index_words,
     outranks_metadata,
 )
+from unlearn_audit.config.lists import WrittenConfig
 from unlearn_audit.config.merging import Resolved, check_config, names_generator, resolve
 from unlearn_audit.config.settings import (
     SECTIONS,
@@ -64,6 +65,7 @@ __all__ = [
     "TrainEntry",
     "TruncationSettings",
     "TwosampleSettings",
+    "WrittenConfig",
     "anchored_data_spec",
     "check_config",
     "code_is_allowed",

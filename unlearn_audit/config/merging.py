@@ -17,6 +17,7 @@ from unlearn_audit.config.layers import (
     file_layer,
     is_index_words,
 )
+from unlearn_audit.config.lists import WrittenConfig, WrittenOut, written_out
 from unlearn_audit.config.settings import SECTIONS, AuditConfig
 from unlearn_audit.config.toml_source import key_lines, nearest_line
 from unlearn_audit.errors import ConfigError
@@ -47,10 +48,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
         ConfigError: with every problem of every key, and where that key came from.
     """
     values, givers = _merged(layers)
-    try:
-        config = AuditConfig.model_validate(values)
-    except ValidationError as problem:
-        raise _refusal(_explained(problem, values, givers), givers) from problem
+    config = _validated(written_out(values), givers)
     return Resolved(config, {dotted(place): layer.origin for place, layer in givers.items()})
 
 
@@ -67,13 +65,22 @@ def check_config(
         ConfigError: it cannot be read, or with every problem at once: keys, values, files that are not there.
     """
     values, givers = _merged([file_layer(path, origin=NAMED)])
-    problems = [*_missing(values), *(also(values) if also else ())]
+    written = written_out(values)
+    more = map(written.issue_in_file, also(written.values) if also else ())
+    return _validated(written, givers, [*_missing(values), *more], str(path))
+
+
+def _validated(written: WrittenOut, givers: Givers, more: Sequence[ConfigIssue] = (), source: str = "") -> AuditConfig:
+    """Return the configuration, or refuse it with what is wrong with keys, values and labels, and what more is."""
+    wrong: list[ConfigIssue] = []
+    config, cause = None, None
     try:
-        config = AuditConfig.model_validate(values)
+        config = AuditConfig.model_validate(written.values)
     except ValidationError as problem:
-        raise _refusal([*_explained(problem, values, givers), *problems], givers, str(path)) from problem
-    if problems:
-        raise _refusal(problems, givers, str(path))
+        wrong, cause = _explained(problem, written, givers), problem
+    wrong = [*wrong, *written.problems, *more]
+    if config is None or wrong:
+        raise _refusal(list(dict.fromkeys(wrong)), givers, source) from cause
     return config
 
 
@@ -111,8 +118,18 @@ def _nested(flat: Mapping[Place, Any]) -> dict[str, Any]:
     return found
 
 
-def _explained(problem: ValidationError, values: Mapping[str, Any], givers: Givers) -> list[ConfigIssue]:
-    return explain(problem, values, AuditConfig, lambda place: _shown(place, _giver(place, givers)))
+def _explained(problem: ValidationError, written: WrittenOut, givers: Givers) -> list[ConfigIssue]:
+    """Return what is wrong, each key of the file once, however many models its entry stands for."""
+
+    def name(place: Place) -> str:
+        return _shown(written.in_file(place), _giver(place, givers))
+
+    found: dict[Place, ConfigIssue] = {}
+    for issue in explain(problem, written.values, WrittenConfig, name):
+        if not written.repeats(issue.place):
+            place = written.in_file(issue.place)
+            found.setdefault(place, ConfigIssue(place, issue.text))
+    return list(found.values())
 
 
 def _giver(place: Place, givers: Givers) -> Layer | None:

@@ -52,7 +52,8 @@ def _whole(spec: str) -> str:
 
 
 IndexSpec = Annotated[Said, AfterValidator(_whole)]
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+LABEL, LONGEST_LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", 100
+Label = Annotated[str, Field(pattern=LABEL, max_length=LONGEST_LABEL)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
@@ -345,8 +346,10 @@ class AuditConfig(ConfigModel):
     @field_validator("apply")
     @classmethod
     def _starts_from_a_model(cls, entries: tuple[ApplyEntry, ...], given: ValidationInfo) -> tuple[ApplyEntry, ...]:
-        known = [entry.label for entry in given.data.get("train", ())]
-        known += [entry.label or without_ending(entry.path) for entry in given.data.get("checkpoint", ())]
+        if not {"train", "checkpoint"} <= set(given.data):  # one of them is wrong, which is told
+            return entries
+        known = [entry.label for entry in given.data["train"]]
+        known += [entry.label or without_ending(entry.path) for entry in given.data["checkpoint"]]
         for entry in entries:
             if entry.to not in known:
                 raise ValueError(unknown_name("model", entry.to, known, hint="`to` names another model's label"))
