@@ -98,6 +98,18 @@ def test_a_method_with_other_settings_has_a_line_of_its_own_that_says_which(stud
     assert titles == ["retrained", "original", "ieu c=0.2", "ieu c=2.0", "ieu + mask:saliency", "foreign"]
 
 
+def test_a_method_that_went_on_from_another_one_says_after_which(study: Make) -> None:
+    models = usual() | {
+        f"tuned-{label}": ("unlearned", Made(method="ft", parent=parent), {"accuracy.forget": 0.3})
+        for label, parent in (("u-0", "d" * 64), ("original", "e" * 64))
+    }
+    report = study(models)
+    digests = {"u-0": "d" * 64, "original": "e" * 64}
+    subjects = tuple(one.model_copy(update={"sha256": digests.get(one.label, one.sha256)}) for one in report.subjects)
+    titles = [line.title for line in only(report.model_copy(update={"subjects": subjects})).lines]
+    assert titles == ["retrained", "original", "ieu", "ft after ieu", "ft"]
+
+
 def test_by_label_and_by_role(study: Make) -> None:
     reports = study(usual()), study(usual(), data=data(digest="b"))
     by_label = only(*reports, by="label")

@@ -38,6 +38,7 @@ def _made(record: Metadata | None) -> Made | None:
         settings=dict(record.settings),
         transforms=record.transforms,
         seed=record.seed,
+        parent=record.parent_sha256,
         gradients=record.gradient_evaluations,
         seconds=record.wall_seconds,
     )

@@ -200,6 +200,7 @@ class Made(FrozenModel):
         settings: of the method, resolved.
         transforms: what joined the method or the training, in order.
         seed: of the run.
+        parent: SHA-256 of the file that a method started from.
         gradients: per-example gradients that it took.
         seconds: that its steps took, on whatever machine that was.
     """
@@ -208,6 +209,7 @@ class Made(FrozenModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     transforms: tuple[str, ...] = ()
     seed: int | None = None
+    parent: Digest | None = None
     gradients: Count | None = None
     seconds: Annotated[Number, Field(ge=0)] | None = None
 

@@ -165,9 +165,18 @@ def _by_method(models: Sequence[Model]) -> Callable[[Model], str]:
 
     def title(one: Model) -> str:
         name, own = _method(one), _settings(one)
-        return " ".join([name, *(f"{key}={own.get(key, 'default')}" for key in differ[name])])
+        parent = _parent(one)
+        after = "" if parent is None else f" after {title(parent)}"
+        return " ".join([name, *(f"{key}={own.get(key, 'default')}" for key in differ[name])]) + after
 
     return title
+
+
+def _parent(one: Model) -> Model | None:
+    """Return the model of the same report that a method started from, where that is no original."""
+    made = one.subject.made
+    found = (other for other in one.source.report.subjects if made is not None and other.sha256 == made.parent)
+    return next((Model(one.source, other) for other in found if other.role not in ROLES and other != one.subject), None)
 
 
 def _method(one: Model) -> str:
