@@ -41,7 +41,8 @@ def test_a_sample_config_loads_and_measures_something(path: Path) -> None:
 def test_there_is_a_sample_for_each_kind_of_user() -> None:
     assert {path.stem for path in SAMPLES} == {
         "quickstart", "fashion-mnist", "class-wise", "cifar10-resnet18", "cifar10-resnet50", "tinyimagenet-vit",
-        "own-checkpoints", "entanglement-digits", "amun-cifar10-resnet18", "generation"}  # fmt: skip
+        "own-checkpoints", "entanglement-digits", "amun-cifar10-resnet18", "generation", "study-fashion-mnist",
+        "study-tinyimagenet"}  # fmt: skip
 
 
 def test_methods_and_transforms_of_the_samples_take_their_settings() -> None:
