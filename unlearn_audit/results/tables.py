@@ -139,7 +139,7 @@ def _lines(reports: Sequence[Named], columns: Sequence[Column], by: By) -> Itera
     titled = _by_method(models) if by == "method" else _TITLES[by]
     for one in models:
         role = one.subject.role
-        title = role if role in ROLES and by != "label" else titled(one)
+        title = role if role == "retrained" or (role in ROLES and by != "label") else titled(one)
         groups.setdefault((role if role in ROLES else "", title), []).append(one)
     first = {role: place for place, role in enumerate(ROLES)}
     for (role, title), mine in sorted(groups.items(), key=lambda item: first.get(item[0][0], len(ROLES))):
