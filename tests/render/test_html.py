@@ -567,7 +567,7 @@ def test_the_subject_of_the_decisions_can_be_another(written: Path, run: Cli) ->
     [
         (["--html", "old.html"], 2, ["old.html exists already", "--force"]),
         (["--markdown", "old.html"], 2, ["old.html exists already", "--force"]),
-        (["--html", "no/where.html"], 2, ["folder no does not exist"]),
+        (["--html", "old.html/where.html"], 2, ["old.html is a file, not a folder"]),
         (["--html", "report"], 2, ["report is a directory"]),
         (["--html", "x", "--markdown", "./x"], 2, ["both write", "name two files"]),
         (["--html", "x.html", "--subject", "u"], 2, ["--subject", "--policy"]),

@@ -21,6 +21,9 @@ def _show(
     markdown: Annotated[
         Path | None, typer.Option(help="Write Markdown, for example to $GITHUB_STEP_SUMMARY.", metavar="FILE")
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Write every chart as SVG, every sheet of samples as PNG.", metavar="DIR")
+    ] = None,
     format: Annotated[
         Literal["table", "markdown"] | None,
         typer.Option(help="Format of stdout; default: table, or nothing if a file is written."),
@@ -44,6 +47,8 @@ def _show(
       unlearn-audit show demo/report.json
 
       unlearn-audit show report/report.json --html report.html --policy policy.toml
+
+      unlearn-audit show report/report.json --figures figures/
     """
     from unlearn_audit.gate import gate_files
     from unlearn_audit.report import read_report
@@ -60,9 +65,11 @@ def _show(
         _write(html, _page(report, found, gated), quiet=quiet)
     if markdown is not None:
         _write(markdown, _markdown(found, gated), quiet=quiet)
+    if figures is not None:
+        _write_figures(figures, report, found, force=force, quiet=quiet)
     if format == "markdown":
         sys.stdout.write(_markdown(found, gated))
-    elif format == "table" or (html is None and markdown is None):
+    elif format == "table" or (html is None and markdown is None and figures is None):
         _table(found, gated)
 
 
@@ -86,6 +93,24 @@ def _page(path: Path, report: "AuditReport", gated: "Gated | None") -> str:
     if gated is None:
         return html.render(report, arrays)
     return html.render(report, arrays, decisions=gated.decisions, waivers=gated.waivers, said=tuple(told(gated)))
+
+
+def _write_figures(folder: Path, path: Path, report: "AuditReport", *, force: bool, quiet: bool) -> None:
+    from unlearn_audit.files import atomic_write, make_output_folder
+    from unlearn_audit.render.arrays import read_arrays
+    from unlearn_audit.render.figure_files import figure_files
+
+    arrays = read_arrays(path, report)
+    found = figure_files(report, arrays)
+    for problem in arrays.problems:
+        message(problem, quiet=quiet)
+    if not found:
+        message(f"no figures: nothing in {path} has a picture", quiet=quiet)
+        return
+    make_output_folder(folder, force=force, owned=tuple(found))
+    for name, content in found.items():
+        atomic_write(folder / name, content)
+    message(f"wrote {len(found)} figures into {folder}: {', '.join(found)}", quiet=quiet)
 
 
 def _markdown(report: "AuditReport", gated: "Gated | None") -> str:

@@ -1,6 +1,7 @@
 """A chart as SVG: no script, no link, no font of its own; colours follow the page's paper, and print."""
 
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
@@ -11,6 +12,7 @@ from unlearn_audit.render.untrusted import printable
 
 GLYPH = 6.6  # pixels of a character of 12 pixels, on average
 TOP, RIGHT, ROW, SWATCH = 28, 14, 19, 36
+LINE = 17  # pixels from one line of a caption to the next
 FEW = 12  # points that each get a mark
 CLOSEST = 0.6  # pixels between points of a line
 
@@ -60,12 +62,13 @@ def draw(chart: Chart, *, key: str, width: int = 380, height: int = 220, alone: 
     Returns:
         An `svg` element with `title` and `desc`; without a plot where there is nothing to draw.
     """
-    shift = 46 if alone else 0
+    said = wrap(printable(chart.caption), int((width - 32) / GLYPH)) if alone else []
+    shift = 29 + LINE * len(said) if alone else 0
     plot = _plot(chart, width, TOP + shift, height)
     bottom = TOP + shift + (height + 44 if plot else 0)
     entries = _legend(chart.series, width)
     total = bottom + ROW * (1 + max((row for row, *_ in entries), default=-1)) + 8
-    parts = list(_heading(chart, width, total)) if alone else []
+    parts = list(_heading(chart, said, width, total)) if alone else []
     if plot is not None:
         parts += _axes(chart, plot)
         parts += _guides(chart, plot)
@@ -127,14 +130,14 @@ def _words(text: str, x: float, y: float, *, muted: bool = True, **attributes: o
                    **attributes)  # fmt: skip
 
 
-def _heading(chart: Chart, width: int, total: int) -> Iterator[Element]:
-    """Yield what only a file of its own needs: colours, paper, the title in sight."""
+def _heading(chart: Chart, said: Sequence[str], width: int, total: int) -> Iterator[Element]:
+    """Yield what only a file of its own needs: colours, paper, the title and the lines of its caption in sight."""
     style = element("style")
     style.text = STYLESHEET
     yield style
     yield element("rect", width=width, height=total, fill="#ffffff", class_="paper")
     yield _words(chart.title, 16, 24, muted=False, font_size=16, font_weight="bold")
-    yield _words(chart.caption, 16, 43)
+    yield from (_words(line, 16, 43 + LINE * number) for number, line in enumerate(said))
 
 
 def _axes(chart: Chart, plot: _Plot) -> Iterator[Element]:
