@@ -13,7 +13,7 @@ from rich.console import Console
 
 from unlearn_audit.files import sha256_of_file
 from unlearn_audit.gate import gate_files
-from unlearn_audit.render import decisions, html, junit, markdown
+from unlearn_audit.render import badge, decisions, html, junit, markdown
 from unlearn_audit.render.intoto import as_statement
 from unlearn_audit.report import read_report, write_report
 
@@ -86,7 +86,9 @@ DAY = ["--today", "2026-03-01"]
 
 def test_every_output_of_one_run_says_the_same(places: tuple[Path, Path], run: Run, here: Path) -> None:
     files = [
-        text for kind in ("json", "markdown", "junit", "statement") for text in (f"--{kind}", str(here / f"o.{kind}"))
+        text
+        for kind in ("json", "markdown", "junit", "statement", "badge")
+        for text in (f"--{kind}", str(here / f"o.{kind}"))
     ]
     ran = run("gate", places[0], "--policy", places[1], *DAY, *files, "--format", "json")
     assert ran.code == 3  # an error comes before a failure before what is open
@@ -235,7 +237,7 @@ def test_no_output_of_an_earlier_gate_outlives_a_gate_that_cannot_decide(
 # ----- what is refused
 
 
-@pytest.mark.parametrize("kind", ["json", "markdown", "junit", "statement"])
+@pytest.mark.parametrize("kind", ["json", "markdown", "junit", "statement", "badge"])
 def test_a_file_that_exists_is_not_replaced_unasked(places: tuple[Path, Path], refused: Refused, kind: str) -> None:
     (places[0].parent / "o").write_text("old")
     refused("gate", "r.json", "--policy", "p.toml", f"--{kind}", "o", code=2, says=["o exists already", "--force"])
@@ -277,6 +279,17 @@ def test_junit_has_times_and_a_timestamp(places: tuple[Path, Path], here: Path) 
         assert float(node.get("time") or "none") == pytest.approx(sum(times), abs=1e-5)
 
 
+def test_a_badge_has_outcome_and_day_in_sight_and_what_was_judged_in_its_title(places: tuple[Path, Path]) -> None:
+    day = datetime(2026, 3, 1, tzinfo=UTC)
+    tree = ElementTree.fromstring(badge.render(gate_files(*places, now=day)))
+    shown = [part.text for part in tree.iter("{http://www.w3.org/2000/svg}text")]
+    assert shown == ["unlearning audit", "error 2026-03-01"]
+    title = tree.find("{http://www.w3.org/2000/svg}title")
+    assert title is not None
+    assert title.text == "unlearning audit: error 2026-03-01, unlearned by p.toml"
+    assert not any(key.endswith("href") for part in tree.iter() for key in part.attrib)
+
+
 def test_a_day_that_revives_a_waiver_is_told_in_every_output(places: tuple[Path, Path], here: Path) -> None:
     now = datetime(2026, 11, 29, tzinfo=UTC)
     found = gate_files(*places, today=date(2026, 3, 1), now=now)
@@ -286,10 +299,10 @@ def test_a_day_that_revives_a_waiver_is_told_in_every_output(places: tuple[Path,
     with console.capture() as capture:
         console.print(decisions.render_gated(found))
     parts = (capture.get(), decisions.as_markdown(found), junit.render(found), json.dumps(decisions.as_document(found)),
-             json.dumps(as_statement(found)),
+             json.dumps(as_statement(found)), badge.render(found),
              markdown.render(read_report(places[0]), found.decisions, found.waivers, said),
              html.render(read_report(places[0]), decisions=found.decisions, said=said))  # fmt: skip
-    assert ["expired on 2026-06-30" in text for text in parts] == [True] * 7
+    assert ["expired on 2026-06-30" in text for text in parts] == [True] * 8
     for today in (None, date(2026, 11, 29)):
         assert gate_files(*places, today=today, now=now).revived == ()
     assert gate_files(*places, today=date(2026, 3, 1), now=datetime(2026, 3, 1, tzinfo=UTC)).revived == ()

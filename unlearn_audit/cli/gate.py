@@ -45,6 +45,7 @@ def _gate(
     markdown: Annotated[Path | None, _file("Write Markdown, such as a step summary.")] = None,
     junit: Annotated[Path | None, _file("Write JUnit XML, as CI systems show it.")] = None,
     statement: Annotated[Path | None, _file("Write an unsigned in-toto Statement (test-result), for signing.")] = None,
+    badge: Annotated[Path | None, _file("Write the outcome as a small SVG, for a README or a model card.")] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -63,7 +64,7 @@ def _gate(
     """
     from unlearn_audit.gate import gate_files
 
-    files = {"json": json_file, "markdown": markdown, "junit": junit, "statement": statement}
+    files = {"json": json_file, "markdown": markdown, "junit": junit, "statement": statement, "badge": badge}
     wanted = {kind: path for kind, path in files.items() if path is not None}
     _make_way(wanted, [report, policy, *([baseline] if baseline else [])], force=force)
     day = today.date() if today else None
@@ -100,13 +101,15 @@ def _make_way(files: dict[str, Path], inputs: Sequence[Path], *, force: bool) ->
 
 def _text(kind: str, found: "Gated") -> str:
     """Return the decisions in a format."""
-    from unlearn_audit.render import decisions, junit
+    from unlearn_audit.render import badge, decisions, junit
     from unlearn_audit.render.intoto import as_statement
 
     if kind == "markdown":
         return decisions.as_markdown(found)
     if kind == "junit":
         return junit.render(found)
+    if kind == "badge":
+        return badge.render(found)
     values = as_statement(found) if kind == "statement" else decisions.as_document(found)
     return json.dumps(values, indent=1, allow_nan=False) + "\n"
 
