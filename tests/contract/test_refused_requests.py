@@ -86,7 +86,6 @@ FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "exists": (lambda here: (here / "o.safetensors").write_bytes(b"old"), "o.safetensors", "--force"),
     "is a directory": (lambda here: (here / "o.safetensors").mkdir(), "o.safetensors", "is a directory"),
     "below a file": (lambda here: (here / "f").touch(), "f/o.safetensors", "f is a file, not a folder"),
-    "in no folder": (lambda here: None, "nowhere/o.safetensors", "create it first"),
     "unwritable": (lambda here: None, "/proc/o.safetensors", "cannot write /proc/o.safetensors"),
 }
 
