@@ -354,6 +354,11 @@ def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
             pass
 
 
+def test_a_lock_beside_what_is_replaced_makes_their_folder(tmp_path: Path) -> None:
+    with only_process(tmp_path / "new" / "a.safetensors", replaced=True):
+        assert (tmp_path / "new").is_dir()
+
+
 def test_a_folder_inside_leads_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "owned").mkdir()

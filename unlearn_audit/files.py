@@ -199,7 +199,8 @@ def only_process(path: Path, *, busy: Callable[[], object] | None = None, replac
         path: what is worked on, a file or a folder that is there; the lock is a hidden file beside the one or in the
             other, which goes away at the end.
         busy: called once where another process is in the block, which is then waited for; None refuses at once.
-        replaced: what is worked on is replaced as a whole, so that the lock is beside it also where it is a folder.
+        replaced: what is worked on is replaced as a whole, so that the lock is beside it also where it is a folder; the
+            folder that both are in is made where it is missing.
 
     Raises:
         OutputError: another process is in the block (without `busy`), or no file can be made there.
@@ -208,7 +209,7 @@ def only_process(path: Path, *, busy: Callable[[], object] | None = None, replac
 
     inside = path.is_dir() and not replaced
     file = path / ".unlearn-audit.lock" if inside else path.with_name(f".{path.name}.lock")
-    if not file.parent.is_dir():  # the lock would make it
+    if not file.parent.is_dir() and not replaced:  # the lock makes it
         raise OutputError(f"cannot write {file}: there is no folder {file.parent}")
     lock = FileLock(file)
     try:
