@@ -283,8 +283,7 @@ def check_replaced_folder(folder: Path, *, force: bool, stranger_in: Callable[[P
         kind: what is written there, for the message ("a pipeline").
 
     Raises:
-        OutputError: it exists (without `force`), holds anything else, is a file or a link, or its own folder is missing
-            or not writable.
+        OutputError: it exists (without `force`), holds anything else, is a file or a link, or cannot be made there.
     """
     try:
         if folder.is_symlink():
@@ -295,8 +294,6 @@ def check_replaced_folder(folder: Path, *, force: bool, stranger_in: Callable[[P
                 raise OutputError(f"{folder} holds {stranger}, which is no part of {kind}; name a folder to be made")
             if not force:
                 raise OutputError(f"{folder} exists already; use --force to replace it")
-        if not folder.parent.is_dir():
-            raise OutputError(f"cannot write {folder}: folder {folder.parent} does not exist; create it first")
     except OSError as problem:
         raise OutputError(f"cannot write {folder}: {problem.strerror or problem}") from problem
     for place in (folder, folder.parent):
@@ -329,7 +326,7 @@ def atomic_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     replaced = temporary.with_suffix(".old")
     try:
         try:
-            temporary.mkdir()
+            temporary.mkdir(parents=True)
             fill(temporary)
             for file in temporary.rglob("*"):
                 if file.is_file():

@@ -101,9 +101,8 @@ def test_a_folder_is_replaced_only_when_asked_and_only_a_pipelines(tmp_path: Pat
     with pytest.raises(OutputError, match=r"holds unet/lora/optimizer\.bin"):
         write_checkpoint(out, WEIGHTS, TOLD, beside=NEW, force=True)
     assert (out / "unet" / "lora" / "optimizer.bin").read_text() == "days of work"
-    for name, match in (("x.safetensors", "as a folder; name it"), ("none/x", "does not exist; create it")):
-        with pytest.raises(OutputError, match=match):
-            check_checkpoint_output(tmp_path / name, generator=True, force=True)
+    with pytest.raises(OutputError, match="as a folder; name it"):
+        check_checkpoint_output(tmp_path / "x.safetensors", generator=True, force=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):
         check_checkpoint_output(tmp_path / "file", generator=True, force=True)

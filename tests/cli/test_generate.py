@@ -120,7 +120,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(generator: Path, tmp_path:
         (["--prompts", tmp_path / "p.csv", "--count", 3, *out], "leave out --class and --count"),
         (["--sampling-steps", 1001, *out], "1 to 1000"),
         (["--out", tmp_path / "mine", "--force"], "letter.txt"),
-        (["--out", tmp_path / "no" / "where"], "does not exist"),
+        (["--out", tmp_path / "p.csv" / "where"], "p.csv is a file, not a folder"),
         (["--grid", tmp_path / "sheet.jpg"], "name it FILE.png"),
     ]:
         ran = run("generate", generator, *arguments)
