@@ -1,8 +1,10 @@
 """What a section's numbers depend on: what is measured, too, so that a new metric is measured in an old folder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from analytic_denoisers import denoiser, generators, small_splits
 from lookup_models import context_of, right
@@ -10,7 +12,7 @@ from lookup_models import context_of, right
 from unlearn_audit import catalogue
 from unlearn_audit.audit import cache_key
 from unlearn_audit.audit.cache_key import depends_on
-from unlearn_audit.data import load_data
+from unlearn_audit.data import load_data, with_adjacent
 
 
 def test_a_section_that_measures_one_more_thing_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,5 +55,19 @@ def test_what_judges_and_what_is_compared_with_count_by_content(
     assert key(judge=str(tmp_path)) != before
     assert key(real="digits")["files"]["real digits"] == load_data("digits").sha256
     before = key()
-    monkeypatch.setattr(cache_key, "version", lambda name: "9.9")
+    monkeypatch.setattr(cache_key, "_version_of", lambda name: "9.9")
     assert key() != before
+
+
+def test_losses_of_two_adjacent_sets_are_kept_apart() -> None:
+    def losses(rows: slice) -> Any:
+        splits = small_splits("class:1")
+        splits = with_adjacent(splits, splits.retain[rows])
+        made = generators(splits, {"gaps": {}}, original=("original", denoiser()))
+        made = replace(made, kept=lambda _candidate, depends, make: known.setdefault(str(depends), make()))
+        return made.losses(made.subjects[0], "adjacent")
+
+    known: dict[str, Any] = {}
+    first, other = losses(slice(0, 5)), losses(slice(5, 12))
+    assert len(known) == 2
+    assert not np.array_equal(first, other)

@@ -33,7 +33,7 @@ from unlearn_audit.report import AuditReport, Measurement, read_report, write_re
 
 REPORT = "audit.json"
 RETRAINED, SWAPS = 5, 5
-SAMPLE = 37  # forgotten images, each of which has a partner among the held-out digits of a class
+SAMPLE = 36  # forgotten images, each of which has a partner among the held-out digits of its class
 
 
 class Row(NamedTuple):

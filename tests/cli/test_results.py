@@ -22,7 +22,9 @@ def reports(tmp_path: Path, make_report: Make, make_measurement: Make) -> list[P
         report = make_report(make_measurement("accuracy.forget", "u", value=value, role="unlearned"),
                              make_measurement("accuracy.forget", "r", value=0.4, role="retrained"))  # fmt: skip
         subjects = tuple(
-            one.model_copy(update={"made": Made(method="ieu", seed=number)}) if one.role == "unlearned" else one
+            one.model_copy(update={"made": Made(method="ieu", seed=number), "sha256": f"{number + 1}" * 64})
+            if one.role == "unlearned"
+            else one
             for one in report.subjects
         )
         path = tmp_path / f"seed-{number}" / "report.json"
@@ -39,6 +41,7 @@ def test_reports_and_folders_are_joined(run: Run, reports: list[Path]) -> None:
     assert list(rows) == ["retrained", "ieu"]
     assert float(rows["ieu"]["accuracy.forget"]) == pytest.approx(0.6)
     assert rows["ieu"]["n"] == "2"
+    assert rows["retrained"]["n"] == "1", "it is the same file in both"
 
 
 @pytest.mark.parametrize("format", ["csv", "latex", "markdown", "json"])

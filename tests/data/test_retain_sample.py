@@ -5,6 +5,7 @@ import pytest
 from lookup_models import context_of, numbered, right
 
 from unlearn_audit.audit.accuracy import measure_gaps
+from unlearn_audit.audit.reference_checks import examine_subjects
 from unlearn_audit.audit.section import ANEW
 from unlearn_audit.config import GapSettings
 from unlearn_audit.data import Splits, load_data, make_splits
@@ -71,3 +72,26 @@ def test_intervals_of_samples_hold_the_whole_sets_accuracy() -> None:
         assert found.interval is not None
         held += found.interval.low <= truth <= found.interval.high
     assert held >= 93
+
+
+def test_an_adjacent_set_of_which_nothing_is_drawn_is_refused() -> None:
+    splits = sampled(20)
+    missed = np.setdiff1d(splits.retain, splits.measured_retain)
+    for adjacent, says in (
+        (missed[:2], "none are in the adjacent set"),
+        (splits.measured_retain, "all are in the adj"),
+    ):
+        with pytest.raises(DataError, match=f"that --retain-sample draws {says}"):
+            make_splits(numbered(), FORGET, retain_sample=20, adjacent=adjacent)
+    both = make_splits(numbered(), FORGET, retain_sample=20, adjacent=splits.measured_retain[:5])
+    assert both.adjacent is not None
+
+
+def test_whether_a_retrained_model_is_sound_is_looked_at_on_the_whole_retain_set() -> None:
+    broken = right(retain=1.0)
+    broken[np.arange(100, 1000)[np.arange(100, 1000) % 10 == 4]] = False  # one class of the retain set
+    made = context_of(FORGET, o=("original", right(retain=1.0)), r=("retrained", broken))
+    whole = {note.text for note in examine_subjects(made)}
+    object.__setattr__(made, "splits", sampled(20))
+    assert {note.text for note in examine_subjects(made)} == whole
+    assert any(text.startswith("r:") for text in whole)

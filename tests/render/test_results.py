@@ -17,7 +17,7 @@ from unlearn_audit.results import Cell, Column, Line, ResultTable, Value
 from unlearn_audit.results.studies import Setting
 
 EVIL = "=cmd|'/c calc'!A0 & a_b \\input{x} \x1b[31m|"
-SETTING = Setting("idx:/home/somebody/fashion?train=100", "random:0.1", 10, "", ("small-cnn",))
+SETTING = Setting("idx:fashion?train=100", "", "random:0.1", 10, (None, None), "rest", "test", "", ("small-cnn",))
 
 
 def cell(*values: float | str | None, doubts: tuple[str, ...] = ()) -> Cell:
@@ -55,7 +55,8 @@ def test_csv_has_unrounded_numbers_and_nothing_where_there_is_none() -> None:
     assert (rows[1]["gap.forget.sd"], rows[1]["gap.forget.n"]) == ("", "1")
     assert (rows[0]["twosample.p.lowest"], rows[0]["twosample.p.highest"]) == ("0.5", "0.9")
     assert (rows[2]["twosample.p.lowest"], rows[2]["twosample.p.n"]) == ("", "0")
-    assert {row["data"] for row in rows} == {"idx:fashion?train=100"}, "no folder of whoever made the report"
+    assert {row["data"] for row in rows} == {"idx:fashion?train=100"}
+    assert [row["gap.forget.doubted"] for row in rows] == ["0", "0", "1"]
 
 
 def test_pandas_reads_the_csv() -> None:
@@ -77,8 +78,9 @@ def test_latex_is_balanced_and_what_came_from_elsewhere_is_text() -> None:
     body = [line for line in text.splitlines() if not line.startswith("%")]
     bare = re.sub(r"\\[{}\\]", "", "\n".join(body))
     assert bare.count("{") == bare.count("}")
-    assert len({line.count(" & ") for line in body if line.endswith(r"\\")}) == 1
-    assert all(line.startswith("%") for line in text.splitlines() if "note" in line or "apart" in line)
+    assert len({line.count(" & ") for line in body if line.endswith(r"\\") and "multicolumn" not in line}) == 1
+    assert "* in doubt" in text
+    assert all(line.startswith("%") for line in text.splitlines() if "a note" in line or "apart" in line)
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
 
 

@@ -143,6 +143,11 @@ def test_draws_of_one_setting_are_averaged(study: Make, one: Data, other: Data) 
         (data(forget="random:0.1:0", n=12), "numbers of forget examples"),
         (data("cifar10"), "data"),
         (data("digits?mislabel=0.2"), "data"),
+        (data().model_copy(update={"sha256": "f" * 64}), "data"),
+        (
+            data().model_copy(update={"retain": SetSummary(spec="retain", sha256="a" * 64, n=10, measured=5)}),
+            "numbers of measured examples",
+        ),
     ],
 )
 def test_other_questions_get_tables_of_their_own_and_a_reason(study: Make, other: Data, what: str) -> None:
@@ -172,6 +177,39 @@ def test_what_was_measured_otherwise_is_left_out_and_named(study: Make) -> None:
         table.notes
     )
     assert cell(table, "ieu", "mia.loss.auc").mean == 0.5, "how many examples are shown changes no number"
+
+
+def test_a_model_that_stands_in_two_reports_counts_once(study: Make) -> None:
+    more = usual() | {"slow": ("unlearned", Made(method="scrub"), {"accuracy.forget": 0.1})}
+    table = only(study(usual()), study(more))
+    assert [(line.title, len(line.models)) for line in table.lines] == [
+        ("retrained", 2), ("original", 1), ("ieu", 2), ("scrub", 1)]  # fmt: skip
+    assert "5 models stand in more than one report, or twice in one, and count once" in table.notes
+
+
+def test_a_label_without_a_record_is_not_taken_for_the_method_of_that_name(study: Make) -> None:
+    models = usual() | {"ieu": ("unlearned", None, {"accuracy.forget": 0.0})}
+    assert [line.title for line in only(study(models)).lines][2:] == ["ieu", "ieu (no record)"]
+
+
+def test_models_that_name_each_other_as_parents_are_no_endless_tale(study: Make) -> None:
+    digests = {"a": "d" * 64, "b": "e" * 64}
+    models = {label: ("unlearned", Made(method=label, parent=digests[other]), {"accuracy.forget": 0.1})
+              for label, other in (("a", "b"), ("b", "a"))}  # fmt: skip
+    report = study(models)
+    subjects = tuple(one.model_copy(update={"sha256": digests[one.label]}) for one in report.subjects)
+    titles = [line.title for line in only(report.model_copy(update={"subjects": subjects})).lines]
+    assert titles == ["a after b after a", "b after a after b"]
+
+
+def test_other_recipes_are_told(study: Make) -> None:
+    def report(epochs: int, digest: str) -> AuditReport:
+        made = Made(recipe={"name": "small", "epochs": epochs})
+        models = {f"r-{epochs}": ("retrained", made, {"accuracy.forget": 0.1})}
+        return study(models, data=data(digest=digest))
+
+    notes = only(report(20, "a"), report(50, "b")).notes
+    assert "retrained: trained, or their originals were, by 2 different recipes" in notes
 
 
 def test_p_values_are_not_averaged_and_verdicts_are_counted(study: Make) -> None:

@@ -35,7 +35,7 @@ from unlearn_audit.audit.layers import measure_layers
 from unlearn_audit.audit.measurement import seeing
 from unlearn_audit.audit.mia.measure import measure_mia
 from unlearn_audit.audit.outputs.measure import measure_outputs
-from unlearn_audit.audit.parts import Arrays
+from unlearn_audit.audit.parts import Arrays, PartCache, make_parts
 from unlearn_audit.audit.rcd.common_step import RELEARNING, with_common_step
 from unlearn_audit.audit.rcd.measure import measure_rcd
 from unlearn_audit.audit.reference_checks import examine_subjects, telling_apart
@@ -161,7 +161,7 @@ def audit_candidates(
 def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO_CACHE) -> AuditResult:
     """Measure, and put the report together."""
     context = replace(asked_of_generators(_with_plants(context, only)), alone=bool(only))
-    context = replace(context, kept=partial(_part, context, cache, ""))
+    context = replace(context, kept=_parts(context, cache, ""))
     stands_in = context.origins.get("forget") == STAND_IN
     examine = examine_generators if context.of_generators else examine_subjects
     notes = [*context.notes, *(() if stands_in else examine(context))]
@@ -238,23 +238,23 @@ def _section(context: AuditContext, cache: ResultCache, name: str, start: Start 
     if context.of_generators and name in CANNOT:
         return without_numbers(context, name)
 
-    state = SearchState(start, partial(_part, context, cache, name))
+    state = SearchState(start, _parts(context, cache, name))
     measure = partial(MEASUREMENTS[name], context, getattr(context.config, name), state)
     depends = depends_on(context, name, start)
     return measure() if depends is None else cache.section(name, depends, measure)
 
 
-def _part(
-    context: AuditContext,
-    cache: ResultCache,
-    section: str,
-    candidate: Candidate,
-    depends: object,
-    make: Callable[[], Arrays],
-) -> Arrays:
-    """Return what is of one model alone, made now or found in the cache."""
-    whose = part_depends_on(context, section, candidate)
-    return make() if whose is None else cache.part([whose, depends], make)
+def _parts(context: AuditContext, cache: ResultCache, section: str) -> PartCache:
+    """Return where what is of one model alone is found, or kept once it is made."""
+    known: dict[str, dict[str, Any] | None] = {}  # digests of files are taken once a model
+
+    def find(candidate: Candidate, depends: object, make: Callable[[], Arrays]) -> Arrays:
+        if candidate.label not in known:
+            known[candidate.label] = part_depends_on(context, section, candidate)
+        whose = known[candidate.label]
+        return make() if whose is None else cache.part([whose, depends], make)
+
+    return make_parts if cache.folder is None else find
 
 
 def _data(context: AuditContext) -> Data:

@@ -1,6 +1,7 @@
 """What the numbers of a section depend on, so that a cached section can be found again and never a stale one."""
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from unlearn_audit.relearning import Start
 
 # Section -> others whose settings it reads.
 READS = {"truncation": ("rcd",), "detectable": ("gaps", "twosample", "mia")}
-PACKAGES = ("diffusers", "transformers", "torchvision", "nudenet")  # which draw, encode and judge samples
+# Packages that models, samples and their judges may come from.
+PACKAGES = ("diffusers", "transformers", "torchvision", "timm", "nudenet")
 
 
 def depends_on(context: AuditContext, section: str, start: Start | None) -> dict[str, Any] | None:
@@ -83,6 +85,7 @@ def _of_all(context: AuditContext, section: str) -> dict[str, Any]:
         ],
         "labels": data.digest_of(splits.unseen.examples.labels.numpy()),
         "seed": config.seed,
+        "packages": [_version_of(name) for name in PACKAGES],
         "compute": [str(compute.device), compute.precision, compute.chunk, torch.get_num_threads()],
         **({"files": _files_of_samples(context)} if _draws_samples(context, section) else {}),
         **({"draws": context.draws("forget").count} if context.of_generators else {}),
@@ -123,9 +126,10 @@ def _files_of_samples(context: AuditContext) -> dict[str, str | None]:
     found |= {str(path): sha256_of_checkpoint(path) for path in paths if path.is_dir()}
     if settings.real is not None:  # no code of the user's: that is never cached
         found[f"real {settings.real}"] = data.load_data(settings.real).sha256
-    return found | {f"version of {name}": _version_of(name) for name in PACKAGES}
+    return found
 
 
+@cache
 def _version_of(package: str) -> str | None:
     try:
         return version(package)

@@ -157,7 +157,8 @@ class AuditContext:
             def losses() -> Arrays:
                 return {"losses": batch.forward(with_null_row(candidate, self.splits)).losses}
 
-            found = self.kept(candidate, ["losses", split], losses)["losses"] if batch.n else np.zeros(0)
+            which = self.splits.adjacent.sha256 if self.splits.adjacent and split in PARTS else ""
+            found = self.kept(candidate, ["losses", split, which], losses)["losses"] if batch.n else np.zeros(0)
             if not np.isfinite(found).all():
                 raise MeasurementError(f"{candidate.label}: the model's outputs are not finite on the {split} set")
             self._losses[key] = found

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unlearn_audit import metrics
-from unlearn_audit.audit.context import AuditContext, Note, Split
+from unlearn_audit.audit.context import AuditContext, Note
+from unlearn_audit.data import Examples
 from unlearn_audit.engine import predict
 from unlearn_audit.inputs import Candidate
 from unlearn_audit.report import Measurement
@@ -53,8 +54,9 @@ def examine_subjects(context: AuditContext) -> Iterator[Note]:
     Yields:
         Doubts about subjects, and a limitation where there is no original to hold them against.
     """
-    retain = _view(context, "retain", np.arange(len(context.splits.measured_retain)))
-    test = _view(context, "test", context.splits.lasting_test)
+    splits = context.splits  # of the whole retain set, whatever sample of it is measured
+    retain = _view(context, splits.retain_examples, np.arange(len(splits.retain)))
+    test = _view(context, splits.test_examples, splits.lasting_test)
     for candidate in context.subjects:
         yield from (Note(text, candidate.label) for text in _at_chance(context, candidate, retain))
     retrained = context.with_role("retrained")
@@ -74,10 +76,10 @@ def examine_subjects(context: AuditContext) -> Iterator[Note]:
     yield from other_recipes(context.subjects)
 
 
-def _view(context: AuditContext, split: Split, rows: NDArray[np.int64]) -> _View:
-    """Return all subjects' answers on an evenly spread sample of some examples of a split."""
+def _view(context: AuditContext, whole: Examples, rows: NDArray[np.int64]) -> _View:
+    """Return all subjects' answers on an evenly spread sample of some examples of a set."""
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64))]
-    examples = context.examples(split).subset(chosen)
+    examples = whole.subset(chosen)
     labels = examples.labels.numpy()
     right = {
         one.label: (

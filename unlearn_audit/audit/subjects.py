@@ -39,6 +39,7 @@ def _made(record: Metadata | None) -> Made | None:
         transforms=record.transforms,
         seed=record.seed,
         parent=record.parent_sha256,
+        recipe=dict(record.recipe),
         gradients=record.gradient_evaluations,
         seconds=record.wall_seconds,
     )

@@ -194,7 +194,7 @@ METRICS: Mapping[str, MetricInfo] = {
                    rests_on_original=True, hidden=ONCE),
         MetricInfo("mia.svc.efficacy", "svc MIA-efficacy", "mia", "fraction", COMPARE, 3,
                    "share of the forget set that an SVC of the field's tables takes for non-members", leak=True,
-                   form_of=ATTACK.format("svc")),
+                   form_of=ATTACK.format("svc"), sets=("forget", "retain", "test")),
         MetricInfo("nn.tv", "NN total variation", "mia", "fraction", COMPARE, 3,
                    "total variation of mean answers on a forgotten class's test examples from the retrained models'",
                    form_of="MIA-NN", sets=("test",)),

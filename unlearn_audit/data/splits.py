@@ -210,6 +210,12 @@ def with_adjacent(splits: Splits, adjacent: IndexSet | str | ArrayLike, *, base:
         )
     if len(found) == len(splits.retain):
         raise DataError(f"adjacent set '{found.spec}' is the whole retain set; nothing remote is left")
+    drawn = np.isin(splits.measured_retain, found.indices)
+    if not drawn.any() or drawn.all():
+        raise DataError(
+            f"of the {len(drawn)} examples to retain that --retain-sample draws {'all' if drawn.any() else 'none'} are "
+            f"in the adjacent set '{found.spec}' ({len(found)} examples): draw more, or measure the whole retain set"
+        )
     return replace(splits, adjacent=found)
 
 

@@ -201,6 +201,7 @@ class Made(FrozenModel):
         transforms: what joined the method or the training, in order.
         seed: of the run.
         parent: SHA-256 of the file that a method started from.
+        recipe: of the training; of an unlearned model, of its original's.
         gradients: per-example gradients that it took.
         seconds: that its steps took, on whatever machine that was.
     """
@@ -210,6 +211,7 @@ class Made(FrozenModel):
     transforms: tuple[str, ...] = ()
     seed: int | None = None
     parent: Digest | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
     gradients: Count | None = None
     seconds: Annotated[Number, Field(ge=0)] | None = None
 

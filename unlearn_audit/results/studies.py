@@ -6,10 +6,10 @@ from pathlib import PureWindowsPath
 from typing import NamedTuple
 
 from unlearn_audit.config import is_index_words
-from unlearn_audit.report import AuditReport
+from unlearn_audit.report import AuditReport, SetSummary
 
 SEED_OF_DATA = re.compile(r"(?<=[?&])(seed|subset_seed)=[^&]*&?")
-DRAWN = re.compile(r"(random:[0-9.]+)(:[0-9]+)?")
+DRAWN = re.compile(r"(random:[^:]+)(:[0-9]+)?")
 INDEX_FILES = "index files"
 
 
@@ -24,48 +24,86 @@ class Setting(NamedTuple):
     """What reports of one table share. Seeds of data and forget sets are left out: other draws may be averaged.
 
     Attributes:
-        data: the data spec.
-        forget: the forget set's; files of indices are one kind, whatever they are called.
+        data: the data spec, without folders.
+        content: the digest of the data, where no seed draws them.
+        forget: the forget set's spec; files of indices are one kind, whatever they are called.
         n: how many examples are to be forgotten.
+        measured: how many of them and of the retain set are measured, where that is a sample.
+        retain: the retain set's spec.
+        unseen: the spec of what the twin is drawn from.
         adjacent: the adjacent set's, where one is named.
         models: the architectures.
     """
 
     data: str
+    content: str
     forget: str
     n: int
+    measured: tuple[int | None, int | None]
+    retain: str
+    unseen: str
     adjacent: str
     models: tuple[str, ...]
 
-    @property
-    def data_shown(self) -> str:
-        """The data spec without the folders of whoever made the report.
-
-        >>> Setting("idx:/home/me/fashion?train=100", "class:3", 9, "", ()).data_shown
-        'idx:fashion?train=100'
-        """
-        place, mark, options = self.data.partition("?")
-        kind, colon, path = place.partition(":")
-        name = PureWindowsPath(path).name  # which takes both kinds of slash
-        return f"{kind}{colon}{name}{mark}{options}"
-
     def unlike(self, other: "Setting") -> list[str]:
         """Return in words what two settings do not share."""
-        words = {"data": "data", "forget": "forget sets", "n": "numbers of forget examples",
-                 "adjacent": "adjacent sets", "models": "architectures"}  # fmt: skip
-        return [text for name, text in words.items() if getattr(self, name) != getattr(other, name)]
+        found = [text for name, text in WORDS.items() if getattr(self, name) != getattr(other, name)]
+        return list(dict.fromkeys(found))
+
+
+WORDS = {
+    "data": "data",
+    "content": "data",
+    "forget": "forget sets",
+    "n": "numbers of forget examples",
+    "measured": "numbers of measured examples",
+    "retain": "retain sets",
+    "unseen": "held-out examples",
+    "adjacent": "adjacent sets",
+    "models": "architectures",
+}
 
 
 def setting_of(report: AuditReport) -> Setting:
     """Return what a report has to share with others that stand in its table."""
     data = report.data
+    spec = SEED_OF_DATA.sub("", data.source).rstrip("?&")
     return Setting(
-        SEED_OF_DATA.sub("", data.source).rstrip("?&"),
+        without_folders(spec),
+        data.sha256 if spec == data.source else "",
         kind_of_set(data.forget.spec),
         data.forget.n,
+        (_sampled(data.forget), _sampled(data.retain)),
+        kind_of_set(data.retain.spec),
+        "" if data.unseen is None else kind_of_set(data.unseen.spec),
         "" if data.adjacent is None else kind_of_set(data.adjacent.spec),
         tuple(sorted({one.model for one in report.subjects})),
     )
+
+
+def _sampled(found: SetSummary) -> int | None:
+    return found.measured if found.is_sampled else None
+
+
+def without_folders(spec: str) -> str:
+    """Return a data spec without the folders of whoever made the report.
+
+    >>> without_folders("idx:/home/me/fashion?train=100"), without_folders("npz:d.npz?labels=/home/me/l.npy&size=14")
+    ('idx:fashion?train=100', 'npz:d.npz?labels=l.npy&size=14')
+    """
+    place, mark, options = spec.partition("?")
+    kind, colon, path = place.rpartition(":") if not re.search(r"[/\\]", place) else place.partition(":")
+    kept = "&".join(f"{key}{equals}{_name(value)}" for key, equals, value in map(_parted, options.split("&")))
+    return f"{kind}{colon}{_name(path)}{mark}{kept}"
+
+
+def _parted(option: str) -> tuple[str, str, str]:
+    return option.partition("=")
+
+
+def _name(path: str) -> str:
+    """Return the last part of a path, whichever way its slashes lean."""
+    return PureWindowsPath(path).name if "/" in path or "\\" in path else path
 
 
 def kind_of_set(spec: str) -> str:
@@ -77,7 +115,7 @@ def kind_of_set(spec: str) -> str:
     drawn = DRAWN.fullmatch(spec)
     if drawn is not None:
         return drawn[1]
-    return spec if is_index_words(spec) else INDEX_FILES
+    return spec if is_index_words(spec) or not PureWindowsPath(spec).suffix else INDEX_FILES
 
 
 def same_setting(reports: Sequence[Named]) -> dict[Setting, list[Named]]:

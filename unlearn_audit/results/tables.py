@@ -1,7 +1,7 @@
 """The tables: retrained models first, then originals, then a line for each method, and what may not be put together."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from unlearn_audit.results.studies import Named, Setting, same_setting
 By = Literal["method", "label", "role"]
 ROLES = ("retrained", "original")  # whose lines come first
 NO_RECORD = "its file does not say what it cost"
+PLACEHOLDER = "0" * 64  # the digest of what has no file
 
 
 class Column(NamedTuple):
@@ -100,7 +101,12 @@ def _table(setting: Setting, reports: tuple[Named, ...], names: Sequence[str], b
     lines = tuple(_lines(reports, columns, by))
     # a column in which nobody has a number is told, and not shown
     shown = [place for place, column in enumerate(columns) if any(_is_filled(line.cells[place]) for line in lines)]
-    notes = (*_about(reports), *_about_columns(columns, lines, shown), *_about_cells(columns, lines, shown))
+    notes = (
+        *_about(reports),
+        *_about_lines(reports, lines),
+        *_about_columns(columns, lines, shown),
+        *_about_cells(columns, lines, shown),
+    )
     return ResultTable(
         setting,
         reports,
@@ -134,7 +140,7 @@ def _column(name: str, reports: Sequence[Named]) -> Column:
 
 
 def _lines(reports: Sequence[Named], columns: Sequence[Column], by: By) -> Iterator[Line]:
-    models = [Model(source, subject) for source in reports for subject in source.report.subjects]
+    models = list(_once(Model(source, subject) for source in reports for subject in source.report.subjects))
     groups: dict[tuple[str, str], list[Model]] = {}
     titled = _by_method(models) if by == "method" else _TITLES[by]
     for one in models:
@@ -147,6 +153,18 @@ def _lines(reports: Sequence[Named], columns: Sequence[Column], by: By) -> Itera
         yield Line(title, role or mine[0].subject.role, tuple(mine), cells)
 
 
+def _once(models: Iterable[Model]) -> Iterator[Model]:
+    """Yield every model once, in whichever reports on the same examples it stands."""
+    seen = set()
+    for one in models:
+        data = one.source.report.data
+        sets = (data.sha256, data.forget.sha256, data.forget.measured_sha256)
+        key = (one.subject.sha256, one.subject.role, sets)
+        if key not in seen or one.subject.sha256 in (PLACEHOLDER, None):
+            yield one
+        seen.add(key)
+
+
 _TITLES: dict[str, Callable[[Model], str]] = {
     "label": lambda one: one.subject.label,
     "role": lambda one: one.subject.role,
@@ -157,19 +175,27 @@ def _by_method(models: Sequence[Model]) -> Callable[[Model], str]:
     """Return how models are called by method, transforms and, where these differ under one name, settings."""
     settings: dict[str, list[dict[str, str]]] = {}
     for one in models:
-        settings.setdefault(_method(one), []).append(_settings(one))
+        if _is_recorded(one):
+            settings.setdefault(_method(one), []).append(_settings(one))
     differ = {
         name: sorted({key for each in found for key in each if len({other.get(key) for other in found}) > 1})
         for name, found in settings.items()
     }
 
-    def title(one: Model) -> str:
+    def title(one: Model, seen: tuple[str, ...] = ()) -> str:
         name, own = _method(one), _settings(one)
-        parent = _parent(one)
-        after = "" if parent is None else f" after {title(parent)}"
+        if not _is_recorded(one):
+            return f"{name} (no record)" if name in differ else name
+        parent = None if one.subject.label in seen else _parent(one)
+        after = "" if parent is None else f" after {title(parent, (*seen, one.subject.label))}"
         return " ".join([name, *(f"{key}={own.get(key, 'default')}" for key in differ[name])]) + after
 
     return title
+
+
+def _is_recorded(one: Model) -> bool:
+    """Return whether a model's own record names the method that made it."""
+    return one.subject.made is not None and one.subject.made.method is not None
 
 
 def _parent(one: Model) -> Model | None:
@@ -220,6 +246,20 @@ def _cost(name: str, report: AuditReport, subject: Subject) -> float | None:
 
 
 # ----- what a reader needs beside the table
+
+
+def _about_lines(reports: Sequence[Named], lines: Sequence[Line]) -> Iterator[str]:
+    """Yield which models stand in several reports, were trained in different ways, or cost more than is told."""
+    shown = sum(len(line.models) for line in lines)
+    named = sum(len(one.report.subjects) for one in reports)
+    if shown < named:
+        yield f"{named - shown} models stand in more than one report, or twice in one, and count once"
+    for line in lines:
+        recipes = {json.dumps(one.subject.made.recipe, sort_keys=True) for one in line.models if one.subject.made}
+        if len(recipes) > 1:
+            yield f"{line.title}: trained, or their originals were, by {len(recipes)} different recipes"
+    if any(_parent(one) is not None for line in lines for one in line.models):
+        yield "what a model cost that went on from another one is without what that other one cost"
 
 
 def _about(reports: Sequence[Named]) -> Iterator[str]:

@@ -15,8 +15,8 @@ FORMULA = ("=", "+", "-", "@")  # what a spreadsheet would compute
 def render(tables: Sequence[ResultTable], _apart: Sequence[str] = ()) -> str:
     """Return the tables as CSV text, with the columns of all of them.
 
-    A metric has its mean under its own name, `.sd` and `.n` beside it; a p-value `.lowest` and `.highest` in their
-    place.
+    A metric has its mean under its own name, `.sd` and `.n` beside it, and in `.doubted` how many of these numbers are
+    in doubt; a p-value has `.lowest` and `.highest` in the place of the first two.
 
     Args:
         tables: one for each setting, which its first columns name.
@@ -29,7 +29,7 @@ def render(tables: Sequence[ResultTable], _apart: Sequence[str] = ()) -> str:
         setting = table.setting
         for line in table.lines:
             about = (
-                setting.data_shown,
+                setting.data,
                 setting.forget,
                 str(setting.n),
                 " ".join(setting.models),
@@ -43,19 +43,20 @@ def render(tables: Sequence[ResultTable], _apart: Sequence[str] = ()) -> str:
 
 
 def _ends(info: MetricInfo) -> tuple[str, ...]:
-    return (".lowest", ".highest", ".n") if info.p_value else ("", ".sd", ".n")
+    return (*((".lowest", ".highest") if info.p_value else ("", ".sd")), ".n", ".doubted")
 
 
 def _texts(cell: Cell | None, info: MetricInfo) -> Iterator[str]:
+    doubted = str(len(cell.doubted)) if cell is not None else "0"
     numbers = () if cell is None else cell.numbers
     if cell is not None and cell.words is not None:
-        yield from (_safe(cell.words), "", str(len(cell.values) - len(cell.missing)))
+        yield from (_safe(cell.words), "", str(len(cell.values) - len(cell.missing)), doubted)
     elif cell is None or not numbers:
-        yield from ("", "", "0")
+        yield from ("", "", "0", "0")
     elif info.p_value:
-        yield from (repr(float(min(numbers))), repr(float(max(numbers))), str(len(numbers)))
+        yield from (repr(float(min(numbers))), repr(float(max(numbers))), str(len(numbers)), doubted)
     else:
-        yield from (repr(cell.mean), "" if cell.spread is None else repr(cell.spread), str(len(numbers)))
+        yield from (repr(cell.mean), "" if cell.spread is None else repr(cell.spread), str(len(numbers)), doubted)
 
 
 def _safe(text: str) -> str:

@@ -34,7 +34,8 @@ def _table(table: ResultTable) -> dict[str, Any]:
                 "role": line.role,
                 "models": [one.who for one in line.models],
                 "cells": {
-                    column.info.name: _cell(cell) for column, cell in zip(table.columns, line.cells, strict=True)
+                    column.info.name: _cell(cell, p_value=column.info.p_value)
+                    for column, cell in zip(table.columns, line.cells, strict=True)
                 },
             }
             for line in table.lines
@@ -43,10 +44,12 @@ def _table(table: ResultTable) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
+def _cell(cell: Cell, *, p_value: bool) -> dict[str, Any]:
     return {
-        "mean": cell.mean,
-        "sd": cell.spread,
+        "mean": None if p_value else cell.mean,
+        "sd": None if p_value else cell.spread,
+        "lowest": min(cell.numbers, default=None),
+        "highest": max(cell.numbers, default=None),
         "n": len(cell.numbers),
         "why_not": cell.why_not,
         "values": [one._asdict() for one in cell.values],

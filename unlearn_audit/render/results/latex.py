@@ -27,10 +27,11 @@ def render(tables: Sequence[ResultTable], apart: Sequence[str]) -> str:
 def _table(table: ResultTable) -> str:
     heading = ["method", "$n$", *(_escaped(column.info.title) for column in table.columns)]
     rows = [
-        [_escaped(line.title), f"${len(line.models)}$",
+        [_first(line.title), f"${len(line.models)}$",
          *(_cell(texts_of(cell, column.info)) for cell, column in zip(line.cells, table.columns, strict=True))]
         for line in table.lines
     ]  # fmt: skip
+    doubted = any(cell.doubted for line in table.lines for cell in line.cells)
     lines = [
         r"\begin{table}",
         r"  \centering",
@@ -41,11 +42,17 @@ def _table(table: ResultTable) -> str:
         r"    \midrule",
         *(f"    {' & '.join(row)} \\\\" for row in rows),
         r"    \bottomrule",
+        *([rf"    \multicolumn{{{len(heading)}}}{{l}}{{\footnotesize * in doubt}} \\"] if doubted else []),
         r"  \end{tabular}",
         r"\end{table}",
         *(f"% {printable(note)}" for note in table.notes),
     ]
     return "\n".join(lines)
+
+
+def _first(title: str) -> str:
+    """Return what a row begins with, which the end of the row before must not take for its argument."""
+    return ("{}" if title.startswith(("[", "*")) else "") + _escaped(title)
 
 
 def _cell(texts: Texts) -> str:

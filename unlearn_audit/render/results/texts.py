@@ -50,5 +50,5 @@ def titled(table: ResultTable) -> str:
     """Return what a table is about: data, what is to be forgotten, networks."""
     setting = table.setting
     beside = f", beside {setting.adjacent}" if setting.adjacent else ""
-    forgotten = f"{setting.n} examples forgotten ({setting.forget}{beside}) of {setting.data_shown}"
+    forgotten = f"{setting.n} examples forgotten ({setting.forget}{beside}) of {setting.data}"
     return f"{forgotten}; {', '.join(setting.models)}"
