@@ -33,7 +33,7 @@ def said(*measurements: Measurement, role: str = "unlearned") -> str:
          "saw it: some of it is still there"),
         (0.01, (-0.05, 0.08), "it relearns as the original does"),
         (0.95, (0.8, 1.1), "no difference seen from models that never saw it (could see 0.15)"),
-        (2.2, (1.9, 2.5), "it was driven away from the set"),
+        (2.2, (1.9, 2.5), "it lies further from the set than models that never saw it"),
         (0.4, (-0.01, 0.81), "some of it is still there"),
         (0.5, (-0.4, 1.4), "which tells it neither from them nor from the original"),
         (0.4, None, "of the only retrained model's"),

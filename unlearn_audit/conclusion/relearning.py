@@ -56,7 +56,10 @@ def _of_share(share: Measurement) -> str:
     said = f"its excess over the original is {value:.2f} {_ends(ends)} of the retrained models'"
     reach = math.hypot(value - ends.low, _of_one_more(share.reference))
     if value - reach > 1:
-        return f"{said}: it was driven away from the set, further than models that never saw it"
+        return (
+            f"{said}: it lies further from the set than models that never saw it; it, or its condition alone, was "
+            "driven away, which does not say that nothing is left"
+        )
     if value + reach < 1:
         if ends.low <= 0 and ends.high <= BLIND:
             return f"{said}: it relearns as the original does"
