@@ -160,8 +160,8 @@ def audit_candidates(
 
 def _audit(context: AuditContext, only: tuple[str, ...], cache: ResultCache = NO_CACHE) -> AuditResult:
     """Measure, and put the report together."""
-    context = replace(asked_of_generators(_with_plants(context, only)), alone=bool(only))
-    context = replace(context, kept=_parts(context, cache, ""))
+    context = asked_of_generators(_with_plants(context, only))
+    context = replace(context, alone=bool(only), kept=_parts(context, cache, ""))
     stands_in = context.origins.get("forget") == STAND_IN
     examine = examine_generators if context.of_generators else examine_subjects
     notes = [*context.notes, *(() if stands_in else examine(context))]

@@ -28,7 +28,6 @@ from unlearn_audit.relearning.search import (
     StepSearch,
     Visit,
     hardly_moved,
-    no_cache,
     relearn_all,
 )
 from unlearn_audit.relearning.truncation import Precision, Truncation, Verdict, steps_for, truncation, unsettled
@@ -59,7 +58,6 @@ __all__ = [
     "head_run",
     "last_linear",
     "lowest_floor",
-    "no_cache",
     "rcd",
     "relearn",
     "relearn_all",

@@ -1,13 +1,11 @@
 """Results of several reports in one table: methods down, metrics across, mean and spread over seeds and draws."""
 
 from unlearn_audit.results.cells import Cell, Value
-from unlearn_audit.results.choosing import USUAL, chosen_metrics
-from unlearn_audit.results.studies import Named, same_setting
-from unlearn_audit.results.tables import By, Column, Line, ResultTable, tables_of
+from unlearn_audit.results.choosing import chosen_metrics
+from unlearn_audit.results.studies import Named
+from unlearn_audit.results.tables import Column, Line, ResultTable, tables_of
 
 __all__ = [
-    "USUAL",
-    "By",
     "Cell",
     "Column",
     "Line",
@@ -15,6 +13,5 @@ __all__ = [
     "ResultTable",
     "Value",
     "chosen_metrics",
-    "same_setting",
     "tables_of",
 ]

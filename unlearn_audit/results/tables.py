@@ -16,7 +16,6 @@ from unlearn_audit.results.studies import Named, Setting, same_setting
 By = Literal["method", "label", "role"]
 ROLES = ("retrained", "original")  # whose lines come first
 NO_RECORD = "its file does not say what it cost"
-PLACEHOLDER = "0" * 64  # the digest of what has no file
 
 
 class Column(NamedTuple):
@@ -160,7 +159,7 @@ def _once(models: Iterable[Model]) -> Iterator[Model]:
         data = one.source.report.data
         sets = (data.sha256, data.forget.sha256, data.forget.measured_sha256)
         key = (one.subject.sha256, one.subject.role, sets)
-        if key not in seen or one.subject.sha256 in (PLACEHOLDER, None):
+        if key not in seen:
             yield one
         seen.add(key)
 
