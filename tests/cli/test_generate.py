@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import stable_diffusion
 
-from unlearn_audit.checkpoints import Metadata
+from unlearn_audit.checkpoints import Metadata, read_checkpoint
 from unlearn_audit.checkpoints.pipelines import write_pipeline
 from unlearn_audit.generation.pipelines import configs_of
 from unlearn_audit.models.denoisers import tiny_unet
@@ -66,9 +66,10 @@ def test_a_folder_of_images_and_its_index(generator: Path, tmp_path: Path, run: 
     rows = index(tmp_path / "a")
     assert [row["file"] for row in rows] == [f"{c}/{m:05d}.png" for c in (2, 0) for m in range(3)]
     assert set(files(tmp_path / "a")) == {"index.csv", *(row["file"] for row in rows)}
-    assert rows[0] | {"seed": ""} == {
+    assert {row["generator"] for row in rows} == {read_checkpoint(generator).sha256}
+    assert rows[0] | {"seed": "", "generator": ""} == {
         "file": "2/00000.png", "number": "0", "condition": "2", "seed": "", "sampler": "ddim", "steps": "2",
-        "guidance": "1", "height": "8", "width": "8",
+        "guidance": "1", "height": "8", "width": "8", "generator": "",
     }  # fmt: skip
     assert len({row["seed"] for row in rows}) == 6
     image = np.asarray(Image.open(tmp_path / "a" / "2" / "00000.png"))

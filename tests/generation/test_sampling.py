@@ -98,6 +98,15 @@ def test_guidance_takes_half_as_many_images_in_a_pass() -> None:
     assert made.denoiser.seen == [4, 4]
 
 
+def test_how_far_it_is_is_told_at_every_step_of_a_batch() -> None:
+    told: list[tuple[int, int, str]] = []
+    three = {"seed": 0, "steps": 5, "compute": Device(torch.device("cpu"), chunk=2)}
+    sample(pipeline(), [0] * 3, range(3), progress=lambda task, *rest: told.append(rest), **three)
+    assert [done for done, _, _ in told] == [2, 4, 6, 8, 10, 11, 12, 13, 14, 15]
+    assert {total for _, total, _ in told} == {15}
+    assert [told[place][2] for place in (0, 4, 9)] == ["0 of 3 images", "2 of 3 images", "3 of 3 images"]
+
+
 # ----- sizes, guidance of their own, schedulers of the folder
 
 

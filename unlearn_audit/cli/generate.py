@@ -93,13 +93,15 @@ def _generate(
 
     compute = setup_device(request.config.device, request.config.precision, request.config.batch_size)
     with progress_bars(quiet=quiet) as progress:
-        pipeline, notes = _opened(request, compute)
+        pipeline, sha256, notes = _opened(request, compute)
         kind = pipeline.denoiser.conditioning
         sampling = usual_sampling(kind, sampler=sampler, steps=sampling_steps, guidance=guidance)
         wanted, more = _wanted(pipeline, classes, count, prompts)
         for text in (*notes, *more):
             message(f"note: {text}", quiet=quiet)
-        shown = _draw(pipeline, wanted, sampling, out, seed=request.config.seed, compute=compute, progress=progress)
+        shown = _draw(
+            pipeline, wanted, sampling, out, sha256=sha256, seed=request.config.seed, compute=compute, progress=progress
+        )
     if getattr(pipeline.conditions, "cut", None):
         length, cut = pipeline.conditions.length, len(pipeline.conditions.cut)
         message(f"note: {cut} prompts have more than {length} tokens, of which the rest is not read", quiet=quiet)
@@ -111,8 +113,8 @@ def _generate(
         message(f"wrote {grid} ({len(shown)} of {len(wanted)} images, {how})", quiet=quiet)
 
 
-def _opened(request: Any, compute: Any) -> tuple[Any, tuple[str, ...]]:
-    """Return the generator on the device, and what is to be said of it."""
+def _opened(request: Any, compute: Any) -> tuple[Any, str, tuple[str, ...]]:
+    """Return the generator on the device, its digest, and what is to be said of it."""
     from unlearn_audit.checkpoints import check_finite
     from unlearn_audit.generation.pipelines import open_pipeline
     from unlearn_audit.inputs import read_entry
@@ -125,7 +127,7 @@ def _opened(request: Any, compute: Any) -> tuple[Any, tuple[str, ...]]:
         [name for name in checkpoint.pipeline.passed_over if name == "safety_checker"] if checkpoint.pipeline else []
     )
     said = ["the folder's safety checker is not run: it would answer for the model"] if never else []
-    return pipeline, (*pipeline.notes, *said)
+    return pipeline, checkpoint.sha256, (*pipeline.notes, *said)
 
 
 def _classes_of_data(request: Any, checkpoint: Any) -> int | None:
@@ -179,7 +181,15 @@ def _numbers(text: str) -> list[int]:
 
 
 def _draw(
-    pipeline: Any, wanted: Any, sampling: Any, out: Path | None, *, seed: int, compute: Any, progress: Any
+    pipeline: Any,
+    wanted: Any,
+    sampling: Any,
+    out: Path | None,
+    *,
+    sha256: str,
+    seed: int,
+    compute: Any,
+    progress: Any,
 ) -> Mapping[int, Any]:
     """Draw all images into the folder, or those of the sheet where none was named; return the latter by place."""
     from unlearn_audit.generation.image_folder import write_image_folder
@@ -197,7 +207,9 @@ def _draw(
         if place in places:
             shown[place] = image
 
-    write_image_folder(out, pipeline, wanted, sampling, seed=seed, compute=compute, seen=seen, progress=progress)
+    write_image_folder(
+        out, pipeline, wanted, sampling, generator=sha256, seed=seed, compute=compute, seen=seen, progress=progress
+    )
     return shown
 
 

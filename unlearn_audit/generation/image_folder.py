@@ -17,7 +17,7 @@ from unlearn_audit.progress import Progress, silent
 from unlearn_audit.render.png import png
 
 INDEX = "index.csv"
-COLUMNS = ("file", "number", "condition", "seed", "sampler", "steps", "guidance", "height", "width")
+COLUMNS = ("file", "number", "condition", "seed", "sampler", "steps", "guidance", "height", "width", "generator")
 
 
 def of_classes(classes: Sequence[int], count: int) -> tuple[Wanted, ...]:
@@ -53,6 +53,7 @@ def write_image_folder(
     wanted: Sequence[Wanted],
     sampling: Sampling,
     *,
+    generator: str,
     seed: int,
     compute: Device,
     seen: Callable[[int, Tensor], object] = lambda index, image: None,
@@ -65,6 +66,7 @@ def write_image_folder(
         pipeline: the generator, on the device.
         wanted: what is drawn; the number of a prompt names its file.
         sampling: how.
+        generator: digest of the folder that it was read from, for the index.
         seed: the person's.
         compute: where.
         seen: called with the place and each image, uint8 [C, H, W].
@@ -87,7 +89,7 @@ def write_image_folder(
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(png(pixels_of(image)))
             guidance = sampling.guidance if one.guidance is None else one.guidance
-            how = (one.seeded(seed), sampling.sampler, sampling.steps, f"{guidance:g}", *image.shape[1:])
+            how = (one.seeded(seed), sampling.sampler, sampling.steps, f"{guidance:g}", *image.shape[1:], generator)
             rows[index] = (names[index], one.number, one.condition, *how)
             seen(index, image)
         with (target / INDEX).open("w", newline="", encoding="utf-8") as stream:

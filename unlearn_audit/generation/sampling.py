@@ -6,7 +6,7 @@ the same generator, one for each image.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -215,10 +215,20 @@ def images(
             chosen = [wanted[index] for index in indices[part]]
             generators = [torch.Generator().manual_seed(one.seeded(seed)) for one in chosen]
             one_way = Sampling(sampling.sampler, sampling.steps, guidance)
-            drawing = _Drawing(pipeline, [one.condition for one in chosen], generators, one_way, compute)
+            told = _told(progress, done, len(chosen), len(wanted))
+            drawing = _Drawing(pipeline, [one.condition for one in chosen], generators, one_way, compute, told)
             yield from zip(indices[part], drawing.images(shape), strict=True)
             done += len(chosen)
-            progress("sampling", done, len(wanted))
+
+
+def _told(progress: Progress, before: int, batch: int, count: int) -> Callable[[int, int], None]:
+    """Return what tells how far a batch is: it may take minutes, so that to count its images at its end is too late."""
+
+    def told(step: int, steps: int) -> None:
+        note = f"{before + batch if step == steps else before} of {count} images"
+        progress("sampling", before * steps + batch * step, count * steps, note)
+
+    return told
 
 
 def _check_guidance(pipeline: Sampled, guidance: float) -> None:
@@ -243,6 +253,7 @@ class _Drawing:
     generators: Sequence[torch.Generator]
     sampling: Sampling
     compute: Device
+    told: Callable[[int, int], object]  # of each step that was taken: which, and of how many
 
     def images(self, shape: tuple[int, int, int]) -> Tensor:
         """Return uint8 [N, C, H, W] on the CPU."""
@@ -279,16 +290,18 @@ class _Drawing:
     def _stepwise(self, x: Tensor, given: Tensor) -> Tensor:
         """Return x after all steps of a sampler of ours."""
         schedule, config = self.pipeline.denoiser.schedule, self.pipeline.scheduler_config
-        for jump in jumps(schedule.alphas_bar.tolist(), self.sampling.steps, config):
+        path = jumps(schedule.alphas_bar.tolist(), self.sampling.steps, config)
+        for step, jump in enumerate(path, start=1):
             output = self._predicted(x, torch.tensor(jump.t, device=x.device), given)
             image, noise = image_and_noise(output, x, jump.at, schedule.prediction)
             image = clipped(image, config, default=not self.pipeline.has_latents)
             if self.sampling.sampler == "ddim":
                 x = ddim(jump, image, noise)
-                continue
-            channels, height, width = x.shape[1:]
-            fresh = x if jump.last else first_noise(self.generators, (channels, height, width)).to(x.device)
-            x = ddpm(jump, image, x, fresh=fresh, variance=config.get("variance_type", "fixed_small"))
+            else:
+                channels, height, width = x.shape[1:]
+                fresh = x if jump.last else first_noise(self.generators, (channels, height, width)).to(x.device)
+                x = ddpm(jump, image, x, fresh=fresh, variance=config.get("variance_type", "fixed_small"))
+            self.told(step, len(path))
         return x
 
     def _as_the_folder_does(self, x: Tensor, given: Tensor) -> Tensor:
@@ -299,9 +312,10 @@ class _Drawing:
         x = x * scheduler.init_noise_sigma
         takes = inspect.signature(scheduler.step).parameters
         draws = {"generator": list(self.generators)} if "generator" in takes else {}
-        for t in scheduler.timesteps:
+        for step, t in enumerate(scheduler.timesteps, start=1):
             output = self._predicted(scheduler.scale_model_input(x, t), t, given)
             x = scheduler.step(output, t, x, return_dict=False, **draws)[0]
+            self.told(step, len(scheduler.timesteps))
         found: Tensor = x
         return found
 

@@ -268,8 +268,12 @@ class States:
         for part in chunks(count, largest):
             numbers = list(range(part.start, part.stop))
             beginnings, conditions = self._beginnings("pool", numbers), self._conditions(numbers)
-            found.append(torch.stack(list(self._path(self.teacher, beginnings, conditions))))
-            self.context.progress("ESD: samples of the original", part.stop, count)
+            states = []
+            for step, x in enumerate(self._path(self.teacher, beginnings, conditions), start=1):
+                states.append(x)
+                done = part.start * len(self.jumps) + len(numbers) * step
+                self.context.progress("ESD: samples of the original", done, count * len(self.jumps))
+            found.append(torch.stack(states))
         return torch.cat(found, dim=1)
 
     def _path(self, model: Denoiser, x: Tensor, conditions: Tensor) -> Iterator[Tensor]:
