@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from unlearn_audit.data import Examples, Transform, load_data
-from unlearn_audit.engine import setup_device
+from unlearn_audit.engine import Device, setup_device
 from unlearn_audit.models.cifar import resnet20
 from unlearn_audit.relearning import Run, relearn
 
@@ -52,19 +52,30 @@ class Compared(NamedTuple):
         return max(abs(a - b) / abs(b) for a, b in zip(self.ours.losses, self.usual.losses, strict=True))
 
 
-def usual_loop(run: Run, *, steps: int, step_size: float, batch_size: int) -> Iterator[float]:
-    """Yield the loss before each step and after the last, the way it is usually computed."""
-    model = copy.deepcopy(run.model).eval()
+def usual_loop(
+    run: Run, *, steps: int, step_size: float, batch_size: int, compute: Device | None = None
+) -> Iterator[float]:
+    """Yield the loss before each step and after the last, the way it is usually computed; on the CPU, or elsewhere."""
+    compute = compute or setup_device("cpu")
+    model = copy.deepcopy(run.model).to(compute.device).eval()
     data = TensorDataset(run.transform(run.examples.images), run.examples.labels)
-    loader = DataLoader(data, batch_size=batch_size)
+    loader = DataLoader(data, batch_size=batch_size, pin_memory=compute.device.type == "cuda")
     optimizer = torch.optim.SGD(model.parameters(), lr=step_size)
+
+    def losses() -> Iterator[Tensor]:
+        for batch in loader:
+            images, labels = (each.to(compute.device, non_blocking=True) for each in batch)
+            with compute.autocast():
+                logits = model(images)
+            yield functional.cross_entropy(logits.float(), labels, reduction="sum")
+
     for step in range(steps + 1):
         with torch.no_grad():
-            total = sum(float(functional.cross_entropy(model(x), y, reduction="sum")) for x, y in loader)
+            total = sum(float(loss) for loss in losses())
         if step < steps:
             optimizer.zero_grad()
-            for x, y in loader:
-                torch.autograd.backward(functional.cross_entropy(model(x), y, reduction="sum") / len(data))
+            for loss in losses():
+                torch.autograd.backward(loss / len(data))
             optimizer.step()
         yield total / len(data)
 
