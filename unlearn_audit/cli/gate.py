@@ -40,7 +40,12 @@ def _gate(
         datetime | None,
         typer.Option(help="Date on which waivers are evaluated.", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD"),
     ] = None,
-    format: Annotated[Literal["table", "json", "markdown"], typer.Option(help="Format of stdout.")] = "table",
+    format: Annotated[
+        Literal["table", "json", "markdown", "github"],
+        typer.Option(
+            help="Of stdout: table, json, markdown, or github (annotations of a workflow run).", metavar="FORMAT"
+        ),
+    ] = "table",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON.", metavar="FILE")] = None,
     markdown: Annotated[Path | None, _file("Write Markdown, such as a step summary.")] = None,
     junit: Annotated[Path | None, _file("Write JUnit XML, as CI systems show it.")] = None,
@@ -101,15 +106,17 @@ def _make_way(files: dict[str, Path], inputs: Sequence[Path], *, force: bool) ->
 
 def _text(kind: str, found: "Gated") -> str:
     """Return the decisions in a format."""
-    from unlearn_audit.render import badge, decisions, junit
+    from unlearn_audit.render import badge, decisions, junit, workflow_commands
     from unlearn_audit.render.intoto import as_statement
 
-    if kind == "markdown":
-        return decisions.as_markdown(found)
-    if kind == "junit":
-        return junit.render(found)
-    if kind == "badge":
-        return badge.render(found)
+    texts = {
+        "markdown": decisions.as_markdown,
+        "junit": junit.render,
+        "badge": badge.render,
+        "github": workflow_commands.render,
+    }
+    if kind in texts:
+        return texts[kind](found)
     values = as_statement(found) if kind == "statement" else decisions.as_document(found)
     return json.dumps(values, indent=1, allow_nan=False) + "\n"
 

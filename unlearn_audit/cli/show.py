@@ -37,6 +37,9 @@ def _show(
     subject: Annotated[
         str | None, typer.Option(help="Label of the subject to gate instead of the role unlearned.")
     ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Gate this file, as for gate --checkpoint.", metavar="FILE")
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,12 +56,14 @@ def _show(
     from unlearn_audit.gate import gate_files
     from unlearn_audit.report import read_report
 
-    for flag, value in (("--subject", subject), ("--baseline", baseline)):
+    for flag, value in (("--subject", subject), ("--baseline", baseline), ("--checkpoint", checkpoint)):
         if value is not None and policy is None:
             raise UsageError(f"{flag} requires --policy")
     _check(html, markdown, force=force)
     found = read_report(report)
-    gated = None if policy is None else gate_files(report, policy, baseline=baseline, subject=subject)
+    gated = None
+    if policy is not None:
+        gated = gate_files(report, policy, baseline=baseline, subject=subject, checkpoint=checkpoint)
     if gated and gated.problem:
         raise gated.problem
     if html is not None:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def _validate(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Configs and policies, in TOML.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Configs and policies: TOML, or the name of a shipped policy."),
+    ],
 ) -> None:
     """Check configs and policies without running them: every problem at once, with its line.
 
@@ -25,7 +28,7 @@ def _validate(
 
       unlearn-audit validate demo/unlearn-audit.toml
 
-      unlearn-audit validate unlearn-audit.toml policy.toml
+      unlearn-audit validate unlearn-audit.toml policy.toml strict
     """
     problems: list[ConfigError] = []
     for path in paths:
@@ -42,10 +45,9 @@ def _validate(
 def _check(path: Path) -> str:
     """Check one file and return what it is."""
     from unlearn_audit.config.toml_source import read_toml
+    from unlearn_audit.gate import is_policy_name, read_policy
 
-    if "rule" in read_toml(path, "config").values:
-        from unlearn_audit.gate import read_policy
-
+    if is_policy_name(path) or "rule" in read_toml(path, "config").values:
         read_policy(path)
         return "policy"
     from unlearn_audit.config import check_config

@@ -10,7 +10,16 @@ from unlearn_audit.gate.evaluate import (
     gate_files,
     review_waivers,
 )
-from unlearn_audit.gate.policy import SHIPPED, Policy, Rule, Waiver, policy_file, read_policy, shipped_policy
+from unlearn_audit.gate.policy import (
+    SHIPPED,
+    Policy,
+    Rule,
+    Waiver,
+    is_policy_name,
+    policy_file,
+    read_policy,
+    shipped_policy,
+)
 from unlearn_audit.gate.rules import Judgement, Verdict, judge, worst
 
 __all__ = [
@@ -27,6 +36,7 @@ __all__ = [
     "apply_policy",
     "exit_code",
     "gate_files",
+    "is_policy_name",
     "judge",
     "policy_file",
     "read_policy",

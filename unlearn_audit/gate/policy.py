@@ -217,6 +217,15 @@ def policy_file(path: Path) -> Path:
     return shipped if str(path) in SHIPPED else path
 
 
+def is_policy_name(path: Path) -> bool:
+    """Say whether a path is the bare name of a shipped policy, or of none, rather than a file.
+
+    >>> is_policy_name(Path("default")), is_policy_name(Path("defualt")), is_policy_name(Path("policy.toml"))
+    (True, True, False)
+    """
+    return str(path) in SHIPPED or (len(path.parts) == 1 and not path.suffix and not os.path.exists(path))
+
+
 def shipped_policy(name: str) -> str:
     """Return the text of a shipped policy, one of `SHIPPED`."""
     return policy_file(Path(name)).read_text(encoding="utf-8")
@@ -232,7 +241,7 @@ def read_policy(path: Path) -> Policy:
         ConfigError: missing, not TOML, an unknown key or metric, another schema version, a waiver for a rule that is
             not there; all problems at once.
     """
-    if len(path.parts) == 1 and not path.suffix and str(path) not in SHIPPED and not os.path.exists(path):
+    if is_policy_name(path) and str(path) not in SHIPPED:
         raise ConfigError(unknown_name("policy", str(path), SHIPPED, hint="A file of your own ends in .toml"))
     values, text = read_toml(policy_file(path), "policy")
     try:
