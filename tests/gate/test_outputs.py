@@ -301,7 +301,7 @@ def test_a_day_that_revives_a_waiver_is_told_in_every_output(places: tuple[Path,
     parts = (capture.get(), decisions.as_markdown(found), junit.render(found), json.dumps(decisions.as_document(found)),
              json.dumps(as_statement(found)), badge.render(found),
              markdown.render(read_report(places[0]), found.decisions, found.waivers, said),
-             html.render(read_report(places[0]), decisions=found.decisions, said=said))  # fmt: skip
+             html.render(read_report(places[0]), gated=found))  # fmt: skip
     assert ["expired on 2026-06-30" in text for text in parts] == [True] * 8
     for today in (None, date(2026, 11, 29)):
         assert gate_files(*places, today=today, now=now).revived == ()

@@ -7,7 +7,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable
-from html.parser import HTMLParser
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages_seen import Seen
 from sklearn.metrics import roc_curve
 
 from unlearn_audit import metrics
-from unlearn_audit.gate import Policy, apply_policy
+from unlearn_audit.gate import Gated, Policy, ReportSource, apply_policy
 from unlearn_audit.render import figures, html, markdown
 from unlearn_audit.render.arrays import MOST_BYTES, Arrays, read_arrays, score_names
 from unlearn_audit.render.untrusted import printable
@@ -26,7 +27,6 @@ from unlearn_audit.report import AuditReport, write_arrays, write_report
 
 Make = Callable[..., Any]
 Cli = Callable[..., Any]
-VOID = {"meta", "br"}
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -38,39 +38,6 @@ HOSTILE = [
     "‮turned",
     "caf\udce9",
 ]
-
-
-class Seen(HTMLParser):
-    """What a parser sees of a page: tags with attributes in order, the text of each, and whether all were closed."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[str, str]] = []
-        self.open: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if data.strip():
-            self.texts.append((self.open[-1], data))
-
-    def names(self) -> list[str]:
-        return [tag for tag, _ in self.tags]
-
-    def of(self, tag: str) -> list[str]:
-        return [text for at, text in self.texts if at == tag]
-
-    def attributes(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for at, attributes in self.tags if at == tag]
 
 
 SUBJECTS = [("o", "original"), ("u", "unlearned"), ("r1", "retrained"), ("r2", "retrained"), ("random init", "control")]
@@ -235,25 +202,65 @@ OPEN = {"metric": "mia.loss.auc", "subject": "r2", "max": 1.0}
         ((LENIENT,), "✓ Passed", "1 passed"),
         ((LENIENT, STRICT), "✗ Failed", "1 passed, 1 failed"),
         ((LENIENT, OPEN), "? Inconclusive", "1 passed, 1 inconclusive"),
-        (({**STRICT, "severity": "warn"}, LENIENT), "✓ Passed", "1 failed, 1 passed"),
+        (({**STRICT, "severity": "warn"}, LENIENT), "✓ Passed", "1 passed, 1 warning"),
+        (({**STRICT, "severity": "warn"}, {**OPEN, "severity": "warn"}, STRICT), "✗ Failed", "1 failed, 2 warnings"),
     ],
 )
 def test_the_verdict_of_the_gate_comes_first(full: Make, rules: tuple[Any, ...], outcome: str, counts: str) -> None:
     report = full()
-    seen = page_of(report, decisions=apply_policy(policy(*rules), report))
+    decisions = apply_policy(policy(*rules), report)
+    source = ReportSource("elsewhere/strict.toml", "a" * 64)
+    seen = page_of(report, gated=Gated(decisions, (), source, source, None, date(2026, 1, 1), subjects=report.subjects))
     words = [text for _, text in seen.texts]
     at = words.index(outcome)
-    assert words[at + 1] == f" by the policy: {counts}"
+    whom = "u, r2" if rules[-1] is OPEN else "u"
+    assert words[at + 1 : at + 3] == [f": {whom}, by the policy strict.toml", counts]
     assert (
         at < words.index("the conclusion") < words.index("Decisions of the gate") < words.index("Relearning, by model")
     )
-    assert [word for word in words if re.fullmatch(r"rule \d", word)] == [f"rule {i}" for i in range(len(rules))]
+    assert [text for text in seen.of("th") if re.fullmatch(r"rule \d", text)][-len(rules) :] == [
+        f"rule {i}" for i in range(len(rules))
+    ]
 
 
 def test_without_a_policy_there_is_a_conclusion_and_no_outcome(full: Make) -> None:
     seen = page_of(full())
     assert not [attributes for attributes in seen.attributes("p") if "outcome" in (attributes.get("class") or "")]
     assert "draws no conclusion" in " ".join(page_of(full(conclusion=())).of("li"))
+
+
+def test_several_models_are_judged_at_a_glance(full: Make) -> None:
+    report = full()
+    rules = (LENIENT, {**STRICT, "subject": "r1"}, {**LENIENT, "subject": "r1", "severity": "warn", "min": 1.0})
+    decisions = apply_policy(policy(*rules), report)
+    source = ReportSource("strict.toml", "a" * 64)
+    seen = page_of(report, gated=Gated(decisions, (), source, source, None, date(2026, 1, 1), subjects=report.subjects))
+    words = [text for _, text in seen.texts]
+    at = words.index("Verdicts by model")
+    assert words[at + 1 : at + 11] == [
+        "model", "rule 0", "rule 1", "rule 2", "u", "passed", "r1", "failed", "failed (warning)",
+        "the conclusion"]  # fmt: skip
+
+
+# ----- tables
+
+
+def test_the_reference_comes_first_and_no_column_is_all_dashes(full: Make) -> None:
+    seen = page_of(full())
+    heads = [dict(attributes) for attributes in seen.attributes("th") if attributes.get("class")]
+    assert [one["class"] for one in heads[:4]] == ["number reference", "number", "number", "number"]
+    words = [text for _, text in seen.texts]
+    at = words.index("Accuracy and gaps, by model")
+    assert words[at + 1 : at + 6] == ["measured", "retrained (2)", "o", "u", "random init"]
+    at = words.index("Membership inference, by model")
+    assert words[at + 1 : at + 5] == ["measured", "retrained (2)", "o", "u"]
+    assert words[at + 5] == "loss attack AUC"
+
+
+def test_settings_and_provenance_are_folded(full: Make) -> None:
+    seen = page_of(full())
+    assert seen.of("summary") == ["Checkpoints", "Data", "Settings", "Environment", "This report"]
+    assert not any("open" in attributes for attributes in seen.attributes("details"))
 
 
 # ----- pictures

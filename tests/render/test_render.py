@@ -79,6 +79,16 @@ def test_a_table_fits_eighty_columns_and_breaks_no_number(report_of: Make, count
             assert set(row.cells[0].interval.split()) <= words
 
 
+def test_models_that_do_not_fit_stand_in_blocks_each_with_the_retrained_ones(report_of: Make) -> None:
+    subjects = [(f"u{i}", "unlearned") for i in range(7)] + [(f"r{i}", "retrained") for i in range(3)]
+    report = report_of(subjects)
+    for width, blocks in ((80, [3, 3, 1]), (130, [6, 1]), (200, [7])):  # and a control at the end
+        lines = shown(terminal.render(report, width=width), width=width).splitlines()
+        heads = [line for line in lines if "retrained (3)" in line and ":" not in line]
+        assert [len(re.findall(r"u\d", head)) for head in heads] == blocks, width
+        assert max(map(len, lines)) <= width
+
+
 @pytest.mark.parametrize("count", range(1, 9))
 def test_every_label_is_there_in_full(report_of: Make, count: int) -> None:
     report = report_of(many(count))

@@ -109,6 +109,13 @@ def command_line(*words: str | None, **flags: str | Path | bool | None) -> str:
     return shlex.join(line)
 
 
+def width() -> int:
+    """Return how many columns a table on stdout may have."""
+    from rich.console import Console
+
+    return Console().width
+
+
 def draw(renderable: "RenderableType") -> None:
     """Print a table or another of Rich's renderables to stdout; into a file or a pipe without blanks at line ends."""
     from rich.console import Console
@@ -171,7 +178,7 @@ def emit(report: "AuditReport", shared: Shared, arrays: "Mapping[str, NDArray[An
     else:
         from unlearn_audit.render import terminal
 
-        draw(terminal.render(report))
+        draw(terminal.render(report, width=width()))
     finish(report)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from unlearn_audit.cli.console import command_line, draw, message, progress_bars
+from unlearn_audit.cli.console import command_line, draw, message, progress_bars, width
 from unlearn_audit.cli.flags import Force, Quiet
 
 
@@ -43,7 +43,7 @@ def _demo(
         report = run_demo(out, scenario=scenario, seed=seed, force=force, progress=progress)
     from unlearn_audit.render import terminal
 
-    draw(terminal.render(report))
+    draw(terminal.render(report, width=width()))
     last, ending = tuple(plan.applied)[-1], plan.ending
     names = [f"{name}{ending}" for name in ("original", "retrained-1", last)]
     sys.stdout.write("\n" + _next_commands(out, *names, steps="300" if ending else "20"))

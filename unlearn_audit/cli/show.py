@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unlearn_audit.cli.console import draw, message
+from unlearn_audit.cli.console import draw, message, width
 from unlearn_audit.cli.flags import Force, Quiet
 from unlearn_audit.errors import OutputError, UsageError
 
@@ -92,12 +92,8 @@ def _check(html: Path | None, markdown: Path | None, *, force: bool) -> None:
 def _page(path: Path, report: "AuditReport", gated: "Gated | None") -> str:
     from unlearn_audit.render import html
     from unlearn_audit.render.arrays import read_arrays
-    from unlearn_audit.render.decisions import told
 
-    arrays = read_arrays(path, report)
-    if gated is None:
-        return html.render(report, arrays)
-    return html.render(report, arrays, decisions=gated.decisions, waivers=gated.waivers, said=tuple(told(gated)))
+    return html.render(report, read_arrays(path, report), gated=gated, folder=path.parent)
 
 
 def _write_figures(folder: Path, path: Path, report: "AuditReport", *, force: bool, quiet: bool) -> None:
@@ -132,7 +128,7 @@ def _table(report: "AuditReport", gated: "Gated | None") -> None:
 
     from unlearn_audit.render import decisions, terminal
 
-    draw(terminal.render(report))
+    draw(terminal.render(report, width=width()))
     if gated is not None:
         draw(Text("\nDecisions of the gate", style="bold"))
         draw(decisions.render_gated(gated._replace(limitations=())))  # the report above has told them

@@ -1,8 +1,16 @@
 """What an audit's numbers allow to be said in plain words, and what they do not."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
-from unlearn_audit.conclusion.comparing import Reading, compared_sentence, powerless, readings_of
+from unlearn_audit.conclusion.comparing import (
+    Reading,
+    Told,
+    compared_sentence,
+    powerless,
+    readings_of,
+    told_of,
+)
 from unlearn_audit.conclusion.generated import generated_sentences
 from unlearn_audit.conclusion.levels import change_sentence, level_readings, level_sentence, one_reference_sentence
 from unlearn_audit.conclusion.plants import power_sentences
@@ -12,7 +20,7 @@ from unlearn_audit.conclusion.traces import trace_sentence
 from unlearn_audit.conclusion.words import listed
 from unlearn_audit.report import Measurement
 
-__all__ = ["conclude"]
+__all__ = ["Compared", "Told", "compared", "conclude"]
 
 MANY = 5  # comparisons, from which on their number is told
 NO_RETRAINED = (
@@ -37,6 +45,61 @@ EQUALLY_HARD = (
 )
 
 
+class Compared(NamedTuple):
+    """One model beside the retrained ones: what each instrument says, and the sentence that `conclude` has of it."""
+
+    label: str
+    role: str
+    told: Told
+    sentence: str
+
+
+def compared(measurements: Sequence[Measurement]) -> tuple[Compared, ...]:
+    """Return what the comparisons with retrained models say of each subject, then of references that differ.
+
+    Args:
+        measurements: of one report.
+
+    Returns:
+        Models of which they say anything, as `conclude` puts into sentences.
+    """
+    asked = _Asked.of(measurements)
+    found = []
+    for label, role, useless in asked.judged():
+        only_seen = label in asked.references
+        said = compared_sentence(label, role, asked.readings[label], useless, only_seen=only_seen)
+        told = told_of(asked.readings[label], useless)
+        if said is not None:
+            found.append(Compared(label, role, Told(told.differing, {}, {}, []) if only_seen else told, said))
+    return tuple(found)
+
+
+class _Asked(NamedTuple):
+    """Whom a report is about: subjects and what they are compared with, by role, and the readings of each."""
+
+    subjects: dict[str, str]
+    references: dict[str, str]
+    readings: dict[str, tuple[Reading, ...]]
+    useless: tuple[str, ...]  # instruments that do not even see the original
+
+    @classmethod
+    def of(cls, measurements: Sequence[Measurement]) -> "_Asked":
+        by_role = dict.fromkeys((m.subject, m.role) for m in measurements)
+        subjects = {label: role for label, role in by_role if role not in ("control", "retrained")}
+        references = {label: role for label, role in by_role if role in ("control", "retrained")}
+        readings = {label: readings_of(measurements, label) for label, _ in by_role}
+        originals = [label for label, role in subjects.items() if role == "original"]
+        useless = powerless([reading for label in originals for reading in readings[label]])
+        return cls(subjects, references, readings, useless)
+
+    def judged(self) -> Iterator[tuple[str, str, Sequence[str]]]:
+        """Yield label, role and the instruments that say nothing of that model."""
+        for label, role in self.subjects.items():
+            yield label, role, () if role == "original" else self.useless
+        for label, role in self.references.items():
+            yield label, role, ()
+
+
 def conclude(measurements: Sequence[Measurement], *, doubted: Sequence[str] = ()) -> tuple[str, ...]:
     """Return plain sentences: what was and was not told apart, for each original and each other subject.
 
@@ -54,25 +117,23 @@ def conclude(measurements: Sequence[Measurement], *, doubted: Sequence[str] = ()
     Returns:
         Sentences, the most important first; empty when nothing was comparable.
     """
-    by_role = dict.fromkeys((m.subject, m.role) for m in measurements)
-    subjects = [(label, role) for label, role in by_role if role not in ("control", "retrained")]
-    references = [(label, role) for label, role in by_role if role in ("control", "retrained")]
-    readings = {label: readings_of(measurements, label) for label, _ in by_role}
-    originals = [label for label, role in subjects if role == "original"]
-    useless = powerless([reading for label in originals for reading in readings[label]])
-    comparable = [reading for label, _ in subjects for reading in readings[label]]
+    asked = _Asked.of(measurements)
+    comparable = [reading for label in asked.subjects for reading in asked.readings[label]]
     sentences = _rests_on(doubted) if comparable else []
-    sentences += _of_subjects(measurements, subjects, readings, useless)
-    for label, role in references:
-        told = compared_sentence(label, role, readings[label], (), only_seen=True)
+    sentences += _of_subjects(measurements, asked)
+    for label, role in asked.references.items():
+        told = compared_sentence(label, role, asked.readings[label], (), only_seen=True)
         back = resurgence_sentence(measurements, label, role, only_seen=True)
         sentences += [each for each in (told, back) if each]
-    sentences += [_no_power(instrument) for instrument in useless]
+    sentences += [_no_power(asked.useless)] if asked.useless else []
     sentences += power_sentences(measurements)
-    sentences += _many([reading for label, role in subjects if role != "original" for reading in readings[label]])
-    if comparable and not originals and not all(reading.seen for reading in comparable):
+    sentences += _many([
+        reading for label, role in asked.subjects.items() if role != "original" for reading in asked.readings[label]
+    ])  # fmt: skip
+    has_original = "original" in asked.subjects.values()
+    if comparable and not has_original and not all(reading.seen for reading in comparable):
         sentences.append(NO_ORIGINAL)
-    return (*sentences, *_too_few_references(measurements, subjects, comparable))
+    return (*sentences, *_too_few_references(measurements, asked.subjects, comparable))
 
 
 def _rests_on(doubted: Sequence[str]) -> list[str]:
@@ -86,19 +147,14 @@ def _rests_on(doubted: Sequence[str]) -> list[str]:
     ]
 
 
-def _of_subjects(
-    measurements: Sequence[Measurement],
-    subjects: Sequence[tuple[str, str]],
-    readings: dict[str, tuple[Reading, ...]],
-    useless: Sequence[str],
-) -> Iterator[str]:
+def _of_subjects(measurements: Sequence[Measurement], asked: _Asked) -> Iterator[str]:
     """Yield what is said of each subject: against the retrained models, against a single one, and by itself."""
     alone = False
-    for label, role in subjects:
+    for label, role in asked.subjects.items():
         levels = level_readings(measurements, label)
         alone = alone or bool(levels)
         for told in (
-            compared_sentence(label, role, readings[label], () if role == "original" else useless),
+            compared_sentence(label, role, asked.readings[label], () if role == "original" else asked.useless),
             trace_sentence(measurements, label, role),
             relearning_sentence(measurements, label, role),
             one_reference_sentence(measurements, label, role),
@@ -113,10 +169,12 @@ def _of_subjects(
         yield EQUALLY_HARD
 
 
-def _no_power(instrument: str) -> str:
+def _no_power(instruments: Sequence[str]) -> str:
+    it = "it" if len(instruments) == 1 else "they"
     return (
-        f"With {instrument} no difference is seen even between the original and the retrained models, in any form: on "
-        "this forget set it cannot show whether the data was ever used, so it cannot show that it is gone."
+        f"With {listed(instruments)} no difference is seen even between the original and the retrained models, in any "
+        f"form: on this forget set {it} cannot show whether the data was ever used, so {it} cannot show that it is "
+        "gone."
     )
 
 
@@ -135,7 +193,7 @@ def _many(made: Sequence[Reading]) -> list[str]:
 
 
 def _too_few_references(
-    measurements: Sequence[Measurement], subjects: Sequence[tuple[str, str]], comparable: Sequence[Reading]
+    measurements: Sequence[Measurement], subjects: Collection[str], comparable: Sequence[Reading]
 ) -> list[str]:
     """Say that retrained models are missing, where nothing could be compared."""
     retrained = len({m.subject for m in measurements if m.role == "retrained"})  # their own values may be undefined

@@ -111,6 +111,38 @@ def _grouped(readings: Sequence[Reading]) -> dict[str, list[Reading]]:
     return found
 
 
+class Told(NamedTuple):
+    """What the comparisons of one subject say of each instrument, which stands in one of these."""
+
+    differing: dict[str, list[Reading]]  # in the forms in which it sees a difference
+    equal: dict[str, Reading]  # sees none; its keenest form
+    blind: dict[str, Reading]  # likewise, and would not have seen one that matters
+    useless: list[str]  # does not even see the original
+
+
+def told_of(readings: Sequence[Reading], without_power: Sequence[str]) -> Told:
+    """Sort the instruments of one subject by what they say.
+
+    Args:
+        readings: of the subject.
+        without_power: instruments that do not even see the original.
+    """
+    told = Told({}, {}, {}, [])
+    for instrument, forms in _grouped(readings).items():
+        seen = [reading for reading in forms if reading.seen]
+        judged = [reading for reading in forms if not reading.aside]
+        if seen:
+            told.differing[instrument] = seen
+        elif not judged:
+            continue
+        elif instrument in without_power:
+            told.useless.append(instrument)
+        else:
+            best = min(judged, key=lambda reading: (reading.weakness, len(reading.measurement.name)))
+            (told.blind if best.blind else told.equal)[instrument] = best
+    return told
+
+
 def compared_sentence(
     label: str, role: str, readings: Sequence[Reading], without_power: Sequence[str], *, only_seen: bool = False
 ) -> str | None:
@@ -124,27 +156,18 @@ def compared_sentence(
         only_seen: leave out what is not seen.
     """
     peers = "the other retrained models" if role == "retrained" else "the retrained models"
-    differing: list[str] = []
-    equal: list[str] = []
-    blind: list[str] = []
-    useless: list[str] = []
-    for instrument, forms in _grouped(readings).items():
-        seen = [reading for reading in forms if reading.seen]
-        judged = [reading for reading in forms if not reading.aside]
-        if seen:
-            differing.append(f"{instrument} ({_forms(seen)})")
-        elif only_seen or not judged:
-            continue
-        elif instrument in without_power:
-            useless.append(instrument)
-        else:
-            best = min(judged, key=lambda reading: (reading.weakness, len(reading.measurement.name)))
-            (blind if best.blind else equal).append(f"{instrument} ({best.unseen})")
+    told = told_of(readings, without_power)
+    differing = [f"{instrument} ({_forms(seen)})" for instrument, seen in told.differing.items()]
+    equal, blind = (
+        [f"{instrument} ({best.unseen})" for instrument, best in part.items()] for part in (told.equal, told.blind)
+    )
     parts = [f"differs from {peers} on {listed(differing)}"] if differing else []
-    if equal:
+    if equal and not only_seen:
         parts.append(f"no difference seen {'' if differing else f'from {peers} '}on {listed(equal)}")
-    parts += [f"could not tell, being blind, on {listed(blind)}"] if blind else []
-    parts += [f"could not tell, since the original is not seen either, on {listed(useless)}"] if useless else []
+    if blind and not only_seen:
+        parts.append(f"could not tell, being blind, on {listed(blind)}")
+    if told.useless and not only_seen:
+        parts.append(f"could not tell, since the original is not seen either, on {listed(told.useless)}")
     return f"{named(label, role)}: {'; '.join(parts)}." if parts else None
 
 

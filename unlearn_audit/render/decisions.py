@@ -89,15 +89,24 @@ def _waiver_values(reviewed: ReviewedWaiver) -> dict[str, Any]:
 
 
 def _verdict(decision: Decision) -> str:
-    """Return a verdict as people read it; one that stops nothing, because its rule only warns, says so."""
-    warns = decision.rule.severity == "warn" and decision.verdict != Verdict.PASSED
-    return decision.verdict.value + (" (warning)" if warns else "")
+    """Return a verdict as people read it; one that stops nothing says so."""
+    return decision.verdict.value + (" (warning)" if _only_warns(decision) else "")
 
 
-def counted(decisions: Iterable[Decision]) -> str:
-    """Return how many decisions ended how, in the order in which they come: "6 passed, 1 failed"."""
-    counts = Counter(decision.verdict.value for decision in decisions)
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+def _only_warns(decision: Decision) -> bool:
+    """Return whether a verdict stops nothing, because its rule only warns."""
+    return decision.rule.severity == "warn" and decision.verdict != Verdict.PASSED
+
+
+def counted(decisions: Sequence[Decision]) -> str:
+    """Return how many decisions ended how, in the order in which they come, warnings last and apart.
+
+    What a rule that only warns did not pass stops nothing: it is a warning, and no failure.
+    """
+    counts = Counter(decision.verdict.value for decision in decisions if not _only_warns(decision))
+    warnings = sum(map(_only_warns, decisions))
+    told = [f"{count} {verdict}" for verdict, count in counts.items()]
+    return ", ".join(told + ([f"{warnings} warning{'s' * (warnings > 1)}"] if warnings else []))
 
 
 def decision_rows(decisions: Iterable[Decision]) -> Iterator[tuple[str, str, str, str]]:

@@ -6,7 +6,7 @@ from unlearn_audit.render.untrusted import printable
 
 OWN_LINE = frozenset(
     ("head", "meta", "title", "style", "body", "main", "nav", "section", "header", "footer", "h1", "h2", "h3", "p",
-     "ul", "li", "div", "figure", "figcaption", "table", "caption", "thead", "tbody", "tr", "svg")
+     "ul", "li", "div", "figure", "figcaption", "table", "caption", "thead", "tbody", "tr", "svg", "details", "summary")
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from unlearn_audit.render.outputs import output_chart, output_tables
 from unlearn_audit.render.resurgence import resurgence_chart, resurgence_tables
 from unlearn_audit.render.samples import Picture, sample_sheets, sample_tables
 from unlearn_audit.render.small_tables import SmallTable, small_tables
-from unlearn_audit.render.table import Row, columns, rows
+from unlearn_audit.render.table import Column, Row, columns, rows
 from unlearn_audit.render.traces import trace_charts
 from unlearn_audit.report import AuditReport
 
@@ -36,9 +36,15 @@ class Section(NamedTuple):
     pictures: tuple[Picture, ...] = ()
 
 
-def sections(report: AuditReport, arrays: Arrays) -> tuple[Section, ...]:
-    """Return the sections that the report has something for."""
-    all_rows = [row for row in rows(report, columns(report)) if any(cell.value != "–" for cell in row.cells)]
+def sections(report: AuditReport, arrays: Arrays, shown: Sequence[Column] | None = None) -> tuple[Section, ...]:
+    """Return the sections that the report has something for.
+
+    Args:
+        report: what was measured.
+        arrays: what lies beside it.
+        shown: columns of the rows; default: those of every format.
+    """
+    all_rows = [row for row in rows(report, columns(report) if shown is None else shown) if not row.is_empty()]
     charts = {
         "rcd": (
             *figures.relearning_curves(report, arrays),
@@ -146,6 +152,16 @@ def decided(decisions: Sequence[Decision], said: Sequence[str] = ()) -> SmallTab
     return SmallTable("Decisions of the gate", DECIDED, tuple(decision_rows(decisions)), tuple(said))
 
 
+def by_model(decisions: Sequence[Decision]) -> SmallTable:
+    """Return verdicts without their reasons: a line for every model, a column for every rule."""
+    rules = tuple(dict.fromkeys(decision.rule.id for decision in decisions))
+    found: dict[str, dict[str, str]] = {}
+    for rule, subject, verdict, _ in decision_rows(decisions):
+        found.setdefault(subject, {})[rule] = verdict
+    cells = tuple((label, *(of_model.get(rule, "") for rule in rules)) for label, of_model in found.items())
+    return SmallTable("Verdicts by model", ("model", *rules), cells)
+
+
 def waived(waivers: Sequence[ReviewedWaiver]) -> SmallTable:
     """Return every waiver of a policy as a table."""
     return SmallTable("Waivers of the policy", WAIVED, tuple(waiver_rows(waivers)))
@@ -204,7 +220,7 @@ def _flat(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def _value(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _environment(report: AuditReport) -> SmallTable:

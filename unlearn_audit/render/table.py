@@ -21,6 +21,7 @@ class Column(NamedTuple):
 
     heading: str
     subjects: tuple[str, ...]
+    is_reference: bool = False  # whether the others are read against it
 
 
 class Cell(NamedTuple):
@@ -42,19 +43,29 @@ class Row(NamedTuple):
         """What the metric is called."""
         return self.info.title
 
+    def is_empty(self, among: Sequence[int] | None = None) -> bool:
+        """Return whether it has nothing to show, in all cells or in those of some columns."""
+        cells = self.cells if among is None else [self.cells[index] for index in among]
+        return all(cell.value == "–" for cell in cells)
 
-def columns(report: AuditReport) -> tuple[Column, ...]:
-    """Return the columns: subjects in their order, retrained seeds together where there are too many, controls last."""
+
+def columns(report: AuditReport, *, together: bool = False) -> tuple[Column, ...]:
+    """Return the columns: subjects in their order, retrained seeds together where there are too many, controls last.
+
+    Args:
+        report: what was measured.
+        together: join retrained seeds in any case.
+    """
     seen = dict.fromkeys((m.subject, m.role) for m in report.measurements if m.role != "control" or _is_shown(m))
     retrained = tuple(label for label, role in seen if role == "retrained")
-    together = len(retrained) > 1 and len(seen) > MOST_COLUMNS
+    together = len(retrained) > 1 and (together or len(seen) > MOST_COLUMNS)
     found: list[Column] = []
     for label, role in seen:
         if role == "retrained" and together:
             if label == retrained[0]:
-                found.append(Column(f"retrained ({len(retrained)})", retrained))
+                found.append(Column(f"retrained ({len(retrained)})", retrained, is_reference=True))
         else:
-            found.append(Column(label, (label,)))
+            found.append(Column(label, (label,), role == "retrained"))
     return tuple(found)
 
 

@@ -1,5 +1,6 @@
-"""A report for a terminal: tables that fit 80 columns, then the conclusion in words."""
+"""A report for a terminal: tables as wide as it is, from 80 columns on, then the conclusion in words."""
 
+from collections.abc import Iterator, Sequence
 from textwrap import fill
 from typing import Literal
 
@@ -20,14 +21,19 @@ from unlearn_audit.render.untrusted import brief
 from unlearn_audit.report import AuditReport
 
 NARROW = 18  # columns, for numbers and short labels
-WIDEST_LABEL = 19  # columns, which leaves room for four numbers with their intervals
+WIDEST_LABEL = 19  # columns, which leaves room for four numbers with their intervals in 80
+WIDTH = 80
+WIDEST_PICTURE = 110
 
 
-def render(report: AuditReport) -> RenderableType:
-    """Return the report as Rich renderables."""
-    shown = columns(report)
-    groups = [shown[start : start + MOST_COLUMNS] for start in range(0, len(shown), MOST_COLUMNS)]
-    parts: list[RenderableType] = [_table(report, group) for group in groups]
+def render(report: AuditReport, *, width: int = WIDTH) -> RenderableType:
+    """Return the report as Rich renderables.
+
+    Args:
+        report: what was measured.
+        width: columns of the terminal; models that do not fit side by side stand in blocks below each other.
+    """
+    parts: list[RenderableType] = list(_blocks(report, width))
     for small in (
         *small_tables(report),
         *layer_tables(report),
@@ -38,7 +44,7 @@ def render(report: AuditReport) -> RenderableType:
     ):
         parts += [Text(f"\n{brief(small.title)}", style="bold"), _small(small)]
         parts += [Text(brief(note), style="dim") for note in small.notes]
-    picture = semilog.text(semilog.series_of(report))
+    picture = semilog.text(semilog.series_of(report), width=min(width, WIDEST_PICTURE))
     parts += [Text("\n" + picture, no_wrap=True, overflow="crop")] if picture else []
     parts += [Text(brief(note), style="dim") for note in footnotes(report)]
     if report.limitations:
@@ -74,13 +80,29 @@ def _bullet(text: str, style: str) -> RenderableType:
     return Padding(Text(brief(text), style=style), (0, 0, 0, 2))
 
 
-def _table(report: AuditReport, group: tuple[Column, ...]) -> Table:
+def _blocks(report: AuditReport, width: int) -> Iterator[Table]:
+    """Yield tables of as many models as fit side by side, each with what they are read against."""
+    shown = columns(report)
+    most = max(MOST_COLUMNS, (width - WIDEST_LABEL) * MOST_COLUMNS // (WIDTH - WIDEST_LABEL))
+    if len(shown) <= most:
+        yield _table(report, shown, first=True)
+        return
+    reference = tuple(column for column in shown if column.is_reference)[:1]
+    others = [column for column in shown if column not in reference]
+    each = most - len(reference)
+    for start in range(0, len(others), each):
+        yield _table(report, (*others[start : start + each], *reference), first=not start)
+
+
+def _table(report: AuditReport, group: Sequence[Column], *, first: bool) -> Table:
+    """Return one block; a later one has no rows that the first one has for the reference alone."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
     for column in group:
-        table.add_column(Text(brief(column.heading)), justify="right", overflow="fold", max_width=18)
+        table.add_column(Text(brief(column.heading)), justify="right", overflow="fold", max_width=NARROW)
+    own = None if first else [index for index, column in enumerate(group) if not column.is_reference]
     for row in rows(report, group):
-        if all(cell.value == "–" for cell in row.cells):
+        if row.is_empty(own):
             continue
         cells = []
         for cell in row.cells:
