@@ -78,6 +78,8 @@ def test_thirty_styles_differ_without_their_colour_or_in_it() -> None:
     styles = [style_of(index) for index in range(30)]
     assert len({(one.colour, one.dash) for one in styles}) == 30
     assert not {one.colour for one in styles} & {RETRAINED.colour, CONTROL.colour}
+    assert not {one.mark for one in styles} & {ORIGINAL.mark, RETRAINED.mark, CONTROL.mark}
+    assert len({one.mark for one in styles[:6]}) == 6
     assert len({(one.dash, one.mark) for one in (style_of(0), style_of(2), ORIGINAL, RETRAINED, CONTROL)}) == 5
 
 

@@ -40,9 +40,9 @@ def score_names(attack: str, subject: str) -> tuple[str, str]:
     return f"mia.{attack}/{subject}/members", f"mia.{attack}/{subject}/non_members"
 
 
-def curve_name(subject: str) -> str:
-    """Return the name of a relearning curve that is too long for a report."""
-    return f"rcd/{subject}/forget/loss"
+def curve_name(subject: str, kind: str = "forget", what: str = "loss") -> str:
+    """Return the name of a relearning curve that is too long for a report, on the forget set or on its unseen twin."""
+    return f"rcd/{subject}/{kind}/{what}"
 
 
 def trace_names(subject: str) -> tuple[str, str]:
@@ -89,7 +89,8 @@ def _wanted(report: AuditReport) -> Iterator[str]:
         if measurement.name == "rcd.raw":
             yield from (sheet_name(measurement.subject, f"relearned-{k}") for k in probed(measurement))
         if measurement.name == "rcd.raw" and details_of(measurement, RcdDetails).loss is None:
-            yield curve_name(measurement.subject)
+            yield from (curve_name(measurement.subject, "forget", what) for what in ("loss", "objective"))
+            yield curve_name(measurement.subject, "unseen")
 
 
 def probed(raw: Measurement) -> tuple[int, ...]:

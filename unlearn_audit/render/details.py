@@ -37,13 +37,40 @@ class OrderChangeDetails(_DetailsModel):
     larger_from_there: bool
 
 
+class FloorDetails(_DetailsModel):
+    """What is subtracted from a curve; another one's curve where there is no such number."""
+
+    value: Real | None = None
+
+
 class RcdDetails(_DetailsModel):
-    """Of `rcd.raw`; a curve that is null stands in the arrays."""
+    """Of `rcd.raw`; a curve that is null stands in the arrays, and an objective that is missing is the loss."""
 
     loss: tuple[Real, ...] | None = None
+    objective: tuple[Real, ...] | None = None
+    floor: FloorDetails | None = None
     step_sizes: tuple[StepSize, ...] | None = None
     rank_by_k: dict[str, Whole] | None = None
     order_changes: tuple[OrderChangeDetails, ...] | None = None
+
+
+class RatioDetails(_DetailsModel):
+    """Of `rcd.ratio_to_unseen`: the curve of the twin; one that is null stands in the arrays."""
+
+    loss_unseen: tuple[Real, ...] | None = None
+
+
+class Eigenvalue(_DetailsModel):
+    """One of a Hessian."""
+
+    value: Real
+    converged: bool = True
+
+
+class SpectrumDetails(_DetailsModel):
+    """Of `spectrum.lambda_max`: the largest ones, in their order."""
+
+    eigenvalues: tuple[Eigenvalue, ...] = ()
 
 
 class _Excess(_DetailsModel):
@@ -144,6 +171,8 @@ AnyDetails = TypeVar(
     RateDetails,
     JudgeDetails,
     RcdDetails,
+    RatioDetails,
+    SpectrumDetails,
     TruncationDetails,
     LayersDetails,
     TraceDetails,
@@ -183,6 +212,8 @@ def _problems(report: AuditReport) -> Iterator[str]:
 def _kind_of(name: str) -> type[Any] | None:
     kinds: dict[str, type[Any]] = {
         "rcd.raw": RcdDetails,
+        "rcd.ratio_to_unseen": RatioDetails,
+        "spectrum.lambda_max": SpectrumDetails,
         "truncation.verdict": TruncationDetails,
         "twosample.p": TraceDetails,
         "layers.sigma_max": LayersDetails,

@@ -1,4 +1,4 @@
-"""The pictures of a report: relearning curves, RCD against utility and against step size, ROC curves."""
+"""The pictures of a report: relearning curves, RCD against utility, step size and K, ROC curves, spectra."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,7 @@ from unlearn_audit import metrics
 from unlearn_audit.render import semilog
 from unlearn_audit.render.arrays import Arrays, curve_name, score_names
 from unlearn_audit.render.charts import Axis, Chart, Guide
-from unlearn_audit.render.details import RcdDetails, details_of
+from unlearn_audit.render.details import RatioDetails, RcdDetails, SpectrumDetails, details_of
 from unlearn_audit.render.looks import Look
 from unlearn_audit.render.untrusted import printable
 from unlearn_audit.report import AuditReport, Measurement
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 RATES = (Guide(1e-3, "0.1 %"), Guide(1e-2, "1 %"))
 MOST_CORNERS = 300  # of a ROC curve
 FAR = 20  # times the smallest value: where a linear axis shows little
-SAME = 1e-6  # how far the AUC of the arrays may be from the report's, when they belong together
+SAME = 1e-6  # how far what pictures are made of may be from the report's number, when they belong together
 
 
 def _of(report: AuditReport, name: str) -> list[Measurement]:
@@ -39,26 +39,79 @@ def _unit(report: AuditReport, name: str) -> str:
 
 
 def relearning_curves(report: AuditReport, arrays: Arrays) -> tuple[Chart, ...]:
-    """Return the loss on the forget set while every model relearns it; the areas below are RCD."""
+    """Return the loss while every model relearns the forget set, and its unseen twin, on the same axes."""
     look = Look(report)
+    forget, twin = (
+        [look.series(label, range(len(loss)), loss) for label, loss in curves.items() if loss]
+        for curves in (_forget_losses(report, arrays), _twin_losses(report, arrays))
+    )
+    highest = max((y for one in (*forget, *twin) for y in one.ys if np.isfinite(y)), default=None)
+    steps, unit = Axis("relearning steps"), _unit(report, "rcd.raw").removesuffix(" x steps")
+    found = []
+    for name, said, series in (
+        ("forget set", "The area under a curve, above the floor, is the model's RCD. A model that kept what it was to "
+         "forget starts low or falls fast.", forget),
+        ("unseen twin", "Held-out examples like the forget set's, learned by the same models: one that remembers the "
+         "forget set learns it faster than these.", twin),
+    ):  # fmt: skip
+        if series:
+            loss = Axis(f"loss on the {name}, {unit}", high=highest if forget and twin else None)
+            found.append(Chart(f"Relearning the {name}", said, steps, loss, tuple(series)))
+    return tuple(found)
+
+
+def _forget_losses(report: AuditReport, arrays: Arrays) -> dict[str, Sequence[float]]:
+    """Return the curves on the forget set by subject."""
+    return {
+        one.subject: details_of(one, RcdDetails).loss or _long(arrays, curve_name(one.subject))
+        for one in _of(report, "rcd.raw")
+    }
+
+
+def _twin_losses(report: AuditReport, arrays: Arrays) -> dict[str, Sequence[float]]:
+    """Return the curves on the unseen twin by subject."""
+    return {
+        one.subject: details_of(one, RatioDetails).loss_unseen or _long(arrays, curve_name(one.subject, "unseen"))
+        for one in _of(report, "rcd.ratio_to_unseen")
+    }
+
+
+def _long(arrays: Arrays, name: str) -> list[float]:
+    found: list[float] = arrays.found.get(name, np.zeros(0)).tolist()
+    return found
+
+
+def rcd_by_steps(report: AuditReport, arrays: Arrays) -> tuple[Chart, ...]:
+    """Return RCD_K over K, where the curves and floors that a report tells give the RCD that it has."""
+    look, losses = Look(report), _forget_losses(report, arrays)
+    floors = [losses[label] for label, role in look.roles.items() if role == "original" and losses.get(label)]
     series = []
     for measurement in _of(report, "rcd.raw"):
-        label = measurement.subject
-        loss = details_of(measurement, RcdDetails).loss or arrays.found.get(curve_name(label), np.zeros(0))
-        if len(loss):
-            series.append(look.series(label, range(len(loss)), [float(value) for value in loss]))
+        details, label, value = details_of(measurement, RcdDetails), measurement.subject, _number(measurement)
+        curve = details.objective or _long(arrays, curve_name(label, "forget", "objective")) or losses[label]
+        floor = details.floor.value if details.floor else None
+        candidates = [np.full(len(curve), floor)] if floor is not None else []
+        candidates += [np.array(each[: len(curve)]) for each in floors if len(each) >= len(curve)]
+        sums = (np.cumsum(np.array(curve) - each) for each in candidates)
+        found = next((each for each in sums if len(each) and value is not None and _same(each[-1], value)), None)
+        if found is not None and len(found) > 1 and found.any():  # an original that is the floor has no area
+            series.append(look.series(label, range(1, len(found)), found[1:].tolist()))
     if not series:
         return ()
     return (
         Chart(
-            "Relearning the forget set",
-            "The area under a curve, above the floor, is the model's RCD. A model that kept what it was to forget "
-            "starts low or falls fast.",
-            Axis("relearning steps"),
-            Axis(f"loss on the forget set, {_unit(report, 'rcd.raw').removesuffix(' x steps')}"),
+            "RCD against the number of steps",
+            "The area under each relearning curve up to step K. Where lines cross, the ranking of the models depends "
+            "on K.",
+            Axis("relearning steps K", log=True),
+            Axis(f"RCD up to K, {_unit(report, 'rcd.raw')}", log=all(min(one.ys) > 0 for one in series)),
             tuple(series),
         ),
     )
+
+
+def _same(found: float, told: float) -> bool:
+    return abs(found - told) <= SAME * max(1.0, abs(told))
 
 
 def gap_against_rcd(report: AuditReport) -> tuple[Chart, ...]:
@@ -116,6 +169,31 @@ def step_sizes(report: AuditReport) -> tuple[Chart, ...]:
             "(K + 1) x the initial loss.",
             Axis("step size", log=True),
             Axis(f"RCD, {_unit(report, 'rcd.raw')}"),
+            tuple(series),
+        ),
+    )
+
+
+def spectrum(report: AuditReport) -> tuple[Chart, ...]:
+    """Return the largest eigenvalues of the Hessian on the forget set by their rank, those that converged."""
+    look = Look(report)
+    series = []
+    for measurement in _of(report, "spectrum.lambda_max"):
+        eigenvalues = details_of(measurement, SpectrumDetails).eigenvalues
+        pairs = [(float(rank), one.value) for rank, one in enumerate(eigenvalues, start=1) if one.converged]
+        if len(pairs) > 1:
+            xs, ys = zip(*pairs, strict=True)
+            series.append(look.series(measurement.subject, xs, ys))
+    if not series:
+        return ()
+    values = [value for one in series for value in one.ys]
+    return (
+        Chart(
+            "Largest eigenvalues of the Hessian",
+            "Curvature of the loss on the forget set where each model stands. Weights that BatchNorm makes equivalent "
+            "differ in it.",
+            Axis("rank", low=0.5),
+            Axis(f"eigenvalue, {_unit(report, 'spectrum.lambda_max')}", log=_spread_out(values)),
             tuple(series),
         ),
     )

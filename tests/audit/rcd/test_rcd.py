@@ -228,6 +228,9 @@ def test_divergence_has_no_numbers_at_all(measured: Measure) -> None:
 
 def test_every_k_of_one_trajectory_is_a_run_of_that_length(measured: Measure) -> None:
     long = measured(*ROLES, more={"sample": 48}, steps=12)
+    twins = of(long, "ratio_to_unseen").details["loss_unseen"]
+    assert len(twins) == 13
+    assert math.isclose(sum(twins), of(long, "raw").details["on_unseen"])
     for steps in (1, 10):
         short = measured(*ROLES, more={"sample": 48}, steps=steps)
         for label in ROLES:

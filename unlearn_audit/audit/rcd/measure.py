@@ -255,6 +255,7 @@ def _ratio(curves: RcdCurves, one: ModelCurves) -> Measurement:
             "quicker_than_unseen": _quicker(one),
             "error_version": _error_ratio(one),
             "status_unseen": status(one.unseen),
+            "loss_unseen": one.unseen.loss.tolist() if len(one.unseen.loss) <= LONGEST_CURVE else None,
             "matching": _matching_details(one),
         },
     )

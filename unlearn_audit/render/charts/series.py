@@ -26,6 +26,9 @@ MARKS = (
     "M0 -5L4.6 0L0 5L-4.6 0z",
     "M0 4.6L4.4 -3.4H-4.4z",
     "M-4.5 0h9M0 -4.5v9",
+    "M4.6 0L-3.4 4.4V-4.4z",
+    "M-4.6 0L3.4 4.4V-4.4z",
+    "M-4.2 -2.4L0 -4.8L4.2 -2.4V2.4L0 4.8L-4.2 2.4z",
     "M-3.6 -3.6l7.2 7.2m0 -7.2l-7.2 7.2",
 )
 
@@ -41,12 +44,16 @@ class Style(NamedTuple):
 RETRAINED = Style(HUES, 0, 3)
 CONTROL = Style(HUES + 1, 2, len(MARKS) - 1)
 ORIGINAL = Style(1, 1, 1)
+FREE = tuple(mark for mark in range(len(MARKS)) if mark not in (RETRAINED.mark, CONTROL.mark, ORIGINAL.mark))
 
 
 def style_of(index: int) -> Style:
-    """Return the style of the series of that number; the first thirty differ in colour or dash."""
+    """Return the style of the series of that number: the first thirty differ in colour or dash.
+
+    Marks of originals, retrained models and controls are theirs alone.
+    """
     turn = index + index // HUES
-    return Style(index % HUES, turn % len(DASHES), turn % (len(MARKS) - 1))
+    return Style(index % HUES, turn % len(DASHES), FREE[turn % len(FREE)])
 
 
 class Series(NamedTuple):
