@@ -132,15 +132,19 @@ class Curvature:
             MeasurementError: the curvature is not finite.
         """
         directions = self._split(vector)
-        total = torch.zeros(self.size, dtype=self.dtype, device=vector.device)
+
+        def of_part(index: int) -> Tensor:
+            inputs, target, _ = self.parts[index]
+            with models_own("the curvature cannot be taken"):
+                loss = self.batch.task.losses(self.model(inputs), target).sum() / self.batch.row_count
+                slopes = _gradients(loss, self.parameters, create_graph=True)
+                along = torch.stack([(g * v).sum() for g, v in zip(slopes, directions, strict=True)]).sum()
+                return self._flat(_gradients(along, self.parameters))
+
         # The fused attention kernels have no second derivative.
         with full_float32(), sdpa_kernel(SDPBackend.MATH):
-            for inputs, target, _ in self.parts:
-                with models_own("the curvature cannot be taken"):
-                    loss = self.batch.task.losses(self.model(inputs), target).sum() / self.batch.row_count
-                    slopes = _gradients(loss, self.parameters, create_graph=True)
-                    along = torch.stack([(g * v).sum() for g, v in zip(slopes, directions, strict=True)]).sum()
-                    total += self._flat(_gradients(along, self.parameters))
+            like = torch.empty(self.size, dtype=self.dtype, device=vector.device)
+            total = self.batch.compute.ranks.summed(len(self.parts), of_part, like=like)
         self.products += 1
         self.tell(self.products)
         if not bool(torch.isfinite(total).all()):

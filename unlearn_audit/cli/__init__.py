@@ -23,6 +23,7 @@ from unlearn_audit.cli import (
     generate,
     init,
     inspect,
+    joint,
     mia,
     outputs,
     rcd,
@@ -105,7 +106,7 @@ def main() -> None:
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does: states are written, drafts removed, claims let go."""
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or joint.under_launcher():
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -143,7 +144,7 @@ USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ =
 
 
 def _code(code: object) -> int:
-    if code == 130:
+    if code == 130 and not joint.under_launcher():
         streams.write_error("interrupted")
     return code if isinstance(code, int) else 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from unlearn_audit.cli.console import OWNED, emit, message, progress_bars
 from unlearn_audit.cli.flags import Shared, resolved
+from unlearn_audit.cli.joint import on_ranks
 from unlearn_audit.errors import OutputError
 from unlearn_audit.files import check_output_folder, make_output_folder, only_process
 
@@ -16,15 +17,21 @@ BEGAN = time.time()  # when this process did, near enough: before torch is loade
 REPORT = OWNED[0]
 
 
-def measure(checkpoints: Sequence[str] | None, shared: Shared, **section: Mapping[str, Any]) -> None:
+def measure(
+    checkpoints: Sequence[str] | None, shared: Shared, *, nproc: int | None = None, **section: Mapping[str, Any]
+) -> None:
     """Run one section's measurement on the checkpoints and end with its exit code.
 
     Args:
         checkpoints: the positional ones.
         shared: the shared flags.
+        nproc: among how many processes to share the passes out.
         section: the section's name with its own flags, None where not given.
     """
-    audit_and_emit(resolved(checkpoints or (), shared, **section), shared, only=tuple(section))
+    request = resolved(checkpoints or (), shared, **section)
+    with on_ranks(nproc) as writes:
+        mine = shared if writes else replace(shared, out=None, quiet=True)
+        audit_and_emit(request, mine, only=tuple(section))
 
 
 def audit_and_emit(

@@ -6,13 +6,14 @@ import typer
 
 from unlearn_audit.cli.flags import Checkpoints, Shared
 from unlearn_audit.cli.generated import Flags, add_verb
+from unlearn_audit.cli.joint import Nproc
 from unlearn_audit.cli.measure import measure
 
 ON_GENERATORS = {"optimizer": "adam", "steps": "40"}
 FLAGS = Flags("rcd", only_on=("match_difficulty",), on_generators=ON_GENERATORS)
 
 
-def _rcd(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str, Any]) -> None:
+def _rcd(checkpoints: Checkpoints = None, nproc: Nproc = None, *, shared: Shared, sections: dict[str, Any]) -> None:
     r"""How slowly does each model relearn the forget set, and how slowly its unseen twin?
 
     Higher is not simply better: read it against retrained models and the
@@ -31,10 +32,12 @@ def _rcd(checkpoints: Checkpoints = None, *, shared: Shared, sections: dict[str,
 
       unlearn-audit rcd u.pt --retrained r.pt --forget idx.npy --match-difficulty
 
+      unlearn-audit rcd o.pt r.pt u.pt --forget idx.npy --nproc 8
+
       unlearn-audit rcd original/ retrained-1/ unlearned/ --forget class:3 \
         --draws 8 --gradient-draws 4
     """
-    measure(checkpoints, shared, **sections)
+    measure(checkpoints, shared, nproc=nproc, **sections)
 
 
 def register(app: typer.Typer) -> None:

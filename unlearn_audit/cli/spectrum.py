@@ -9,6 +9,7 @@ from unlearn_audit.catalogue import STAND_IN
 from unlearn_audit.cli.console import message
 from unlearn_audit.cli.flags import Checkpoints, Shared, resolved
 from unlearn_audit.cli.generated import Flags, add_verb
+from unlearn_audit.cli.joint import Nproc
 from unlearn_audit.cli.measure import audit_and_emit, measure
 from unlearn_audit.errors import UsageError
 
@@ -21,6 +22,7 @@ def _spectrum(
         bool,
         typer.Option("--layers", help="Each layer's largest singular values instead; needs no forget set."),
     ] = False,
+    nproc: Nproc = None,
     *,
     shared: Shared,
     sections: dict[str, Any],
@@ -38,13 +40,15 @@ def _spectrum(
 
       unlearn-audit spectrum --layers demo/original.safetensors --k 3
     """
+    if layers and nproc is not None:
+        raise UsageError("--nproc is of the curvature: layers take no pass over data")
     unheard = sections["spectrum"] if layers else sections["layers"]
     for name, value in unheard.items():
         if value is not None:
             other = "of the curvature: leave --layers out" if layers else "of the layers: add --layers"
             raise UsageError(f"--{name.replace('_', '-')} is {other}")
     if not layers:
-        measure(checkpoints, shared, spectrum=sections["spectrum"])
+        measure(checkpoints, shared, nproc=nproc, spectrum=sections["spectrum"])
         return
     request = resolved(checkpoints or (), shared, layers=sections["layers"])
     if not request.config.forget:

@@ -32,6 +32,7 @@ from unlearn_audit.engine.loop import (
 )
 from unlearn_audit.engine.mixture import MixedBatch, MixedSet, Mixture
 from unlearn_audit.engine.passes import GRID, FullBatch, Inputs, Pass, autocast_for, encoded, modes_kept, predict
+from unlearn_audit.engine.ranks import Joined, RankLostError, Ranks, join_ranks
 from unlearn_audit.engine.task import CLASSIFICATION, Draws, Rows, Task
 from unlearn_audit.streams import derive_seed
 
@@ -46,12 +47,15 @@ __all__ = [
     "FullBatch",
     "Hooks",
     "Inputs",
+    "Joined",
     "MixedBatch",
     "MixedSet",
     "Mixture",
     "Outcome",
     "Part",
     "Pass",
+    "RankLostError",
+    "Ranks",
     "Resumable",
     "Rows",
     "Side",
@@ -68,6 +72,7 @@ __all__ = [
     "descend",
     "encoded",
     "full_float32",
+    "join_ranks",
     "modes_kept",
     "one_thread",
     "outcome",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from unlearn_audit.engine.ranks import ALONE, Ranks, ranks_here
 from unlearn_audit.errors import UsageError
 from unlearn_audit.models import layout_of
 
@@ -17,11 +18,15 @@ CPU_CHUNK, GPU_CHUNK = 128, 2048  # measured: 64 to 256 serve a CPU's caches ali
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how precisely to compute; `chunk` is the largest number of images in one forward pass."""
+    """Where and how precisely to compute; `chunk` is the largest number of images in one forward pass.
+
+    `ranks` says with how many processes the chunks of a pass are shared.
+    """
 
     device: torch.device
     precision: str = "fp32"
     chunk: int = CPU_CHUNK
+    ranks: Ranks = ALONE
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context for a forward pass: bfloat16 autocast when asked for, else nothing."""
@@ -59,7 +64,25 @@ def setup_device(device: str = "auto", precision: str = "fp32", chunk: int | Non
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("--device mps: no Apple GPU is available here; use --device cpu")
     _allow_tf32(matmul=precision == "tf32", cudnn=precision == "tf32")
-    return Device(chosen, precision, chunk or (CPU_CHUNK if chosen.type == "cpu" else GPU_CHUNK))
+    ranks = ranks_here()
+    if ranks.size > 1:
+        chosen = _of_rank(chosen)
+    return Device(chosen, precision, chunk or (CPU_CHUNK if chosen.type == "cpu" else GPU_CHUNK), ranks)
+
+
+def _of_rank(device: torch.device) -> torch.device:
+    """Return the device of this rank: with GPUs each process of a machine has its own."""
+    if device.type == "mps":
+        raise UsageError("--nproc needs CPUs or CUDA devices; give --device cpu, or leave --nproc out")
+    if device != torch.device("cuda"):
+        return device
+    place, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= count:
+        raise UsageError(
+            f"{place + 1} processes of one run on a machine with {count} CUDA devices: give --nproc {count}"
+        )
+    torch.cuda.set_device(place)
+    return torch.device("cuda", place)
 
 
 def _allow_tf32(matmul: bool, cudnn: bool) -> None:

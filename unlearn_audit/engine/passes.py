@@ -36,12 +36,15 @@ def predict(model: nn.Module, images: Tensor, transform: Inputs, *, compute: Dev
     """
     model.eval()
     found = []
+    parts = list(chunks(len(images), compute.chunk))
     with full_float32(), torch.inference_mode():
-        for part in chunks(len(images), compute.chunk):
-            batch = transform(images[part].to(compute.device)).contiguous(memory_format=torch.channels_last)
+        for index in compute.ranks.own(len(parts)):
+            batch = transform(images[parts[index]].to(compute.device)).contiguous(memory_format=torch.channels_last)
             with models_own("predictions stopped"):
                 found.append(model(batch).float().cpu())
-    return torch.cat(found).numpy() if found else np.zeros((0, 0), dtype=np.float32)
+    if not parts:
+        return np.zeros((0, 0), dtype=np.float32)
+    return compute.ranks.gathered(found, [part.stop - part.start for part in parts]).numpy()
 
 
 @contextmanager
@@ -101,21 +104,23 @@ class _Brought:
         """How many chunks there are."""
         return len(self.parts)
 
+    def __getitem__(self, index: int) -> Rows:
+        """Bring one chunk's rows to the device."""
+        part, device = self.parts[index], self.compute.device
+        images = packed(self.transform(self.examples.images[part].to(device)))
+        labels = self.examples.labels[part]
+        if self.task.rows is None:
+            return Rows(images, labels.to(device))
+        images = images if self.task.encode is None else self.task.encode(images)
+        return _drawn(self.task.rows(images, labels, self.examples.numbered[part], self.draws))
+
     def __iter__(self) -> Iterator[Rows]:
         """Bring one after the other.
 
         Yields:
             The rows of a chunk, on the device.
         """
-        device = self.compute.device
-        for part in self.parts:
-            images = packed(self.transform(self.examples.images[part].to(device)))
-            labels = self.examples.labels[part]
-            if self.task.rows is None:
-                yield Rows(images, labels.to(device))
-                continue
-            images = images if self.task.encode is None else self.task.encode(images)
-            yield _drawn(self.task.rows(images, labels, self.examples.numbered[part], self.draws))
+        yield from (self[index] for index in range(len(self)))
 
 
 def _drawn(rows: Rows) -> Rows:
@@ -183,6 +188,13 @@ class FullBatch:
             largest = compute.chunk if images.dim() == 4 else max(compute.chunk, ROWS_CHUNK)
             self.parts = [Rows(images[part], labels[part]) for part in chunks(self.n, largest)]
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many examples each chunk has."""
+        if isinstance(self.parts, _Brought):
+            return [part.stop - part.start for part in self.parts.parts]
+        return [len(rows.target) * self.n // self.row_count for rows in self.parts]
+
     def forward(self, model: nn.Module) -> Pass:
         """Return losses and errors without a gradient: one forward pass over the set."""
         with torch.no_grad():
@@ -190,24 +202,40 @@ class FullBatch:
 
     def forward_backward(self, model: nn.Module) -> Pass:
         """Return losses and errors and leave the gradient of the mean loss in `.grad`: one forward, one backward."""
-        model.zero_grad(set_to_none=True)
         return self._pass(model, backward=True)
 
     def _pass(self, model: nn.Module, *, backward: bool) -> Pass:
-        found = []
-        for inputs, target, owner in self.parts:
-            with models_own("a pass over a set stopped"):
-                with autocast_for(self.task, self.compute):
-                    outputs = model(inputs)
-                each = self.task.losses(outputs, target)
-                if backward:
-                    torch.autograd.backward(each.sum() / self.row_count)
-            told = [each.detach()]
-            if self.task.errors is not None:
-                told.append(self.task.errors(outputs.detach(), target).to(each.dtype))
-            found.append(_of_examples(torch.stack(told), owner, self.row_count // self.n))
-        losses, *errors = torch.cat(found, dim=1).cpu().double().numpy()  # one wait for the device in a pass
+        """Look at the chunks that are this rank's; what all of them tell comes together in their order."""
+        found, ranks, count = list[Tensor](), self.compute.ranks, len(self.parts)
+
+        def look(index: int) -> None:
+            found.append(self._of_part(model, self.parts[index], backward=backward))
+
+        if backward:
+            ranks.accumulate(model, count, look)
+        else:
+            for index in ranks.own(count):
+                look(index)
+        if ranks.size == 1:
+            told = torch.cat(found, dim=1).cpu().double()  # one wait for the device in a pass
+        else:
+            told = ranks.gathered([each.T.double() for each in found], self.sizes).T.contiguous()
+        losses, *errors = told.numpy()
         return Pass(losses, *(errors or [np.zeros(0)]))
+
+    def _of_part(self, model: nn.Module, rows: Rows, *, backward: bool) -> Tensor:
+        """Return losses and errors of a chunk's examples, [1 or 2, B]; a gradient adds to what `.grad` has."""
+        inputs, target, owner = rows
+        with models_own("a pass over a set stopped"):
+            with autocast_for(self.task, self.compute):
+                outputs = model(inputs)
+            each = self.task.losses(outputs, target)
+            if backward:
+                torch.autograd.backward(each.sum() / self.row_count)
+        told = [each.detach()]
+        if self.task.errors is not None:
+            told.append(self.task.errors(outputs.detach(), target).to(each.dtype))
+        return _of_examples(torch.stack(told), owner, self.row_count // self.n)
 
 
 def _of_examples(rows: Tensor, owner: Tensor | None, count: int) -> Tensor:
