@@ -1,5 +1,9 @@
 """What other projects take from here: the sample configs and the pre-commit hook; Action and GitLab job are apart."""
 
+import base64
+import json
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +13,8 @@ import pytest
 import yaml
 
 from unlearn_audit.config import file_layer, resolve
+from unlearn_audit.files import sha256_of_file
+from unlearn_audit.report import write_report
 
 Cli = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -67,3 +73,67 @@ def test_the_hook_validates_several_files(run: Cli, tmp_path: Path) -> None:
     assert "forgot" in done.stderr
     assert "worse.toml" in done.stderr
     assert "good.toml: a valid config" in done.stderr
+
+
+# ----- a signature
+
+
+@pytest.fixture
+def signed(here: Path, run: Cli, make_report: Cli, make_measurement: Cli) -> Cli:
+    """A key, a checkpoint, and the signed Statement of a gate that it passed, and one that it failed."""
+    for needed in ("openssl", "jq"):
+        if shutil.which(needed) is None:
+            pytest.skip(f"{needed} is not installed")
+    (here / "u.safetensors").write_bytes(b"weights")
+    report = make_report(make_measurement("accuracy.test", interval=(0.85, 0.95)))
+    (subject,) = report.subjects
+    subject = subject.model_copy(update={"sha256": sha256_of_file(here / "u.safetensors")})
+    write_report(report.model_copy(update={"subjects": (subject,)}), here / "r.json")
+    for name, least in (("good", 0.5), ("bad", 0.99)):
+        policy = f'schema_version = 1\n[[rule]]\nid = "a"\nmetric = "accuracy.test"\nmin = {least}\n'
+        (here / f"{name}.toml").write_text(policy)
+        run("gate", "r.json", "--policy", f"{name}.toml", "--statement", f"{name}.json")
+    key = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "key.pem"]
+    subprocess.run(key, check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "ec", "-in", "key.pem", "-pubout", "-out", "public.pem"], check=True, capture_output=True
+    )
+
+    def script(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = ["bash", str(ROOT / "sample_configs" / "sign-statement.sh"), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    for name in ("good", "bad"):
+        (here / f"{name}.dsse.json").write_text(script("sign", "key.pem", f"{name}.json").stdout)
+    return script
+
+
+def test_a_statement_is_signed_and_verified(signed: Cli, here: Path) -> None:
+    done = signed("verify", "public.pem", "good.dsse.json", "u.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert f"PASSED by the policy good.toml, sha256 {sha256_of_file(here / 'good.toml')}" in done.stdout
+    envelope = json.loads((here / "good.dsse.json").read_text())
+    assert base64.b64decode(envelope["payload"]) == (here / "good.json").read_bytes()
+    # By hand, as the format's definition has it: the signature is over type and payload with their lengths.
+    payload = (here / "good.json").read_bytes()
+    (here / "message").write_bytes(b"DSSEv1 28 application/vnd.in-toto+json %d %s" % (len(payload), payload))
+    (here / "signature").write_bytes(base64.b64decode(envelope["signatures"][0]["sig"]))
+    command = ["openssl", "dgst", "-sha256", "-verify", "public.pem", "-signature", "signature", "message"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_what_failed_or_is_of_another_file_or_was_changed_is_not_verified(signed: Cli, here: Path) -> None:
+    def refused(why: str, *words: str) -> None:
+        done = signed("verify", *words)
+        assert done.returncode == 1
+        assert why in done.stderr
+        assert not done.stdout
+
+    refused("the gate's result is FAILED", "public.pem", "bad.dsse.json", "u.safetensors")
+    (here / "other.safetensors").write_bytes(b"other weights")
+    refused("does not speak of other.safetensors", "public.pem", "good.dsse.json", "other.safetensors")
+    envelope = json.loads((here / "bad.dsse.json").read_text())
+    said = base64.b64decode(envelope["payload"]).replace(b'"FAILED"', b'"PASSED"')
+    (here / "forged.json").write_text(json.dumps(envelope | {"payload": base64.b64encode(said).decode()}))
+    refused("was changed since", "public.pem", "forged.json", "u.safetensors")
+    refused("no envelope of a Statement", "public.pem", "good.json", "u.safetensors")
