@@ -395,27 +395,6 @@ def test_help_starts_within_30_times_a_bare_interpreter() -> None:
     pytest.fail(f"--help takes {ours / bare:.0f} times a bare interpreter's start ({ours:.2f} s)")
 
 
-@pytest.mark.parametrize("request_for", ["--help", "--version", "rcd --help", "validate", "gate", "show", "schema"])
-def test_torch_stays_unloaded(request_for: str, report: Path, tiny: Path, here: Path) -> None:
-    (here / "p.toml").write_text(POLICY.format(subject="unlearned", least=0.01))
-    (here / "c.toml").write_text(
-        f"forget = 'class:3'\n[[checkpoint]]\npath = '{tiny / 'original.safetensors'}'\n[gaps]\n[rcd]\n[mia]\n"
-    )
-    more = {"validate": ["c.toml"], "gate": [str(report), "--policy", "p.toml"], "show": [str(report)]}
-    watched = MAIN.replace("main()", "import atexit; atexit.register(tell); main()").replace(
-        "import sys;",
-        "import sys; tell = lambda: print(*{n.split('.')[0] for n in sys.modules} & HEAVY, file=sys.stderr);",
-    )
-    heavy = "HEAVY = {'torch', 'torchvision', 'sklearn', 'timm', 'safetensors'}; "
-    arguments = [*request_for.split(), *more.get(request_for, [])]
-    ran = subprocess.run(
-        [sys.executable, "-c", heavy + watched, *arguments],
-        capture_output=True, text=True, env=environment(), check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.splitlines()[-1] == ""
-
-
 def test_without_a_terminal_a_line_tells_now_and_then(
     run: Run, tiny: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

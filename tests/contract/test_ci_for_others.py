@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -60,7 +62,8 @@ def test_methods_and_transforms_of_the_samples_take_their_settings() -> None:
 
 
 def test_the_hook_validates_several_files(run: Cli, tmp_path: Path) -> None:
-    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    hook, installed = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert hook["entry"] == installed["entry"]
     assert hook["entry"].split()[0] in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     verb = hook["entry"].split()[1]
     good, bad, worse = (tmp_path / name for name in ("good.toml", "bad.toml", "worse.toml"))
@@ -73,6 +76,49 @@ def test_the_hook_validates_several_files(run: Cli, tmp_path: Path) -> None:
     assert "forgot" in done.stderr
     assert "worse.toml" in done.stderr
     assert "good.toml: a valid config" in done.stderr
+
+
+# ----- containers and machines without a network
+
+
+@pytest.mark.parametrize("name", ["air-gapped.sh", "sign-statement.sh"])
+def test_a_script_says_how_it_is_used(name: str) -> None:
+    done = subprocess.run(["bash", ROOT / "sample_configs" / name], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{name} " in done.stderr
+    assert os.access(ROOT / "sample_configs" / name, os.X_OK)
+
+
+def test_what_was_fetched_is_installed_if_it_is_whole(here: Path) -> None:
+    """pip is a script that notes what it is asked for; the digests of what was carried over are looked at."""
+    (here / "wheels").mkdir()
+    (here / "wheels" / "unlearn_audit-1-py3-none-any.whl").write_bytes(b"wheel")
+    (here / "wheels" / "requirements-gate.txt").write_text("rich\n")
+    digest = sha256_of_file(here / "wheels" / "unlearn_audit-1-py3-none-any.whl")
+    (here / "wheels" / "SHA256SUMS").write_text(f"{digest}  unlearn_audit-1-py3-none-any.whl\n")
+    (here / "new" / "bin").mkdir(parents=True)
+    for tool in ("pip", "unlearn-audit"):
+        (here / "new" / "bin" / tool).write_text('#!/bin/sh\necho "$@" >> asked\n')
+        (here / "new" / "bin" / tool).chmod(0o755)
+    command = ["bash", str(ROOT / "sample_configs" / "air-gapped.sh"), "install", "wheels", "new"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    asked = (here / "asked").read_text().splitlines()
+    assert all("--no-index --find-links wheels" in line for line in asked[:-1])
+    assert asked[0].endswith("-r wheels/requirements-gate.txt")
+    assert asked[1].endswith("--no-deps wheels/unlearn_audit-1-py3-none-any.whl")
+    (here / "wheels" / "unlearn_audit-1-py3-none-any.whl").write_bytes(b"another")
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    assert len((here / "asked").read_text().splitlines()) == 3, "nothing is installed of it"
+
+
+def test_the_dockerfile_takes_what_is_there_and_runs_as_nobody() -> None:
+    text = (ROOT / "sample_configs" / "Dockerfile").read_text()
+    for path in re.findall(r"source=(sample_configs/[^,]+)", text):
+        assert (ROOT / path).is_file()
+    images = text.split("\nFROM ")[1:]
+    assert [image.split()[2] for image in images] == ["base", "wheel", "gate", "audit"]
+    for image in images[2:]:
+        assert image.rstrip().endswith("USER nobody")
 
 
 # ----- a signature

@@ -46,6 +46,7 @@ __all__ = ["app", "main"]
 
 NAME = "unlearn-audit"
 VERBOSE = ("-v", "--verbose")
+WHOLE = ("torch", "torchvision", "safetensors", "sklearn", "filelock")  # which an install for verdicts alone has not
 MOST_PROBLEMS = 100  # of one file that are told
 
 app = typer.Typer(
@@ -132,6 +133,10 @@ def _answer() -> int:
         return problem.exit_code
     except (streams.StdoutError, BrokenPipeError):
         raise
+    except ModuleNotFoundError as problem:
+        _print_traceback()
+        streams.write_error(_not_installed(problem))
+        return 3
     except Exception as problem:
         _print_traceback()
         streams.write_error(_unforeseen(problem))
@@ -165,6 +170,16 @@ def _unforeseen(problem: Exception) -> str:
         return f"error: {problem.strerror}{where}"
     more = "" if _verbose() else f" ({NAME} {VERBOSE[0]} VERB ... shows the traceback)"
     return f"internal error: {type(problem).__name__}: {brief(str(problem).partition(chr(10))[0])}{more}"
+
+
+def _not_installed(problem: ModuleNotFoundError) -> str:
+    """Return the line for a module that is missing: of the whole tool where only the part without torch is there."""
+    if problem.name in WHOLE:
+        return (
+            f"error: this needs {problem.name}, and here is only what gate, show, results, schema and validate need; "
+            f"the whole tool: pip install {NAME}"
+        )
+    return _unforeseen(problem)
 
 
 def _verbose() -> bool:

@@ -1,6 +1,7 @@
 """`unlearn-audit validate`: every problem of a config or a policy at once, without running it."""
 
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ from unlearn_audit.errors import ConfigError
 
 if TYPE_CHECKING:
     from unlearn_audit.strict_json import ConfigIssue
+
+PASSED_OVER = "as far as can be told without torch: settings of methods, models, data and recipes were not looked at"
 
 
 def _validate(
@@ -47,27 +50,37 @@ def _check(path: Path) -> str:
     from unlearn_audit.config.toml_source import read_toml
     from unlearn_audit.gate import is_policy_name, read_policy
 
-    if is_policy_name(path) or "rule" in read_toml(path, "config").values:
+    if is_policy_name(path):
+        read_policy(path)
+        return "policy"
+    values = read_toml(path, "config").values
+    if "rule" in values:
         read_policy(path)
         return "policy"
     from unlearn_audit.config import check_config
 
+    if find_spec("torch") is None:
+        check_config(path)
+        return f"config, {PASSED_OVER}" if _names_more(values) else "config"
     check_config(path, also=_problems)
     return "config"
 
 
 def _problems(values: Mapping[str, Any]) -> Iterator["ConfigIssue"]:
     """Yield what only methods, models and data sources can tell; torch is loaded where one of them is named."""
-    entries = values.get("checkpoint")
-    named = (
-        any("model" in entry for entry in entries if isinstance(entry, dict)) if isinstance(entries, list) else False
-    )
-    mia = values.get("mia")
-    named = named or (isinstance(mia, dict) and "attacks" in mia)
-    if named or {"data", "model", "train", "apply"} & set(values):
+    if _names_more(values):
         from unlearn_audit.audit.config_checks import problems_of
 
         yield from problems_of(values)
+
+
+def _names_more(values: Mapping[str, Any]) -> bool:
+    """Say whether a config names what loads torch when it is looked at."""
+    entries, mia = values.get("checkpoint"), values.get("mia")
+    tables = entries if isinstance(entries, list) else []
+    models = any(isinstance(entry, dict) and "model" in entry for entry in tables)
+    attacks = isinstance(mia, dict) and "attacks" in mia
+    return models or attacks or bool({"data", "model", "train", "apply"} & set(values))
 
 
 def register(app: typer.Typer) -> None:
