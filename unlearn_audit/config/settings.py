@@ -236,6 +236,9 @@ class _MiaSettings(ConfigModel):
     worst: Annotated[
         int, Field(ge=0, le=1_000_000, strict=True, description="Keep so many of the most exposed examples")
     ] = 10
+    thumbnails: Annotated[
+        Flag, Field(description="Keep small pictures of the first twenty of these, which are training data, for a page")
+    ] = False
 
     @field_validator("attacks")
     @classmethod

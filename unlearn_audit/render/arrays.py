@@ -4,10 +4,10 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,6 @@ MOST_BYTES = 64 * 1024 * 1024  # of one array: eight million numbers
 PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1  # bit of a zip entry's flags
 BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RecursionError, MemoryError)
-
-
-SHEETS = "generation/"  # how names of sheets of samples begin
 
 
 class Arrays(NamedTuple):
@@ -55,6 +52,11 @@ def sheet_name(subject: str, side: str) -> str:
     return f"generation/{subject}/{side}"
 
 
+def exposed_name(attack: str, subject: str) -> str:
+    """Return the name of the pictures of the examples that an attack is surest of."""
+    return f"mia.{attack}/{subject}/exposed"
+
+
 def read_arrays(path: Path, report: AuditReport) -> Arrays:
     """Read what a report's pictures need.
 
@@ -69,28 +71,36 @@ def read_arrays(path: Path, report: AuditReport) -> Arrays:
     place = path.with_name(ARRAYS_NAME)
     if not place.is_file():
         return Arrays({})
-    wanted = dict.fromkeys(_wanted(report))
     try:
         with zipfile.ZipFile(place) as archive:
-            return _taken(archive, list(wanted))
+            return _taken(archive, dict.fromkeys(_lists(report)), dict.fromkeys(_sheets(report)))
     except BROKEN as problem:
         return Arrays({}, (f"{ARRAYS_NAME} beside the report cannot be read ({problem}); its pictures are left out",))
 
 
-def _wanted(report: AuditReport) -> Iterator[str]:
+def _lists(report: AuditReport) -> Iterator[str]:
+    """Yield the names of lists of numbers that pictures need."""
     for measurement in report.measurements:
         attack = measurement.name.removeprefix("mia.").removesuffix(".auc")
         if measurement.name == f"mia.{attack}.auc":
             yield from score_names(attack, measurement.subject)
         if measurement.name == "twosample.p":
             yield from trace_names(measurement.subject)
+        if measurement.name == "rcd.raw" and details_of(measurement, RcdDetails).loss is None:
+            yield from (curve_name(measurement.subject, "forget", what) for what in ("loss", "objective"))
+            yield curve_name(measurement.subject, "unseen")
+
+
+def _sheets(report: AuditReport) -> Iterator[str]:
+    """Yield the names of what is shown as it is."""
+    for measurement in report.measurements:
+        attack = measurement.name.removeprefix("mia.").removesuffix(".auc")
+        if measurement.name == f"mia.{attack}.auc":
+            yield exposed_name(attack, measurement.subject)
         if measurement.name == "generation.kept_rate":
             yield from (sheet_name(measurement.subject, side) for side in ("forgotten", "kept"))
         if measurement.name == "rcd.raw":
             yield from (sheet_name(measurement.subject, f"relearned-{k}") for k in probed(measurement))
-        if measurement.name == "rcd.raw" and details_of(measurement, RcdDetails).loss is None:
-            yield from (curve_name(measurement.subject, "forget", what) for what in ("loss", "objective"))
-            yield curve_name(measurement.subject, "unseen")
 
 
 def probed(raw: Measurement) -> tuple[int, ...]:
@@ -101,20 +111,21 @@ def probed(raw: Measurement) -> tuple[int, ...]:
     return tuple(one[0] for one in entries if isinstance(one, list | tuple) and one and type(one[0]) is int)
 
 
-def _taken(archive: zipfile.ZipFile, wanted: list[str]) -> Arrays:
+def _taken(archive: zipfile.ZipFile, lists: Iterable[str], sheets: Iterable[str]) -> Arrays:
     there = {info.filename: info for info in archive.infolist()}
-    found: dict[str, Floats] = {}
-    pixels: dict[str, Pixels] = {}
-    problems = []
-    for name in wanted:
-        info = there.get(f"{name}.npy")
-        try:
-            if info is not None and name.startswith(SHEETS):
-                pixels[name] = _pixels(archive, info)
-            elif info is not None:
-                found[name] = _numbers(archive, info)
-        except BROKEN as problem:
-            problems.append(f"{ARRAYS_NAME}: {name} is left out: {problem}")
+    problems: list[str] = []
+
+    def taken(names: Iterable[str], read: Callable[[zipfile.ZipFile, zipfile.ZipInfo], Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in names:
+            info = there.get(f"{name}.npy")
+            try:
+                found |= {} if info is None else {name: read(archive, info)}
+            except BROKEN as problem:
+                problems.append(f"{ARRAYS_NAME}: {name} is left out: {problem}")
+        return found
+
+    found, pixels = taken(lists, _numbers), taken(sheets, _pixels)
     return Arrays(found, tuple(problems), pixels)
 
 

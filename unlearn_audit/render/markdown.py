@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from unlearn_audit.gate import Decision, ReviewedWaiver
+from unlearn_audit.render.exposed import exposed
 from unlearn_audit.render.gfm import bullets, escaped, kept_short, pipe_table
 from unlearn_audit.render.layers import layer_tables
 from unlearn_audit.render.outputs import output_tables
 from unlearn_audit.render.resurgence import resurgence_tables
 from unlearn_audit.render.samples import sample_tables
-from unlearn_audit.render.sections import decided, exposed, waived
+from unlearn_audit.render.sections import decided, waived
 from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import columns, footnotes, rows
 from unlearn_audit.report import AuditReport

@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn_audit.render import semilog
+from unlearn_audit.render.exposed import exposed
 from unlearn_audit.render.layers import layer_tables
 from unlearn_audit.render.outputs import output_tables
 from unlearn_audit.render.resurgence import resurgence_tables
 from unlearn_audit.render.samples import judge_tables
-from unlearn_audit.render.sections import exposed
 from unlearn_audit.render.small_tables import SmallTable, small_tables
 from unlearn_audit.render.table import MOST_COLUMNS, Column, columns, footnotes, rows
 from unlearn_audit.render.untrusted import brief

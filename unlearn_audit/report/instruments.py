@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from unlearn_audit.catalogue import METRICS
 from unlearn_audit.report.schema import AuditReport
 
-OF_NO_CONSEQUENCE = ("resamples", "controls", "accuracies", "worst", "attacks", "shadows")  # for a number's meaning
+OF_NO_CONSEQUENCE = (  # for a number's meaning
+    "resamples", "controls", "accuracies", "worst", "thumbnails", "attacks", "shadows")  # fmt: skip
 
 
 def other_settings(metric: str, one: AuditReport, other: AuditReport) -> Iterator[str]:

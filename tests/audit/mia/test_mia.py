@@ -420,6 +420,20 @@ def test_the_most_exposed_come_first_with_their_place_in_the_training_set(tiny: 
         assert one["share_of_twin_above"] == pytest.approx(float((others >= one["score"]).mean()))
 
 
+def test_their_pictures_are_kept_only_where_somebody_asks(tiny: Path) -> None:
+    plain: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
+    audited(tiny, ("original",), plain, attacks=["loss"])
+    report = audited(tiny, ("original",), asked, attacks=["loss"], worst=3, thumbnails=True)
+    assert asked.keys() - plain.keys() == {"mia.loss/original/exposed"}
+    first = of(report, "mia.loss.auc", "original").details["worst"][0]["index"]
+    image = load_data("digits?mislabel=0.1&seed=0").train.images[first, 0].numpy()
+    assert np.array_equal(asked["mia.loss/original/exposed"][1:9, 1:9], np.rint(255 * image))
+    none: dict[str, Any] = {}
+    audited(tiny, ("original",), none, attacks=["loss"], worst=0, thumbnails=True)
+    assert none.keys() == plain.keys()
+
+
 def test_worst_lists_them_on_the_terminal_only_when_asked(run: Cli, tiny: Path) -> None:
     arguments = ("mia", "loss", tiny / "original.safetensors", "--forget", tiny / "forget.npy", "--quiet")
     assert "most exposed" not in run(*arguments).stdout

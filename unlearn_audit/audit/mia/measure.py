@@ -14,6 +14,7 @@ from unlearn_audit.audit.measurement import measurement
 from unlearn_audit.audit.mia.inputs import AttackInputs, attack_inputs
 from unlearn_audit.audit.mia.numbers import Scores, mia_numbers, why_no_value, worst
 from unlearn_audit.audit.mia.score_cache import KeptScores
+from unlearn_audit.audit.mia.thumbnails import thumbnails
 from unlearn_audit.audit.mia.user_attack import attack_from_code
 from unlearn_audit.audit.reference import reference_of
 from unlearn_audit.audit.section import SearchState, SectionResult
@@ -156,8 +157,8 @@ NEVER_UNLEARNED = (
 
 def _against_all(
     context: AuditContext, inputs: AttackInputs, attack: Attack, settings: MiaSettings
-) -> Iterator[tuple[Sequence[Measurement], Mapping[str, Floats]]]:
-    """Yield one attack's measurements on each subject, with the scores of every example."""
+) -> Iterator[tuple[Sequence[Measurement], Mapping[str, NDArray[Any]]]]:
+    """Yield one attack's measurements on each subject, with the scores of every example and pictures, if asked for."""
     known: dict[tuple[str, str], Scores | str] = {}
     kept = KeptScores(inputs.fleet.folder.scores if inputs.fleet else None, context.kept)
 
@@ -185,15 +186,16 @@ def _against_all(
             shown=shown,
             could_see=own.could_see if own else None,
         )
-        yield (
-            tuple(numbers),
-            _arrays(f"mia.{attack.name}/{candidate.label}", scores),
+        key = f"mia.{attack.name}/{candidate.label}"
+        pictures = (
+            {f"{key}/exposed": thumbnails(inputs.pool.examples.images, shown)} if settings.thumbnails and shown else {}
         )
+        yield tuple(numbers), _arrays(key, scores) | pictures
     if attack.name == "svc":
         yield tuple(_efficacies(context)), {}
 
 
-def _arrays(key: str, scores: Scores | str) -> dict[str, Floats]:
+def _arrays(key: str, scores: Scores | str) -> dict[str, NDArray[Any]]:
     """Return the scores of every example, by name."""
     if isinstance(scores, str):
         return {}
