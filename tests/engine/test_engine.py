@@ -23,6 +23,7 @@ from unlearn_audit.engine import (
     Term,
     TermGradients,
     Terms,
+    all_at_once,
     chunks,
     crop_and_flip,
     derive_seed,
@@ -32,6 +33,7 @@ from unlearn_audit.engine import (
     setup_device,
     trainable,
 )
+from unlearn_audit.engine import batches as engine_batches
 from unlearn_audit.engine import task as tasks
 from unlearn_audit.engine.device import packed
 from unlearn_audit.engine.task import Task
@@ -387,6 +389,54 @@ def with_dropout(seed: int, *, first: int = 0, start: Any = None, steps: int = 4
     descend(model, terms, torch.optim.SGD(model.parameters(), lr=0.01), steps=steps, seed=seed, resumable=From())
     assert torch.equal(torch.get_rng_state(), before)
     return model.state_dict()
+
+
+def test_what_a_model_draws_in_a_step_is_what_torch_draws_after_its_seed() -> None:
+    """As it was when `torch.manual_seed` seeded every device that there is: no weights of any run have changed."""
+    drawn: list[Tensor] = []
+    weight = nn.Parameter(torch.zeros(3))
+
+    def terms(step: int) -> dict[str, Term]:
+        drawn.append(torch.rand(3))
+        return {"loss": Term((weight * drawn[-1]).sum())}
+
+    descend(nn.ParameterList([weight]), terms, torch.optim.SGD([weight], lr=0.1), steps=2, seed=5)
+    for step in range(2):
+        torch.manual_seed(derive_seed(5, "dropout", step))
+        assert torch.equal(drawn[step], torch.rand(3))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_all_tensors_in_one_call_come_to_the_same_bits(optimizer: Any) -> None:
+    ends = []
+    for foreach in (False, all_at_once([torch.zeros(1)])):
+        torch.manual_seed(0)
+        net = cpu().to_device(small_cnn(classes=4, channels=3))
+        momentum = {"momentum": 0.9, "nesterov": True} if optimizer is torch.optim.SGD else {}
+        stepper = optimizer(net.parameters(), lr=0.1, weight_decay=1e-2, foreach=foreach, **momentum)
+        for _ in range(5):
+            stepper.zero_grad()
+            net(torch.rand(8, 3, 6, 6)).square().sum().backward()
+            stepper.step()
+        ends.append(net.state_dict())
+    assert foreach
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_set_that_is_kept_ready_gives_the_bits_of_its_batches(
+    noise: Noise, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transform = Transform((0.4,) * channels, (0.3,) * channels)
+
+    def batch() -> Tensor:
+        return Batches(noise(9, channels=channels), transform, 4, 0, "train", cpu()).at(3)[0]
+
+    ready = batch()
+    monkeypatch.setattr(engine_batches, "READY", 0)
+    made = batch()
+    assert torch.equal(ready, made)
+    assert ready.stride() == made.stride()
 
 
 def test_what_a_model_draws_depends_on_seed_and_step_alone() -> None:

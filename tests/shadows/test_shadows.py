@@ -250,6 +250,21 @@ def test_without_a_recipe_one_must_be_named(target: Path, tmp_path: Path) -> Non
     assert plan_small(tmp_path / "s", own, "mine", recipe="small").training_recipe() == SMALL
 
 
+def test_a_fast_fleet_hurries_the_targets_recipe_and_says_so(target: Path, tmp_path: Path) -> None:
+    planned = plan_fleet(tmp_path / "s", small_request(target), count=4, recipe="fast")
+    assert "a quarter of the target's steps" in planned.said[0]
+    own = plan_small(tmp_path / "own", target).recipe
+    changed = {"name": "small-fast", "epochs": 1, "batch_size": 128, "step_size": 0.2}
+    assert planned.plan.recipe == {**own, **changed}
+    again = plan_fleet(tmp_path / "s", small_request(target), count=6, recipe="fast")
+    assert (again.plan.count, again.plan.recipe) == (6, planned.plan.recipe)
+    assert (
+        plan_fleet(tmp_path / "e", small_request(target), count=4, recipe="fast", epochs=9).plan.recipe["epochs"] == 9
+    )
+    with pytest.raises(UsageError, match="no checkpoint says which that is"):
+        plan_small(tmp_path / "t", with_recipe(target, tmp_path, None), "mine", recipe="fast")
+
+
 @pytest.mark.parametrize("role", ["unlearned", None])
 def test_an_unlearned_model_that_does_not_say_how_is_refused(target: Path, tmp_path: Path, role: str | None) -> None:
     own = with_recipe(target, tmp_path, {})

@@ -37,7 +37,14 @@ Count = Annotated[int | None, _option("Total number of models, even; default 16.
 Queries = Annotated[
     int | None, _option("Views per image: 1, 2 or 18; default 1, or 2 if the recipe augments.", metavar="N")
 ]
-RecipeName = Annotated[str | None, _option("Recipe, if no checkpoint records one: small or resnet.", "--recipe")]
+RecipeName = Annotated[
+    str | None,
+    _option(
+        "Recipe, if no checkpoint records one: small or resnet; or fast: the recorded one in a quarter of its steps, "
+        "for a first look.",
+        "--recipe",
+    ),
+]
 Epochs = Annotated[int | None, _option("Epochs, instead of the recipe's.", least=1)]
 AllowCode = Annotated[bool, _option("Allow the plan's data and model to be module:callable code.", "--allow-code")]
 

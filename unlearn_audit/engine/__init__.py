@@ -8,6 +8,7 @@ from unlearn_audit.engine.augmentation import crop_and_flip
 from unlearn_audit.engine.batches import Augment, Batches
 from unlearn_audit.engine.device import (
     Device,
+    all_at_once,
     chunks,
     full_float32,
     one_thread,
@@ -65,6 +66,7 @@ __all__ = [
     "Term",
     "TermGradients",
     "Terms",
+    "all_at_once",
     "autocast_for",
     "chunks",
     "crop_and_flip",

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from unlearn_audit.data import Examples
+from unlearn_audit.data import Examples, Transform
 from unlearn_audit.engine.device import Device, packed, upload
 from unlearn_audit.engine.passes import Inputs, encoded
 from unlearn_audit.engine.task import CLASSIFICATION, Draws, Rows, Task, mapped
 from unlearn_audit.streams import derive_seed
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+READY = 2**26  # bytes of a set that is kept as the model takes it: of a larger one, a batch costs more than its images
 
 
 @dataclass
@@ -51,6 +52,9 @@ class Batches:
         self._images = self.examples.images.to(self.compute.device)
         self._labels = self.examples.labels.to(self.compute.device)
         self._encoded: Tensor | None = None
+        # Pixel by pixel, so that a set gives the bits of its batches; what else takes images may be a network.
+        ready = isinstance(self.transform, Transform) and 4 * self.examples.images.numel() <= READY
+        self._ready = packed(self.transform(self._images)) if ready else None
         if self.task.encode is not None and self.augment is None:
             self._encoded = encoded(self._images, self.transform, self.task, self.compute)
 
@@ -71,7 +75,7 @@ class Batches:
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the images [B, C, H, W], transformed, and the labels [B] of a step (counted from 0)."""
         rows = self.rows(step)
-        images = self.transform(self._images[rows])
+        images = self.transform(self._images[rows]) if self._ready is None else self._ready[rows]
         if self.augment is not None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.name, "augment", step))
             images = self.augment(images, generator)

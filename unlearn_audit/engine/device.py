@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -137,6 +137,19 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point() and parameter.requires_grad
     }
+
+
+def all_at_once(parameters: Iterable[Tensor]) -> bool | None:
+    """Return what an optimiser's `foreach` is to be: its step takes all tensors in one call on a CPU, too.
+
+    There torch takes one after the other unless it is asked. The numbers are the same bit for bit, and a step of SGD
+    takes 2/3 of the time where there are many tensors; elsewhere torch chooses as well as we could. (`fused` is faster
+    still, and rounds otherwise.)
+
+    Args:
+        parameters: what is stepped.
+    """
+    return True if all(parameter.device.type == "cpu" for parameter in parameters) else None
 
 
 @contextmanager

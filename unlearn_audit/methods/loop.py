@@ -20,6 +20,7 @@ from unlearn_audit.engine import (
     Stop,
     TermGradients,
     Terms,
+    all_at_once,
     autocast_for,
     crop_and_flip,
     descend,
@@ -241,17 +242,12 @@ def budget_of(settings: LoopSettings, objective: Objective) -> int:
 def optimizer_of(context: UnlearningContext, settings: LoopSettings) -> torch.optim.Optimizer:
     """Return the optimiser that the settings ask for, with fresh state, over all trainable parameters."""
     parameters = list(trainable(context.model).values())
-    fused = context.compute.device.type == "cuda"
+    fused, foreach = context.compute.device.type == "cuda" or None, all_at_once(parameters)
+    rate, decay = settings.step_size, settings.weight_decay
     if settings.optimizer == "adam":
-        return torch.optim.Adam(
-            parameters, lr=settings.step_size, weight_decay=settings.weight_decay, fused=fused or None
-        )
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=fused, foreach=foreach)
     return torch.optim.SGD(
-        parameters,
-        lr=settings.step_size,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=fused or None,
+        parameters, lr=rate, momentum=settings.momentum, weight_decay=decay, fused=fused, foreach=foreach
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearn_audit.curvature import lambda_max
-from unlearn_audit.engine import Augment, Batches, Device, Draws, Pass, chunks, derive_seed, trainable
+from unlearn_audit.engine import Augment, Batches, Device, Draws, Pass, all_at_once, chunks, derive_seed, trainable
 from unlearn_audit.errors import UsageError
 from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
@@ -63,10 +63,11 @@ class Algorithm:
 
     def stepper(self, parameters: Sequence[nn.Parameter], step_size: float) -> torch.optim.Optimizer:
         """Return the optimiser with fresh state."""
+        decay, foreach = self.weight_decay, all_at_once(parameters)
         if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=step_size, weight_decay=self.weight_decay)
+            return torch.optim.Adam(parameters, lr=step_size, weight_decay=decay, foreach=foreach)
         momentum = self.momentum if self.optimizer == "sgd" else 0.0
-        return torch.optim.SGD(parameters, lr=step_size, momentum=momentum, weight_decay=self.weight_decay)
+        return torch.optim.SGD(parameters, lr=step_size, momentum=momentum, weight_decay=decay, foreach=foreach)
 
 
 GD = Algorithm()

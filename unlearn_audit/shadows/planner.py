@@ -27,7 +27,7 @@ from unlearn_audit.shadows.plan import (
     write_plan,
 )
 from unlearn_audit.shadows.store import treatment_in
-from unlearn_audit.training import DIFFUSION, Recipe, pick_recipe, recorded_recipe
+from unlearn_audit.training import DIFFUSION, FAST, Recipe, hurried, pick_recipe, recorded_recipe
 
 
 class PlannedFleet(NamedTuple):
@@ -54,7 +54,7 @@ def plan_fleet(
             unlearned one adds a treatment. Without checkpoints the plan in the folder is taken, and may grow.
         count: models in all; the plan's own where None.
         queries: views of an attacked image; 1, or 2 where the recipe augments.
-        recipe: name of a recipe, where no checkpoint says one.
+        recipe: name of a recipe, where no checkpoint says one; or "fast", the target's own hurried.
         epochs: instead of the recipe's own.
 
     Raises:
@@ -75,6 +75,10 @@ def plan_fleet(
 
 
 DEFAULT_COUNT = 16
+HURRIED = (
+    "shadow models take a quarter of the target's steps: they fit their examples less than it does, and what attacks "
+    "make of them is not what the target's own recipe would give; to measure, plan with that"
+)
 FREE = ("device",)  # may change without making other models
 
 
@@ -125,7 +129,7 @@ def _is_recipe(changed: list[str]) -> bool:
 def _told(plan: FleetPlan, there: FleetPlan | None) -> list[str]:
     """Say what the plan adds to what was there."""
     if there is None:
-        return []
+        return [HURRIED] if plan.training_recipe().name.endswith(f"-{FAST}") else []
     told = [f"{there.count} of {plan.count} shadow models were planned before"] if plan.count > there.count else []
     known = {each.key for each in there.treatments}
     return told + [f"new: all models go through {each.method}" for each in plan.treatments if each.key not in known]
@@ -189,13 +193,17 @@ def _target(checkpoints: Sequence[Checkpoint], recipe: str | None) -> int:
             "no checkpoint says how it was trained, and shadow models follow the target's own recipe: name it with "
             f"--recipe ({', '.join(name for name in catalogue.RECIPES if name != DIFFUSION.name)}) and --epochs"
         )
+    if recipe == FAST:
+        raise UsageError(f"--recipe {FAST} hurries the target's own recipe, and no checkpoint says which that is")
     return 0
 
 
 def _recipe(checkpoint: Checkpoint, candidate: Candidate, name: str | None, epochs: int | None) -> Recipe:
     """Return the recipe that is named, else the target's own, with other epochs where they are given."""
     recorded = checkpoint.metadata.recipe if checkpoint.metadata else {}
-    settings = pick_recipe(name, candidate.spec).settings() if name or not recorded else dict(recorded)
+    own = name == FAST and recorded
+    settings = dict(recorded) if own or not name else pick_recipe(name, candidate.spec).settings()
+    settings = hurried(recorded_recipe(settings).settings()) if own else settings
     return recorded_recipe(settings if epochs is None else settings | {"epochs": epochs})
 
 

@@ -37,17 +37,20 @@ from unlearn_audit.step_transforms import Course, TrainingContext, training_extr
 from unlearn_audit.training.descending import clipped, optimizer_of
 from unlearn_audit.training.recipes import (
     DIFFUSION,
+    FAST,
     RESNET,
     SMALL,
     Recipe,
     by_difference,
     differing,
+    hurried,
     pick_recipe,
     recorded_recipe,
 )
 
 __all__ = [
     "DIFFUSION",
+    "FAST",
     "RESNET",
     "SMALL",
     "Recipe",
@@ -57,6 +60,7 @@ __all__ = [
     "differing",
     "follow",
     "for_model",
+    "hurried",
     "new_model",
     "pick_recipe",
     "recorded_recipe",

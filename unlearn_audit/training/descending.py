@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from unlearn_audit.engine import Hooks, TermGradients, trainable
+from unlearn_audit.engine import Hooks, TermGradients, all_at_once, trainable
 from unlearn_audit.training.recipes import Recipe
 
 
@@ -19,12 +19,13 @@ def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.step_size)
+        return torch.optim.AdamW(groups, lr=recipe.step_size, foreach=all_at_once(model.parameters()))
     return torch.optim.SGD(
         groups,
         lr=recipe.step_size,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,  # torch refuses Nesterov's method without momentum
+        foreach=all_at_once(model.parameters()),
     )
 
 
