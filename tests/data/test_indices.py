@@ -16,6 +16,7 @@ import torch
 from small_problems import make_small_splits
 
 from unlearn_audit.data import Examples, IndexSet, load_data, make_splits, named_classes, read_indices
+from unlearn_audit.data.formats.index_files import EXAMPLES, FILE_READERS
 from unlearn_audit.errors import DataError
 
 SIZE = 40
@@ -123,6 +124,9 @@ BAD_FILES: dict[str, tuple[str, object, str]] = {
     "records": ("a.npy", np.zeros(3, dtype=[("a", "i4")]), "not integers"),
     "complex numbers": ("a.npy", np.array([1 + 0j]), "holds complex128, not integers"),
     "a mask of integers": ("a.npy", mask().astype(int), "a mask was saved as integers"),
+    "a mask of other integers": ("a.npy", np.array([0, 1, 1]), "3 zeros and ones, for 40 examples: a mask was saved"),
+    "a mask of floats": ("a.npy", mask().astype(float), "they are zeros and ones: save a mask as bool"),
+    "a mask of truths": ("a.json", b"[true, false]", "a mask of true and false is saved as .npy"),
     "a mask of lines": ("a.txt", b"0\n1\n" * 20, "a mask was saved as integers"),
     "a mask in JSON": ("a.json", b"[" + b"1," * 39 + b"0]", "a mask was saved as integers"),
     "counted from one": ("a.npy", np.array([1, 5, 40]), "these seem to count from 1, indices count from 0"),
@@ -184,6 +188,17 @@ BAD_FILES: dict[str, tuple[str, object, str]] = {
     "dictionary": ("a.pt", {"a": torch.ones(3)}, "holds dict"),
     "no tensor file": ("a.pt", b"nothing of the kind", "as a plain tensor"),
 }
+
+
+@pytest.mark.parametrize("ending", FILE_READERS)
+def test_a_refusal_shows_what_is_read(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"a{ending}").write_bytes(b"nothing,of\nthe kind\n")
+    said = refusal(f"a{ending}", tmp_path)
+    assert f"What is read from {ending}, for example: {EXAMPLES[ending]}" in said
+    example = {".json": "[3, 17, 256]", ".csv": "unlearn_idx\n3\n17\n256\n", ".txt": "3\n17\n256\n"}.get(ending)
+    if example:
+        (tmp_path / f"a{ending}").write_text(example.replace("256", "25"))
+        assert read(f"a{ending}", tmp_path).indices.tolist() == [3, 17, 25]
 
 
 @pytest.mark.parametrize("shape", [(-1, 1), (1, -1)])

@@ -1,23 +1,27 @@
 """What a checkpoint holds and what would be believed of it, without measuring anything."""
 
+import os.path
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unlearn_audit import models
 from unlearn_audit.checkpoints import Checkpoint, SeveralWeights, nonfinite, read_checkpoint, read_overlay
+from unlearn_audit.checkpoints.recognition import one_line
 from unlearn_audit.config import CheckpointEntry, Resolved, code_is_allowed, outranks_metadata
 from unlearn_audit.data import load_data
-from unlearn_audit.errors import AuditError
+from unlearn_audit.errors import AuditError, CheckpointError
 from unlearn_audit.inputs.candidate import SAMPLE
 from unlearn_audit.inputs.candidates import model_spec
 from unlearn_audit.model_folder import sha256_of_checkpoint
 from unlearn_audit.pipeline_folder import PipelineFolder
 from unlearn_audit.streams import derive_seed
 
+MOST_GROUPS = 16  # of tensors, that are told one by one
 ANY = 10  # classes, where only names count
 
 
@@ -28,8 +32,11 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         path: the file.
         request: flags and configs that would outrank or fill in the checkpoint's own metadata.
 
+    Returns:
+        The same keys whatever was found; where no architecture fits, `model` is null, and the notes say why.
+
     Raises:
-        CheckpointError: it cannot be read, or no architecture fits.
+        CheckpointError: it cannot be read.
     """
     try:
         base = request.config.base
@@ -53,9 +60,13 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
     spec, origin, _ = model_spec(request.config, request.origins, entry=entry, checkpoint=checkpoint)
     notes = list(checkpoint.notes)
     if spec is None:
-        found = models.identify(checkpoint.state, where=str(checkpoint.path))
-        spec, origin = found.spec, "state dict"
-        notes += found.in_words
+        try:
+            found = models.identify(checkpoint.state, where=str(checkpoint.path))
+        except CheckpointError as problem:
+            notes.append(str(problem))
+        else:
+            spec, origin = found.spec, "state dict"
+            notes += found.in_words
     elif checkpoint.pipeline is None:
         notes += _how_it_fits(checkpoint, spec, request, allow_code=code_is_allowed(origin))
     data, data_origin = _who_wins(request, "data", metadata.data if metadata else None)
@@ -68,11 +79,12 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         "sha256": checkpoint.sha256,
         "weights": f"under {checkpoint.weights}" if checkpoint.weights else "the whole file",
         "sets of weights": checkpoint.sets or "one",
-        "model": f"{spec} (from {origin})",
+        "model": f"{spec} (from {origin})" if spec else None,
         **({"pipeline": _of_pipeline(checkpoint.pipeline, checkpoint)} if checkpoint.pipeline else {}),
         "data": f"{data} (from {data_origin})" if data else None,
         "role": said.get("role"),
         "tensors": len(checkpoint.state),
+        "groups": _groups(checkpoint.state),
         "values": f"{sum(tensor.numel() for tensor in checkpoint.state.values()):,} (parameters and buffers)",
         "dtypes": dict(sorted(Counter(str(t.dtype).removeprefix("torch.") for t in checkpoint.state.values()).items())),
         "not finite": [f"{name}: {count} values" for name, count in broken.items()] or "none",
@@ -81,6 +93,23 @@ def inspect_checkpoint(path: Path, request: Resolved) -> dict[str, Any]:
         "metadata": {key: value for key, value in said.items() if key not in ("model", "data", "role") and value != {}},
         "notes": notes or "none",
     }
+
+
+def _groups(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the tensors by the first part of their names in which they differ, each group in words."""
+    parts = [name.split(".") for name in state]
+    depth = len(os.path.commonprefix(parts)) + 1
+    grouped: dict[str, list[Tensor]] = {}
+    for names, tensor in zip(parts, state.values(), strict=True):
+        grouped.setdefault(".".join(names[:depth]), []).append(tensor)
+    shown = {one_line(name, longest=60): _in_words(tensors) for name, tensors in [*grouped.items()][:MOST_GROUPS]}
+    return shown | ({"…": f"{len(grouped) - MOST_GROUPS} more"} if len(grouped) > MOST_GROUPS else {})
+
+
+def _in_words(tensors: Sequence[Tensor]) -> str:
+    if len(tensors) == 1:
+        return " x ".join(map(str, tensors[0].shape)) or "a number"
+    return f"{len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors):,} values"
 
 
 def _of_pipeline(folder: PipelineFolder, checkpoint: Checkpoint) -> dict[str, Any]:

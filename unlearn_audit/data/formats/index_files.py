@@ -25,6 +25,7 @@ OTHER_THINGS = frozenset({  # headers of a single column that say something else
 })  # fmt: skip
 MOST_REPEATS = 1_000_000  # entries beyond the number of examples that are still looked through for the wrong ones
 LONG_ENOUGH = 4  # rows in order below a number that is not, before that number is taken for a header
+MOST_PAIR = 2  # entries that may all be 0 or 1 without repeating: the indices 0 and 1
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # 18 digits always fit into int64
 
 
@@ -97,7 +98,9 @@ class Reader:
                 raise DataError(f"{self.shown} is a mask of {len(array)} entries, but there are {self.size} examples")
             return Entries(np.flatnonzero(array).astype(np.int64))
         if array.size and array.dtype.kind not in "iu":
-            raise DataError(f"{self.shown} holds {array.dtype}, not integers; save indices as int64")
+            mask = array.dtype.kind == "f" and len(array) > MOST_PAIR and np.isin(array, (0, 1)).all()
+            way_out = "they are zeros and ones: save a mask as bool" if mask else "save indices as int64"
+            raise DataError(f"{self.shown} holds {array.dtype}, not integers; {way_out}")
         self._check_count(len(array))
         values = array.astype(np.int64)
         wrapped = first_where(values < 0) if array.dtype == np.uint64 else None
@@ -106,16 +109,18 @@ class Reader:
         return self.entries(values)
 
     def entries(self, values: Sequence[int] | NDArray[np.int64], lines: Sequence[int] | None = None) -> Entries:
-        """Return entries of these values, unless they are zeros and ones of a mask.
+        """Return entries of these values, unless they are zeros and ones of a mask, of whatever length.
 
         Raises:
-            DataError: they may be a mask of all examples that was saved as integers.
+            DataError: they are a mask that was saved as integers.
         """
         found = np.array(values, dtype=np.int64)
-        if len(found) == self.size > 2 and np.isin(found, (0, 1)).all():
+        if len(found) > MOST_PAIR and np.isin(found, (0, 1)).all():
+            length = "as many as there are examples" if len(found) == self.size else f"for {self.size} examples"
             raise DataError(
-                f"{self.shown} holds {self.size} zeros and ones, as many as there are examples: a mask was saved as "
-                f"integers, which would be read as the indices 0 and 1; save it as bool: a.astype(bool)"
+                f"{self.shown} holds {len(found)} zeros and ones, {length}: a mask was saved as integers, "
+                "which would be read as the indices 0 and 1; save it as bool, one entry for each example: "
+                "np.save('forget.npy', a.astype(bool))"
             )
         return Entries(found, None if lines is None else tuple(lines))
 
@@ -224,7 +229,8 @@ def _json_entry(reader: Reader, entry: object, place: str) -> int:
     if isinstance(entry, str) and entry in reader.files:
         return reader.number(entry, place)
     if not isinstance(entry, int) or isinstance(entry, bool):
-        raise DataError(f"{reader.shown}, {place}: {json.dumps(entry)[:80]} is not an integer index")
+        way_out = "; a mask of true and false is saved as .npy" if isinstance(entry, bool) else ""
+        raise DataError(f"{reader.shown}, {place}: {json.dumps(entry)[:80]} is not an integer index{way_out}")
     return reader.number(str(entry) if abs(entry) < 10**18 else "a number beyond 64 bits", place)
 
 
@@ -234,6 +240,16 @@ FILE_READERS: Mapping[str, Callable[[Reader], Entries]] = {
     ".csv": _csv,
     ".json": _json,
     ".pt": _pt,
+}
+
+
+# What is read, by the ending of the file, as a refusal shows it.
+EXAMPLES: Mapping[str, str] = {
+    ".npy": "np.save('forget.npy', np.array([3, 17, 256])), or a boolean mask with an entry for each example",
+    ".txt": "one index a line, 3 on the first, 17 on the second, 256 on the third",
+    ".csv": f"{COLUMN} on the first line, then one index a line: 3, 17, 256",
+    ".json": "[3, 17, 256]",
+    ".pt": "torch.save(torch.tensor([3, 17, 256]), 'forget.pt'), or a boolean mask with an entry for each example",
 }
 
 
@@ -247,9 +263,14 @@ def read_entries(path: Path, shown: str, *, size: int, origin: tuple[str, ...] |
         origin: the examples' file names in index order, where they have any; with or without a leading `train/`.
 
     Raises:
-        DataError: the file is missing, unreadable, or holds something else than integers (or files, or a mask).
+        DataError: the file is missing, unreadable, or holds something else than integers (or files, or a mask); the
+            message ends with an example of what is read.
     """
     check_input(path, "index file", DataError)
     files = {name: row for row, name in enumerate(origin or ())}
     files = {f"train/{name}": row for name, row in files.items()} | files
-    return FILE_READERS[path.suffix.lower()](Reader(path, shown, size, files))
+    ending = path.suffix.lower()
+    try:
+        return FILE_READERS[ending](Reader(path, shown, size, files))
+    except DataError as problem:
+        raise DataError(f"{problem}. What is read from {ending}, for example: {EXAMPLES[ending]}") from problem
