@@ -50,7 +50,7 @@ from unlearn_audit.training.descending import optimizer_of
 
 DATA, FORGET = "digits?mislabel=0.1&seed=0", "mislabelled"
 FITTED = 0.97  # share of its own examples that a model must have learnt after the demo's recipe
-NEARLY = 0.95  # after a quarter of its steps
+NEARLY = 0.95  # after a third of its steps
 COMMAND = "from unlearn_audit.cli import main; main()"
 
 
@@ -148,7 +148,7 @@ def learnt_by_fleet(context: FleetContext) -> list[float]:
 def check(shares: list[float], recipe: Recipe) -> None:
     """Refuse to time what did not learn."""
     hurried = recipe.name.endswith(FAST)
-    least, whole = (NEARLY, SMALL.epochs // 2) if hurried else (FITTED, SMALL.epochs)
+    least, whole = (NEARLY, 2 * SMALL.epochs // 3) if hurried else (FITTED, SMALL.epochs)
     if recipe.epochs == whole and min(shares) < least:
         raise SystemExit(f"a model learnt {min(shares):.3f} of its examples only, less than {least}")
 

@@ -2,14 +2,15 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Literal
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from unlearn_audit.data import Examples, Transform
 from unlearn_audit.engine import Device
@@ -282,6 +283,71 @@ def drawn(*losses: float) -> Curve:
     """A curve of these losses."""
     points, steps, one = np.zeros(len(losses)), np.zeros(len(losses) - 1), np.zeros(1)
     return Curve(np.array(losses), np.array(losses), points, steps, points, one, one, steps, None, None, 0, 0)
+
+
+# ----- looks
+
+
+class Waits(TorchFunctionMode):
+    """Counts what the host waits for a GPU for: values that leave the device (Adam asks its own counter, there too)."""
+
+    LEAVING: ClassVar = {Tensor.cpu, Tensor.numpy, Tensor.tolist, Tensor.__float__, Tensor.__bool__}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in self.LEAVING
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [Algorithm(), Algorithm("adam"), Algorithm("sgd", weight_decay=0.01), Algorithm("sgd", minibatch=4)],
+    ids=["gd", "adam", "decay", "minibatches"],
+)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_looking_seldom_gives_the_same_curve_and_nothing_waits_in_between(
+    noise: Noise, monkeypatch: pytest.MonkeyPatch, algorithm: Algorithm, elsewhere: bool
+) -> None:
+    run = Run(make_net(), noise(10), HALF, measured=noise(7, seed=1) if elsewhere else None)
+
+    def curve(every: int, steps: int) -> tuple[Curve, int]:
+        monkeypatch.setattr("unlearn_audit.relearning.curve.looks_every", lambda compute: every)
+        with Waits() as waits:
+            found = relearn(run, steps=steps, step_size=0.05, compute=CPU, algorithm=algorithm, keep_end=True)
+        return found, waits.count
+
+    often, seldom = curve(1, 16), curve(6, 16)
+    for name in (each.name for each in fields(Curve) if each.name != "end"):
+        assert np.array_equal(getattr(often[0], name), getattr(seldom[0], name)), name
+    ends = [found.end.state_dict() for found in (often[0], seldom[0]) if found.end is not None]
+    assert len(ends) == 2
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert curve(100, 40)[1] == curve(100, 20)[1]  # a run of one look: no step waits
+    assert often[1] > 4 * curve(100, 16)[1]
+
+
+def test_a_curve_that_diverges_between_two_looks_is_cut_where_it_did(
+    noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(Point([1.0, 1.0]), noise(1), HALF, valley([1.0, 1e200]))
+    often = go(run, 9, 1.0)
+    monkeypatch.setattr("unlearn_audit.relearning.curve.looks_every", lambda compute: 4)
+    seldom = go(run, 9, 1.0)
+    assert often.diverged_at is not None
+    for name in (each.name for each in fields(Curve)):
+        assert np.array_equal(getattr(often, name), getattr(seldom, name)), name
+
+
+def test_who_is_asked_after_each_step_is_asked_after_each_step(noise: Noise, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearn_audit.relearning.curve.looks_every", lambda compute: 50)
+    run, seen = Run(make_net(), noise(10), HALF), list[int]()
+    relearn(run, steps=4, step_size=0.05, compute=CPU, visit=lambda t, model: seen.append(t))
+    assert seen == [0, 1, 2, 3, 4]
+    cut = relearn(run, steps=9, step_size=0.05, compute=CPU, stop=lambda summed: len(summed) == 3)
+    assert len(cut.loss) == 3
 
 
 def test_status_words() -> None:

@@ -252,7 +252,7 @@ def test_without_a_recipe_one_must_be_named(target: Path, tmp_path: Path) -> Non
 
 def test_a_fast_fleet_hurries_the_targets_recipe_and_says_so(target: Path, tmp_path: Path) -> None:
     planned = plan_fleet(tmp_path / "s", small_request(target), count=4, recipe="fast")
-    assert "a quarter of the target's steps" in planned.said[0]
+    assert "a third of the target's steps" in planned.said[0]
     own = plan_small(tmp_path / "own", target).recipe
     changed = {"name": "small-fast", "epochs": 1, "batch_size": 128, "step_size": 0.2}
     assert planned.plan.recipe == {**own, **changed}

@@ -40,7 +40,7 @@ Queries = Annotated[
 RecipeName = Annotated[
     str | None,
     _option(
-        "Recipe, if no checkpoint records one: small or resnet; or fast: the recorded one in a quarter of its steps, "
+        "Recipe, if no checkpoint records one: small or resnet; or fast: the recorded one in a third of its steps, "
         "for a first look.",
         "--recipe",
     ),

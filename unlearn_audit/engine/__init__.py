@@ -32,7 +32,17 @@ from unlearn_audit.engine.loop import (
     outcome,
 )
 from unlearn_audit.engine.mixture import MixedBatch, MixedSet, Mixture
-from unlearn_audit.engine.passes import GRID, FullBatch, Inputs, Pass, autocast_for, encoded, modes_kept, predict
+from unlearn_audit.engine.passes import (
+    GRID,
+    FullBatch,
+    Inputs,
+    Pass,
+    autocast_for,
+    encoded,
+    modes_kept,
+    predict,
+    read_passes,
+)
 from unlearn_audit.engine.ranks import Joined, RankLostError, Ranks, join_ranks
 from unlearn_audit.engine.task import CLASSIFICATION, Draws, Rows, Task
 from unlearn_audit.streams import derive_seed
@@ -79,6 +89,7 @@ __all__ = [
     "one_thread",
     "outcome",
     "predict",
+    "read_passes",
     "setup_device",
     "trainable",
     "upload",

@@ -1,6 +1,6 @@
 """One look at a whole set: its logits, or its losses with the gradient of their mean."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -197,15 +197,21 @@ class FullBatch:
 
     def forward(self, model: nn.Module) -> Pass:
         """Return losses and errors without a gradient: one forward pass over the set."""
-        with torch.no_grad():
-            return self._pass(model, backward=False)
+        return read_passes([self.measured(model, backward=False)])[0]
 
     def forward_backward(self, model: nn.Module) -> Pass:
         """Return losses and errors and leave the gradient of the mean loss in `.grad`: one forward, one backward."""
-        return self._pass(model, backward=True)
+        return read_passes([self.measured(model, backward=True)])[0]
 
-    def _pass(self, model: nn.Module, *, backward: bool) -> Pass:
-        """Look at the chunks that are this rank's; what all of them tell comes together in their order."""
+    def measured(self, model: nn.Module, *, backward: bool) -> Tensor:
+        """Return losses and errors where they were computed, which nobody has waited for yet, [1 or 2, N].
+
+        The chunks that are looked at are this rank's; what all of them tell comes together in their order.
+
+        Args:
+            model: that is looked at.
+            backward: whether the gradient of the mean loss is to be left in `.grad`.
+        """
         found, ranks, count = list[Tensor](), self.compute.ranks, len(self.parts)
 
         def look(index: int) -> None:
@@ -214,14 +220,12 @@ class FullBatch:
         if backward:
             ranks.accumulate(model, count, look)
         else:
-            for index in ranks.own(count):
-                look(index)
+            with torch.no_grad():
+                for index in ranks.own(count):
+                    look(index)
         if ranks.size == 1:
-            told = torch.cat(found, dim=1).cpu().double()  # one wait for the device in a pass
-        else:
-            told = ranks.gathered([each.T.double() for each in found], self.sizes).T.contiguous()
-        losses, *errors = told.numpy()
-        return Pass(losses, *(errors or [np.zeros(0)]))
+            return torch.cat(found, dim=1)
+        return ranks.gathered([each.T.double() for each in found], self.sizes).T.contiguous()
 
     def _of_part(self, model: nn.Module, rows: Rows, *, backward: bool) -> Tensor:
         """Return losses and errors of a chunk's examples, [1 or 2, B]; a gradient adds to what `.grad` has."""
@@ -236,6 +240,16 @@ class FullBatch:
         if self.task.errors is not None:
             told.append(self.task.errors(outputs.detach(), target).to(each.dtype))
         return _of_examples(torch.stack(told), owner, self.row_count // self.n)
+
+
+def read_passes(measured: Sequence[Tensor]) -> list[Pass]:
+    """Return what passes over one set have measured; the device is waited for once, however many they are.
+
+    Args:
+        measured: as `FullBatch.measured` gives them, at least one.
+    """
+    passes = torch.stack(list(measured)).cpu().double().numpy()
+    return [Pass(losses, *(errors or [np.zeros(0)])) for losses, *errors in passes]
 
 
 def _of_examples(rows: Tensor, owner: Tensor | None, count: int) -> Tensor:

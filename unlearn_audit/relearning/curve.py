@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearn_audit.curvature import lambda_max
-from unlearn_audit.engine import Augment, Batches, Device, Draws, Pass, all_at_once, chunks, derive_seed, trainable
+from unlearn_audit.engine import (
+    Augment,
+    Batches,
+    Device,
+    Draws,
+    Pass,
+    all_at_once,
+    chunks,
+    derive_seed,
+    read_passes,
+    trainable,
+)
 from unlearn_audit.errors import UsageError
 from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
@@ -23,6 +34,7 @@ StepSize = float | Literal["lambda"]
 
 RISE = 1e-3  # ours: a loss that rises by more than this share in one step is not a descent
 ROUNDING = 1e-6  # nats: below it a rise may be float32's resolution of a cross-entropy, and moves no sum
+LOOK_EVERY = 20  # steps of a GPU between two looks at what it has measured, each of which waits for it
 REFRESH = 10  # steps between two measurements of lambda_max when the step size follows it
 
 
@@ -113,6 +125,22 @@ class Curve:
     first_losses: Floats = field(default_factory=lambda: np.zeros(0))
 
 
+class _Taken(NamedTuple):
+    """What one step has measured, on the device.
+
+    Attributes:
+        measured: losses and errors [1 or 2, N] of the set that the curve is measured on.
+        relearned: of the relearned set; the same tensor where that is the same.
+        distance: from the start.
+        weights: norm of the relearned tensors; 0 where the objective has no weight decay.
+    """
+
+    measured: Tensor
+    relearned: Tensor
+    distance: Tensor
+    weights: Tensor
+
+
 class _Gradients:
     """Where a step's gradient comes from, and where its loss is measured."""
 
@@ -121,6 +149,7 @@ class _Gradients:
         self.measured = self.batch if run.measured is None else run.batch(run.measured, compute)
         self.algorithm, self.compute, self.task = algorithm, compute, run.task
         self.parameters = list(trainable(self.model).values())
+        self.start = [parameter.detach().clone() for parameter in self.parameters]
         self.minibatches: Batches | None = None
         if not algorithm.takes_what_is_measured:
             size = algorithm.minibatch or len(run.examples)
@@ -141,16 +170,19 @@ class _Gradients:
             if isinstance(module, _BatchNorm):
                 module.train()
 
-    def take(self, t: int, *, last: bool) -> tuple[Pass, float]:
-        """Return the measured losses before step t and the relearned set's loss; leave the gradient in `.grad`."""
+    def take(self, t: int, *, last: bool) -> _Taken:
+        """Return what is measured before step t, and leave the gradient in `.grad`; nothing waits for the device."""
         if self.minibatches is not None:
-            found = self.measured.forward(self.model)
+            measured = relearned = self.measured.measured(self.model, backward=False)
             if not last:
                 self._minibatch_gradient(self.minibatches, t)
-            return found, float(found.losses.mean())
-        relearned = self.batch.forward(self.model) if last else self.batch.forward_backward(self.model)
-        found = relearned if self.measured is self.batch else self.measured.forward(self.model)
-        return found, float(relearned.losses.mean())
+        else:
+            relearned = self.batch.measured(self.model, backward=not last)
+            same = self.measured is self.batch
+            measured = relearned if same else self.measured.measured(self.model, backward=False)
+        weights = [p.detach() for p in self.parameters]
+        moved = [weight - origin for weight, origin in zip(weights, self.start, strict=True)]
+        return _Taken(measured, relearned, _norm(moved), _norm(weights if self.algorithm.weight_decay else []))
 
     def _minibatch_gradient(self, minibatches: Batches, t: int) -> None:
         """Take the gradient of a step's own examples and draws; many rows of noise are taken chunk by chunk."""
@@ -165,16 +197,70 @@ class _Gradients:
                 losses = self.task.losses(self.model(part.inputs), part.target)
                 torch.autograd.backward(losses.sum() / len(rows.target))
 
-    def penalty(self) -> float:
-        """Return weight_decay/2·‖w‖² over the relearned tensors."""
-        decay = self.algorithm.weight_decay
-        return decay / 2 * _norm([p.detach() for p in self.parameters]) ** 2 if decay else 0.0
-
-    def norm(self) -> float:
+    def norm(self) -> Tensor:
         """Return the norm of the objective's gradient."""
         decay = self.algorithm.weight_decay
         found = [p.grad + decay * p.detach() if decay else p.grad for p in self.parameters if p.grad is not None]
         return _norm(found)
+
+
+@dataclass
+class _Record:
+    """What is known of a curve so far.
+
+    Attributes:
+        algorithm: how it descends.
+        elsewhere: whether another set is measured than is relearned.
+        areas: as the curve has them, like the others.
+        rows: loss, objective, error and distance of each step.
+        summed: what a stop is asked with.
+    """
+
+    algorithm: Algorithm
+    elsewhere: bool
+    areas: Floats
+    error_areas: Floats
+    rows: list[tuple[float, float, float, float]] = field(default_factory=list)
+    summed: list[float] = field(default_factory=list)
+    first_losses: Floats = field(default_factory=lambda: np.zeros(0))
+    rises_from: int | None = None
+    diverged_at: int | None = None
+
+    def read(self, taken: Sequence[_Taken]) -> None:
+        """Add what was measured, up to where it is not finite any more."""
+        same = all(each.measured is each.relearned for each in taken)
+        measured = read_passes([each.measured for each in taken])
+        relearned = measured if same else read_passes([each.relearned for each in taken])
+        distances = torch.stack([each.distance for each in taken]).tolist()
+        weights = torch.stack([each.weights for each in taken]).tolist()
+        for found, own, distance, weight in zip(measured, relearned, distances, weights, strict=True):
+            loss = float(found.losses.mean())
+            objective = float(own.losses.mean()) + self.algorithm.weight_decay / 2 * weight**2
+            if not (np.isfinite(loss) and np.isfinite(objective)):
+                self.diverged_at = len(self.rows)
+                return
+            self._add(found, loss, objective, distance)
+
+    def _add(self, found: Pass, loss: float, objective: float, distance: float) -> None:
+        t = len(self.rows)
+        self.rows.append((loss, objective, float(found.errors.mean()) if len(found.errors) else 0.0, distance))
+        self.summed.append(loss if self.elsewhere else objective)
+        self.first_losses = self.first_losses if t else found.losses
+        self.areas += found.losses
+        self.error_areas += found.errors
+        if self.rises_from is None and t and self._rises():
+            self.rises_from = t
+
+    def _rises(self) -> bool:
+        """Return whether the last objective is above the one before, or the last few above what they were."""
+        if self.algorithm.gradient_draws is not None:
+            return means_rise([row[1] for row in self.rows])
+        return self.rows[-1][1] > self.rows[-2][1] * (1 + RISE) + ROUNDING
+
+
+def looks_every(compute: Device) -> int:
+    """Return after how many steps a device is waited for: a CPU is never waited for, and is looked at in each."""
+    return 1 if compute.device.type == "cpu" else LOOK_EVERY
 
 
 def relearn(
@@ -194,7 +280,9 @@ def relearn(
     """Let a copy of the model relearn a set and record the curve.
 
     With full-batch steps, loss and gradient of a step come from one forward pass, so a curve of K steps costs K + 1
-    forward and K backward passes over the set, and nothing more.
+    forward and K backward passes over the set, and nothing more. On a GPU nothing waits for it but a look at every
+    twentieth step, unless somebody is to be asked or shown something after each: the curve is the same, and one that
+    diverges is cut where it did, though up to 19 steps more were taken.
 
     Args:
         run: the model (left as it is), the set and the transform.
@@ -207,7 +295,7 @@ def relearn(
             each measurement; True ends the curve.
         keep_end: keep the relearned model in the curve.
         visit: called after each measurement with the step and the model as it is, which it leaves as it is.
-        progress: callback, called after each step.
+        progress: callback, called after each look.
         task: its name in the progress.
 
     Returns:
@@ -216,39 +304,24 @@ def relearn(
     Raises:
         UsageError: BatchNorm in training mode over more than one chunk.
     """
-    source = _Gradients(run, algorithm, compute)
-    start = [p.detach().clone() for p in source.parameters]
+    source, has_errors = _Gradients(run, algorithm, compute), run.task.errors is not None
+    n = source.measured.n
+    record = _Record(algorithm, run.measured is not None, np.zeros(n), np.zeros(n if has_errors else 0))
     stepper = algorithm.stepper(source.parameters, 1.0 if step_size == "lambda" else step_size)
-    rows: list[tuple[float, float, float, float]] = []  # loss, objective, error, distance
-    summed: list[float] = []
-    first_losses = np.zeros(0)
-    norms: list[float] = []
-    sizes: list[float] = []
-    has_errors, fresh = run.task.errors is not None, algorithm.gradient_draws is not None
-    areas, error_areas = np.zeros(source.measured.n), np.zeros(source.measured.n if has_errors else 0)
-    rises_from = diverged_at = None
-    products = 0
+    norms, sizes, waiting, products = list[Tensor](), list[float](), list[_Taken](), 0
+    every = 1 if stop_when_rising or stop or visit else looks_every(compute)
     for t in range(steps + 1):
-        found, relearned = source.take(t, last=t == steps)
-        loss = float(found.losses.mean())
-        objective = relearned + source.penalty()
-        if not (np.isfinite(loss) and np.isfinite(objective)):
-            diverged_at = t
-            break
-        error = float(found.errors.mean()) if has_errors else 0.0
-        rows.append((loss, objective, error, _distance(source.parameters, start)))
-        summed.append(objective if run.measured is None else loss)
-        first_losses = found.losses if t == 0 else first_losses
-        areas += found.losses
-        error_areas += found.errors
-        if rises_from is None and t and (means_rise([row[1] for row in rows]) if fresh else _rises(rows)):
-            rises_from = t
-            if stop_when_rising:
+        waiting.append(source.take(t, last=t == steps))
+        look = (t + 1) % every == 0 or t == steps
+        if look:
+            record.read(waiting)
+            waiting.clear()
+            if record.diverged_at is not None or (stop_when_rising and record.rises_from is not None):
                 break
-        if visit is not None:
-            visit(t, source.model)
-        if stop is not None and stop(summed):
-            break
+            if visit is not None:
+                visit(t, source.model)
+            if stop is not None and stop(record.summed):
+                break
         if t < steps:
             norms.append(source.norm())
             if step_size == "lambda" and t % REFRESH == 0:
@@ -258,44 +331,37 @@ def relearn(
                     group["lr"] = 1 / (curvature.value + algorithm.weight_decay)
             sizes.append(stepper.param_groups[0]["lr"])
             stepper.step()
-        progress(task, t + 1, steps + 1, f"loss {loss:.4f}")
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 4).T
-    passes = len(rows) + (diverged_at is not None)
+        if look:
+            progress(task, t + 1, steps + 1, f"loss {record.rows[-1][0]:.4f}")
+    columns = np.array(record.rows, dtype=np.float64).reshape(-1, 4).T
+    taken = slice(record.diverged_at)  # steps after it were taken before anybody looked
+    passes = len(record.rows) + (record.diverged_at is not None)
     return Curve(
         loss=columns[0],
         objective=columns[1],
         error=columns[2] if has_errors else np.zeros(0),
-        gradient_norm=np.array(norms),
+        gradient_norm=np.array(torch.stack(norms).tolist() if norms else [])[taken],
         distance=columns[3],
-        areas=areas,
-        error_areas=error_areas,
-        step_sizes=np.array(sizes),
-        diverged_at=diverged_at,
-        rises_from=rises_from,
+        areas=record.areas,
+        error_areas=record.error_areas,
+        step_sizes=np.array(sizes)[taken],
+        diverged_at=record.diverged_at,
+        rises_from=record.rises_from,
         forwards=passes,
         backwards=min(passes, steps),
         search_products=products,
         end=source.model if keep_end else None,
-        first_losses=first_losses,
+        first_losses=record.first_losses,
     )
 
 
-def _rises(rows: Sequence[Sequence[float]]) -> bool:
-    """Return whether the last objective is above the one before."""
-    return rows[-1][1] > rows[-2][1] * (1 + RISE) + ROUNDING
-
-
-def _distance(parameters: Sequence[nn.Parameter], start: Sequence[Tensor]) -> float:
-    """Return the Euclidean distance between weights and their start."""
-    return _norm([p.detach() - origin for p, origin in zip(parameters, start, strict=True)])
-
-
-def _norm(tensors: Sequence[Tensor]) -> float:
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return the Euclidean norm of all entries, summed in float64 where the device has it."""
     if not tensors:
-        return 0.0
+        return torch.zeros((), dtype=torch.float64)
     wide = None if tensors[0].device.type == "mps" else torch.float64
-    return float(torch.stack([torch.linalg.vector_norm(tensor, dtype=wide) for tensor in tensors]).norm())
+    found: Tensor = torch.stack([torch.linalg.vector_norm(tensor, dtype=wide) for tensor in tensors]).norm()
+    return found
 
 
 def rcd(curve: Curve, *, floor: float = 0.0) -> float | None:

@@ -76,7 +76,7 @@ def plan_fleet(
 
 DEFAULT_COUNT = 16
 HURRIED = (
-    "shadow models take a quarter of the target's steps: they fit their examples less than it does, and what attacks "
+    "shadow models take a third of the target's steps: they fit their examples less than it does, and what attacks "
     "make of them is not what the target's own recipe would give; to measure, plan with that"
 )
 FREE = ("device",)  # may change without making other models

@@ -112,7 +112,7 @@ def recorded_recipe(settings: Mapping[str, Any]) -> Recipe:
 
 
 def hurried(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe that takes half the epochs in batches of twice the size: a quarter of its steps.
+    """Return a recipe that takes two thirds of the epochs in batches of twice the size: a third of its steps.
 
     The step size grows with the batch: twice for SGD (Goyal et al. 2017, section 2.1), √2 times for AdamW (Malladi et
     al. 2022). A network that just fitted its examples then fits a little less of them.
@@ -121,13 +121,13 @@ def hurried(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings: the recipe as metadata have it, checked.
 
     >>> hurried({"name": "small", "epochs": 5, "batch_size": 64, "step_size": 0.1})
-    {'name': 'small-fast', 'epochs': 3, 'batch_size': 128, 'step_size': 0.2}
+    {'name': 'small-fast', 'epochs': 4, 'batch_size': 128, 'step_size': 0.2}
     """
     found = dict(settings)
     factor = 2.0 if found.get("optimizer", "sgd") == "sgd" else 2**0.5
     return found | {
         "name": f"{found['name']}-{FAST}",
-        "epochs": -(-found["epochs"] // 2),
+        "epochs": -(-2 * found["epochs"] // 3),
         "batch_size": 2 * found["batch_size"],
         "step_size": factor * found["step_size"],
     }
