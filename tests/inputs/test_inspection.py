@@ -122,3 +122,4 @@ def test_a_transformer_for_small_images_is_read_as_it_is_named(here: Path, run: 
     found = inspected(run, here / "m.pt", "--model", spec)
     assert found["model"] == f"{spec} (from flag)"
     assert found["notes"] == "none"
+    assert inspected(run, here / "m.pt")["model"] == f"{spec} (from state dict)", "the grid is in the weights"

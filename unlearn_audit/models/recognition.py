@@ -23,6 +23,9 @@ SKETCH = 16  # hashes kept of a set; the overlap of two sets is then known to ab
 DIGITS = 6  # hex digits of a kept hash
 NEAREST = 3
 SHORTLIST = 6  # models that are compared tensor by tensor when none matches
+MOST_TOKENS = 2  # beside the patches: for the class, for distillation
+# Size of the patches and rows of them, of the transformers that the table has: 16 on 224 pixels, and so on.
+USUAL_GRIDS = tuple((size, image // size) for image in (224, 384, 240, 256) for size in (16, 32, 8, 14))
 RENAMES = {"linear": "fc", "shortcut": "downsample"}  # how widespread CIFAR code calls what torchvision calls otherwise
 
 
@@ -186,7 +189,7 @@ def _known(found: Shapes) -> tuple[list[tuple[str, int, int]], bool]:
     renamed = {_renamed(name): shape for name, shape in found.items()}
     for shapes in (found, renamed):
         matches = _matches(shapes) if len(shapes) == len(found) else []
-        matches = matches or _of_other_channels(shapes)
+        matches = matches or _of_other_channels(shapes) or _of_other_sizes(shapes)
         if matches:
             return matches, shapes is renamed
     return [], False
@@ -202,6 +205,30 @@ def _of_other_channels(shapes: Shapes) -> list[tuple[str, int, int]]:
     torchvision = f"{TORCHVISION}:"
     specs = [(f"{spec}?channels={channels}" if spec.startswith(torchvision) else spec, n) for spec, n, _ in found]
     return [(spec, classes, channels) for spec, classes in specs if ":" in spec]
+
+
+def _of_other_sizes(shapes: Shapes) -> list[tuple[str, int, int]]:
+    """Return what `_matches` does for a transformer of timm's that was built for other images or patches than usual.
+
+    Its grid of patches is in the weights: a position embedding has a row for each patch, and for up to two tokens more.
+    """
+    patch, positions = shapes.get("patch_embed.proj.weight", ()), shapes.get("pos_embed", ())
+    if len(patch) != 4 or len(positions) != 3 or patch[2] != patch[3]:
+        return []
+    for tokens in range(MOST_TOKENS + 1):
+        grid = math.isqrt(max(positions[1] - tokens, 0))
+        if grid * grid + tokens != positions[1] or not grid:
+            continue
+        for size, rows in USUAL_GRIDS:
+            usual = {
+                "patch_embed.proj.weight": (*patch[:2], size, size),
+                "pos_embed": (1, rows * rows + tokens, positions[2]),
+            }
+            found = [match for match in _matches({**shapes, **usual}) if match[0].startswith(f"{TIMM}:")]
+            if found:
+                options = f"?img_size={grid * patch[2]}&patch_size={patch[2]}"
+                return [(f"{spec}{options}", classes, channels) for spec, classes, channels in found]
+    return []
 
 
 def _renamed(name: str) -> str:
