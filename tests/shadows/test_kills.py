@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,7 +28,6 @@ from unlearn_audit.shadows import (
     default_workers,
     members,
     open_fleet_context,
-    run_on_ray,
     run_workers,
     verify,
     work,
@@ -311,92 +309,6 @@ def test_as_many_workers_as_cores_or_gpus(monkeypatch: pytest.MonkeyPatch) -> No
     assert default_workers(Device(torch.device("cuda"))) == 5
     assert default_workers(Device(torch.device("cuda:1"))) == 1
     assert default_workers(Device(torch.device("mps"))) == 1
-
-
-# ----- Ray
-
-
-def test_without_ray_the_extra_is_named(empty: FleetContext, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"--backend ray needs Ray: pip install 'unlearn-audit\[ray\]'"):
-        run_on_ray(empty)
-    assert run("shadows", "run", empty.folder.path, "--backend", "ray").code == 2
-
-
-def test_ray_is_given_workers_and_the_folder_says_what_they_did(
-    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cluster that does each piece of work when it is asked how far it is."""
-    plan_small(tmp_path / "s", target)
-    context = open_fleet_context(tmp_path / "s")
-    asked: dict[str, Any] = {"down": 0}
-
-    def remote(**needs: Any) -> Any:
-        asked.update(needs)
-        return lambda function: SimpleNamespace(remote=lambda *given: (function, given))
-
-    def wait(waiting: list[Any], *, num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
-        asked["workers"] = max(asked.get("workers", 0), num_returns)
-        return waiting[:1], waiting[1:]
-
-    def get(reference: Any) -> Any:
-        function, given = reference
-        return function(*given)
-
-    fake = SimpleNamespace(
-        init=lambda **settings: asked.update(settings),
-        remote=remote,
-        wait=wait,
-        get=get,
-        cluster_resources=lambda: {"CPU": 3.0},
-        shutdown=lambda: asked.update(down=asked["down"] + 1),
-    )
-    monkeypatch.setitem(sys.modules, "ray", fake)
-    outcome = run_on_ray(context, address="head:6379")
-    assert (outcome.done, outcome.reused, outcome.waiting) == (8, 0, 0)
-    assert (asked["address"], asked["workers"], asked["num_cpus"], asked["num_gpus"], asked["down"]) == (
-        "head:6379",
-        3,
-        1,
-        0,
-        1,
-    )
-    assert run_on_ray(context).reused == 8
-    assert asked["down"] == 1  # nothing to do: no cluster is bothered
-
-
-def test_workers_of_a_cluster_that_only_die_are_given_up(empty: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[int] = []
-
-    def broken(*_: Any) -> Any:
-        raise RuntimeError("a traceback\nRuntimeError: no such folder on this node")
-
-    fake = SimpleNamespace(
-        init=lambda **_: None,
-        remote=lambda **_: lambda function: SimpleNamespace(remote=lambda *given: begun.append(1) or given),
-        wait=lambda waiting, **_: (waiting, []),
-        get=broken,
-        cluster_resources=dict,
-        shutdown=lambda: None,
-    )
-    monkeypatch.setitem(sys.modules, "ray", fake)
-    with pytest.raises(MeasurementError, match="the last error: RuntimeError: no such folder on this node$"):
-        run_on_ray(empty, workers=2)
-    assert len(begun) < 12
-    with pytest.raises(UsageError, match="must be at least 1"):
-        run_on_ray(empty, workers=0)
-
-
-@pytest.mark.slow
-def test_a_real_ray_comes_to_the_same_bytes(target: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    for name in ("s", "whole"):
-        plan_small(tmp_path / name, target)
-    outcome = run_on_ray(open_fleet_context(tmp_path / "s"), workers=2)
-    assert outcome.done == 8
-    assert import_module("ray").is_initialized() is False
-    work(open_fleet_context(tmp_path / "whole"))
-    assert contents(tmp_path / "s") == contents(tmp_path / "whole")
 
 
 # ----- the benchmark

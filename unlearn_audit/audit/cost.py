@@ -28,6 +28,7 @@ from unlearn_audit.config import (
 )
 from unlearn_audit.data import Dataset, Splits
 from unlearn_audit.engine import Device, Draws, FullBatch, Task
+from unlearn_audit.engine.estimates import SharedRun
 from unlearn_audit.errors import ConfigError, UsageError
 from unlearn_audit.generation import task_of
 from unlearn_audit.inputs import Candidate, resolve_inputs
@@ -56,6 +57,7 @@ class Step(NamedTuple):
         gradients: of single examples; None where none is taken, or where that is not known beforehand.
         flop: 2 a multiply-add, forward and backward; None where it is not known beforehand.
         seconds: on this device, from one timed step; None where that is not known beforehand.
+        shared: how it can be shared out among processes; None where it cannot.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Step(NamedTuple):
     gradients: int | None = None
     flop: float | None = None
     seconds: float | None = None
+    shared: SharedRun | None = None
 
 
 def planned_steps(request: Resolved, folder: Path, sections: Sequence[str], *, whole: bool = False) -> Iterator[Step]:
@@ -110,7 +113,15 @@ def planned_steps(request: Resolved, folder: Path, sections: Sequence[str], *, w
         if inputs.specs and all(map(is_generator, inputs.specs.values())):
             yield _section_of_generators(section, kept, config=config, splits=inputs.splits, prices=prices)
             continue
-        yield _section_step(section, kept, config=config, splits=inputs.splits, prices=prices)
+        step = _section_step(section, kept, config=config, splits=inputs.splits, prices=prices)
+        yield step._replace(shared=_shared(step, inputs)) if section == "rcd" and step.flop else step
+
+
+def _shared(step: Step, inputs: "_CostInputs") -> SharedRun:
+    """Return the curves as a run that processes can share, each pass over the measured forget set."""
+    largest = max(sum(p.numel() * p.element_size() for p in one.model.parameters()) for one in inputs.networks.values())
+    mean = float(np.mean([price.flop for price in inputs.prices.values()]))
+    return SharedRun(step.flop or 0.0, len(inputs.splits.measured), mean, largest)
 
 
 def _role(model: Candidate | Made) -> str:

@@ -8,6 +8,7 @@ import typer
 from unlearn_audit.cli.console import draw, message
 from unlearn_audit.cli.flags import Shared, config_layers, flag_values, measuring
 from unlearn_audit.cli.measure import audit_and_emit
+from unlearn_audit.cli.plans import duration, steps_table
 from unlearn_audit.errors import UsageError
 
 
@@ -82,33 +83,9 @@ def _tell_plan(request: Any, shared: Shared, sections: tuple[str, ...]) -> None:
 
     asked = sections_asked(request.config, sections)
     steps = list(planned_steps(request, shared.out or Path(), asked, whole=not sections))
-    draw(_table(steps))
+    draw(steps_table(steps))
     known = [step.seconds for step in steps if step.seconds is not None and not step.there]
-    message(f"about {_duration(sum(known))} for the parts that can be estimated", quiet=shared.quiet)
-
-
-def _table(steps: Any) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("step", "", "gradients", "FLOP", "about"):
-        table.add_column(heading, justify="left" if heading in ("step", "") else "right")
-    for step in steps:
-        cells = (
-            "–" if step.gradients is None else f"{step.gradients:,}",
-            "–" if step.flop is None else f"{step.flop:.2g}",
-            "–" if step.seconds is None else _duration(step.seconds),
-        )
-        table.add_row(step.name, {True: "there", False: "to do", None: "there, if nothing changed"}[step.there], *cells)
-    return table
-
-
-def _duration(seconds: float) -> str:
-    """Return seconds as a person says them."""
-    for size, name in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} s"
+    message(f"about {duration(sum(known))} for the parts that can be estimated", quiet=shared.quiet)
 
 
 def register(app: typer.Typer) -> None:

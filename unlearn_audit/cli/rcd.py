@@ -1,19 +1,29 @@
 """`unlearn-audit rcd`: the relearning convergence delay."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from unlearn_audit.cli.flags import Checkpoints, Shared
+from unlearn_audit.cli.flags import Checkpoints, Shared, resolved
 from unlearn_audit.cli.generated import Flags, add_verb
 from unlearn_audit.cli.joint import Nproc
 from unlearn_audit.cli.measure import measure
+from unlearn_audit.cli.plans import tell_relearning
 
 ON_GENERATORS = {"optimizer": "adam", "steps": "40"}
 FLAGS = Flags("rcd", only_on=("match_difficulty",), on_generators=ON_GENERATORS)
 
 
-def _rcd(checkpoints: Checkpoints = None, nproc: Nproc = None, *, shared: Shared, sections: dict[str, Any]) -> None:
+def _rcd(
+    checkpoints: Checkpoints = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what it would take, here and on GPUs, without doing it.")
+    ] = False,
+    nproc: Nproc = None,
+    *,
+    shared: Shared,
+    sections: dict[str, Any],
+) -> None:
     r"""How slowly does each model relearn the forget set, and how slowly its unseen twin?
 
     Higher is not simply better: read it against retrained models and the
@@ -34,9 +44,14 @@ def _rcd(checkpoints: Checkpoints = None, nproc: Nproc = None, *, shared: Shared
 
       unlearn-audit rcd o.pt r.pt u.pt --forget idx.npy --nproc 8
 
+      unlearn-audit rcd o.pt u.pt --forget idx.npy --precision bf16 --plan
+
       unlearn-audit rcd original/ retrained-1/ unlearned/ --forget class:3 \
         --draws 8 --gradient-draws 4
     """
+    if plan:
+        tell_relearning(resolved(checkpoints or (), shared, **sections), quiet=shared.quiet)
+        return
     measure(checkpoints, shared, nproc=nproc, **sections)
 
 

@@ -5,16 +5,19 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from unlearn_audit.catalogue import SECTION_TITLES
 from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Quiet, Shared, config_layers, flag_values, measuring
+from unlearn_audit.cli.plans import tell_of_gpus
 from unlearn_audit.cli.until_settled import run_until_settled
+from unlearn_audit.errors import UsageError
 
 if TYPE_CHECKING:
     from unlearn_audit.shadows import FleetContext, FleetRun
@@ -63,13 +66,17 @@ def _plan(
 ) -> None:
     """Write down what a fleet is to be, and what it will cost; nothing is trained.
 
+    What it would take on 1, 8 and 64 GPUs is an estimate from stated rates.
+
     [bold]Example[/bold]
 
       unlearn-audit shadows plan shadows/ u.safetensors --forget idx.npy --count 32
     """
     context = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
-    for line in _cost(context):
+    work = _work_left(context)
+    for line in _cost(context, work):
         sys.stdout.write(line + "\n")
+    _tell_of_gpus(context, work, quiet=shared.quiet)
 
 
 def _planned(
@@ -111,29 +118,47 @@ def _attacked(context: "FleetContext") -> str:
     return str(attacked) if attacked == whole else f"{attacked} of {whole}"
 
 
-def _cost(context: "FleetContext") -> list[str]:
-    """Say how many models there will be and what making them takes."""
-    from unlearn_audit import data, models
+class _Work(NamedTuple):
+    """What is left to do of one kind: models, gradients of single examples and operations of each model."""
+
+    kind: str
+    models: int
+    gradients: int
+    flop: float
+
+
+def _work_left(context: "FleetContext") -> list[_Work]:
+    """Return what is left to do."""
+    from unlearn_audit import models
     from unlearn_audit.shadows import expected_gradients
     from unlearn_audit.training import new_model
 
-    plan, half = context.plan, len(context.pool.examples) // 2
-    recipe = plan.training_recipe()
+    plan = context.plan
     model = new_model(plan.model, context.pooled, 0, allow_code=context.allow_code, compute=context.compute)
     image = context.pooled.transform(context.pool.examples.images[:1].to(context.compute.device))
-    price = 3 * models.flops_per_image(model, image)
+    price, found = 3 * models.flops_per_image(model, image), []
+    for kind in dict.fromkeys(job.kind for job in context.jobs):
+        left = [job for job in context.jobs if job.kind == kind and not context.folder.model(job).exists()]
+        gradients = expected_gradients(context, left[0]) if left else 0
+        found.append(_Work(kind, len(left), gradients, price * gradients))
+    return found
+
+
+def _cost(context: "FleetContext", work: Sequence[_Work]) -> list[str]:
+    """Say how many models there will be and what making them takes."""
+    from unlearn_audit import data, models
+
+    plan, half, recipe = context.plan, len(context.pool.examples) // 2, context.plan.training_recipe()
     told = [
         f"{plan.count} x {plan.model}, {recipe.name} recipe, {recipe.epochs} epochs, {half} examples each",
         f"attacked: {_attacked(context)} forget examples and their twin; {plan.queries} view(s) of each",
         "then unlearned by: " + (", ".join(each.method for each in plan.treatments) or "nothing (no ulira)"),
     ]
-    for kind in dict.fromkeys(job.kind for job in context.jobs):
-        left = [job for job in context.jobs if job.kind == kind and not context.folder.model(job).exists()]
-        gradients = len(left) * expected_gradients(context, left[0]) if left else 0
-        told.append(
-            f"to do, {kind}: {len(left)} models, about {gradients:,} gradients of single examples, "
-            f"{price * gradients:.2g} FLOP"
-        )
+    told += [
+        f"to do, {kind}: {count} models, about {count * gradients:,} gradients of single examples, "
+        f"{count * flop:.2g} FLOP"
+        for kind, count, gradients, flop in work
+    ]
     done = sum(context.folder.finished(job) for job in context.jobs)
     runs_code = data.is_code(plan.data) or models.is_code(plan.model)
     return [
@@ -141,6 +166,19 @@ def _cost(context: "FleetContext") -> list[str]:
         f"{done} of {len(context.jobs)} models are there",
         "next: " + command_line("shadows", "run", str(context.folder.path), allow_code=runs_code),
     ]
+
+
+def _tell_of_gpus(context: "FleetContext", work: Sequence[_Work], *, quiet: bool) -> None:
+    """Say what the work would take on GPUs."""
+    from unlearn_audit.engine.estimates import Span, in_turn, independent
+
+    left = [each for each in work if each.models and each.flop]
+    if left:
+
+        def takes(**on: Any) -> Span:
+            return in_turn(independent(each.models, each.flop, **on) for each in left)
+
+        tell_of_gpus(takes, context.plan.precision, quiet=quiet)
 
 
 @measuring
@@ -157,6 +195,13 @@ def _run(
     backend: Annotated[
         Literal["local", "ray"], _option("Local processes, or a Ray cluster (extra `ray`).", "--backend")
     ] = "local",
+    address: Annotated[
+        str | None,
+        _option(
+            "Of the Ray cluster to join: HOST:PORT, or auto; default: RAY_ADDRESS, else one on this machine.",
+            "--address",
+        ),
+    ] = None,
     until_settled: Annotated[
         bool,
         _option(
@@ -190,8 +235,13 @@ def _run(
 
       unlearn-audit shadows run shadows/ u.safetensors r*.safetensors \
         --forget idx.npy --until-settled
+
+      unlearn-audit shadows run shared/shadows/ --backend ray --address auto
     """
     from unlearn_audit.shadows import read_plan, run_on_ray, run_workers
+
+    if address is not None and backend != "ray":
+        raise UsageError("--address is of a Ray cluster: add --backend ray")
 
     def plan(models: int | None) -> "FleetContext":
         if until_settled and models is not None and (folder / "fleet.json").exists():
@@ -199,9 +249,11 @@ def _run(
         return _planned(folder, checkpoints, shared, models, queries, recipe, epochs, allow_code=allow_code)
 
     def make(context: "FleetContext") -> int:
-        start = run_on_ray if backend == "ray" else run_workers
         with progress_bars(quiet=shared.quiet) as progress:
-            outcome = start(context, workers=workers, progress=progress)
+            if backend == "ray":
+                outcome = run_on_ray(context, workers=workers, address=address, progress=progress)
+            else:
+                outcome = run_workers(context, workers=workers, progress=progress)
         return _told(context, outcome, quiet=shared.quiet)
 
     if until_settled:
