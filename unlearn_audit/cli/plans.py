@@ -55,16 +55,16 @@ def tell_relearning(request: Any, *, quiet: bool) -> None:
     if run is None:
         message("with --steps auto, or on generators, the time on GPUs is not known beforehand", quiet=quiet)
         return
-    tell_of_gpus(partial(shared, run), request.config.precision, quiet=quiet)
+    tell_of_gpus(partial(shared, run), request.config.precision)
 
 
-def tell_of_gpus(takes: "Callable[..., Span]", precision: str, *, quiet: bool) -> None:
+def tell_of_gpus(takes: "Callable[..., Span]", precision: str) -> None:
     """Print what work would take on known cards, and what that rests on; arguments as those of `gpus_table`."""
     from unlearn_audit.engine.estimates import CARDS
 
     draw(gpus_table(takes, precision))
     for name, card in CARDS.items():
-        message(f"{name}, not measured here: {card.source}", quiet=quiet)
+        draw(f"{name}, not measured here; {card.source}")
 
 
 def gpus_table(takes: "Callable[..., Span]", precision: str) -> "Table":

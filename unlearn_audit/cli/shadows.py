@@ -76,7 +76,7 @@ def _plan(
     work = _work_left(context)
     for line in _cost(context, work):
         sys.stdout.write(line + "\n")
-    _tell_of_gpus(context, work, quiet=shared.quiet)
+    _tell_of_gpus(context, work)
 
 
 def _planned(
@@ -168,7 +168,7 @@ def _cost(context: "FleetContext", work: Sequence[_Work]) -> list[str]:
     ]
 
 
-def _tell_of_gpus(context: "FleetContext", work: Sequence[_Work], *, quiet: bool) -> None:
+def _tell_of_gpus(context: "FleetContext", work: Sequence[_Work]) -> None:
     """Say what the work would take on GPUs."""
     from unlearn_audit.engine.estimates import Span, in_turn, independent
 
@@ -178,7 +178,7 @@ def _tell_of_gpus(context: "FleetContext", work: Sequence[_Work], *, quiet: bool
         def takes(**on: Any) -> Span:
             return in_turn(independent(each.models, each.flop, **on) for each in left)
 
-        tell_of_gpus(takes, context.plan.precision, quiet=quiet)
+        tell_of_gpus(takes, context.plan.precision)
 
 
 @measuring
