@@ -1,10 +1,12 @@
 """`unlearn-audit audit`: everything that a config asks for, one report."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from unlearn_audit.cli.backends import Address, Backend, check_address
 from unlearn_audit.cli.console import draw, message
 from unlearn_audit.cli.flags import Shared, config_layers, flag_values, measuring
 from unlearn_audit.cli.measure import audit_and_emit
@@ -30,6 +32,8 @@ def _audit(
         bool,
         typer.Option("--fresh", help="First remove the models and measurements that an earlier run left in --out."),
     ] = False,
+    backend: Backend = "local",
+    address: Address = None,
     *,
     shared: Shared,
 ) -> None:
@@ -38,7 +42,8 @@ def _audit(
     Killed at any point and run again with the same --out, it goes on where it
     was: models and measurements that are finished are found there. With another
     section or model in the config only that is new (--force replaces the report,
-    not the parts).
+    not the parts). With --backend ray models that do not need each other are
+    made at once, each on one CPU thread; measuring is this process's.
 
     [bold]Examples[/bold]
 
@@ -49,9 +54,12 @@ def _audit(
       unlearn-audit audit comparison.toml --out comparison/ --plan
 
       unlearn-audit audit comparison.toml --out comparison/ --only rcd,mia
+
+      unlearn-audit audit sweep.toml --out shared/sweep/ --backend ray
     """
     from unlearn_audit.config import resolve
 
+    check_address(address, backend)
     request = resolve(config_layers(flag_values((), shared, {}), path))
     if not retrain and (recipe or epochs):
         raise UsageError("--recipe and --epochs require --retrain N")
@@ -73,7 +81,15 @@ def _audit(
     from unlearn_audit.audit import sections_asked
 
     sections_asked(request.config, sections)  # refused before any model is made
-    audit_and_emit(request, shared, only=sections, makes=True, fresh=fresh)
+    spread = partial(_on_ray, address) if backend == "ray" else None
+    audit_and_emit(request, shared, only=sections, makes=True, fresh=fresh, spread=spread)
+
+
+def _on_ray(address: str | None, request: Any, folder: Path, progress: Any) -> None:
+    """Make the models on a cluster."""
+    from unlearn_audit.audit.models_apart import make_models_on_ray
+
+    make_models_on_ray(request, folder, address=address, progress=progress)
 
 
 def _tell_plan(request: Any, shared: Shared, sections: tuple[str, ...]) -> None:

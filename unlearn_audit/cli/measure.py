@@ -13,6 +13,8 @@ from unlearn_audit.cli.joint import on_ranks
 from unlearn_audit.errors import OutputError
 from unlearn_audit.files import check_output_folder, make_output_folder, only_process
 
+Spread = Callable[[Any, Path, Any], None]
+
 BEGAN = time.time()  # when this process did, near enough: before torch is loaded
 REPORT = OWNED[0]
 
@@ -42,6 +44,7 @@ def audit_and_emit(
     also: Callable[[Any], None] | None = None,
     makes: bool = False,
     fresh: bool = False,
+    spread: Spread | None = None,
 ) -> None:
     """Check the output, run the audit with progress bars, and write what was found.
 
@@ -53,6 +56,7 @@ def audit_and_emit(
         makes: make the models that the request asks for, and keep finished parts, both in the output folder; one that
             has no report yet is gone on with. A second one that is started meanwhile waits, and takes what is there.
         fresh: first remove what a former run has kept there.
+        spread: makes models of the request beforehand, those that it can at once; given request, folder and progress.
     """
     if shared.out is None or not makes:
         if shared.out is not None:
@@ -67,7 +71,7 @@ def audit_and_emit(
             discard(shared.out)
         meanwhile = (shared.out / REPORT).exists() and not there
         _audit_and_emit(request, replace(shared, force=shared.force or not there), only, also, shared.out,
-                        as_there=meanwhile and not shared.force)  # fmt: skip
+                        as_there=meanwhile and not shared.force, spread=spread)  # fmt: skip
 
 
 @contextmanager
@@ -105,6 +109,7 @@ def _audit_and_emit(
     folder: Path | None,
     *,
     as_there: bool = False,
+    spread: Spread | None = None,
 ) -> None:
     """Run the audit and write its report; `as_there` where another one wrote its own meanwhile: it must be the same."""
     from unlearn_audit.audit import audit_checkpoints
@@ -115,6 +120,8 @@ def _audit_and_emit(
     cache = ResultCache(folder / FOLDER) if folder else NO_CACHE
     with progress_bars(quiet=shared.quiet) as progress:
         if folder:
+            if spread:
+                spread(request, folder, progress)
             request = with_judge(make_models(request, folder, progress), folder, progress, only=only)
         report, arrays = audit_checkpoints(
             request.config, origins=request.origins, only=only, cache=cache, progress=progress

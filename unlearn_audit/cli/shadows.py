@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from unlearn_audit.catalogue import SECTION_TITLES
+from unlearn_audit.cli.backends import Address, Backend, check_address
 from unlearn_audit.cli.console import command_line, message, progress_bars
 from unlearn_audit.cli.flags import Quiet, Shared, config_layers, flag_values, measuring
 from unlearn_audit.cli.plans import tell_of_gpus
 from unlearn_audit.cli.until_settled import run_until_settled
-from unlearn_audit.errors import UsageError
 
 if TYPE_CHECKING:
     from unlearn_audit.shadows import FleetContext, FleetRun
@@ -192,16 +192,8 @@ def _run(
     workers: Annotated[
         int | None, _option("Number of processes; default: one per GPU, else one per CPU core.", least=1)
     ] = None,
-    backend: Annotated[
-        Literal["local", "ray"], _option("Local processes, or a Ray cluster (extra `ray`).", "--backend")
-    ] = "local",
-    address: Annotated[
-        str | None,
-        _option(
-            "Of the Ray cluster to join: HOST:PORT, or auto; default: RAY_ADDRESS, else one on this machine.",
-            "--address",
-        ),
-    ] = None,
+    backend: Backend = "local",
+    address: Address = None,
     until_settled: Annotated[
         bool,
         _option(
@@ -240,8 +232,7 @@ def _run(
     """
     from unlearn_audit.shadows import read_plan, run_on_ray, run_workers
 
-    if address is not None and backend != "ray":
-        raise UsageError("--address is of a Ray cluster: add --backend ray")
+    check_address(address, backend)
 
     def plan(models: int | None) -> "FleetContext":
         if until_settled and models is not None and (folder / "fleet.json").exists():

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
 
 from unlearn_audit.engine import Device
+from unlearn_audit.engine.cluster import RETRIES, ray_cluster, slots
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.shadows.jobs import FleetContext, undone
@@ -251,10 +251,6 @@ def run_on_ray(
         UsageError: Ray is not installed, or `workers` is less than one.
         MeasurementError: workers keep dying.
     """
-    try:
-        ray = import_module("ray")
-    except ModuleNotFoundError as missing:
-        raise UsageError("--backend ray needs Ray: pip install 'unlearn-audit[ray]'") from missing
     began, before = time.monotonic(), _finished(context)
     context.folder.reset_attempts()
     context.folder.sweep()
@@ -262,13 +258,10 @@ def run_on_ray(
     if not left:
         return _outcome(context, before, time.monotonic() - began)
     gpus = 1 if context.compute.device.type == "cuda" else 0
-    ray.init(address=address, include_dashboard=False, log_to_driver=False)
-    try:
-        slots = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))) if workers is None else workers
-        worker = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MOST_DEATHS)(_ray_worker)
-        _watch_ray(ray, worker, size=_size(context, slots, left), context=context, progress=progress)
-    finally:
-        ray.shutdown()
+    with ray_cluster(address) as ray:
+        size = _size(context, slots(ray, gpus=gpus) if workers is None else workers, left)
+        worker = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_ray_worker)
+        _watch_ray(ray, worker, size=size, context=context, progress=progress)
     return _outcome(context, before, time.monotonic() - began)
 
 
