@@ -29,13 +29,14 @@ from unlearn_audit.engine import (
     derive_seed,
     descend,
     one_thread,
+    passes,
     predict,
     setup_device,
     trainable,
 )
 from unlearn_audit.engine import batches as engine_batches
 from unlearn_audit.engine import task as tasks
-from unlearn_audit.engine.device import packed
+from unlearn_audit.engine.device import packed, room
 from unlearn_audit.engine.task import Task
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.models.small import small_cnn
@@ -389,6 +390,39 @@ def with_dropout(seed: int, *, first: int = 0, start: Any = None, steps: int = 4
     descend(model, terms, torch.optim.SGD(model.parameters(), lr=0.01), steps=steps, seed=seed, resumable=From())
     assert torch.equal(torch.get_rng_state(), before)
     return model.state_dict()
+
+
+def test_a_set_beyond_its_room_streams_to_the_same_bits(noise: Noise, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more images than a chunk, or a batch, are ever made ready at once."""
+    largest: list[int] = []
+
+    class Watched(Transform):
+        def __call__(self, images: Tensor) -> Tensor:
+            largest.append(len(images))
+            return super().__call__(images)
+
+    def computed() -> list[Tensor]:
+        net, transform = make_net().eval(), Watched((0.5,), (0.25,))
+        batch = FullBatch(noise(30), transform, compute=cpu(7))
+        found = batch.forward_backward(net), batch.forward(net)
+        gradients = [each.grad for each in net.parameters() if each.grad is not None]
+        batches = Batches(noise(30), transform, 8, 0, "train", cpu())
+        return [*gradients, *(torch.from_numpy(each.losses) for each in found), *(batches.at(n)[0] for n in range(5))]
+
+    held = computed()
+    assert max(largest) == 30
+    largest.clear()
+    monkeypatch.setattr(engine_batches, "READY", 0)
+    for module in (engine_batches, passes):
+        monkeypatch.setattr(module, "room", lambda device: 479)  # bytes; the images are 480, and four times that ready
+    streamed = computed()
+    assert max(largest) == 8
+    assert len(held) == len(streamed) > 10
+    assert all(torch.equal(one, other) for one, other in zip(held, streamed, strict=True))
+
+
+def test_the_room_of_a_set_is_a_part_of_the_memory() -> None:
+    assert 2**26 < room(torch.device("cpu")) < 2**50
 
 
 def test_what_a_model_draws_in_a_step_is_what_torch_draws_after_its_seed() -> None:

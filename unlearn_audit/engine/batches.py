@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unlearn_audit.data import Examples, Transform
-from unlearn_audit.engine.device import Device, packed, upload
+from unlearn_audit.engine.device import Device, packed, room, upload
 from unlearn_audit.engine.passes import Inputs, encoded
 from unlearn_audit.engine.task import CLASSIFICATION, Draws, Rows, Task, mapped
 from unlearn_audit.streams import derive_seed
@@ -19,7 +19,10 @@ READY = 2**26  # bytes of a set that is kept as the model takes it: of a larger 
 
 @dataclass
 class Batches:
-    """Shuffled minibatches of a resident set; the batch of a step depends on (seed, name, step) alone.
+    """Shuffled minibatches of a set; the batch of a step depends on (seed, name, step) alone.
+
+    The set lives on the device, unless it takes more than a quarter of the device's memory: then its batches are
+    brought there one by one.
 
     Every epoch has its own permutation and its last batch may be short; a batch size beyond the set is the set.
 
@@ -48,8 +51,10 @@ class Batches:
     _order: tuple[int, Tensor, Tensor] = field(default=(-1, torch.empty(0), torch.empty(0)), repr=False)
 
     def __post_init__(self) -> None:
-        """Move the set to the device once."""
-        self._images = self.examples.images.to(self.compute.device)
+        """Move the set to the device once, if there is room for it."""
+        device, images = self.compute.device, self.examples.images
+        self._held = images.numel() * images.element_size() <= room(device)
+        self._images = images.to(device) if self._held else images
         self._labels = self.examples.labels.to(self.compute.device)
         self._encoded: Tensor | None = None
         # Pixel by pixel, so that a set gives the bits of its batches; what else takes images may be a network.
@@ -74,8 +79,12 @@ class Batches:
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the images [B, C, H, W], transformed, and the labels [B] of a step (counted from 0)."""
-        rows = self.rows(step)
-        images = self.transform(self._images[rows]) if self._ready is None else self._ready[rows]
+        here, rows = self._of_step(step)
+        if self._ready is None:
+            images = self._images[rows] if self._held else upload(self._images[here], self.compute.device)
+            images = self.transform(images)
+        else:
+            images = self._ready[rows]
         if self.augment is not None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.name, "augment", step))
             images = self.augment(images, generator)

@@ -13,6 +13,7 @@ from unlearn_audit.engine.ranks import ALONE, Ranks, ranks_here
 from unlearn_audit.errors import UsageError
 from unlearn_audit.models import layout_of
 
+HELD = 4  # the part of a device's memory, 1/4, that one set may take: there are two of them, networks and gradients
 CPU_CHUNK, GPU_CHUNK = 128, 2048  # measured: 64 to 256 serve a CPU's caches alike
 
 
@@ -128,6 +129,13 @@ def chunks(n: int, largest: int) -> Iterator[slice]:
         stop = start + size + (index < longer)
         yield slice(start, stop)
         start = stop
+
+
+def room(device: torch.device) -> int:
+    """Return how many bytes a set may take on a device that stays there: a quarter of its memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // HELD
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // HELD
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearn_audit.data import Examples
-from unlearn_audit.engine.device import Device, chunks, full_float32, packed
+from unlearn_audit.data import Examples, Transform
+from unlearn_audit.engine.device import Device, chunks, full_float32, packed, room
 from unlearn_audit.engine.task import CLASSIFICATION, Draws, Rows, Task, mapped
 from unlearn_audit.models import models_own
 
@@ -159,7 +159,8 @@ class FullBatch:
         compute: device and chunk size.
         task: whose losses and errors are taken.
         resident: whether the inputs stay on the device as the model takes them, for a set that every step looks at; a
-            set of any size that is looked at once is brought there chunk by chunk.
+            set that is looked at once, and one that takes more than a quarter of the device's memory, is brought there
+            chunk by chunk, which changes no bit. Features and encoded images stay: they are a network's work.
         draws: the noise of a task that has any, the same in every pass.
     """
 
@@ -182,7 +183,7 @@ class FullBatch:
                 _drawn(task.rows(inputs[part], labels[part], examples.numbered[part], draws))
                 for part in chunks(self.n, _at_once(compute, task, draws))
             ]
-        elif resident:
+        elif resident and _may_stay(examples, transform, compute):
             images = packed(transform(examples.images.to(compute.device)))
             labels = examples.labels.to(compute.device)
             largest = compute.chunk if images.dim() == 4 else max(compute.chunk, ROWS_CHUNK)
@@ -240,6 +241,11 @@ class FullBatch:
         if self.task.errors is not None:
             told.append(self.task.errors(outputs.detach(), target).to(each.dtype))
         return _of_examples(torch.stack(told), owner, self.row_count // self.n)
+
+
+def _may_stay(examples: Examples, transform: Inputs, compute: Device) -> bool:
+    """Return whether inputs that are images take no more than the room that they may; others stay anyway."""
+    return not isinstance(transform, Transform) or 4 * examples.images.numel() <= room(compute.device)
 
 
 def read_passes(measured: Sequence[Tensor]) -> list[Pass]:
