@@ -1,6 +1,7 @@
 """The benchmarks compute what they say: on a few small images, both arms take the same curve."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -53,3 +54,20 @@ def test_the_two_sample_tests_floor_is_part_of_what_it_takes(load_benchmark: Cal
     found = bench.measure(60, 19, repeats=1)
     assert found.floor > 0
     assert found.test > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel does not tell peaks of memory")
+def test_a_set_beyond_its_room_never_takes_its_size(load_benchmark: Callable[[str], ModuleType]) -> None:
+    """4096 images of 3 x 16 x 16 numbers are 12 MiB as the network takes them; a chunk of 64 is a 64th of that."""
+    growth = load_benchmark("bench_growth")
+    _, _, streaming, staying = growth.MEMORY
+    few, many, all_of_them = growth.peak(streaming, 1024), growth.peak(streaming, 4096), growth.peak(staying, 4096)
+    assert all_of_them - many > 8 * 2**20
+    assert many - few < 6 * 2**20
+
+
+def test_exponents_are_slopes_of_logarithms(load_benchmark: Callable[[str], ModuleType]) -> None:
+    growth = load_benchmark("bench_growth")
+    assert growth.exponent([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
+    axis = growth.Axis("made up", (2, 4), lambda size: sum(range(20_000 * size)))
+    assert all(len(each) == 2 and each[0] > 0 for each in growth.times(axis, 2))

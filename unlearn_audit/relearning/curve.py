@@ -308,14 +308,17 @@ def relearn(
     n = source.measured.n
     record = _Record(algorithm, run.measured is not None, np.zeros(n), np.zeros(n if has_errors else 0))
     stepper = algorithm.stepper(source.parameters, 1.0 if step_size == "lambda" else step_size)
-    norms, sizes, waiting, products = list[Tensor](), list[float](), list[_Taken](), 0
+    norms, sizes, products = list[float](), list[float](), 0
+    waiting, unread = list[_Taken](), list[Tensor]()
     every = 1 if stop_when_rising or stop or visit else looks_every(compute)
     for t in range(steps + 1):
         waiting.append(source.take(t, last=t == steps))
         look = (t + 1) % every == 0 or t == steps
         if look:
             record.read(waiting)
+            norms += torch.stack(unread).tolist() if unread else []
             waiting.clear()
+            unread.clear()
             if record.diverged_at is not None or (stop_when_rising and record.rises_from is not None):
                 break
             if visit is not None:
@@ -323,7 +326,7 @@ def relearn(
             if stop is not None and stop(record.summed):
                 break
         if t < steps:
-            norms.append(source.norm())
+            unread.append(source.norm())
             if step_size == "lambda" and t % REFRESH == 0:
                 curvature = lambda_max(source.model, source.batch, seed=derive_seed(algorithm.seed, t))
                 products += curvature.products
@@ -340,7 +343,7 @@ def relearn(
         loss=columns[0],
         objective=columns[1],
         error=columns[2] if has_errors else np.zeros(0),
-        gradient_norm=np.array(torch.stack(norms).tolist() if norms else [])[taken],
+        gradient_norm=np.array(norms)[taken],
         distance=columns[3],
         areas=record.areas,
         error_areas=record.error_areas,
