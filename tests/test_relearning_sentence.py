@@ -45,6 +45,27 @@ def test_a_share_says_where_a_model_lies(value: float, ends: tuple[float, float]
     assert words in text
 
 
+def compared(low: float, high: float) -> dict[str, Any]:
+    ends = {"low": low, "high": high, "method": "t"}
+    return {
+        "to": "retrained", "scale": "log ratio", "difference": (low + high) / 2, "interval": ends, "df": 3.0,
+        "seen": high < 0, "blind_below": (high - low) / 2,
+    }  # fmt: skip
+
+
+def test_an_excess_that_falls_sooner_than_the_retrained_models_is_told_beside_any_share() -> None:
+    reference = {"role": "retrained", "value": 0.318, "spread": 0.015, "n": 5}
+    share = made("ratio_to_retrained", 0.86, (0.78, 0.94), reference=reference | {"value": 1.0, "spread": 0.08})
+    shape = made("normalised", 0.158, (0.14, 0.18), reference=reference, comparison=compared(-0.9, -0.5))
+    text = said(raw(), share, shape)
+    assert (
+        "falls sooner than theirs (normalised 0.16, retrained 0.32): of what it does not show, some was hidden" in text
+    )
+    as_slow = made("normalised", 0.3, (0.28, 0.32), reference=reference, comparison=compared(-0.2, 0.1))
+    for other in (as_slow, made("normalised", 0.158, (0.14, 0.18)), made("normalised", None)):
+        assert "sooner" not in said(raw(), share, other)
+
+
 def test_without_retrained_models_nothing_is_called_gone() -> None:
     text = said(raw(), made("ratio_to_retrained", None))
     assert "+0.084 [+0.064, +0.104]: it relearns more slowly than the original" in text

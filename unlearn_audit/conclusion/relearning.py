@@ -27,8 +27,8 @@ def relearning_sentence(measurements: Sequence[Measurement], label: str, role: s
     if role == "original" or raw is None or not _over_the_original(raw) or not _is_number(raw):
         return None
     told = _of_share(share) if share is not None and _is_number(share) else _of_excess(raw, share)
-    steps = _of_steps(found.get("rcd.steps_to_relearn"))
-    return f"{named(label, role)}, relearning the forget set: {told}{steps}."
+    shape, steps = _of_shape(found.get("rcd.normalised")), _of_steps(found.get("rcd.steps_to_relearn"))
+    return f"{named(label, role)}, relearning the forget set: {told}{shape}{steps}."
 
 
 def _over_the_original(raw: Measurement) -> bool:
@@ -105,6 +105,17 @@ def _small(raw: Measurement) -> float:
     """Return the excess that is small against the original's own sum of losses; 0 where that is not known."""
     losses = raw.details.get("loss_sum")
     return SMALL * (float(losses) - _value(raw)) if isinstance(losses, int | float) else 0.0
+
+
+def _of_shape(found: Measurement | None) -> str:
+    """Say that an excess falls sooner than the retrained models' do, which a share of areas may hide."""
+    comparison = found.comparison if found is not None else None
+    if found is None or comparison is None or found.reference is None or comparison.interval.high >= 0:
+        return ""
+    return (
+        f"; for its height that excess falls sooner than theirs (normalised {_value(found):.2f}, retrained "
+        f"{found.reference.value:.2f}): of what it does not show, some was hidden and is not gone"
+    )
 
 
 def _of_steps(found: Measurement | None) -> str:

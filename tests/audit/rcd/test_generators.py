@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from unlearn_audit.audit.context import AuditContext
 from unlearn_audit.audit.generators import asked_of_generators
 from unlearn_audit.audit.rcd.curves import ModelCurves, relearn_models
 from unlearn_audit.audit.rcd.loss_steps import first_within
+from unlearn_audit.audit.rcd.numbers import _normalised_difference
 from unlearn_audit.audit.rcd.runs import check_request
 from unlearn_audit.audit.rcd.shares import share_of_excess
 from unlearn_audit.config import AuditConfig, RcdSettings
@@ -212,6 +214,47 @@ def test_the_interval_of_a_share_holds_it_as_often_as_it_says() -> None:
         assert found is not None
         held += found.low <= truth <= found.high
     assert 0.93 <= held / runs <= 0.97
+
+
+# ----- the shape of the fall
+
+
+def test_the_shape_of_a_fall_is_held_against_the_retrained_models_(
+    report: AuditReport,
+) -> None:
+    found = {label: of(report, "normalised", label) for label in MODELS}
+    retrained = [float(found[label].value) for label in ("first", "second", "third")]  # type: ignore[arg-type]
+    compared = found["unlearned"].comparison
+    assert compared is not None
+    assert compared.scale == "log ratio"
+    assert compared.difference == pytest.approx(np.log(float(found["unlearned"].value)) - np.log(retrained).mean())  # type: ignore[arg-type]
+    assert found["original"].comparison is None
+    over_zero = of(report_of(context_of(floor="zero")), "normalised", "unlearned")
+    assert (over_zero.value is None, over_zero.comparison) == (False, None)
+
+
+def test_one_more_retrained_model_is_seldom_told_by_its_shape_and_one_that_falls_in_half_the_time_is() -> None:
+    rng, steps, n, runs = np.random.default_rng(0), 41, 36, 300
+
+    def made(shape: float) -> Any:
+        height = 0.04 * np.exp(0.5 * rng.standard_normal(n))
+        areas = steps * shape * np.exp(0.05 * rng.standard_normal()) * height * np.exp(0.3 * rng.standard_normal(n))
+        excess = np.full(steps, areas.mean() / steps)
+        excess[0] = height.mean()
+        return SimpleNamespace(
+            excess_areas=areas, excess_first=height, raw=float(areas.mean()), excess=excess, phi=excess, original=True,
+            forget=SimpleNamespace(areas=areas), why_no_sum=None, candidate=SimpleNamespace(is_generator=True),
+        )  # fmt: skip
+
+    seen = np.zeros((runs, 2), dtype=bool)
+    for run in range(runs):
+        others = [made(0.32) for _ in range(5)]
+        for place, shape in enumerate((0.32, 0.15)):
+            difference = _normalised_difference(made(shape), others)
+            assert difference is not None
+            seen[run, place] = difference.high < 0 or difference.low > 0
+    assert seen[:, 0].mean() <= 0.08
+    assert seen[:, 1].mean() >= 0.95
 
 
 def test_drawing_an_untrained_row_anew_changes_no_number() -> None:

@@ -96,8 +96,10 @@ def normalised(curves: RcdCurves, one: ModelCurves) -> Measurement:
 
     It takes out how high a loss begins and leaves the shape of its fall.
     """
+    difference = _normalised_difference(one, curves.references(one))
     return _measurement(
         curves, one, "rcd.normalised", _normalised, interval=_normalised_interval(curves, one),
+        comparison=comparison_of(difference, "log ratio"),
         method=f"{curves.method()}; divided by (K + 1) x initial excess; higher for a model that fits the set already, "
         "whose small excess has little left to fall",
         details={
@@ -132,6 +134,21 @@ def _normalised_interval(curves: RcdCurves, one: ModelCurves) -> Interval | None
     below = len(one.phi) * (first + (excess - float(first.mean())))
     bounds = metrics.paired_ratio_interval(above, below, **resampling(curves))
     return interval(bounds, metrics.skewed_method(len(areas)))
+
+
+def _normalised_difference(one: ModelCurves, others: Sequence[ModelCurves]) -> metrics.Difference | None:
+    """Compare its log with the retrained models', above the original's own curve; None where one has no such number.
+
+    There it tells what was hidden from what was never there: that comes back as slowly as a new set is learned.
+    """
+    models = (one, *others)
+    levels = [_normalised(each).value or 0.0 for each in models]
+    if one.original is None or min(levels) <= 0 or len(others) < 2 or len(one.forget.areas) < 2:
+        return None
+    # d log(area / first loss) of an example: its share of the area minus its share of the first loss
+    shares = [each.excess_areas / (each.raw or 1.0) - each.excess_first / float(each.excess[0]) for each in models]
+    logs = [math.log(level) for level in levels]
+    return compared(logs[0], logs[1:], [(shares[0], np.stack(shares[1:]))])
 
 
 def ratio_to_retrained(curves: RcdCurves, one: ModelCurves) -> Measurement:
