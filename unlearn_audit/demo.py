@@ -2,7 +2,7 @@
 
 Handwritten digits, a small network with BatchNorm: an original model, three retrained ones, one that is called
 unlearned (by IEU, or retrained with a part of the forget set left in, or with none), and an audit of all. Or a small
-diffusion model of the same digits, with two retrained ones, one in which nothing is forgotten but a name, and SalUn.
+diffusion model of the same digits, with three retrained ones, one in which nothing is forgotten but a name, and SalUn.
 """
 
 from collections.abc import Mapping
@@ -86,7 +86,6 @@ SCENARIOS: Mapping[str, Scenario] = {
         "a diffusion model draws them; forget every 3, by SalUn, and by a mere change of labels",
         model="tiny-unet",
         epochs=45,
-        retrained=2,
         applied={"label-swap": "label-swap", "salun": "salun"},
         ending="",
     ),
@@ -96,10 +95,12 @@ CONFIG = """\
 # What `unlearn-audit audit` measures here; paths are relative to this file.
 schema_version = 1
 forget = "forget.npy"
-seed = {seed}
+{sample}seed = {seed}
 
 {checkpoints}
 {sections}"""
+
+SAMPLE = "sample = 36             # of the forgotten images: as many as have a partner that nobody has seen\n"
 
 OF_CLASSIFIERS = """\
 [gaps]                 # accuracy on every split, and the gaps to the retrained models
@@ -125,6 +126,7 @@ kept_samples = 20      # under each kept class
 [rcd]                  # relearning convergence delay, above the original's own curve on the same noise
 optimizer = "adam"
 steps = 20
+controls = false       # true: an untrained network, too
 
 [mia]                  # membership inference: denoisers are asked to find noise again
 attacks = ["loss", "pia", "secmi"]
@@ -239,5 +241,5 @@ def _config(plan: Scenario, seed: int) -> str:
     roles = {"original": "original", **dict.fromkeys(plan.applied, "unlearned")}
     roles |= dict.fromkeys(plan.trained[1:], "retrained")
     entries = (f'[[checkpoint]]\npath = "{label}{plan.ending}"\nrole = "{role}"\n' for label, role in roles.items())
-    sections = OF_CLASSIFIERS if plan.ending else OF_GENERATORS
-    return CONFIG.format(seed=seed, checkpoints="\n".join(entries), sections=sections)
+    sections, sample = (OF_CLASSIFIERS, "") if plan.ending else (OF_GENERATORS, SAMPLE)
+    return CONFIG.format(seed=seed, sample=sample, checkpoints="\n".join(entries), sections=sections)

@@ -69,10 +69,10 @@ COLUMNS: Mapping[str, tuple[str, int]] = {
     "loss": ("loss.forget", 3),
     "excess": ("rcd.raw", 3),
     "share of retrained": ("rcd.ratio_to_retrained", 2),
+    "normalised": ("rcd.normalised", 3),
     "steps": ("rcd.steps_to_relearn", 0),
     "PIA": ("mia.pia.auc", 2),
 }
-SHARE = "rcd.ratio_to_retrained"
 
 
 def label(name: str) -> str:
@@ -178,13 +178,13 @@ def kind_of(name: str) -> str:
     return name.rpartition("-")[0] if name.startswith(("retrained-", "swap-")) else name
 
 
-def shares_of(reports: Sequence[AuditReport]) -> Mapping[str, list[float]]:
-    """Return the share of each kind of model, one number a seed: the mean over its models of the kind."""
+def levels_of(reports: Sequence[AuditReport], metric: str) -> Mapping[str, list[float]]:
+    """Return a metric of each kind of model, one number a seed: the mean over its models of the kind."""
     found: dict[str, list[float]] = {}
     for report in reports:
         here: dict[str, list[float]] = {}
         for subject in report.subjects:
-            measured = report.find(SHARE, subject.label)
+            measured = report.find(metric, subject.label)
             if measured is not None and isinstance(measured.value, int | float):
                 here.setdefault(kind_of(subject.label), []).append(float(measured.value))
         for kind, values in here.items():
@@ -192,11 +192,11 @@ def shares_of(reports: Sequence[AuditReport]) -> Mapping[str, list[float]]:
     return found
 
 
-def table_of_shares(reports: Sequence[AuditReport]) -> Iterator[str]:
-    """Yield mean share and 95 % interval over seeds (Student's t) of each kind of model."""
-    yield "| model | share of retrained, mean over seeds | 95 % | seeds | lowest | highest |"
+def table_of_seeds(reports: Sequence[AuditReport], title: str) -> Iterator[str]:
+    """Yield a column's mean and 95 % interval over seeds (Student's t) for each kind of model."""
+    yield f"| model | {title}, mean over seeds | 95 % | seeds | lowest | highest |"
     yield "|---|---|---|---|---|---|"
-    for kind, values in shares_of(reports).items():
+    for kind, values in levels_of(reports, COLUMNS[title][0]).items():
         mean, seeds = float(np.mean(values)), len(values)
         spread = "–"
         if seeds > 1:
@@ -207,7 +207,7 @@ def table_of_shares(reports: Sequence[AuditReport]) -> Iterator[str]:
 
 def order_of_table_3(reports: Sequence[AuditReport]) -> Iterator[str]:
     """Yield a line a metric: the eight rows of the paper's table in order of their mean over seeds."""
-    for title in ("share of retrained", "forget rate", "KID", "FID"):
+    for title in ("share of retrained", "normalised", "forget rate", "KID", "FID"):
         metric, digits = COLUMNS[title]
         means = {}
         for name in TABLE_3:
@@ -254,7 +254,8 @@ def print_tables(folder: Path, policy: Path) -> None:
     for name, report in kept.items():
         print(f"{name}\n", *table_of(report), "", sep="\n")
     reports = list(kept.values())
-    for lines in (table_of_shares(reports), order_of_table_3(reports), error_rates(reports, policy)):
+    over_seeds = (table_of_seeds(reports, title) for title in ("share of retrained", "normalised"))
+    for lines in (*over_seeds, order_of_table_3(reports), error_rates(reports, policy)):
         print(*lines, "", sep="\n")
 
 

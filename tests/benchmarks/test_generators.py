@@ -61,11 +61,11 @@ def reports(make_report: Make, make_measurement: Make) -> list[AuditReport]:
 
 
 def test_a_share_is_one_number_a_seed(bench: ModuleType, reports: list[AuditReport]) -> None:
-    shares = bench.shares_of(reports)
+    shares = bench.levels_of(reports, SHARE)
     assert shares["retrained"] == pytest.approx([1.0, 1.0])
     assert shares["swap"] == [0.2, 0.4]
     assert "salun-ga" not in shares
-    lines = list(bench.table_of_shares(reports))
+    lines = list(bench.table_of_seeds(reports, "share of retrained"))
     assert "| swap | 0.30 | [-0.97, 1.57] | 2 | 0.20 | 0.40 |" in lines  # t of one degree of freedom: 12.7 x 0.1
 
 
