@@ -59,7 +59,7 @@ def test_an_excess_that_falls_sooner_than_the_retrained_models_is_told_beside_an
     shape = made("normalised", 0.158, (0.14, 0.18), reference=reference, comparison=compared(-0.9, -0.5))
     text = said(raw(), share, shape)
     assert (
-        "falls sooner than theirs (normalised 0.16, retrained 0.32): of what it does not show, some was hidden" in text
+        "falls sooner than theirs (normalised 0.16, retrained 0.32), as what is only hidden does" in text
     )
     as_slow = made("normalised", 0.3, (0.28, 0.32), reference=reference, comparison=compared(-0.2, 0.1))
     for other in (as_slow, made("normalised", 0.158, (0.14, 0.18)), made("normalised", None)):

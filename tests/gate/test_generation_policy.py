@@ -1,4 +1,4 @@
-"""The policy `generation`: samples alone never pass; what relearns soon fails, by area or by shape, and so does a wreck."""
+"""The policy `generation`: samples alone never pass; what relearns soon fails by area or shape, a wreck fails, too."""
 
 from collections.abc import Callable
 from pathlib import Path

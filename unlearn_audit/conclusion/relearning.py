@@ -114,7 +114,7 @@ def _of_shape(found: Measurement | None) -> str:
         return ""
     return (
         f"; for its height that excess falls sooner than theirs (normalised {_value(found):.2f}, retrained "
-        f"{found.reference.value:.2f}): of what it does not show, some was hidden and is not gone"
+        f"{found.reference.value:.2f}), as what is only hidden does"
     )
 
 
