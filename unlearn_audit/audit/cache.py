@@ -26,7 +26,8 @@ from unlearn_audit.report import SCHEMA_VERSION, CouldSee, Measurement
 FOLDER = "parts"  # of cached sections and of what is known of each model
 MOST_KEPT = 2**28  # bytes of one part: a larger one takes about as long to read as to make
 VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
-SECTION_VERSION = f"{VERSION} schema {SCHEMA_VERSION}"  # models outlive another schema of reports, sections do not
+SAYS = 2  # counted up when a section would say more, or other things, of the same parts
+SECTION_VERSION = f"{VERSION} schema {SCHEMA_VERSION} says {SAYS}"  # models and parts outlive it, sections do not
 _Kept = TypeAdapter(tuple[tuple[Measurement, ...], tuple[str, ...], dict[str, CouldSee]])
 
 
