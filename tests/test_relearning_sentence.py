@@ -58,9 +58,7 @@ def test_an_excess_that_falls_sooner_than_the_retrained_models_is_told_beside_an
     share = made("ratio_to_retrained", 0.86, (0.78, 0.94), reference=reference | {"value": 1.0, "spread": 0.08})
     shape = made("normalised", 0.158, (0.14, 0.18), reference=reference, comparison=compared(-0.9, -0.5))
     text = said(raw(), share, shape)
-    assert (
-        "falls sooner than theirs (normalised 0.16, retrained 0.32), as what is only hidden does" in text
-    )
+    assert "falls sooner than theirs (normalised 0.16, retrained 0.32), as what is only hidden does" in text
     as_slow = made("normalised", 0.3, (0.28, 0.32), reference=reference, comparison=compared(-0.2, 0.1))
     for other in (as_slow, made("normalised", 0.158, (0.14, 0.18)), made("normalised", None)):
         assert "sooner" not in said(raw(), share, other)
