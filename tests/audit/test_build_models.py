@@ -330,13 +330,16 @@ def test_the_plan_tells_what_is_there_and_does_nothing(whole: Path, run: Cli, co
     done = run("audit", config, "--out", config.parent / "out", "--plan")
     assert done.code == 0, done.stderr
     assert done.stdout.count("to do") == 8
-    assert re.search(r"detectable +to do +– +– +0 s", done.stdout), "plants, since all that they need will be there"
+    assert re.search(r"detectable +to do +– +– +≤ 0 s", done.stdout), "plants, since all that they need will be there"
     assert re.search(r"train original +to do +400 ", done.stdout), "one epoch of the training set"
     assert re.search(r"apply ieu: unlearned +to do +312 ", done.stdout), "three steps of 40 and 64 each"
     assert "about" in done.stderr
     assert not (config.parent / "out").exists()
-    again = run("audit", whole.parent / "comparison.toml", "--out", whole, "--plan").stdout
+    there = run("audit", whole.parent / "comparison.toml", "--out", whole, "--plan")
+    again = there.stdout
     assert "to do" not in again
+    assert again.splitlines()[0].split()[-2:] == ["about", "took"]
+    assert re.search(r"estimated \d+ s, took \d+ s: gaps, rcd", there.stderr)
     assert again.count("there, if nothing changed") == 4
     only = run("audit", config, "--out", config.parent / "out", "--plan", "--only", "rcd").stdout
     assert "gaps" not in only

@@ -47,7 +47,7 @@ from unlearn_audit.user_code import sha256_of_code
 FOLDER = "models"
 # What an audit calls the files that it keeps; others in these folders are none of its business.
 OURS = re.compile(
-    r".+-([0-9a-f]{12}(\.safetensors)?(\.resume)?|[0-9a-f]{24}\.(json|npz)|[0-9a-f]{32}\.npz)|\.unlearn-audit-.+\.tmp"
+    r".+-([0-9a-f]{12}(\.safetensors)?(\.resume)?|[0-9a-f]{24}\.(json|npz|seconds)|[0-9a-f]{32}\.npz)|\.unlearn-audit-.+\.tmp"
 )
 
 

@@ -7,6 +7,7 @@ report, and a second one with more sections or models measures what is new. Noth
 import hashlib
 import io
 import json
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from unlearn_audit.files import atomic_write, make_subfolder, sha256_of_bytes
 from unlearn_audit.report import SCHEMA_VERSION, CouldSee, Measurement
 
 FOLDER = "parts"  # of cached sections and of what is known of each model
+TOOK = ".seconds"  # ending of the file that says how long a section took; what it found never depends on it
 MOST_KEPT = 2**28  # bytes of one part: a larger one takes about as long to read as to make
 VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
 SAYS = 2  # counted up when a section would say more, or other things, of the same parts
@@ -63,6 +65,20 @@ def kept_arrays(source: Path | bytes) -> dict[str, NDArray[Any]] | None:
         return None
 
 
+def seconds_taken(folder: Path, section: str) -> float | None:
+    """Return how long a section took that was measured here last, None where that is not known.
+
+    Args:
+        folder: where sections are kept.
+        section: its name.
+    """
+    try:
+        last = max(folder.glob(f"{section}-*{TOOK}"), key=lambda path: path.stat().st_mtime)
+        return float(last.read_bytes()[:32])
+    except (OSError, ValueError):
+        return None
+
+
 class ResultCache:
     """Finds what was measured before, and keeps what is measured now.
 
@@ -87,8 +103,11 @@ class ResultCache:
         if known is not None:
             self.found += [name] if name not in self.found else []
             return known
+        began = time.monotonic()
         result = measure()
         self._write(key, result)
+        if self.folder is not None:
+            atomic_write(self.folder / f"{key}{TOOK}", f"{time.monotonic() - began:.1f}\n".encode())
         return result
 
     def part(self, depends: object, make: Callable[[], Arrays]) -> Arrays:

@@ -235,6 +235,9 @@ def _apply(
         seed=seed,
     )
     request = resolved([checkpoint], shared)
+    from unlearn_audit.config.early import refuse_names
+
+    refuse_names(transforms=extras or ())
     from unlearn_audit.checkpoints import check_checkpoint_output
     from unlearn_audit.config import names_generator
     from unlearn_audit.files import only_process

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from unlearn_audit.cli.backends import Address, Backend, check_address
-from unlearn_audit.cli.console import draw, message
+from unlearn_audit.cli.console import draw, message, progress_bars
 from unlearn_audit.cli.flags import Shared, config_layers, flag_values, measuring
 from unlearn_audit.cli.measure import audit_and_emit
 from unlearn_audit.cli.plans import duration, steps_table
@@ -58,9 +58,11 @@ def _audit(
       unlearn-audit audit sweep.toml --out shared/sweep/ --backend ray
     """
     from unlearn_audit.config import resolve
+    from unlearn_audit.config.early import refuse_early
 
     check_address(address, backend)
     request = resolve(config_layers(flag_values((), shared, {}), path))
+    refuse_early(request.config)
     if not retrain and (recipe or epochs):
         raise UsageError("--recipe and --epochs require --retrain N")
     if retrain:
@@ -93,15 +95,26 @@ def _on_ray(address: str | None, request: Any, folder: Path, progress: Any) -> N
 
 
 def _tell_plan(request: Any, shared: Shared, sections: tuple[str, ...]) -> None:
-    """Print what would be done."""
+    """Print what would be done, and where some of it was done here, how far the estimates were from what it took."""
     from unlearn_audit.audit import sections_asked
     from unlearn_audit.audit.cost import planned_steps
 
     asked = sections_asked(request.config, sections)
-    steps = list(planned_steps(request, shared.out or Path(), asked, whole=not sections))
+    with progress_bars(quiet=shared.quiet) as progress:
+        planned = planned_steps(request, shared.out or Path(), asked, whole=not sections, progress=progress)
+        steps = list(planned)
     draw(steps_table(steps))
-    known = [step.seconds for step in steps if step.seconds is not None and not step.there]
-    message(f"about {duration(sum(known))} for the parts that can be estimated", quiet=shared.quiet)
+    known = [step for step in steps if step.seconds is not None and not step.there]
+    at_most = " at most" if any(step.at_most for step in known) else ""
+    total = duration(sum(step.seconds or 0 for step in known))
+    message(f"about {total}{at_most} for the parts that can be estimated", quiet=shared.quiet)
+    done = [step for step in known if step.took is not None]
+    if done:
+        said, took = (
+            sum(seconds) for seconds in zip(*((one.seconds or 0, one.took or 0) for one in done), strict=True)
+        )
+        message(f"estimated {duration(said)}, took {duration(took)}: {', '.join(step.name for step in done)}",
+                quiet=shared.quiet)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:

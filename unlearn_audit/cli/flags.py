@@ -154,6 +154,7 @@ def resolved(checkpoints: Sequence[str], shared: Shared, **section: Mapping[str,
         section: the verb's section with its flags, None where not given.
     """
     from unlearn_audit.config import SECTIONS, resolve
+    from unlearn_audit.config.early import refuse_early
 
     layers = config_layers(flag_values(checkpoints, shared, section), shared.config)
     others = [name for name in SECTIONS if name not in section and name != "checkpoint"]
@@ -163,4 +164,6 @@ def resolved(checkpoints: Sequence[str], shared: Shared, **section: Mapping[str,
         layer._replace(values={key: value for key, value in layer.values.items() if key not in others})
         for layer in layers[1:]
     ]
-    return resolve(kept)
+    request = resolve(kept)
+    refuse_early(request.config)
+    return request

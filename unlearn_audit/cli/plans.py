@@ -1,6 +1,6 @@
 """Plans as tables: what work takes on this machine, and what it would take on GPUs that are not here."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,22 +10,25 @@ from unlearn_audit.cli.console import draw, message
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from unlearn_audit.audit.cost import Step
+    from unlearn_audit.audit.section_costs import Step
     from unlearn_audit.engine.estimates import Span
 
 
-def steps_table(steps: Iterable["Step"]) -> "Table":
-    """Return the steps of a plan as a table: what is there, and what the rest takes on this machine."""
+def steps_table(steps: Sequence["Step"]) -> "Table":
+    """Return the steps of a plan as a table: what is there, what it took, and what the rest takes on this machine."""
     from rich.table import Table
 
+    took = any(step.took is not None for step in steps)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("step", "", "gradients", "FLOP", "about"):
+    for heading in ("step", "", "gradients", "FLOP", "about", *(["took"] if took else [])):
         table.add_column(heading, justify="left" if heading in ("step", "") else "right")
     for step in steps:
+        bound = "≤ " if step.at_most else ""
         cells = (
-            "–" if step.gradients is None else f"{step.gradients:,}",
-            "–" if step.flop is None else f"{step.flop:.2g}",
-            "–" if step.seconds is None else duration(step.seconds),
+            "–" if step.gradients is None else f"{bound}{step.gradients:,}",
+            "–" if step.flop is None else f"{bound}{step.flop:.2g}",
+            "–" if step.seconds is None else bound + duration(step.seconds),
+            *(["" if step.took is None else duration(step.took)] if took else []),
         )
         table.add_row(step.name, {True: "there", False: "to do", None: "there, if nothing changed"}[step.there], *cells)
     return table

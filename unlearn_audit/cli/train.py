@@ -57,6 +57,12 @@ def _train(
       unlearn-audit train --data digits --model small-unet --out original/
     """
     from unlearn_audit.catalogue import GENERATORS
+    from unlearn_audit.config.early import refuse_index_file, refuse_names, refuse_source
+
+    refuse_source(data)
+    refuse_names(recipe=recipe, transforms=extras or ())
+    if without is not None:
+        refuse_index_file(without)
     from unlearn_audit.checkpoints import check_checkpoint_output
 
     check_checkpoint_output(out, force=force, generator=model in GENERATORS)

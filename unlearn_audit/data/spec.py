@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_audit.catalogue import DATA_SOURCES
+from unlearn_audit.config.early import OF_YOUR_OWN
 from unlearn_audit.data.old_draws import VERSION as OLD_VERSION
 from unlearn_audit.errors import DataError, unknown_name
 from unlearn_audit.files import expanded
@@ -132,8 +133,7 @@ def parse_spec(spec: str) -> DataSpec:
     source, _, target = head.partition(":")
     code = is_code(spec)
     if source not in DATA_SOURCES and not code:
-        hint = "Code of your own is package.module:callable"
-        raise DataError(unknown_name("data source", source, DATA_SOURCES, hint=hint))
+        raise DataError(unknown_name("data source", source, DATA_SOURCES, hint=OF_YOUR_OWN))
     options = _parse_options(spec, tail) if question else Options()
     if options.root is not None and source != "torchvision":
         raise DataError(f"data spec '{spec}': root= belongs to torchvision: data only")
