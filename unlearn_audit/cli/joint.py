@@ -112,6 +112,8 @@ def _first(run: "Joined") -> Iterator[None]:
 @contextmanager
 def _other(run: "Joined") -> Iterator[None]:
     """Keep still, and end well where the first rank ends as well; tell what went wrong here alone."""
+    from unlearn_audit.engine import RankLostError
+
     sys.stdout.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -124,7 +126,7 @@ def _other(run: "Joined") -> Iterator[None]:
         if run.heard(ENDED, GRACE):
             raise typer.Exit(0) from None
         os.dup2(stderr, 2)
-        if isinstance(problem, KeyboardInterrupt):
+        if isinstance(problem, KeyboardInterrupt | RankLostError):  # whoever is at fault, or found it first, tells
             raise typer.Exit(3) from None
         write_error(f"error: rank {run.ranks.rank} of {run.ranks.size}: {type(problem).__name__}: {problem}")
         raise typer.Exit(problem.exit_code if isinstance(problem, AuditError) else 3) from problem
