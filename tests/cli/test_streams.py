@@ -78,6 +78,25 @@ def test_a_narrow_terminal_gets_ascii(folder: Path) -> None:
     assert (done.stdout + done.stderr).isascii()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of POSIX")
+@pytest.mark.parametrize(("locale", "ascii_alone"), [({"LC_ALL": "C"}, True), ({"LC_ALL": "C.UTF-8"}, False),
+                                                     ({"LC_ALL": "C", "PYTHONUTF8": "1"}, False)])  # fmt: skip
+def test_a_terminal_whose_locale_is_ascii_gets_ascii(folder: Path, locale: dict[str, str], ascii_alone: bool) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    plain = {key: text for key, text in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON"))}
+    environment = plain | {"PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"} | locale
+    done = subprocess.run([sys.executable, "-c", MAIN, "show", "good.json"], stdout=slave, stderr=slave,
+                          env=environment, timeout=600, check=False)  # fmt: skip
+    os.close(slave)
+    shown = os.read(master, 2**16)
+    os.close(master)
+    assert done.returncode == 0
+    assert b"accuracy test" in shown
+    assert shown.isascii() == ascii_alone
+
+
 PRINTS = """
 import atexit, os, subprocess, sys
 print("at import"); os.write(1, b"below python\\n"); sys.__stdout__.write("around\\n")

@@ -105,7 +105,17 @@ def stand() -> None:
         sys.stderr = _stream(sys.stderr, 2, forgiving=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=SPELLED)
+            narrow = stream.isatty() and _locale_is_ascii()
+            stream.reconfigure(encoding="ascii" if narrow else None, errors=SPELLED)
+
+
+def _locale_is_ascii() -> bool:
+    """Return whether the locale says of a terminal that it shows ASCII, where Python itself would write UTF-8.
+
+    LC_ALL says it: of LANG and LC_CTYPE Python makes C.UTF-8 where they are C, before anybody can look at them.
+    """
+    own = {"PYTHONIOENCODING", "PYTHONUTF8"} & set(os.environ)
+    return os.environ.get("LC_ALL") in ("C", "POSIX") and not own
 
 
 def _stream(old: object, descriptor: int, *, forgiving: bool) -> io.TextIOWrapper:
