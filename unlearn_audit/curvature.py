@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -214,6 +213,8 @@ def lanczos(
     Returns:
         The eigenvalues with their residuals, converged or not.
     """
+    from scipy.linalg import eigh_tridiagonal  # who trains or unlearns need not wait for it to load
+
     size = len(start)
     k = min(k, size)
     basis = [start / torch.linalg.vector_norm(start)]

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import nn
 
 from unlearn_audit.engine import Device, trainable
@@ -50,6 +49,8 @@ def fit_floor(
     Returns:
         The floor, with the objective's value in nats.
     """
+    from scipy.optimize import minimize  # a fifth of what loads before a shadow model is trained, and only used here
+
     model, batch = run.prepared(compute)
     model = model.double()
     batch.parts = [part._replace(inputs=mapped(part.inputs, _wide)) for part in batch.parts]
