@@ -85,7 +85,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         "class:3",
         "a diffusion model draws them; forget every 3, by SalUn, and by a mere change of labels",
         model="tiny-unet",
-        epochs=45,
+        epochs=36,
         applied={"label-swap": "label-swap", "salun": "salun"},
         ending="",
     ),
