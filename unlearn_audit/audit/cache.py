@@ -28,7 +28,7 @@ FOLDER = "parts"  # of cached sections and of what is known of each model
 TOOK = ".seconds"  # ending of the file that says how long a section took; what it found never depends on it
 MOST_KEPT = 2**28  # bytes of one part: a larger one takes about as long to read as to make
 VERSION = f"{__version__} torch {torch.__version__} numpy {np.__version__}"
-SAYS = 2  # counted up when a section would say more, or other things, of the same parts
+SAYS = 3  # counted up when a section would say more, or other things, of the same parts
 SECTION_VERSION = f"{VERSION} schema {SCHEMA_VERSION} says {SAYS}"  # models and parts outlive it, sections do not
 _Kept = TypeAdapter(tuple[tuple[Measurement, ...], tuple[str, ...], dict[str, CouldSee]])
 

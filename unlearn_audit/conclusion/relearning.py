@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 
 from unlearn_audit.conclusion.words import named
-from unlearn_audit.metrics import student_interval
+from unlearn_audit.metrics import BLIND_ABOVE, student_interval
 from unlearn_audit.report import Interval, Measurement, Reference
 
 NEVER_GONE = (
     "without retrained models nothing says how slow one would be that never saw it, so that it cannot be called gone"
 )
-BLIND = 0.5  # of the way from the original, 0, to the retrained models, 1: what could hide beyond is no "no difference"
+BLIND = BLIND_ABOVE["share"]  # what could hide beyond is no "no difference"
 SMALL = 0.01  # of the original's own sum of losses: an excess that ends below it is as fast as the original
 
 

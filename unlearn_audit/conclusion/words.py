@@ -29,6 +29,8 @@ def could_see(comparison: ScaledDifference) -> str:
     half = comparison.half_width
     if comparison.scale == "log ratio":
         return f"a factor of {math.exp(half):.3g}" if half < 100 else "no factor"
+    if comparison.scale == "share":
+        return f"{half:.2f} of the retrained models' excess"
     return f"{half:.3f}" if comparison.scale in ("fraction", "AUC") else f"{half:.2g} {comparison.scale}"
 
 

@@ -14,7 +14,7 @@ SCHEMA_VERSION = 2
 
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]  # beyond, a JSON number is no exact count
-Scale = Literal["fraction", "AUC", "nats", "log ratio", "MMD²"]
+Scale = Literal["fraction", "AUC", "nats", "log ratio", "MMD²", "share"]
 MeasurementFlag = Literal["blind", "legacy", "another question"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -165,6 +165,10 @@ def test_the_share_is_the_excess_over_the_retrained_models_mean(report: AuditRep
     assert found.interval.low < found.value < found.interval.high
     assert of(report, "ratio_to_retrained", "first").value == pytest.approx(raw["first"] / retrained[1:].mean())
     assert found.details["at_k"]["6"] == pytest.approx(found.value)
+    compared = found.comparison
+    assert compared is not None
+    assert (compared.scale, compared.seen) == ("share", True)
+    assert compared.difference == pytest.approx(float(found.value) - 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("floor", ["zero", "best", 0.01])

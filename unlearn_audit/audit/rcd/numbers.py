@@ -196,7 +196,7 @@ def _share(curves: RcdCurves, one: ModelCurves, others: Sequence[ModelCurves]) -
     )
     return _measurement(
         curves, one, "rcd.ratio_to_retrained", lambda _: Found(found.value, found.reason), interval=found.interval,
-        reference=reference,
+        reference=reference, comparison=comparison_of(found.difference, "share"),
         method=f"{curves.method()}; divided by the retrained models' mean: 0 relearns as the original, 1 as a model "
         "that never saw the set, above 1 it was driven away from it",
         details={

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from unlearn_audit import metrics
 from unlearn_audit.audit.rcd.curves import ModelCurves
-from unlearn_audit.audit.reference import NO_RETRAINED, no_reference
+from unlearn_audit.audit.reference import NO_RETRAINED, compared, no_reference
 from unlearn_audit.report import Interval
 
 Floats = NDArray[np.float64]
@@ -24,12 +24,14 @@ class Share(NamedTuple):
         reason: why it is missing.
         interval: of r.
         spread: standard deviation of the retrained models' excess, in units of their mean; None below two of them.
+        difference: r - 1, as that of one more retrained model; None below two of them.
     """
 
     value: float | None
     reason: str | None = None
     interval: Interval | None = None
     spread: float | None = None
+    difference: metrics.Difference | None = None
 
 
 def share_of_excess(one: ModelCurves, others: Sequence[ModelCurves], *, level: float = 0.95) -> Share:
@@ -54,7 +56,9 @@ def share_of_excess(one: ModelCurves, others: Sequence[ModelCurves], *, level: f
     spread = metrics.mean_and_spread([each / mean for each in sums])[1]
     value = raw / mean
     influence = (one.excess_areas - value * areas.mean(axis=0)) / mean
-    return Share(value, None, _interval(value, influence, spread, len(others), level), spread)
+    levels, sides = [each / mean for each in sums], [(one.excess_areas / mean, areas / mean)]
+    difference = compared(value, levels, sides) if len(others) > 1 and areas.shape[1] > 1 else None
+    return Share(value, None, _interval(value, influence, spread, len(others), level), spread, difference)
 
 
 def _interval(value: float, influence: Floats, spread: float | None, references: int, level: float) -> Interval | None:
