@@ -141,13 +141,23 @@ def test_a_first_release_has_no_baseline_and_a_second_one_has(place: tuple[Path,
     assert "in the baseline, 0.9 now" in second.summary
 
 
+def test_what_the_gate_says_of_a_foreign_baseline_is_no_command(place: tuple[Path, Path]) -> None:
+    folder, temporary = place
+    (folder / "##[add-mask]x.json").write_text("no report")
+    done = act(folder, temporary, config="audit.toml", policy="lenient", baseline="##[add-mask]x.json")
+    assert done.outputs["exit-code"] == "3"
+    stopped = re.findall(r"^::stop-commands::(\w+)$(.*?)^::\1::$", done.log, flags=re.MULTILINE | re.DOTALL)
+    assert any("##[add-mask]" in text for _, text in stopped)
+    without = re.sub(r"^::stop-commands::(\w+)$.*?^::\1::$", "", done.log, flags=re.MULTILINE | re.DOTALL)
+    assert all(line.startswith("::error ") for line in without.splitlines() if "##[" in line)
+
+
 def test_measurements_are_kept_by_their_content_and_taken_up_only_where_asked(place: tuple[Path, Path]) -> None:
     folder, temporary = place
     assert "Restore" not in act(folder, temporary, config="audit.toml", policy="lenient").used
     parts = folder / "unlearn-audit" / "parts"
     parts.mkdir()
     (parts / "gaps-0123.json").write_text("")
-    (folder / "unlearn-audit" / "models").mkdir()
     given = {"config": "audit.toml", "policy": "lenient", "fresh": "false"}
     first, again = (act(folder, temporary, **given).used for _ in range(2))
     assert first["Keep"]["key"] == again["Keep"]["key"]

@@ -8,13 +8,20 @@ tool=$RUNNER_TEMP/unlearn-audit/bin/unlearn-audit
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# The tool may repeat what stands in a foreign file. The runner takes none of it for a command, but where the tool was
-# asked for commands (`gate --format github`, which writes them escaped).
+# The tool may repeat what stands in a foreign file. The runner takes none of it for a command, but for what it was asked
+# to write as commands (`gate --format github`, to stdout, escaped). A tool that is killed leaves its line unfinished.
 token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
-[ -n "${COMMANDS:-}" ] || echo "::stop-commands::$token"
-"$tool" "$@" 2>&1 | tee "$log"
-code=${PIPESTATUS[0]}
-[ -n "${COMMANDS:-}" ] || echo "::$token::"
+if [ -n "${COMMANDS:-}" ]; then
+  "$tool" "$@" 2> "$log"
+  code=$?
+  printf '\n::stop-commands::%s\n' "$token"
+  cat "$log"
+else
+  echo "::stop-commands::$token"
+  "$tool" "$@" 2>&1 | tee "$log"
+  code=${PIPESTATUS[0]}
+fi
+printf '\n::%s::\n' "$token"
 
 [ "$code" -ne 0 ] || exit 0
 # From the line that begins with the error on: a list of problems may follow. A usage error stands in a box of its own.
