@@ -34,6 +34,18 @@ def test_relearning_is_planned_without_being_done(target: Path, run: Run) -> Non
     assert lines[5].startswith("H200, not measured here; rates: ")
 
 
+def test_a_plan_of_relearning_looks_at_no_kept_parts_and_writes_nothing(target: Path, run: Run, here: Path) -> None:
+    (here / "parts").mkdir()
+    (here / "parts" / "rcd-0123.json").write_text("{}")
+    asked = ("rcd", target / "original.safetensors", "--forget", target / "forget.npy", "--steps", 1, "--plan")
+    ran = run(*asked, "--step-size", 0.01)
+    assert (ran.code, "to do" in ran.stdout, "there" in ran.stdout.splitlines()[1]) == (0, True, False)
+    for more in (("--out", "o"), ("--format", "json"), ("--nproc", 2)):
+        refused = run(*asked, *more)
+        assert (refused.code, "--plan is a table for people" in refused.stderr) == (2, True), more
+    assert not (here / "o").exists()
+
+
 @pytest.mark.usefixtures("here")
 def test_what_is_not_known_beforehand_is_said(target: Path, run: Run) -> None:
     asked = ("rcd", target / "original.safetensors", "--forget", target / "forget.npy", "--plan")

@@ -44,6 +44,16 @@ def test_files_near_the_report_are_told_from_there(report: AuditReport) -> None:
     assert places.of("RCD / RCD, 1 / step, /never/named") == "RCD / RCD, 1 / step, /never/named"
 
 
+def test_a_path_is_replaced_where_it_stands_whole_and_nowhere_else(make_report: Make, make_measurement: Make) -> None:
+    made: AuditReport = make_report(make_measurement("accuracy.test", "u"), settings={"root": "/", "data": "/data"})
+    subjects = tuple(one.model_copy(update={"path": f"{HOME}/lr=0.1/u.pt"}) for one in made.subjects)
+    places = Places(made.model_copy(update={"subjects": subjects}), Path(HOME) / "out")
+    assert places.of(f"{HOME}/lr=0.1/u.pt: its weights") == "../lr=0.1/u.pt: its weights"
+    assert places.of("at /data, of /data/x or '/data'.") == "at …/data, of …/data/x or '…/data'."
+    for text in ("https://x/data/y", "/database/u", "1 / 2", "/data-2", "/data.npz", "a/data"):
+        assert places.of(text) == text
+
+
 def test_a_report_at_the_root_or_nowhere_tells_names_alone(report: AuditReport) -> None:
     for folder in (Path("/out"), Path("/"), None):
         assert Places(report, folder).of(f"{HOME}/models/u.pt") == "…/u.pt"

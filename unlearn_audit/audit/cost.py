@@ -54,13 +54,13 @@ LONGEST = 3.0  # seconds of such steps after which no other is begun
 
 
 def planned_steps(
-    request: Resolved, folder: Path, sections: Sequence[str], *, whole: bool = False, progress: Progress = silent
+    request: Resolved, folder: Path | None, sections: Sequence[str], *, whole: bool = False, progress: Progress = silent
 ) -> Iterator[Step]:
     """Yield what an audit would do, in order.
 
     Args:
         request: the configuration.
-        folder: of the audit, where models are looked for.
+        folder: of the audit, where models and finished sections are looked for; None of one that keeps nothing.
         sections: that it would measure.
         whole: whether these are all that there are, so that what is on by default comes to them.
         progress: progress callback, called after each checkpoint and each step that was timed.
@@ -72,7 +72,7 @@ def planned_steps(
     config = request.config
     if not config.checkpoint and not config.train:
         raise UsageError("no checkpoint given; name at least one file")
-    made = list(models_to_make(request, folder)) if config.train or config.apply else []
+    made = list(models_to_make(request, folder or Path())) if config.train or config.apply else []
     inputs, compute = _cost_inputs(request, progress)
     for number, one in enumerate(made):
         spec = _spec_of(one, inputs.specs, config)
@@ -88,10 +88,10 @@ def planned_steps(
     roles = [*map(_role, inputs.candidates), *map(_role, made)]
     labels = [*(one.label for one in inputs.candidates), *(one.entry.label for one in made)]
     planted = ("detectable",) if whole and on_by_default(config, roles) else ()
-    kept_in = folder / CACHED_SECTIONS
+    kept_in = None if folder is None else folder / CACHED_SECTIONS
     for section in (*sections, *planted):
         step = _section(section, config, inputs, prices, labels=labels, roles=roles)
-        if any(kept_in.glob(f"{section}-*.json")):
+        if kept_in is not None and any(kept_in.glob(f"{section}-*.json")):
             step = step._replace(there=None, took=seconds_taken(kept_in, section))
         yield step
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearn_audit.cli.console import draw, message
+from unlearn_audit.cli.console import draw, message, progress_bars
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,12 +46,13 @@ def tell_relearning(request: Any, *, quiet: bool) -> None:
 
     Args:
         request: the resolved configuration.
-        quiet: no messages.
+        quiet: no messages and no progress.
     """
     from unlearn_audit.audit.cost import planned_steps
     from unlearn_audit.engine.estimates import shared
 
-    steps = list(planned_steps(request, Path(), ("rcd",)))
+    with progress_bars(quiet=quiet) as progress:
+        steps = list(planned_steps(request, None, ("rcd",), progress=progress))
     draw(steps_table(steps))
     run = steps[-1].shared
     if run is None:

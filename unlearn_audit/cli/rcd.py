@@ -9,6 +9,7 @@ from unlearn_audit.cli.generated import Flags, add_verb
 from unlearn_audit.cli.joint import Nproc
 from unlearn_audit.cli.measure import measure
 from unlearn_audit.cli.plans import tell_relearning
+from unlearn_audit.errors import UsageError
 
 ON_GENERATORS = {"optimizer": "adam", "steps": "40"}
 FLAGS = Flags("rcd", only_on=("match_difficulty",), on_generators=ON_GENERATORS)
@@ -50,6 +51,8 @@ def _rcd(
         --draws 8 --gradient-draws 4
     """
     if plan:
+        if shared.out is not None or shared.format != "table" or nproc is not None:
+            raise UsageError("--plan is a table for people: leave out --out, --format and --nproc")
         tell_relearning(resolved(checkpoints or (), shared, **sections), quiet=shared.quiet)
         return
     measure(checkpoints, shared, nproc=nproc, **sections)

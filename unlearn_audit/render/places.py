@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from unlearn_audit.report import AuditReport
@@ -24,14 +24,15 @@ class Places:
     def __init__(self, report: AuditReport, folder: Path | None) -> None:
         above = [] if folder is None else [folder.absolute(), *folder.absolute().parents][: NEAR + 1]
         near = [each for each in above if each != Path(each.anchor)]
-        found = sorted(dict.fromkeys(_paths(report)), key=len, reverse=True)
+        found = sorted({path for path in _paths(report) if len(PurePath(path).parts) > 1}, key=len, reverse=True)
         self.shown = {path: _told(path, near) for path in found}
+        # A path that ends here: not the beginning of a longer name, and no part of a longer path or address.
+        ends = "|".join(re.escape(path) for path in found)
+        self.named = re.compile(rf"(?<![\w/.-])(?:{ends})(?![\w-]|\.\w)") if found else None
 
     def of(self, text: str) -> str:
         """Return a text without absolute paths."""
-        for path, shown in self.shown.items():
-            text = text.replace(path, shown)
-        return text
+        return text if self.named is None else self.named.sub(lambda found: self.shown[found.group()], text)
 
     def within(self, value: Any) -> Any:
         """Return plain values, such as settings, without absolute paths."""
@@ -66,12 +67,12 @@ def _sets(report: AuditReport) -> Iterator[tuple[str, Any]]:
 
 def _paths(report: AuditReport) -> Iterator[str]:
     """Yield every absolute path that a report names where it names files."""
-    texts = [one.path for one in report.subjects]
-    texts += [report.data.source, *(one.spec for _, one in _sets(report))]
-    texts += _texts(report.settings)
-    for text in texts:
-        for part in re.split(r"[?&=]", text):
-            path = SCHEME.sub("", part)
+    specs = [report.data.source, *(one.spec for _, one in _sets(report)), *_texts(report.settings)]
+    for text in (*(one.path for one in report.subjects), *specs):
+        whole = SCHEME.sub("", text)
+        # What a spec says after its file, such as ?labels=FILE&seed=0, names files, too; a folder may be lr=0.1.
+        file, *options = whole.split("?")
+        for path in (file, *(part.partition("=")[2] for each in options for part in each.split("&"))):
             if PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute():
                 yield path
 
