@@ -15,6 +15,9 @@ from conftest import Run
 from forking import Forker
 
 from unlearn_audit.cli import joint
+from unlearn_audit.cli import measure as verbs
+from unlearn_audit.cli.flags import Shared
+from unlearn_audit.errors import UsageError
 
 START = "import sys; sys.argv[0] = 'unlearn-audit'; from unlearn_audit.cli import main; main()"
 AT_WORK = 8.0  # CPU seconds, some five of which a process takes to load torch
@@ -72,10 +75,11 @@ def test_two_processes_write_the_report_of_one(
 
 
 def test_what_goes_wrong_on_all_of_them_the_first_one_tells(target: Path, tmp_path: Path, forker: Forker) -> None:
-    (first, said), other = on_two(forker, tmp_path, asked(target, "rcd", "--unseen", tmp_path / "none.npy"))
+    (first, said), other = on_two(forker, tmp_path, asked(target, "rcd", "--unseen", "range:0-99999"))
     assert first == 2
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
+    waits, error = said.splitlines()
+    assert waits == "waiting up to 5 min for 1 more of the 2 processes of this run (WORLD_SIZE)"
+    assert error.startswith("error: ")
     assert other == (0, "")
 
 
@@ -111,6 +115,18 @@ def test_a_size_that_is_no_number_is_refused(target: Path, run: Run, monkeypatch
 def test_a_size_without_a_rank_is_somebody_elses(target: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(*asked(target, "rcd", "--quiet")).code == 0
+
+
+def test_a_verb_without_the_flag_joins_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    done: list[tuple[str, ...]] = []
+    monkeypatch.setattr(verbs, "resolved", lambda *words, **section: None)
+    monkeypatch.setattr(verbs, "audit_and_emit", lambda request, shared, *, only: done.append(only))
+    verbs.measure([], Shared(), gaps={})
+    assert done == [("gaps",)]
+    with pytest.raises(UsageError, match="MASTER_PORT expected"):
+        verbs.measure([], Shared(), ranks=joint.on_ranks(None, quiet=True), rcd={})
 
 
 def test_layers_take_no_processes(target: Path, run: Run) -> None:

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from torch import distributed, nn
 
 from unlearn_audit.curvature import Curvature
 from unlearn_audit.data import Examples, Transform
-from unlearn_audit.engine import Device, FullBatch, RankLostError, Ranks, predict
-from unlearn_audit.errors import UsageError
+from unlearn_audit.engine import Device, FullBatch, RankLostError, Ranks, join_ranks, predict
+from unlearn_audit.engine.ranks import told_if_lost
+from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.models.small import small_cnn
 from unlearn_audit.relearning import Run, relearn
 
@@ -119,7 +122,25 @@ def test_where_one_is_gone_the_others_say_so(noise: Noise, tmp_path: Path) -> No
 
     first, second = on(2, told, tmp_path)
     assert "another process of this run ended before its time" in first
+    assert first.endswith(")")  # with what the transport says
     assert second is None
+
+
+def test_memory_that_ends_here_is_not_taken_for_a_lost_one() -> None:
+    with pytest.raises(torch.OutOfMemoryError), told_if_lost():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RankLostError, match=r"without it \(Connection closed by peer\)$"), told_if_lost():
+        raise RuntimeError("Connection closed by peer\nframe #0")
+
+
+def test_one_that_nobody_else_joins_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        port = one.getsockname()[1]
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MeasurementError, match=r"could not join .*1/2 clients joined.*unset WORLD_SIZE"):
+        join_ranks(within=timedelta(seconds=1))
 
 
 def test_weights_of_several_types_are_refused() -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unlearn_audit.cli.console import message
 from unlearn_audit.cli.flags import RUN
 from unlearn_audit.cli.streams import write_error
 from unlearn_audit.errors import AuditError, UsageError
@@ -41,11 +42,12 @@ Nproc = Annotated[
 
 
 @contextmanager
-def on_ranks(nproc: int | None) -> Iterator[bool]:
+def on_ranks(nproc: int | None, *, quiet: bool) -> Iterator[bool]:
     """Run the block on several processes where that is asked for: each of them runs it.
 
     Args:
         nproc: how many to start; a run that this process is part of already (WORLD_SIZE, RANK, MASTER_ADDR) is joined.
+        quiet: do not say that the others are waited for.
 
     Yields:
         Whether this process is the one that writes.
@@ -54,7 +56,7 @@ def on_ranks(nproc: int | None) -> Iterator[bool]:
         Exit: of the processes that were started, with the first one's code.
     """
     if _is_part():
-        with _joined() as first:
+        with _joined(quiet=quiet) as first:
             yield first
         return
     if nproc is not None and nproc > 1:
@@ -78,14 +80,20 @@ def _is_part() -> bool:
 
 
 @contextmanager
-def _joined() -> Iterator[bool]:
+def _joined(*, quiet: bool) -> Iterator[bool]:
     """Run the block as one rank, and end as it should: the first one speaks for all.
 
     Yields:
         Whether this is the first one.
     """
-    from unlearn_audit.engine import join_ranks
+    from unlearn_audit.engine import JOIN_WITHIN, join_ranks
 
+    if os.environ["RANK"] == "0" and not under_launcher():
+        size, minutes = os.environ["WORLD_SIZE"], JOIN_WITHIN.total_seconds() / 60
+        told = (
+            f"waiting up to {minutes:g} min for {int(size) - 1} more of the {size} processes of this run (WORLD_SIZE)"
+        )
+        message(told, quiet=quiet)
     run = join_ranks()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # from here on there is something to put in order
     with _first(run) if run.ranks.rank == 0 else _other(run):

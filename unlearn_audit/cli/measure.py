@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unlearn_audit.cli.console import OWNED, emit, message, progress_bars
 from unlearn_audit.cli.flags import Shared, resolved
-from unlearn_audit.cli.joint import on_ranks
 from unlearn_audit.errors import OutputError
 from unlearn_audit.files import check_output_folder, make_output_folder, only_process
 
@@ -17,21 +16,26 @@ Spread = Callable[[Any, Path, Any], None]
 
 BEGAN = time.time()  # when this process did, near enough: before torch is loaded
 REPORT = OWNED[0]
+ALONE = nullcontext(True)  # the one process writes
 
 
 def measure(
-    checkpoints: Sequence[str] | None, shared: Shared, *, nproc: int | None = None, **section: Mapping[str, Any]
+    checkpoints: Sequence[str] | None,
+    shared: Shared,
+    *,
+    ranks: AbstractContextManager[bool] = ALONE,
+    **section: Mapping[str, Any],
 ) -> None:
     """Run one section's measurement on the checkpoints and end with its exit code.
 
     Args:
         checkpoints: the positional ones.
         shared: the shared flags.
-        nproc: among how many processes to share the passes out.
+        ranks: of a verb with `--nproc` what `joint.on_ranks` gives; any other runs alone.
         section: the section's name with its own flags, None where not given.
     """
     request = resolved(checkpoints or (), shared, **section)
-    with on_ranks(nproc) as writes:
+    with ranks as writes:
         mine = shared if writes else replace(shared, out=None, quiet=True)
         audit_and_emit(request, mine, only=tuple(section))
 

@@ -6,7 +6,7 @@ import typer
 
 from unlearn_audit.cli.flags import Checkpoints, Shared, resolved
 from unlearn_audit.cli.generated import Flags, add_verb
-from unlearn_audit.cli.joint import Nproc
+from unlearn_audit.cli.joint import Nproc, on_ranks
 from unlearn_audit.cli.measure import measure
 from unlearn_audit.cli.plans import tell_relearning
 from unlearn_audit.errors import UsageError
@@ -55,7 +55,7 @@ def _rcd(
             raise UsageError("--plan is a table for people: leave out --out, --format and --nproc")
         tell_relearning(resolved(checkpoints or (), shared, **sections), quiet=shared.quiet)
         return
-    measure(checkpoints, shared, nproc=nproc, **sections)
+    measure(checkpoints, shared, ranks=on_ranks(nproc, quiet=shared.quiet), **sections)
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ from unlearn_audit.catalogue import STAND_IN
 from unlearn_audit.cli.console import message
 from unlearn_audit.cli.flags import Checkpoints, Shared, resolved
 from unlearn_audit.cli.generated import Flags, add_verb
-from unlearn_audit.cli.joint import Nproc
+from unlearn_audit.cli.joint import Nproc, on_ranks
 from unlearn_audit.cli.measure import audit_and_emit, measure
 from unlearn_audit.errors import UsageError
 
@@ -48,7 +48,7 @@ def _spectrum(
             other = "of the curvature: leave --layers out" if layers else "of the layers: add --layers"
             raise UsageError(f"--{name.replace('_', '-')} is {other}")
     if not layers:
-        measure(checkpoints, shared, nproc=nproc, spectrum=sections["spectrum"])
+        measure(checkpoints, shared, ranks=on_ranks(nproc, quiet=shared.quiet), spectrum=sections["spectrum"])
         return
     request = resolved(checkpoints or (), shared, layers=sections["layers"])
     if not request.config.forget:

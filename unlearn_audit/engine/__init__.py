@@ -43,13 +43,14 @@ from unlearn_audit.engine.passes import (
     predict,
     read_passes,
 )
-from unlearn_audit.engine.ranks import Joined, RankLostError, Ranks, join_ranks
+from unlearn_audit.engine.ranks import JOIN_WITHIN, Joined, RankLostError, Ranks, join_ranks
 from unlearn_audit.engine.task import CLASSIFICATION, Draws, Rows, Task
 from unlearn_audit.streams import derive_seed
 
 __all__ = [
     "CLASSIFICATION",
     "GRID",
+    "JOIN_WITHIN",
     "Augment",
     "Batches",
     "Descent",

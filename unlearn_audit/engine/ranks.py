@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
 from unlearn_audit.errors import MeasurementError, UsageError
 
 BACKENDS = "cpu:gloo,cuda:nccl"
+JOIN_WITHIN = timedelta(minutes=5)  # for all to start in, whose loading torch takes minutes from a busy file system
 
 
 class RankLostError(MeasurementError):
@@ -163,10 +165,16 @@ def told_if_lost() -> Iterator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:  # this rank's own
+        raise
     except RuntimeError as problem:  # of the transport, which has no type of its own for all backends
         raise RankLostError(
-            "another process of this run ended before its time, and none can go on without it"
+            f"another process of this run ended before its time, and none can go on without it ({_first_line(problem)})"
         ) from problem
+
+
+def _first_line(problem: Exception) -> str:
+    return next(iter(str(problem).splitlines()), type(problem).__name__)
 
 
 class Joined(NamedTuple):
@@ -189,21 +197,29 @@ class Joined(NamedTuple):
         return True
 
 
-def join_ranks() -> Joined:
+def join_ranks(within: timedelta = JOIN_WITHIN) -> Joined:
     """Join the run that the environment names (WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT).
+
+    Args:
+        within: how long to wait for the others.
 
     Raises:
         UsageError: the environment does not name one.
-        RankLostError: the others cannot be reached.
+        MeasurementError: the others cannot be reached.
     """
+    named = f"WORLD_SIZE={os.environ.get('WORLD_SIZE')}"
     try:
-        with told_if_lost():
-            store, rank, size = next(rendezvous("env://"))
-            backend = BACKENDS if torch.cuda.is_available() else "cpu:gloo"
-            distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+        store, rank, size = next(rendezvous("env://", timeout=within))
+        store.set_timeout(default_pg_timeout)  # one that computes is waited for longer than one that starts
+        backend = BACKENDS if torch.cuda.is_available() else "cpu:gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     except ValueError as problem:
-        told = f"WORLD_SIZE={os.environ.get('WORLD_SIZE')} is set, but the run cannot be joined: {problem}"
-        raise UsageError(told) from problem
+        raise UsageError(f"{named} is set, but the run cannot be joined: {problem}") from problem
+    except RuntimeError as problem:
+        raise MeasurementError(
+            f"could not join the other processes of this run ({_first_line(problem)}); start all of {named}, as "
+            "torchrun does, or unset WORLD_SIZE to run this one alone"
+        ) from problem
     return Joined(Ranks(rank, size), store)
 
 
