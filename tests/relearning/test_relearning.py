@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from unlearn_audit.curvature import TopEigenvalue
 from unlearn_audit.data import Examples, Transform
 from unlearn_audit.engine import Device
 from unlearn_audit.engine.task import Task
+from unlearn_audit.errors import MeasurementError
 from unlearn_audit.models.small import small_cnn
 from unlearn_audit.relearning import (
     HALVINGS,
@@ -339,6 +341,24 @@ def test_a_curve_that_diverges_between_two_looks_is_cut_where_it_did(
     assert often.diverged_at is not None
     for name in (each.name for each in fields(Curve)):
         assert np.array_equal(getattr(often, name), getattr(seldom, name)), name
+
+
+def test_curvature_is_measured_of_nothing_that_diverged_unseen(noise: Noise, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [TopEigenvalue(1.0, 1)]  # and none for weights that are not finite
+    monkeypatch.setattr("unlearn_audit.relearning.curve.lambda_max", lambda *_, **__: answers.pop())
+    monkeypatch.setattr("unlearn_audit.relearning.curve.looks_every", lambda compute: 20)
+    run = Run(Point([1.0, 1.0]), noise(1), HALF, valley([1.0, 1e200]))
+    assert relearn(run, steps=15, step_size="lambda", compute=CPU).diverged_at is not None
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5])
+def test_no_step_follows_a_curvature_that_is_not_positive(
+    noise: Noise, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setattr("unlearn_audit.relearning.curve.lambda_max", lambda *_, **__: TopEigenvalue(value, 1))
+    run = Run(Point([1.0]), noise(1), HALF, valley([1.0]))
+    with pytest.raises(MeasurementError, match="at step 0; give --step-size a number"):
+        relearn(run, steps=1, step_size="lambda", compute=CPU)
 
 
 def test_who_is_asked_after_each_step_is_asked_after_each_step(noise: Noise, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from unlearn_audit.engine import (
     read_passes,
     trainable,
 )
-from unlearn_audit.errors import UsageError
+from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.models import models_own
 from unlearn_audit.progress import Progress, silent
 from unlearn_audit.relearning.rises import means_rise
@@ -281,8 +281,8 @@ def relearn(
 
     With full-batch steps, loss and gradient of a step come from one forward pass, so a curve of K steps costs K + 1
     forward and K backward passes over the set, and nothing more. On a GPU nothing waits for it but a look at every
-    twentieth step, unless somebody is to be asked or shown something after each: the curve is the same, and one that
-    diverges is cut where it did, though up to 19 steps more were taken.
+    twentieth step, unless somebody is asked or shown something after each, or the step size follows lambda_max: the
+    curve is the same, and one that diverges is cut where it did, though up to 19 steps more were taken.
 
     Args:
         run: the model (left as it is), the set and the transform.
@@ -303,6 +303,7 @@ def relearn(
 
     Raises:
         UsageError: BatchNorm in training mode over more than one chunk.
+        MeasurementError: the step size follows lambda_max, and that is not positive.
     """
     source, has_errors = _Gradients(run, algorithm, compute), run.task.errors is not None
     n = source.measured.n
@@ -310,7 +311,7 @@ def relearn(
     stepper = algorithm.stepper(source.parameters, 1.0 if step_size == "lambda" else step_size)
     norms, sizes, products = list[float](), list[float](), 0
     waiting, unread = list[_Taken](), list[Tensor]()
-    every = 1 if stop_when_rising or stop or visit else looks_every(compute)
+    every = 1 if stop_when_rising or stop or visit or step_size == "lambda" else looks_every(compute)
     for t in range(steps + 1):
         waiting.append(source.take(t, last=t == steps))
         look = (t + 1) % every == 0 or t == steps
@@ -330,8 +331,10 @@ def relearn(
             if step_size == "lambda" and t % REFRESH == 0:
                 curvature = lambda_max(source.model, source.batch, seed=derive_seed(algorithm.seed, t))
                 products += curvature.products
+                if (sharpest := curvature.value + algorithm.weight_decay) <= 0:
+                    raise MeasurementError(f"lambda_max is {sharpest:g} at step {t}; give --step-size a number")
                 for group in stepper.param_groups:
-                    group["lr"] = 1 / (curvature.value + algorithm.weight_decay)
+                    group["lr"] = 1 / sharpest
             sizes.append(stepper.param_groups[0]["lr"])
             stepper.step()
         if look:
