@@ -113,7 +113,10 @@ class Curvature:
         self.model, self.batch, self.tell = model.eval(), batch, tell
         self.parameters = list(trainable(model).values())
         largest = max(batch.compute.chunk // 4, FEWEST_IMAGES)
-        self.parts = [part.part(rows) for part in batch.parts for rows in chunks(len(part.target), largest)]
+        rows_each = batch.row_count // max(batch.n, 1)
+        self.parts = [  # a chunk's number and a part of its rows, which are brought when their turn comes
+            (index, rows) for index, size in enumerate(batch.sizes) for rows in chunks(size * rows_each, largest)
+        ]
         self.size, self.products = sum(parameter.numel() for parameter in self.parameters), 0
 
     @property
@@ -133,7 +136,8 @@ class Curvature:
         directions = self._split(vector)
 
         def of_part(index: int) -> Tensor:
-            inputs, target, _ = self.parts[index]
+            chunk, rows = self.parts[index]
+            inputs, target, _ = self.batch.parts[chunk].part(rows)
             with models_own("the curvature cannot be taken"):
                 loss = self.batch.task.losses(self.model(inputs), target).sum() / self.batch.row_count
                 slopes = _gradients(loss, self.parameters, create_graph=True)

@@ -12,6 +12,8 @@ from hypothesis import strategies as some
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unlearn_audit import curvature
+from unlearn_audit.curvature import Curvature
 from unlearn_audit.data import Examples, Transform
 from unlearn_audit.engine import (
     Batches,
@@ -36,7 +38,7 @@ from unlearn_audit.engine import (
 )
 from unlearn_audit.engine import batches as engine_batches
 from unlearn_audit.engine import task as tasks
-from unlearn_audit.engine.device import packed, room
+from unlearn_audit.engine.device import _of_rank, packed, room
 from unlearn_audit.engine.task import Task
 from unlearn_audit.errors import MeasurementError, UsageError
 from unlearn_audit.models.small import small_cnn
@@ -407,8 +409,14 @@ def test_a_set_beyond_its_room_streams_to_the_same_bits(noise: Noise, monkeypatc
         found = batch.forward_backward(net), batch.forward(net)
         gradients = [each.grad for each in net.parameters() if each.grad is not None]
         batches = Batches(noise(30), transform, 8, 0, "train", cpu())
-        return [*gradients, *(torch.from_numpy(each.losses) for each in found), *(batches.at(n)[0] for n in range(5))]
+        made = len(largest)
+        hessian = Curvature(net, batch)
+        assert len(largest) == made  # what a product takes is brought when it is taken
+        product = hessian @ torch.ones(hessian.size)
+        losses = [torch.from_numpy(each.losses) for each in found]
+        return [*gradients, *losses, *(batches.at(n)[0] for n in range(5)), product]
 
+    monkeypatch.setattr(curvature, "FEWEST_IMAGES", 3)  # so that a product cuts each chunk once more
     held = computed()
     assert max(largest) == 30
     largest.clear()
@@ -543,6 +551,21 @@ def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match=r"^--device cuda:2: there are only 2 CUDA devices \(cuda:0 to cuda:1\)"):
         setup_device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("device", "local", "says"),
+    [("cuda:0", "0", "one card for all"), ("cuda", None, "LOCAL_RANK must say"), ("cuda", "2", "with 2 CUDA devices")],
+)
+def test_each_process_of_a_run_has_a_card_of_its_own(
+    device: str, local: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_RANK", local)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match=says):
+        _of_rank(torch.device(device))
 
 
 def test_chunk_and_precision_are_as_asked() -> None:

@@ -75,10 +75,17 @@ def _of_rank(device: torch.device) -> torch.device:
     """Return the device of this rank: with GPUs each process of a machine has its own."""
     if device.type == "mps":
         raise UsageError("--nproc needs CPUs or CUDA devices; give --device cpu, or leave --nproc out")
-    if device != torch.device("cuda"):
+    if device.type != "cuda":
         return device
-    place, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if place >= count:
+    if device.index is not None:
+        raise UsageError(f"--device {device} is one card for all processes of a run; --device cuda gives each its own")
+    named, count = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
+    if not named.isdecimal():
+        raise UsageError(
+            "LOCAL_RANK must say which of this machine's CUDA devices is this process's, from 0 (torchrun sets it; "
+            "under srun it is SLURM_LOCALID)"
+        )
+    if (place := int(named)) >= count:
         raise UsageError(
             f"{place + 1} processes of one run on a machine with {count} CUDA devices: give --nproc {count}"
         )
