@@ -66,3 +66,8 @@ def test_every_card_has_every_precision_and_an_order_of_rates(name: str) -> None
 
 def test_pieces_follow_each_other() -> None:
     assert in_turn([Span(1.0, 2.0), Span(3.0, 5.0)]) == Span(4.0, 7.0)
+
+
+def test_of_operations_that_nobody_counted_only_the_start_is_known() -> None:
+    run = SharedRun(flop=0.0, examples=8, example_flop=0.0, gradient_bytes=30)
+    assert shared(run, card=SIMPLE, precision="fp32", gpus=8) == Span(START, START)

@@ -35,7 +35,8 @@ Nproc = Annotated[
         "--nproc",
         metavar="N",
         min=1,
-        help="Share the work out among N processes, as torchrun does; the numbers stay. Inside torchrun it joins.",
+        help="Share the work out among N processes of one thread each, as torchrun does: the numbers of one process "
+        "with OMP_NUM_THREADS=1. Inside torchrun it joins.",
         rich_help_panel=RUN,
     ),
 ]

@@ -88,7 +88,8 @@ def shared(run: SharedRun, *, card: Card, precision: str, gpus: int) -> Span:
     """Return what one run takes that is shared out among so many cards, in chunks that go evenly round."""
     rate = card.rates[precision]
     chunks = math.ceil(run.examples / min(GPU_CHUNK, math.ceil(run.examples / gpus)))
-    rounds, passes = math.ceil(chunks / gpus), run.flop / (run.examples * run.example_flop)
+    rounds, pass_flop = math.ceil(chunks / gpus), run.examples * run.example_flop
+    passes = run.flop / pass_flop if pass_flop else 0.0  # of a network whose operations nobody can count
     work = run.flop * rounds / chunks
     sent = 0.0 if gpus == 1 else passes * (chunks / gpus + 1) * run.gradient_bytes
     messages = sent / (card.link if gpus <= PER_MACHINE else NETWORK)

@@ -20,7 +20,8 @@ def test_they_stand_in_their_order_with_the_pixels_of_the_data() -> None:
 
 
 def test_twenty_are_shown_at_most() -> None:
-    page = thumbnails(torch.zeros(30, 1, 2, 2, dtype=torch.uint8), entries(*range(30)))
+    beyond = entries(*range(20), *[99] * 10)  # which are not even looked at
+    page = thumbnails(torch.zeros(30, 1, 2, 2, dtype=torch.uint8), beyond)
     assert page.shape == (1 + 2 * 3, 1 + 10 * 3)
 
 

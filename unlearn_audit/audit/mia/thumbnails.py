@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unlearn_audit.audit.generated.sheets import sheet
+from unlearn_audit.audit.generated.sheets import OF_ONE_CLASS, sheet
 
 WHITE = 255
 
@@ -23,7 +23,7 @@ def thumbnails(images: Tensor, shown: Sequence[Mapping[str, Any]]) -> NDArray[np
     Returns:
         Pixels [H, W] of images of one channel, or of other than three, whose mean is shown; else [H, W, 3].
     """
-    chosen = images[torch.tensor([entry["index"] for entry in shown])]
+    chosen = images[torch.tensor([entry["index"] for entry in shown[:OF_ONE_CLASS]])]
     return sheet(list(_bytes(_grey_or_coloured(chosen))), np.zeros(len(chosen), np.int64))
 
 
