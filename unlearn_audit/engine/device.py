@@ -77,7 +77,7 @@ def _of_rank(device: torch.device) -> torch.device:
         raise UsageError("--nproc needs CPUs or CUDA devices; give --device cpu, or leave --nproc out")
     if device.type != "cuda":
         return device
-    if device.index is not None:
+    if device != torch.device("cuda"):
         raise UsageError(f"--device {device} is one card for all processes of a run; --device cuda gives each its own")
     named, count = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
     if not named.isdecimal():
