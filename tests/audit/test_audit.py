@@ -205,7 +205,7 @@ def test_the_floor_shifts_every_sum_by_its_terms(tiny: Path, report: AuditReport
 def test_k_steps_cost_k_plus_one_forward_and_k_backward_passes(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: dict[int, list[int]] = {}
     current: list[int] = []
-    plain = FullBatch._pass
+    plain = FullBatch.measured
 
     def watched(self: FullBatch, model: nn.Module, *, backward: bool) -> Any:
         current[:] = [id(self)]
@@ -223,7 +223,7 @@ def test_k_steps_cost_k_plus_one_forward_and_k_backward_passes(tiny: Path, monke
                 output.register_hook(lambda _: counts[batch].__setitem__(1, counts[batch][1] + 1))
 
     keep: list[FullBatch] = []
-    monkeypatch.setattr(FullBatch, "_pass", watched)
+    monkeypatch.setattr(FullBatch, "measured", watched)
     hook = torch.nn.modules.module.register_module_forward_hook(forward)
     try:
         run_audit(config_of(tiny, "original", "unlearned", rcd=RCD, batch_size=1000))

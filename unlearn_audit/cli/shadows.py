@@ -64,13 +64,14 @@ def _plan(
     *,
     shared: Shared,
 ) -> None:
-    """Write down what a fleet is to be, and what it will cost; nothing is trained.
+    r"""Write down what a fleet is to be, and what it will cost; nothing is trained.
 
     What it would take on 1, 8 and 64 GPUs is an estimate from stated rates.
 
     [bold]Example[/bold]
 
-      unlearn-audit shadows plan shadows/ u.safetensors --forget idx.npy --count 32
+      unlearn-audit shadows plan shadows/ u.safetensors --forget idx.npy \
+        --count 32
     """
     context = _planned(folder, checkpoints, shared, count, queries, recipe, epochs, allow_code=allow_code)
     work = _work_left(context)

@@ -218,9 +218,9 @@ def _own_draws(generators: Sequence[torch.Generator], seed: int, step: int) -> I
     `torch.manual_seed` in `fork_rng` gives the same draws, but sees to every kind of device that there is: as long as a
     tenth of a small network's step.
     """
-    number, before = derive_seed(seed, "dropout", step), [each.get_state() for each in generators]
+    before = [each.get_state() for each in generators]
     for generator in generators:
-        generator.manual_seed(number)
+        generator.manual_seed(derive_seed(seed, "dropout", step))
     try:
         yield
     finally:
