@@ -88,7 +88,9 @@ def test_a_label_has_the_value_as_it_is_written(value: Any, part: str) -> None:
     assert made.settings == {"c": value}
 
 
-numbers = st.lists(st.integers(0, 10**6) | st.floats(-1e6, 1e6), min_size=1, max_size=4, unique=True)
+# Of few digits: three floats of seventeen make a label that is refused as too long.
+some = st.integers(0, 10**6) | st.integers(-(10**6), 10**6).map(lambda number: number / 1000)
+numbers = st.lists(some, min_size=1, max_size=4, unique=True)
 
 
 @given(st.dictionaries(st.sampled_from(["c", "alpha", "step_size"]), numbers), st.sets(st.integers(0, 99), max_size=4))
