@@ -25,6 +25,7 @@ NOT_RUN = {
     r"\br\*\.": "the same, of several retrained models",
     r"--nproc": "several processes, each with a start of its own: tests/cli/test_joint.py",
     r"^unlearn-audit demo": "a minute: the fixture of tests/contract/test_demo.py",
+    r"--backend ray": "a cluster: tests/shadows/test_ray.py and tests/audit/test_models_apart.py",
     r"--scope head": "needs a model that has converged: tests of truncation and spectrum",
 }
 SHORTER = {
