@@ -23,6 +23,7 @@ from unlearn_audit.report import AuditReport, write_report
 from unlearn_audit.streams import generator
 from unlearn_audit.training import pick_recipe, train_checkpoint, train_recorded
 
+RETRAINED = 3  # models in each scenario: with two of them the differences of one seed decide
 DOCUMENTS = ("forget.npy", "unlearn-audit.toml", "report.json")
 
 
@@ -36,7 +37,6 @@ class Scenario(NamedTuple):
         kept: share of the forget set that "unlearned" was trained with, anew; None: methods make it from the original.
         model: of all models.
         epochs: of each training; None: the recipe's.
-        retrained: how many.
         applied: label -> the method that makes it from the original.
         ending: of the models' files; "" for folders.
     """
@@ -47,14 +47,13 @@ class Scenario(NamedTuple):
     kept: float | None = None
     model: str = "small-cnn"
     epochs: int | None = None
-    retrained: int = 3
     applied: Mapping[str, str] = {"unlearned": "ieu"}
     ending: str = ".safetensors"
 
     @property
     def trained(self) -> tuple[str, ...]:
         """Labels of the models that are trained, the original first."""
-        return ("original", *(f"retrained-{index + 1}" for index in range(self.retrained)))
+        return ("original", *(f"retrained-{index + 1}" for index in range(RETRAINED)))
 
     @property
     def owned(self) -> tuple[str, ...]:
